@@ -1,0 +1,1 @@
+"""events → Dataset: reading, ids, features, splits, views, sources"""

@@ -1,0 +1,217 @@
+"""What flows through the house: features, contexts, candidates, batches and queries, each a dataclass of arrays.
+
+The same types serve training, evaluation and serving, so that offline and online cannot drift apart.
+Ids are dense: 0 means unknown or padding, row i of every table is dense id i.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from suisen.data.ragged import Ragged, concat
+
+FieldKind = Literal["categorical", "numeric", "multi"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One feature as the models see it."""
+
+    name: str
+    kind: FieldKind
+    size: int = 0
+    """Number of codes, 0 (missing, rare, unseen) included; 0 for a numeric field."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The sizes a network is built from; everything else about the data stays outside of it."""
+
+    n_users: int
+    """Rows of the user table, row 0 included."""
+    n_items: int
+    """Rows of the item table, row 0 included."""
+    user: tuple[Field, ...] = ()
+    item: tuple[Field, ...] = ()
+    request: tuple[Field, ...] = ()
+    pair: tuple[str, ...] = ()
+    """Names of the numeric features of a (context, candidate) pair."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Encoded features of n rows, the columns of each kind in the order of the schema."""
+
+    categorical: Tensor
+    """(n, number of categorical fields) int64 codes."""
+    numeric: Tensor
+    """(n, number of numeric fields) float32, standardised; 0 where missing."""
+    multi: tuple[Ragged, ...] = ()
+    """One Ragged of n rows of codes for each multi-valued field, weights beside them where given."""
+
+    def __len__(self) -> int:
+        return self.categorical.shape[0]
+
+    @classmethod
+    def none(cls, rows: int) -> Self:
+        """``rows`` rows of no feature at all."""
+        return cls(torch.empty((rows, 0), dtype=torch.int64), torch.empty((rows, 0)))
+
+    @classmethod
+    def missing(cls, schema: tuple[Field, ...], rows: int) -> Self:
+        """``rows`` rows in which every feature is unknown."""
+        kinds = [field.kind for field in schema]
+        return cls(
+            torch.zeros((rows, kinds.count("categorical")), dtype=torch.int64),
+            torch.zeros((rows, kinds.count("numeric"))),
+            tuple(Ragged.empty(rows) for _ in range(kinds.count("multi"))),
+        )
+
+    def take(self, rows: Tensor) -> Self:
+        """The rows named, in that order."""
+        return replace(
+            self,
+            categorical=self.categorical[rows],
+            numeric=self.numeric[rows],
+            multi=tuple(bag.take(rows) for bag in self.multi),
+        )
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return replace(
+            self,
+            categorical=self.categorical.to(device),
+            numeric=self.numeric.to(device),
+            multi=tuple(bag.to(device) for bag in self.multi),
+        )
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """What is known when B recommendations are asked for."""
+
+    user: Tensor
+    """(B,) int64; 0 = unknown."""
+    user_features: Features
+    """B rows."""
+    request: Features
+    """B rows: features of the request itself (device, shelf, …)."""
+    time: Tensor
+    """(B,) int64, microseconds since 1970 UTC; 0 where the data have no time."""
+    history: Ragged
+    """B rows of dense items, oldest first, all strictly before ``time``."""
+    history_time: Tensor
+    """(history values,) int64, beside ``history.values``."""
+
+    def __len__(self) -> int:
+        return self.user.numel()
+
+    @classmethod
+    def of_users(cls, user: Tensor, schema: Schema | None = None) -> Self:
+        """Contexts of which nothing but the user is known."""
+        rows = user.numel()
+        request = Features.missing(schema.request, rows) if schema else Features.none(rows)
+        features = Features.missing(schema.user, rows) if schema else Features.none(rows)
+        empty = torch.zeros(0, dtype=torch.int64)
+        return cls(user, features, request, torch.zeros(rows, dtype=torch.int64), Ragged.empty(rows), empty)
+
+    def take(self, rows: Tensor) -> Self:
+        """The contexts named, in that order."""
+        times = self.history.with_values(self.history_time).take(rows)
+        return replace(
+            self,
+            user=self.user[rows],
+            user_features=self.user_features.take(rows),
+            request=self.request.take(rows),
+            time=self.time[rows],
+            history=self.history.take(rows),
+            history_time=times.values,
+        )
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """C items to be scored for each of B contexts."""
+
+    items: Tensor
+    """(B, C) int64; 0 pads and its score means nothing."""
+    pair: Tensor | None = None
+    """(B, C, p) float32: features of the pair in the order of ``Schema.pair``; None where p = 0."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of training.  Which parts are filled is the view's affair (see ``suisen.data.views``)."""
+
+    contexts: Contexts
+    candidates: Candidates | None = None
+    """Pairs: (B, 1), the item taken.  Rows: (B, C).  Sequences: None, the history is the example."""
+    labels: Tensor | None = None
+    """(B, C) float32."""
+    weights: Tensor | None = None
+    """(B, C) float32; 0 pads."""
+    negatives: Tensor | None = None
+    """(B, N) of each row, or (N,) shared by all."""
+    log_q: Tensor | None = None
+    """(B,): log-probability with which the view yields each row's positive (for in-batch negatives)."""
+    negatives_log_q: Tensor | None = None
+    """Shape of ``negatives``: log-probability with which the sampler draws each."""
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Questions with known answers: what valid and test are."""
+
+    contexts: Contexts
+    truth: Ragged
+    """B rows of dense items that were taken; 0 = an item that train does not know (a miss for every model)."""
+    seen: Ragged
+    """B rows of dense items that the protocol takes out of a full ranking."""
+    candidates: Tensor | None = None
+    """(B, C) given candidates (0 pads), the truth first where it belongs to them; None: rank the catalogue."""
+    labels: Tensor | None = None
+    """(B, 1) float32 for click logs: C = 1 and AUC is asked for."""
+    protocol: str = ""
+    """How these queries came to be, in words: printed with each number."""
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+    def take(self, rows: Tensor) -> Self:
+        """The queries named, in that order."""
+        return replace(
+            self,
+            contexts=self.contexts.take(rows),
+            truth=self.truth.take(rows),
+            seen=self.seen.take(rows),
+            candidates=None if self.candidates is None else self.candidates[rows],
+            labels=None if self.labels is None else self.labels[rows],
+        )
+
+
+def _moved(record: Any, device: torch.device) -> Any:
+    """A copy of a dataclass whose parts that know ``to`` are on ``device``."""
+    parts = {field.name: getattr(record, field.name) for field in fields(record)}
+    return replace(record, **{name: part.to(device) for name, part in parts.items() if hasattr(part, "to")})
+
+
+__all__ = ["Batch", "Candidates", "Contexts", "Features", "Field", "FieldKind", "Queries", "Schema", "concat"]

@@ -1,0 +1,189 @@
+"""Feature tables → arrays: which kind each column is, its vocabulary or its mean, fitted on train alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import polars as pl
+import torch
+
+from suisen.data.batch import Features, Field, FieldKind
+from suisen.data.ragged import Ragged, offsets_of
+from suisen.errors import InputError, unknown
+
+Kind = Literal["categorical", "numeric", "multi", "text"]
+"""``text`` is kept for display (titles) and never reaches a model."""
+KINDS: tuple[Kind, ...] = ("categorical", "numeric", "multi", "text")
+SEPARATOR = "|"
+FEW = 32
+"""Integers of at most this many different values are codes, not quantities."""
+
+
+def infer_kind(column: pl.Series) -> Kind:
+    """The stated rule: lists and text with ``|`` inside are multi-valued; text of which more than half (and more than
+    32) of the values differ is a title; other text, booleans and integers of few values are categorical; other numbers
+    and dates are numeric."""
+    dtype, values = column.dtype, column.drop_nulls()
+    if dtype == pl.List:
+        return "multi"
+    if dtype == pl.String:
+        if values.str.contains(SEPARATOR, literal=True).any():
+            return "multi"
+        distinct = values.n_unique()
+        return "text" if distinct > FEW and distinct * 2 > values.len() else "categorical"
+    if dtype.is_integer() and values.n_unique() <= FEW:
+        return "categorical"
+    return "numeric" if dtype.is_numeric() or dtype.is_temporal() else "categorical"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What was learnt of one column: plain numbers and strings, so that a manifest can hold it."""
+
+    name: str
+    kind: Kind
+    vocabulary: tuple[str, ...] = ()
+    """Values with a code of their own, most frequent first: value i has code i + 1, every other value 0."""
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @classmethod
+    def fit(cls, name: str, kind: Kind, values: pl.Series, min_count: int) -> Self:
+        """From the column's values in train."""
+        if kind == "text":
+            return cls(name, kind)
+        if kind == "numeric":
+            numbers = _numbers(name, values).drop_nulls()
+            spread = float(numbers.std() or 0.0) if numbers.len() > 1 else 0.0  # type: ignore[arg-type]
+            mean = float(numbers.mean() or 0.0)  # type: ignore[arg-type]
+            return cls(name, kind, mean=mean, scale=spread if spread > 0 else 1.0)
+        flat = _lists(name, values).explode() if kind == "multi" else _text(values)
+        counts = flat.drop_nulls().alias("v").to_frame().group_by("v").len().filter(pl.col("len") >= min_count)
+        ranked = counts.sort(["len", "v"], descending=[True, False])
+        return cls(name, kind, vocabulary=tuple(ranked["v"].to_list()))
+
+    @property
+    def field(self) -> Field:
+        """The column as the models see it."""
+        kind: FieldKind = self.kind  # type: ignore[assignment]
+        return Field(self.name, kind, 0 if kind == "numeric" else len(self.vocabulary) + 1)
+
+    def codes(self, values: pl.Series) -> pl.Series:
+        """Int64 codes of text values, 0 for null and for what the vocabulary does not hold."""
+        table = pl.DataFrame(
+            {"v": pl.Series(self.vocabulary, dtype=pl.String), "code": range(1, len(self.vocabulary) + 1)},
+            schema_overrides={"code": pl.Int64},
+        )
+        found = values.alias("v").to_frame().join(table, on="v", how="left", maintain_order="left")
+        return found["code"].fill_null(0)
+
+    def standardised(self, values: pl.Series) -> pl.Series:
+        """Float32, mean 0 and spread 1 over train; 0 where missing."""
+        return ((_numbers(self.name, values) - self.mean) / self.scale).fill_null(0.0).cast(pl.Float32)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns a frame of raw feature columns into ``Features``."""
+
+    columns: tuple[Column, ...] = ()
+
+    @classmethod
+    def fit(cls, frame: pl.DataFrame, kinds: Mapping[str, Kind], min_count: int = 1) -> Self:
+        """From train's rows.  ``kinds`` declares what inference should not decide; unseen names in it are refused by
+        the caller, which knows all tables."""
+        columns = []
+        for name in frame.columns:
+            kind = kinds.get(name) or infer_kind(frame[name])
+            if kind not in KINDS:
+                raise unknown(f"kind of feature {name!r}", kind, KINDS)
+            columns.append(Column.fit(name, kind, frame[name], min_count))
+        return cls(tuple(columns))
+
+    @property
+    def schema(self) -> tuple[Field, ...]:
+        """The columns that reach a model."""
+        return tuple(column.field for column in self.columns if column.kind != "text")
+
+    @property
+    def titles(self) -> list[str]:
+        """Names of the columns kept for display."""
+        return [column.name for column in self.columns if column.kind == "text"]
+
+    def encode(self, frame: pl.DataFrame) -> Features:
+        """Features of the frame's rows; a column that the frame lacks is missing in every row."""
+        rows = frame.height
+        by_kind: dict[str, list[Any]] = {"categorical": [], "numeric": [], "multi": []}
+        for column in self.columns:
+            if column.kind == "text":
+                continue
+            values = frame[column.name] if column.name in frame.columns else pl.Series([None] * rows, dtype=pl.String)
+            by_kind[column.kind].append(_encoded(column, values))
+        categorical = [torch.from_numpy(c.to_numpy().copy()) for c in by_kind["categorical"]]
+        numeric = [torch.from_numpy(c.to_numpy().copy()) for c in by_kind["numeric"]]
+        return Features(
+            torch.stack(categorical, 1) if categorical else torch.empty((rows, 0), dtype=torch.int64),
+            torch.stack(numeric, 1) if numeric else torch.empty((rows, 0)),
+            tuple(by_kind["multi"]),
+        )
+
+    def encode_one(self, values: Mapping[str, Any], owner: str) -> pl.DataFrame:
+        """A frame of one row from a caller's own values, names checked."""
+        names = [column.name for column in self.columns]
+        for name in values:
+            if name not in names:
+                raise unknown(f"{owner} feature", name, names)
+        return pl.DataFrame({name: [value] for name, value in values.items()}, strict=False)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain data for a manifest."""
+        return [asdict(column) for column in self.columns]
+
+    @classmethod
+    def from_json(cls, data: list[dict[str, Any]]) -> Self:
+        """The inverse of ``to_json``."""
+        return cls(tuple(Column(**{**item, "vocabulary": tuple(item["vocabulary"])}) for item in data))
+
+
+def _encoded(column: Column, values: pl.Series) -> pl.Series | Ragged:
+    if column.kind == "numeric":
+        return column.standardised(values)
+    if column.kind == "categorical":
+        return column.codes(_text(values))
+    lists = _lists(column.name, values)
+    lengths = torch.from_numpy(lists.list.len().fill_null(0).to_numpy().astype("int64"))
+    flat = lists.filter(lists.list.len() > 0).explode() if lists.len() else pl.Series([], dtype=pl.String)
+    codes = torch.from_numpy(column.codes(flat).to_numpy().copy())
+    return Ragged(codes, offsets_of(lengths))
+
+
+def _text(values: pl.Series) -> pl.Series:
+    if values.dtype.is_float():  # "1.0" and "1" name the same code when a reader turned integers with gaps into floats
+        whole = values.drop_nulls()
+        values = values.cast(pl.Int64) if bool((whole == whole.floor()).all()) else values
+    return values.cast(pl.String)
+
+
+def _numbers(name: str, values: pl.Series) -> pl.Series:
+    if values.dtype.is_temporal():
+        values = values.cast(pl.Datetime("us")).cast(pl.Int64)
+    try:
+        numbers = values.cast(pl.Float64).fill_nan(None)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"feature {name!r} is declared numeric and holds text ({error}); declare another kind") from None
+    if numbers.is_infinite().any():
+        raise InputError(f"feature {name!r} holds an infinite number; replace it with a bound or leave it empty")
+    return numbers
+
+
+def _lists(name: str, values: pl.Series) -> pl.Series:
+    if values.dtype == pl.List:
+        return values.cast(pl.List(pl.String))
+    if values.dtype == pl.Null:
+        return values.cast(pl.List(pl.String))
+    if values.dtype != pl.String:
+        raise InputError(f"feature {name!r} is declared multi and holds {values.dtype}; give lists or text with '|'")
+    split = values.str.split(SEPARATOR)
+    return pl.select(pl.when(values == "").then(None).otherwise(split)).to_series()

@@ -1,0 +1,117 @@
+"""Rows of unequal length, as one array of values and one of offsets (the layout of Arrow lists and CSR)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+def spans(starts: Tensor, lengths: Tensor) -> Tensor:
+    """Positions start, start + 1, … of several spans, one behind the other: (sum(lengths),) int64.
+
+    >>> spans(torch.tensor([5, 0]), torch.tensor([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    ends = lengths.cumsum(0)
+    shift = torch.repeat_interleave(starts - (ends - lengths), lengths)
+    return shift + torch.arange(shift.numel(), device=shift.device)
+
+
+def offsets_of(lengths: Tensor) -> Tensor:
+    """(B + 1,) int64 offsets of rows with these lengths."""
+    offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64, device=lengths.device)
+    torch.cumsum(lengths, 0, out=offsets[1:])
+    return offsets
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Row i is ``values[offsets[i]:offsets[i + 1]]``; ``weights``, where given, runs beside ``values``."""
+
+    values: Tensor
+    """(n,) of any type."""
+    offsets: Tensor
+    """(B + 1,) int64, starting at 0, never falling."""
+    weights: Tensor | None = None
+    """(n,) float32, or None where every value counts alike."""
+
+    def __len__(self) -> int:
+        return self.offsets.numel() - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) int64."""
+        return self.offsets.diff()
+
+    @classmethod
+    def empty(cls, rows: int, dtype: torch.dtype = torch.int64) -> Self:
+        """``rows`` empty rows."""
+        return cls(torch.empty(0, dtype=dtype), torch.zeros(rows + 1, dtype=torch.int64))
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[float]], dtype: torch.dtype = torch.int64) -> Self:
+        """From Python lists: for tests and single requests, not for hot paths."""
+        values = torch.tensor([value for row in rows for value in row], dtype=dtype)
+        return cls(values, offsets_of(torch.tensor([len(row) for row in rows], dtype=torch.int64)))
+
+    def rows(self) -> Tensor:
+        """(n,) int64: the row each value stands in."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.offsets.device), self.lengths)
+
+    def take(self, rows: Tensor) -> Self:
+        """The rows named, in that order; a row may be named again."""
+        return self._cut(self.offsets[rows], self.lengths[rows])
+
+    def last(self, most: int) -> Self:
+        """At most the last ``most`` values of each row."""
+        kept = self.lengths.clamp(max=most)
+        return self._cut(self.offsets[1:] - kept, kept)
+
+    def drop_last(self, count: int = 1) -> Self:
+        """Each row without its last ``count`` values."""
+        return self._cut(self.offsets[:-1], (self.lengths - count).clamp(min=0))
+
+    def _cut(self, starts: Tensor, lengths: Tensor) -> Self:
+        index = spans(starts, lengths)
+        weights = None if self.weights is None else self.weights[index]
+        return replace(self, values=self.values[index], offsets=offsets_of(lengths), weights=weights)
+
+    def with_values(self, values: Tensor) -> Self:
+        """The same rows over other values of the same number."""
+        return replace(self, values=values, weights=None)
+
+    def padded(self, length: int | None = None, fill: float = 0) -> Tensor:
+        """(B, L): values from the left, ``fill`` behind them.  ``length`` must be at least the longest row."""
+        lengths = self.lengths
+        width = length if length is not None else (int(lengths.max()) if len(self) else 0)
+        out = self.values.new_full((len(self), width), fill)
+        out[self.mask(width)] = self.values
+        return out
+
+    def mask(self, length: int) -> Tensor:
+        """(B, length) bool: True where ``padded(length)`` holds a value."""
+        return torch.arange(length, device=self.offsets.device) < self.lengths[:, None]
+
+    def tolist(self) -> list[list[float]]:
+        """Python lists, for people and for single requests."""
+        ends, values = self.offsets.tolist(), self.values.tolist()
+        return [values[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        weights = None if self.weights is None else self.weights.to(device)
+        return replace(self, values=self.values.to(device), offsets=self.offsets.to(device), weights=weights)
+
+
+def concat(parts: Sequence[Ragged]) -> Ragged:
+    """The rows of several, one behind the other."""
+    weights = None
+    if any(part.weights is not None for part in parts):
+        weights = torch.cat([torch.ones(p.values.numel()) if p.weights is None else p.weights for p in parts])
+    return Ragged(
+        torch.cat([part.values for part in parts]), offsets_of(torch.cat([part.lengths for part in parts])), weights
+    )

@@ -1,0 +1,1 @@
+"""metrics, protocols, intervals and paired tests"""

@@ -1,0 +1,1 @@
+"""the contract, then one file a model"""

@@ -1,0 +1,214 @@
+"""The contracts of models: everything a model can be, in one file.
+
+A model is two objects.  Its *hyper-parameters* are a frozen dataclass and the public name (``SASRec(dim=64)``);
+its *network* is built from them and from a schema.  Mathematics only: no file, device, progress bar, raw id or server.
+
+* ``Retriever``: the score is an inner product, so that any index can serve it.
+* ``CatalogueScorer``: only the whole catalogue can be scored (EASE): exact, never through an index.
+* ``Ranker``: scores pairs, split into what depends on the context, on the item, and on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, dataclass_transform, runtime_checkable
+
+import torch
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from suisen.data.batch import Batch, Candidates, Contexts, Features, Schema
+from suisen.data.dataset import Dataset
+from suisen.data.ragged import Ragged
+from suisen.data.views import View
+from suisen.errors import InputError, unknown
+
+T = TypeVar("T")
+Ability = Literal["new users", "new items", "history", "features", "time"]
+"""new users / new items: scored without an event of theirs in train, from features; history: folds a history in;
+features: reads user, item or request features; time: reads times."""
+
+
+class ItemTable(nn.Module):
+    """What the house tells a network of the items: their features and which of them train has events of.
+
+    Non-persistent buffers: they follow the network's device and are saved once, beside the weights, not in them.
+    """
+
+    trained: Tensor
+
+    def __init__(self, features: Features, trained: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("trained", trained, persistent=False)
+        self.register_buffer("categorical", features.categorical, persistent=False)
+        self.register_buffer("numeric", features.numeric, persistent=False)
+        self._multi = len(features.multi)
+        for i, bag in enumerate(features.multi):
+            self.register_buffer(f"values_{i}", bag.values, persistent=False)
+            self.register_buffer(f"offsets_{i}", bag.offsets, persistent=False)
+            self.register_buffer(f"weights_{i}", bag.weights, persistent=False)
+
+    def __len__(self) -> int:
+        return int(self.trained.numel())
+
+    @property
+    def features(self) -> Features:
+        """Features of every item, row 0 included."""
+        part = self.get_buffer
+        bags = [
+            Ragged(part(f"values_{i}"), part(f"offsets_{i}"), getattr(self, f"weights_{i}")) for i in range(self._multi)
+        ]
+        return Features(part("categorical"), part("numeric"), tuple(bags))
+
+    def known(self, ids: Tensor) -> Tensor:
+        """``ids`` with 0 in place of every item that train has no event of: their own rows were never trained."""
+        return torch.where(self.trained[ids], ids, 0)
+
+
+class Net(nn.Module):
+    """A network as the trainer, the evaluation and the pipeline see it."""
+
+    items: ItemTable
+
+    def bind(self, items: ItemTable) -> None:
+        """Gives the item table to this network and to the networks inside it (the house calls it after ``build``)."""
+        for module in self.modules():
+            if isinstance(module, Net):
+                module.items = items
+
+    def prepare(self, train: Dataset) -> None:
+        """Learns all that is learnt without a gradient: closed forms, graphs, counts.  Called once, before training."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch: a scalar, the mean over its examples."""
+        raise TypeError(f"{type(self).__name__} has no loss: it is learnt in prepare()")
+
+    def score(self, contexts: Contexts, candidates: Candidates) -> Tensor:
+        """(B, C) float32: the higher, the sooner to be recommended."""
+        raise TypeError(f"{type(self).__name__} does not score")
+
+
+class CatalogueScorer(Net):
+    """Scores the whole catalogue at once."""
+
+    def score_all(self, contexts: Contexts) -> Tensor:
+        """(B, n_items) float32; column 0 means nothing."""
+        raise TypeError(f"{type(self).__name__} does not score the catalogue")
+
+    def score(self, contexts: Contexts, candidates: Candidates) -> Tensor:
+        """(B, C): the candidates' columns of ``score_all``."""
+        return self.score_all(contexts).gather(1, candidates.items)
+
+
+class Retriever(CatalogueScorer):
+    """score(u, i) = query_vectors(u) · item_vectors()[i]."""
+
+    def query_vectors(self, contexts: Contexts) -> Tensor:
+        """(B, d) float32."""
+        raise TypeError(f"{type(self).__name__} has no query vectors")
+
+    def item_vectors(self) -> Tensor:
+        """(n_items, d) float32, row 0 included (it is never returned)."""
+        raise TypeError(f"{type(self).__name__} has no item vectors")
+
+    def score_all(self, contexts: Contexts) -> Tensor:
+        """(B, n_items): every inner product."""
+        return self.query_vectors(contexts) @ self.item_vectors().T
+
+    def score(self, contexts: Contexts, candidates: Candidates) -> Tensor:
+        """(B, C): inner products with the candidates' vectors alone."""
+        vectors = self.item_vectors()[candidates.items]
+        return torch.einsum("bd,bcd->bc", self.query_vectors(contexts), vectors)
+
+
+class Ranker(Net):
+    """Scores pairs; ``score`` is the composition of three parts, in training and in serving alike."""
+
+    def context_state(self, contexts: Contexts) -> Tensor:
+        """(B, t): all that depends on the context alone, once a request."""
+        raise TypeError(f"{type(self).__name__} has no context state")
+
+    def item_state(self, ids: Tensor) -> Tensor:
+        """(n, s) for (n,) ids: all that depends on the item alone, once an item."""
+        raise TypeError(f"{type(self).__name__} has no item state")
+
+    def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """(B, C) scores from (B, t) context states, (B or 1, C, s) item states and (B, C, p) pair features.
+
+        ``weights`` (B, C) is given in training: batch norm sees only what weighs more than 0.
+        """
+        raise TypeError(f"{type(self).__name__} does not combine")
+
+    def score(self, contexts: Contexts, candidates: Candidates, weights: Tensor | None = None) -> Tensor:
+        """(B, C).  States of the unique candidates are computed once and gathered: 256 × 500 states of 256 floats
+        would be 140 MB, the 3,000 different items among them are 3 MB."""
+        ids, where = torch.unique(candidates.items, return_inverse=True)
+        return self.combine(self.context_state(contexts), self.item_state(ids)[where], candidates.pair, weights)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training with its own optimisers; most models have one."""
+
+    module: Net
+    """What is trained, validated and kept at its best epoch: the network or a part of it."""
+    optimisers: Callable[[nn.Module], Sequence[Optimizer]]
+    """Made when the phase starts; none: ``forward`` updates the network itself (alternating least squares)."""
+    epochs: int
+    before: Callable[[], None] | None = None
+    """Runs when the phase starts (NeuMF: blend the two trained halves)."""
+    view: View | None = None
+    """Where it differs from the model's."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Hyper-parameters that know which network they describe."""
+
+    abilities: ClassVar[frozenset[Ability]]
+
+    @property
+    def view(self) -> View:
+        """How train's events become batches."""
+
+    def build(self, schema: Schema) -> Net:
+        """The network, freshly initialised from torch's generator; no data is looked at."""
+
+    def phases(self, net: Any) -> list[Phase]:
+        """What the trainer runs, in order; empty where ``prepare`` learns everything."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def hyper_parameters(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen, validated, keyword-only dataclass.
+
+    A field is written once, with its bounds (``Annotated[int, Field(ge=1)]``) and its docstring underneath; from that
+    come validation, ``--help``, the documentation table and the bundle's manifest.  Mistakes raise InputError.
+    """
+    config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    made = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+    validated = made.__init__
+
+    def __init__(self: Any, *args: Any, **values: Any) -> None:
+        if args:
+            raise InputError(f"{cls.__name__} takes its hyper-parameters by name, like {cls.__name__}(dim=64)")
+        try:
+            validated(self, **values)
+        except ValidationError as error:
+            raise _as_input_error(made, error) from None
+
+    made.__init__ = __init__  # type: ignore[assignment,method-assign]
+    return made
+
+
+def _as_input_error(cls: type, error: ValidationError) -> InputError:
+    """Pydantic's first complaint in the house's voice."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        return unknown("hyper-parameter", name, cls.__dataclass_fields__)  # type: ignore[attr-defined]
+    reason = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return InputError(f"{cls.__name__}: {name} = {first['input']!r} {reason}")

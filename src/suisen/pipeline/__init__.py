@@ -1,0 +1,1 @@
+"""the Recommender: retrieve, filter, rank, diversify; bundles and the funnel"""

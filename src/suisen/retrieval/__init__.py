@@ -1,0 +1,1 @@
+"""the Index contract and its implementations"""

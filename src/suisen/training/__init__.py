@@ -1,0 +1,1 @@
+"""the trainer, its checkpoints and its callbacks"""
