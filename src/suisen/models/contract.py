@@ -144,7 +144,8 @@ class Ranker(Net):
 
     def score(self, contexts: Contexts, candidates: Candidates, weights: Tensor | None = None) -> Tensor:
         """(B, C).  States of the unique candidates are computed once and gathered: 256 × 500 states of 256 floats
-        would be 140 MB, the 3,000 different items among them are 3 MB."""
+        would be 140 MB, the 3,000 different items among them are 3 MB.
+        """
         ids, where = torch.unique(candidates.items, return_inverse=True)
         return self.combine(self.context_state(contexts), self.item_state(ids)[where], candidates.pair, weights)
 
@@ -200,8 +201,8 @@ def hyper_parameters(cls: type[T]) -> type[T]:
         except ValidationError as error:
             raise _as_input_error(made, error) from None
 
-    made.__init__ = __init__  # type: ignore[assignment,method-assign]
-    return made
+    made.__init__ = __init__  # type: ignore[method-assign]
+    return made  # type: ignore[return-value]
 
 
 def _as_input_error(cls: type, error: ValidationError) -> InputError:

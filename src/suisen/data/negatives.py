@@ -1,0 +1,88 @@
+"""Vectorised negative sampling: draws, their log-probabilities, and the exclusion of known positives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from suisen.data.dataset import Dataset
+
+MOST_BITS = 64 * 2**20
+"""Bytes of the dense membership table; above it sorted keys are searched instead."""
+
+
+class KnownPairs:
+    """Whether (user, item) is a positive of train: one look-up in a byte table where it fits into 64 MiB, else a binary
+    search in sorted keys (8 bytes a pair).
+    """
+
+    def __init__(self, train: Dataset) -> None:
+        user, item = train.user[train.positive], train.events.item[train.positive]
+        self._n_items = train.schema.n_items
+        keys = user * self._n_items + item
+        self._table: Tensor | None = None
+        if train.schema.n_users * self._n_items <= MOST_BITS:
+            self._table = torch.zeros(train.schema.n_users * self._n_items, dtype=torch.bool)
+            self._table[keys] = True
+        else:
+            self._keys = keys.unique()
+
+    def contains(self, user: Tensor, item: Tensor) -> Tensor:
+        """Bool, of the broadcast shape of the two."""
+        keys = user * self._n_items + item
+        if self._table is not None:
+            return self._table[keys]
+        at = torch.searchsorted(self._keys, keys).clamp(max=self._keys.numel() - 1)
+        return self._keys[at] == keys
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws items of train with probability ~ (events of the item) ^ ``power``: 0 is uniform, 1 is popularity."""
+
+    items: Tensor
+    """(m,) the items that may be drawn: all that train has events of."""
+    log_q: Tensor
+    """(n_items,) log-probability of each item; -inf where it is never drawn."""
+    cumulative: Tensor | None
+    """(m,) float64 distribution function over ``items``; None where uniform."""
+    known: KnownPairs | None
+    """Positives to draw again; None: none are excluded."""
+
+    @classmethod
+    def of(cls, train: Dataset, power: float = 0.0, exclude_known: bool = True) -> Sampler:
+        """The sampler of a Dataset."""
+        items = train.trained_items.nonzero().squeeze(1)
+        share = train.item_counts[items].double().clamp(min=1).pow(power)
+        share /= share.sum()
+        log_q = torch.full((train.schema.n_items,), -torch.inf)
+        log_q[items] = share.log().float()
+        cumulative = None if power == 0 else share.cumsum(0)
+        return cls(items, log_q, cumulative, KnownPairs(train) if exclude_known else None)
+
+    def draw(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+        """Independent draws."""
+        if self.cumulative is None:
+            return self.items[torch.randint(self.items.numel(), shape, generator=rng)]
+        at = torch.searchsorted(self.cumulative, torch.rand(shape, dtype=torch.float64, generator=rng))
+        return self.items[at.clamp(max=self.items.numel() - 1)]
+
+    def draw_for(self, user: Tensor, count: int, rng: torch.Generator, rounds: int = 16) -> Tensor:
+        """(B, count) draws that avoid each user's positives.
+
+        What hits a positive is drawn again, up to ``rounds`` times; a user who knows nearly everything keeps what the
+        last round drew (the share of such rows is below (share known) ^ rounds).  Guests (user 0) exclude nothing.
+        """
+        drawn = self.draw((user.numel(), count), rng)
+        if self.known is None:
+            return drawn
+        flat, owner = drawn.view(-1), user.repeat_interleave(count)
+        hit = self.known.contains(owner, flat).nonzero().squeeze(1)
+        for _ in range(rounds):
+            if not hit.numel():
+                break
+            flat[hit] = self.draw((hit.numel(),), rng)
+            hit = hit[self.known.contains(owner[hit], flat[hit])]
+        return drawn

@@ -1,0 +1,274 @@
+"""Views: how train's events become batches.  A model names its view; the trainer only iterates.
+
+* ``Pairs``: (context, item taken, negatives), or labelled pairs where the data carry labels.
+* ``Sequences``: whole histories, batched by length; the model makes its own targets from them.
+* ``Rows``: (context, C candidates, labels, weights): click logs (C = 1), lists of a retriever, sampled lists.
+
+Batches are slices of arrays; every draw comes from the generator that is handed in, so that a run can be resumed
+exactly: the same generator state yields the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from suisen.data.batch import Batch, Candidates, Contexts, Features
+from suisen.data.dataset import Dataset, Lists
+from suisen.data.negatives import Sampler
+from suisen.data.ragged import Ragged
+from suisen.errors import InputError
+
+
+class View(Protocol):
+    """An endless supply of epochs over a Dataset."""
+
+    def open(self, train: Dataset) -> Epochs:
+        """What is computed once for a Dataset: samplers, rows, orders."""
+
+
+class Epochs(Protocol):
+    """A view opened on a Dataset."""
+
+    examples: int
+    """Contexts in an epoch."""
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        """One epoch, every draw from ``rng``."""
+
+    def refresh(self, net: Any) -> None:
+        """Called before each epoch: hard negatives ask the network here."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What ``refresh`` made, for a checkpoint inside an epoch."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of ``state_dict``."""
+
+
+def shuffled_slices(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """A permutation of 0…count − 1 in slices of ``size``; a last slice of one joins its neighbour (batch norm)."""
+    order = torch.randperm(count, generator=rng)
+    stops = list(range(size, count, size))
+    if stops and count - stops[-1] == 1:
+        stops.pop()
+    yield from order.tensor_split(torch.tensor(stops)) if stops else (order,)
+
+
+class _Steady:
+    """Epochs that never change between epochs."""
+
+    def refresh(self, net: Any) -> None:
+        """Nothing to refresh: the draws do not depend on the network."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing was made."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Nothing to put back."""
+
+
+# -- Pairs ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One example a positive event of a known user: its context, its item, and ``negatives`` drawn for it.
+
+    Where train has ``lists``, the negatives are drawn from the row's list instead; where its events carry labels, every
+    event is an example with its label and there are no negatives.
+    """
+
+    batch_size: int = 8192
+    negatives: int = 4
+    """0: none are drawn, the batch's own items serve (in-batch)."""
+    shared: bool = False
+    """Draw one set for the whole batch, (N,), in place of (B, N)."""
+    power: float = 0.0
+    """Negatives ~ (events of the item) ^ power."""
+    exclude_known: bool = True
+    """Draw again what the user took in train (for shared negatives the loss must mask instead)."""
+    history: int = 0
+    """Most items of history that a context carries; 0: models that do not read it are not made to pay for it."""
+    guests: bool = False
+    """Whether events without a user are examples too."""
+
+    def open(self, train: Dataset) -> _PairEpochs:
+        """Rows and sampler, once."""
+        return _PairEpochs(self, train)
+
+
+class _PairEpochs(_Steady):
+    def __init__(self, view: Pairs, train: Dataset) -> None:
+        labelled = train.events.label is not None and bool((~train.positive).any())
+        wanted = torch.ones_like(train.positive) if labelled else train.positive
+        if not view.guests:
+            wanted = wanted & (train.user > 0)
+        self.view, self.train, self.labelled = view, train, labelled
+        self.rows = wanted.nonzero().squeeze(1)
+        if not self.rows.numel():
+            raise InputError("train has no event of a known user to learn from; use a model that reads histories")
+        self.examples = self.rows.numel()
+        self.sampler = Sampler.of(train, view.power, view.exclude_known and not view.shared)
+        self.popularity = Sampler.of(train, 1.0, False).log_q if not view.negatives else None
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        for chosen in shuffled_slices(self.rows.numel(), self.view.batch_size, rng):
+            yield self._batch(self.rows[chosen], rng)
+
+    def _batch(self, rows: Tensor, rng: torch.Generator) -> Batch:
+        train, view = self.train, self.view
+        contexts = train.contexts(rows, view.history)
+        item = train.events.item[rows]
+        weight = train.events.weight
+        batch = Batch(contexts, Candidates(item[:, None]), weights=None if weight is None else weight[rows, None])
+        if self.labelled:
+            return replace(batch, labels=train.events.label[rows, None])  # type: ignore[index]
+        if not view.negatives:
+            return replace(batch, log_q=self.popularity[item])  # type: ignore[index]
+        if view.shared:
+            negatives = self.sampler.draw((view.negatives,), rng)
+        else:
+            negatives = self.sampler.draw_for(contexts.user, view.negatives, rng)
+        return replace(batch, negatives=negatives, negatives_log_q=self.sampler.log_q[negatives])
+
+
+# -- Sequences --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """One example a visitor: the last ``length`` items it took, guests included.  Batches hold sequences of like length
+    (a shuffle, then a stable sort inside chunks of ``chunk`` batches), so that little is computed on padding.
+    """
+
+    length: int
+    """Most items of a sequence; a causal model of L positions wants L + 1 (inputs and their next items)."""
+    batch_size: int = 128
+    least: int = 2
+    """Visitors with fewer items are left out: there is nothing to predict."""
+    by_length: bool = True
+    """False: batches of any lengths, for comparison."""
+    chunk: int = 16
+
+    def open(self, train: Dataset) -> _SequenceEpochs:
+        """Sequences, once."""
+        return _SequenceEpochs(self, train)
+
+
+class _SequenceEpochs(_Steady):
+    def __init__(self, view: Sequences, train: Dataset) -> None:
+        self.view, self.train = view, train
+        self.items = train.histories.last(view.length)
+        self.times = train.histories.with_values(train.history_times).last(view.length).values
+        self.visitors = (self.items.lengths >= view.least).nonzero().squeeze(1)
+        if not self.visitors.numel():
+            raise InputError(f"no visitor has {view.least} events in train: there is no next item to learn from")
+        self.examples = self.visitors.numel()
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        size = self.view.batch_size
+        wide = size * (self.view.chunk if self.view.by_length else 1)
+        slices: list[Tensor] = []
+        for chunk in shuffled_slices(self.visitors.numel(), wide, rng):
+            visitors = self.visitors[chunk]
+            if self.view.by_length:
+                visitors = visitors[self.items.lengths[visitors].argsort(stable=True)]
+            slices.extend(torch.split(visitors, size))
+        for at in torch.randperm(len(slices), generator=rng).tolist():
+            yield Batch(self._contexts(slices[at]))
+
+    def _contexts(self, visitors: Tensor) -> Contexts:
+        train, rows = self.train, visitors.numel()
+        user = torch.where(visitors < train.schema.n_users, visitors, 0)
+        times = self.items.with_values(self.times).take(visitors).values
+        return Contexts(
+            user,
+            train.user_features.take(user),
+            Features.missing(train.schema.request, rows),
+            torch.zeros(rows, dtype=torch.int64),
+            self.items.take(visitors),
+            times,
+        )
+
+
+# -- Rows -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One example a context with C candidates and their labels.
+
+    Where train has ``lists``, those; where its events carry labels, the events themselves (C = 1); else each positive
+    event with ``negatives`` drawn for it (C = 1 + negatives).
+    """
+
+    batch_size: int = 2048
+    """Contexts in a batch; its rows are C times as many."""
+    negatives: int = 4
+    power: float = 0.0
+    history: int = 0
+    """Most items of history that a context carries."""
+
+    def open(self, train: Dataset) -> _ListEpochs | _LabelEpochs | _SampledEpochs:
+        """The kind that fits the Dataset."""
+        if train.lists is not None:
+            return _ListEpochs(self, train.lists)
+        if train.events.label is not None:
+            return _LabelEpochs(self, train)
+        return _SampledEpochs(self, train)
+
+
+class _ListEpochs(_Steady):
+    def __init__(self, view: Rows, lists: Lists) -> None:
+        self.view, self.lists, self.examples = view, lists, len(lists)
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        lists = self.lists
+        for rows in shuffled_slices(len(lists), self.view.batch_size, rng):
+            pair = lists.candidates.pair
+            candidates = Candidates(lists.candidates.items[rows], None if pair is None else pair[rows])
+            yield Batch(lists.contexts.take(rows), candidates, lists.labels[rows], lists.weights[rows])
+
+
+class _LabelEpochs(_Steady):
+    def __init__(self, view: Rows, train: Dataset) -> None:
+        self.view, self.train, self.examples = view, train, len(train.events)
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        events = self.train.events
+        for rows in shuffled_slices(len(events), self.view.batch_size, rng):
+            yield Batch(
+                self.train.contexts(rows, self.view.history),
+                Candidates(events.item[rows, None]),
+                events.label[rows, None],  # type: ignore[index]
+                None if events.weight is None else events.weight[rows, None],
+            )
+
+
+class _SampledEpochs(_Steady):
+    def __init__(self, view: Rows, train: Dataset) -> None:
+        self.view, self.train = view, train
+        self.rows = train.positive.nonzero().squeeze(1)
+        self.examples = self.rows.numel()
+        self.sampler = Sampler.of(train, view.power)
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        view, events = self.view, self.train.events
+        for chosen in shuffled_slices(self.rows.numel(), view.batch_size, rng):
+            rows = self.rows[chosen]
+            contexts = self.train.contexts(rows, view.history)
+            drawn = self.sampler.draw_for(contexts.user, view.negatives, rng)
+            items = torch.cat([events.item[rows, None], drawn], 1)
+            labels = torch.zeros(items.shape)
+            labels[:, 0] = 1
+            weight = None if events.weight is None else events.weight[rows, None].expand(items.shape)
+            yield Batch(contexts, Candidates(items), labels, weight)
+
+
+__all__ = ["Epochs", "Pairs", "Ragged", "Rows", "Sequences", "View", "shuffled_slices"]

@@ -1,0 +1,183 @@
+"""Layers that several models share: id tables, the field encoder of the feature models, and the split deep net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suisen.data.batch import Contexts, Features, Field, Schema
+from suisen.data.ragged import Ragged
+
+
+class IdEmbedding(nn.Embedding):
+    """(n, dim) table whose row 0 (unknown, padding) is zero and stays so."""
+
+    def __init__(self, n: int, dim: int, std: float = 0.01) -> None:
+        super().__init__(n, dim, padding_idx=0)
+        nn.init.normal_(self.weight, std=std)
+        with torch.no_grad():
+            self.weight[0] = 0
+
+
+def pooled(bags: Ragged, table: Tensor) -> Tensor:
+    """(B, d): the (weighted) mean of each row's vectors, zero for an empty row; code 0 counts for nothing."""
+    known = (bags.values > 0).to(table.dtype)
+    weights = known if bags.weights is None else known * bags.weights
+    total = F.embedding_bag(bags.values, table, bags.offsets[:-1], mode="sum", per_sample_weights=weights)
+    mass = torch.zeros(len(bags), dtype=table.dtype, device=table.device).index_add_(0, bags.rows(), weights)
+    return total / torch.where(mass == 0, 1, mass)[:, None]
+
+
+class FieldVectors(nn.Module):
+    """One vector a field: the encoder that all feature models share.
+
+    A categorical field looks its code up (code 0: the zero vector), a numeric one multiplies its vector by the value, a
+    multi-valued one takes the mean of its codes' vectors.
+    """
+
+    def __init__(self, fields: Sequence[Field], dim: int, std: float = 0.01) -> None:
+        super().__init__()
+        self.dim, self.count = dim, len(fields)
+        sizes = [field.size for field in fields if field.kind == "categorical"]
+        starts = torch.tensor([0, *sizes[:-1]] if sizes else [], dtype=torch.int64).cumsum(0)
+        self.register_buffer("starts", starts, persistent=False)
+        self.categorical = nn.Parameter(torch.randn(sum(sizes), dim) * std)
+        self.numeric = nn.Parameter(torch.randn(sum(field.kind == "numeric" for field in fields), dim) * std)
+        self.multi = nn.ModuleList(IdEmbedding(field.size, dim, std) for field in fields if field.kind == "multi")
+
+    starts: Tensor
+
+    def forward(self, features: Features) -> Tensor:
+        """(n, F, dim) of n rows: categorical fields, then numeric, then multi-valued."""
+        codes = features.categorical
+        looked = F.embedding(codes + self.starts, self.categorical) * (codes > 0).unsqueeze(-1)
+        scaled = features.numeric.unsqueeze(-1) * self.numeric
+        tables: Any = self.multi
+        bags = [pooled(bag, table.weight).unsqueeze(1) for bag, table in zip(features.multi, tables, strict=True)]
+        return torch.cat([looked, scaled, *bags], 1)
+
+
+class ContextVectors(nn.Module):
+    """Vectors of a context's fields: user id, user features, request features and, where asked for, the mean of the
+    history's item vectors (its own table).
+    """
+
+    def __init__(self, schema: Schema, dim: int, history: bool, std: float = 0.01) -> None:
+        super().__init__()
+        self.user = IdEmbedding(schema.n_users, dim, std)
+        self.fields = FieldVectors(schema.user, dim, std)
+        self.request = FieldVectors(schema.request, dim, std)
+        self.history = IdEmbedding(schema.n_items, dim, std) if history else None
+        self.count = 1 + self.fields.count + self.request.count + int(history)
+
+    def forward(self, contexts: Contexts, drop_ids: float = 0.0) -> Tensor:
+        """(B, count, dim).  In training a share ``drop_ids`` of the users is shown as unknown."""
+        user = drop_some(contexts.user, drop_ids) if self.training else contexts.user
+        parts = [self.user(user).unsqueeze(1), self.fields(contexts.user_features), self.request(contexts.request)]
+        if self.history is not None:
+            parts.append(pooled(contexts.history, self.history.weight).unsqueeze(1))
+        return torch.cat(parts, 1)
+
+
+class ItemVectors(nn.Module):
+    """Vectors of an item's fields: item id and item features."""
+
+    def __init__(self, schema: Schema, dim: int, std: float = 0.01) -> None:
+        super().__init__()
+        self.item = IdEmbedding(schema.n_items, dim, std)
+        self.fields = FieldVectors(schema.item, dim, std)
+        self.count = 1 + self.fields.count
+
+    def forward(self, ids: Tensor, features: Features, drop_ids: float = 0.0) -> Tensor:
+        """(n, count, dim) of (n,) ids and their features."""
+        ids = drop_some(ids, drop_ids) if self.training else ids
+        return torch.cat([self.item(ids).unsqueeze(1), self.fields(features)], 1)
+
+
+def drop_some(ids: Tensor, share: float) -> Tensor:
+    """``ids`` with a random share of them set to 0, so that a network learns to do without."""
+    return ids if share == 0 else torch.where(torch.rand(ids.shape, device=ids.device) < share, 0, ids)
+
+
+class SplitMLP(nn.Module):
+    """A multi-layer perceptron over [context; item; pair] whose first layer is computed in parts.
+
+    A linear layer of a concatenation is a sum of linear layers, so the context's part is computed once a request and
+    the item's once an item; only the sum and the upper layers are left per pair.  Each hidden layer is linear, batch
+    norm (optional), ReLU, dropout.  Out of training, batch norm is an affine map, folded into the layer before it.
+    """
+
+    def __init__(
+        self, inputs: tuple[int, int, int], hidden: Sequence[int], dropout: float = 0.0, batch_norm: bool = False
+    ) -> None:
+        super().__init__()
+        context, item, pair = inputs
+        whole = nn.Linear(sum(inputs), hidden[0])  # initialised as one layer of the whole input, then cut
+        self.bias = nn.Parameter(whole.bias.detach().clone())
+        parts = whole.weight.detach().split([context, item, pair], 1)
+        self.from_context, self.from_item, self.from_pair = (nn.Parameter(part.clone()) for part in parts)
+        self.upper = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(hidden))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in hidden) if batch_norm else None
+        self.dropout, self.width, self.out = dropout, hidden[0], hidden[-1]
+
+    def context(self, x: Tensor) -> Tensor:
+        """(B, width) of (B, context)."""
+        scale, shift = self._fold(0)
+        return F.linear(x, self.from_context, self.bias) * scale + shift
+
+    def item(self, x: Tensor) -> Tensor:
+        """(n, width) of (n, item)."""
+        return F.linear(x, self.from_item) * self._fold(0)[0]
+
+    def forward(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """(B, C, out): the last hidden layer, from (B, width), (B or 1, C, width) and (B, C, pair)."""
+        x = context.unsqueeze(1) + item
+        if pair is not None and self.from_pair.shape[1]:
+            x = x + F.linear(pair, self.from_pair) * self._fold(0)[0]
+        if weights is None or not self.training or self.norms is None:
+            return self._layers(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        real = weights > 0
+        out = x.new_zeros((*x.shape[:2], self.out))
+        out[real] = self._layers(x[real]).to(out.dtype)
+        return out
+
+    def _layers(self, x: Tensor) -> Tensor:
+        x = self._activate(x, 0)
+        layer: Any
+        for depth, layer in enumerate(self.upper, start=1):
+            scale, shift = self._fold(depth)
+            if isinstance(scale, Tensor):
+                x = F.linear(x, layer.weight * scale[:, None], layer.bias * scale + shift)
+            else:
+                x = layer(x)
+            x = self._activate(x, depth)
+        return x
+
+    def _activate(self, x: Tensor, depth: int) -> Tensor:
+        if self.training and self.norms is not None:
+            x = self.norms[depth](x)
+        return F.dropout(F.relu(x), self.dropout, self.training)
+
+    def _fold(self, depth: int) -> tuple[Tensor | float, Tensor | float]:
+        """Scale and shift of the batch norm behind a layer, out of training; (1, 0) otherwise."""
+        if self.training or self.norms is None:
+            return 1.0, 0.0
+        norm: Any = self.norms[depth]
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        return scale, norm.bias - norm.running_mean * scale
+
+
+def perceptron(width: int, hidden: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+    """Linear, ReLU, dropout for each hidden width; the last layer is linear alone."""
+    layers: list[nn.Module] = []
+    for i, size in enumerate(hidden):
+        layers.append(nn.Linear(width, size))
+        if i < len(hidden) - 1:
+            layers += [nn.ReLU(), nn.Dropout(dropout)]
+        width = size
+    return nn.Sequential(*layers)

@@ -1,0 +1,90 @@
+"""Losses, each the mean over what it is given (weighted where weights are given)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of ``values``; with weights of the same shape, their weighted mean (0 where all weigh 0)."""
+    if weights is None:
+        return values.mean()
+    return (values * weights).sum() / weights.sum().clamp(min=1e-12)
+
+
+def logistic(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of logits against labels in [0, 1], any one shape."""
+    return weighted_mean(F.binary_cross_entropy_with_logits(scores.float(), labels, reduction="none"), weights)
+
+
+def logistic_pairs(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Logistic loss of (B, 1) positives and (B, N) negatives, each scored pair counting alike (He et al. 2017, eq. 7)."""
+    losses = torch.cat([F.softplus(-positive), F.softplus(negative)], 1).float()
+    return weighted_mean(losses.mean(1, keepdim=True), weights)
+
+
+def bpr(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
+    """−log σ(positive − negative), mean over the N negatives (Rendle et al. 2009): (B, 1) against (B, N)."""
+    return weighted_mean(F.softplus(negative - positive).float().mean(1, keepdim=True), weights)
+
+
+def info_nce(logits: Tensor, log_q: Tensor | None, ids: Tensor, weights: Tensor | None = None) -> Tensor:
+    """In-batch softmax: row b's positive is column b, the other columns are its negatives.
+
+    ``logits`` (B, B), already divided by the temperature.  ``log_q`` (B,), where given, is *subtracted* from each
+    column: frequent items stand in the batch more often than the softmax over the catalogue would ask for (Yi et al.
+    2019, eq. 3).  Columns that hold the row's own item again (``ids``, (B,)) are masked: accidental hits.
+    """
+    logits = logits.float()
+    if log_q is not None:
+        logits = logits - log_q
+    same = ids[:, None] == ids[None, :]
+    same.fill_diagonal_(False)
+    losses = F.cross_entropy(
+        logits.masked_fill(same, -torch.inf), torch.arange(len(ids), device=ids.device), reduction="none"
+    )
+    return weighted_mean(losses[:, None], weights)
+
+
+class _ChunkedSoftmax(torch.autograd.Function):
+    """Cross-entropy over all rows of a table without ever holding all logits; gradients are made on the way forward."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        rows = targets.numel()
+        grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for start in range(0, rows, chunk):
+            part, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
+            logits = part @ table.T
+            logits[:, 0] = -torch.inf  # row 0 is padding, no item
+            peak = logits.amax(1, keepdim=True)
+            right = logits.gather(1, wanted)
+            mass = logits.sub_(peak).exp_().sum(1, keepdim=True)
+            total += (mass.log() + peak - right).sum()
+            logits.div_(mass * rows)  # now the softmax, scaled by the mean
+            logits.scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0 / rows))
+            torch.mm(logits, table, out=grad_hidden[start : start + chunk])
+            grad_table.addmm_(logits.T, part)
+        ctx.save_for_backward(grad_hidden, grad_table)
+        return total / rows
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden, grad_table = ctx.saved_tensors
+        return grad_hidden * grads[0], grad_table * grads[0], None, None
+
+
+def full_softmax(hidden: Tensor, table: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
+    """Mean cross-entropy of ``hidden`` (n, d) against every row 1… of ``table`` (m, d), targets (n,) ids ≥ 1.
+
+    Memory: one chunk of logits (``chunk`` × m floats, 14 MB at m = 3,500) instead of n × m; three matrix products of
+    n·m·d multiply-adds in all, forward and backward together (a plain cross-entropy needs the same three, and twice
+    the logits' bytes in traffic).
+    """
+    loss: Tensor = _ChunkedSoftmax.apply(hidden, table, targets, chunk)
+    return loss

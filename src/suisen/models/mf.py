@@ -1,0 +1,92 @@
+"""Matrix factorisation on sampled pairs.  score(u, i) = p_u · q_i + b_i  (the user's bias changes no ranking).
+
+Logistic loss: Rendle et al. 2020 (Neural Collaborative Filtering vs. Matrix Factorization Revisited), section 3;
+BPR: Rendle et al. 2009.  Cost: (1 + negatives) · d multiply-adds an example, and one pass over both tables a step.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from suisen.data.batch import Batch, Contexts, Schema
+from suisen.data.views import Pairs, View
+from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
+from suisen.models.layers import IdEmbedding
+from suisen.models.losses import bpr, logistic, logistic_pairs
+
+
+@hyper_parameters
+class MF:
+    """Matrix factorisation, trained on positives and sampled negatives."""
+
+    abilities: ClassVar[frozenset[Ability]] = frozenset()
+
+    dim: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Length of a user or item vector."""
+    loss: Literal["logistic", "bpr"] = "logistic"
+    """logistic: each pair a yes or a no; bpr: the positive above each of its negatives."""
+    negatives: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Items drawn for each positive."""
+    popularity_power: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Negatives are drawn with probability ~ events ^ power; 0 is uniform."""
+    l2: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight of the squared norm of the vectors in each example."""
+    init: Annotated[float, Field(gt=0)] = 0.1
+    """Standard deviation of the first vectors."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    """Step of Adam."""
+    batch_size: Annotated[int, Field(ge=1)] = 8192
+    """Positives in a batch."""
+    epochs: Annotated[int, Field(ge=1)] = 60
+    """Most passes over the positives; with validation data training stops earlier."""
+
+    @property
+    def view(self) -> View:
+        """Positives with negatives of their own."""
+        return Pairs(batch_size=self.batch_size, negatives=self.negatives, power=self.popularity_power)
+
+    def build(self, schema: Schema) -> MFNet:
+        """Two tables of vectors and one of item biases."""
+        return MFNet(self, schema)
+
+    def phases(self, net: Any) -> list[Phase]:
+        """One phase of Adam."""
+        return [Phase(net, lambda m: [torch.optim.Adam(m.parameters(), self.learning_rate, fused=True)], self.epochs)]
+
+
+class MFNet(Retriever):
+    """The item's bias is one more dimension of its vector; the user's matching component is 1."""
+
+    def __init__(self, model: MF, schema: Schema) -> None:
+        super().__init__()
+        self.model = model
+        self.user = IdEmbedding(schema.n_users, model.dim, model.init / model.dim**0.5)
+        self.item = IdEmbedding(schema.n_items, model.dim, model.init / model.dim**0.5)
+        self.bias = nn.Parameter(torch.zeros(schema.n_items))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logistic or BPR loss plus l2 · (|p|² + mean |q|²) an example."""
+        p = self.user(batch.contexts.user)  # (B, d)
+        ids = batch.candidates.items  # type: ignore[union-attr]
+        if batch.negatives is not None:
+            ids = torch.cat([ids, batch.negatives], 1)  # (B, 1 + N)
+        q = self.item(ids)  # (B, 1 + N, d)
+        scores = torch.bmm(q, p.unsqueeze(2)).squeeze(2) + self.bias[ids]
+        penalty = self.model.l2 * (p.square().sum(1).mean() + q.square().sum(2).mean())
+        if batch.negatives is None:
+            return logistic(scores, batch.labels, batch.weights) + penalty  # type: ignore[arg-type]
+        loss = logistic_pairs if self.model.loss == "logistic" else bpr
+        return loss(scores[:, :1], scores[:, 1:], batch.weights) + penalty
+
+    def query_vectors(self, contexts: Contexts) -> Tensor:
+        """(B, d + 1): p_u and 1."""
+        p = self.user(contexts.user)
+        return torch.cat([p, p.new_ones((len(p), 1))], 1)
+
+    def item_vectors(self) -> Tensor:
+        """(n_items, d + 1): q_i and b_i."""
+        return torch.cat([self.item.weight, self.bias[:, None]], 1)

@@ -1,0 +1,72 @@
+"""One file for everything a run needs to go on: safetensors, with the plain values as JSON in its header.  No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from suisen.errors import InputError
+
+TENSOR = "__tensor__"
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """Writes nested dicts, lists, plain values and tensors; a reader never sees half a file (written aside, renamed)."""
+    tensors: dict[str, Tensor] = {}
+    plain = _strip(tree, "", tensors)
+    aside = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, aside, metadata={"tree": json.dumps(plain)})
+    os.replace(aside, path)
+
+
+def load_tree(path: Path) -> Any:
+    """The inverse of ``save_tree``.  Raises InputError on a damaged file, naming it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            plain = json.loads((file.metadata() or {})["tree"])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise InputError(f"checkpoint {path} is damaged ({error}); delete it and start the run again") from None
+    return _fill(plain, tensors)
+
+
+def _strip(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(tree, Tensor):
+        tensors[name] = tree.detach().cpu().contiguous().clone()
+        return {TENSOR: name}
+    if isinstance(tree, dict):  # keys of an optimiser's state are integers: keep them as such
+        return {"__dict__": [[key, _strip(value, f"{name}/{key}", tensors)] for key, value in tree.items()]}
+    if isinstance(tree, (list, tuple)):
+        return [_strip(value, f"{name}/{i}", tensors) for i, value in enumerate(tree)]
+    return tree
+
+
+def _fill(plain: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(plain, dict):
+        if TENSOR in plain:
+            return tensors[plain[TENSOR]]
+        return {key: _fill(value, tensors) for key, value in plain["__dict__"]}
+    if isinstance(plain, list):
+        return [_fill(value, tensors) for value in plain]
+    return plain
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, persistent or not, of a network, without the item table that the house binds to it."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: value.detach() for name, value in named if "items" not in name.split(".")[:-1]}
+
+
+def copy_weights(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
+    """Puts saved values in place, on the module's device."""
+    current = weights_of(module)
+    for name, value in weights.items():
+        current[name].copy_(value)

@@ -1,0 +1,202 @@
+"""The trainer: epochs of batches through a phase, with early stopping, checkpoints and exact resume.
+
+It asks nothing about the kind of model.  A phase has a module whose ``forward(batch)`` is the loss, and optimisers; a
+phase without optimisers updates itself in ``forward`` (alternating least squares).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from suisen.data.batch import Batch
+from suisen.data.dataset import Dataset
+from suisen.data.views import View
+from suisen.errors import TrainingError
+from suisen.models.contract import Net, Phase
+from suisen.training.checkpoint import copy_weights, load_tree, save_tree, weights_of
+from suisen.training.options import Curve, EpochRow, RunOptions, pick_device, pick_precision
+
+Validate = Callable[[Net], float]
+"""The validation metric of a network, the higher the better."""
+
+
+def run(
+    phase: Phase, view: View, train: Dataset, validate: Validate | None = None, options: RunOptions | None = None
+) -> Curve:
+    """Trains ``phase.module`` in place and leaves its best weights in it (the last ones where nothing validates).
+
+    The same seed gives the same weights; a run that was killed and resumed gives those of an uninterrupted one.
+    Raises TrainingError when the loss is not finite.
+    """
+    options = options or RunOptions()
+    with torch.random.fork_rng():
+        torch.manual_seed(options.stage_seed)
+        if phase.before is not None:
+            phase.before()
+        return _Run(phase, phase.view or view, train, validate, options).go()
+
+
+class _Run:
+    """The state of one phase: what a checkpoint holds."""
+
+    def __init__(
+        self, phase: Phase, view: View, train: Dataset, validate: Validate | None, options: RunOptions
+    ) -> None:
+        self.phase, self.options, self.validate = phase, options, validate
+        self.device = pick_device(options.device)
+        self.half = pick_precision(options.precision, self.device) == "bf16"
+        self.module = phase.module.to(self.device)
+        self.optimisers: Sequence[Optimizer] = phase.optimisers(self.module)
+        self.epochs = view.open(train)
+        self.rng = torch.Generator().manual_seed(options.stage_seed)
+        self.epoch_rng = self.rng.get_state()
+        self.curve = Curve()
+        self.best: dict[str, Tensor] = {}
+        self.batches_done, self.examples_done, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
+        self.done = False
+        self.saved_at = self.started = time.monotonic()
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def go(self) -> Curve:
+        self._resume()
+        self._tell("on_start", self.options.stage, self.phase.epochs, self.epochs.examples)
+        while not self.done:
+            self._epoch()
+            self._end_epoch()
+        if self.best:
+            copy_weights(self.module, self.best)
+        self.module.eval()
+        self._save(always=True)
+        self._tell("on_end", self.curve)
+        return self.curve
+
+    def _epoch(self) -> None:
+        if len(self.curve.rows) >= self.phase.epochs:
+            self.done = True
+            return
+        self.module.train()
+        skip = self.batches_done
+        if not skip:
+            self.epoch_rng = self.rng.get_state()
+            self.epochs.refresh(self.module)
+        clock = time.monotonic()
+        for number, batch in enumerate(self.epochs.batches(self.rng)):
+            if number < skip:  # resumed inside an epoch: drawn again with the same generator, not computed again
+                continue
+            loss = self._step(batch.to(self.device), number)
+            self.batches_done, self.examples_done = number + 1, self.examples_done + len(batch)
+            self.loss_sum += loss
+            now = time.monotonic()
+            self.seconds, clock = self.seconds + now - clock, now
+            self._tell("on_batch", len(batch), loss)
+            self._save()
+
+    def _step(self, batch: Batch, number: int) -> float:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            loss = self.module(batch)
+        value = float(loss)
+        if not math.isfinite(value):
+            raise self._not_finite(value, number)
+        if self.optimisers:
+            for optimiser in self.optimisers:
+                optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if self.options.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.options.clip)
+            for optimiser in self.optimisers:
+                optimiser.step()
+        return value
+
+    def _end_epoch(self) -> None:
+        if self.done:
+            return
+        metric = None
+        if self.validate is not None:
+            self.module.eval()
+            with torch.no_grad():
+                metric = self.validate(self.module)
+        epoch = len(self.curve.rows) + 1
+        rate = self.examples_done / max(self.seconds, 1e-9)
+        row = EpochRow(epoch, self.loss_sum / max(self.batches_done, 1), metric, self.seconds, rate)
+        self.curve.rows.append(row)
+        self.batches_done, self.examples_done, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
+        self._keep_best(row)
+        self._maybe_stop(epoch)
+        self._tell("on_epoch", row)
+        self._save()
+
+    def _keep_best(self, row: EpochRow) -> None:
+        best = self.curve.best_metric
+        if row.metric is None:
+            self.curve.best_epoch = row.epoch
+        elif best is None or row.metric > best:
+            self.curve.best_epoch, self.curve.best_metric = row.epoch, row.metric
+            self.best = {name: value.cpu().clone() for name, value in weights_of(self.module).items()}
+
+    def _maybe_stop(self, epoch: int) -> None:
+        limit = self.options.max_seconds
+        if epoch >= self.phase.epochs:
+            self.curve.stopped = f"all {epoch} epochs done"
+        elif epoch - self.curve.best_epoch >= self.options.patience:
+            self.curve.stopped = f"no better validation metric in {self.options.patience} epochs"
+        elif limit is not None and time.monotonic() - self.started > limit:
+            self.curve.stopped = f"max_seconds = {limit:g} reached"
+        self.done = bool(self.curve.stopped)
+
+    def _not_finite(self, value: float, number: int) -> TrainingError:
+        rates = ", ".join(f"{group['lr']:g}" for opt in self.optimisers for group in opt.param_groups)
+        return TrainingError(
+            f"the loss became {value} in {self.options.stage}, epoch {len(self.curve.rows) + 1}, batch {number + 1}, "
+            f"at learning rate {rates or 'none'}; lower learning_rate (try a tenth), or lower clip"
+        )
+
+    def _tell(self, event: str, *facts: Any) -> None:
+        for callback in self.options.callbacks:
+            getattr(callback, event)(*facts)
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _save(self, always: bool = False) -> None:
+        path = self.options.checkpoint_file
+        now = time.monotonic()
+        if path is None or not (always or now - self.saved_at >= self.options.checkpoint_seconds):
+            return
+        self.saved_at = now
+        curve = self.curve
+        save_tree(path, {
+            "weights": weights_of(self.module), "best": self.best,
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "epochs": self.epochs.state_dict(),
+            "rng": self.epoch_rng if self.batches_done else self.rng.get_state(), "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "rows": [list(row) for row in curve.rows], "best_epoch": curve.best_epoch,
+            "best_metric": curve.best_metric, "stopped": curve.stopped, "done": self.done,
+            "progress": [self.batches_done, self.examples_done, self.loss_sum, self.seconds],
+        })  # fmt: skip
+
+    def _resume(self) -> None:
+        path = self.options.checkpoint_file
+        if not self.options.resume or path is None or not path.exists():
+            return
+        tree = load_tree(path)
+        copy_weights(self.module, tree["weights"])
+        for optimiser, state in zip(self.optimisers, tree["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        self.epochs.load_state_dict(tree["epochs"])
+        self.best, self.done = tree["best"], tree["done"]
+        self.rng.set_state(tree["rng"])
+        self.epoch_rng = tree["rng"]
+        torch.set_rng_state(tree["torch_rng"])
+        if tree["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(tree["cuda_rng"], self.device)
+        rows = [EpochRow(*row) for row in tree["rows"]]
+        self.curve = Curve(rows, tree["best_epoch"], tree["best_metric"], tree["stopped"])
+        self.batches_done, self.examples_done, self.loss_sum, self.seconds = tree["progress"]
