@@ -7,13 +7,14 @@ Ids are dense: 0 means unknown or padding, row i of every table is dense id i.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from suisen.data.ragged import Ragged, concat
 
+R = TypeVar("R", bound="Contexts | Candidates | Batch")
 FieldKind = Literal["categorical", "numeric", "multi"]
 
 
@@ -208,7 +209,7 @@ class Queries:
         )
 
 
-def _moved(record: Any, device: torch.device) -> Any:
+def _moved(record: R, device: torch.device) -> R:
     """A copy of a dataclass whose parts that know ``to`` are on ``device``."""
     parts = {field.name: getattr(record, field.name) for field in fields(record)}
     return replace(record, **{name: part.to(device) for name, part in parts.items() if hasattr(part, "to")})

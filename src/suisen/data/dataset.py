@@ -20,7 +20,6 @@ from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged, offsets_of, spans
 
 if TYPE_CHECKING:
-    from suisen.data.read import ReadOptions
     from suisen.data.splits import Split, Splitter
 
 
@@ -133,18 +132,18 @@ class Dataset:
     @classmethod
     def of(cls, log: Log) -> Self:
         """From a clean log: id maps from its events and tables, statistics from its events alone."""
-        users = _ids(Col.USER, log.events, log.users)
-        items = _ids(Col.ITEM, log.events, log.items)
-        frame = _sorted(log.events, users, items)
+        events = log.events.sort(Col.ROW)  # ids go by the place in the source, whatever the order of the frame
+        users = _ids(Col.USER, events, log.users)
+        items = _ids(Col.ITEM, events, log.items)
+        frame = _sorted(events, users, items)
         user_frame, item_frame = _aligned(log.users, users), _aligned(log.items, items)
         encoders = {
             "user": _fitted(user_frame, frame["visitor"], len(users), log.kinds),
             "item": _fitted(item_frame, frame["dense_item"], len(items), log.kinds),
             "request": Encoder.fit(frame.select(log.request_columns), log.kinds),
         }
-        schema = Schema(
-            len(users), len(items), *(encoders[owner].schema for owner in ("user", "item", "request"))
-        )
+        fields = {owner: encoder.schema for owner, encoder in encoders.items()}
+        schema = Schema(len(users), len(items), fields["user"], fields["item"], fields["request"])
         return cls(
             log=replace(log, events=frame.drop("visitor", "dense_item")),
             users=users,
@@ -208,8 +207,8 @@ class Dataset:
         return self.events.time[self.positive]
 
     @cached_property
-    def _before(self) -> Tensor:
-        """(n,) int64: number of positives in front of each event, over the whole log."""
+    def positives_before(self) -> Tensor:
+        """(n,) int64: positives in front of each event, over the whole log: its place in ``histories``."""
         marks = self.positive.long()
         return marks.cumsum(0) - marks
 
@@ -218,25 +217,23 @@ class Dataset:
 
         Without an order: the visitor's other positives (at most ``most`` of them).
         """
-        visitor, ends = self.events.visitor[rows], self._before[rows]
-        begins = self.histories.offsets[visitor]
-        own = torch.zeros_like(ends)
-        if not self.has_time:
-            own = self.positive[rows].long()  # the event itself stands among what is gathered and is cut out below
-            ends = self.histories.offsets[visitor + 1]
-        lengths = torch.minimum(ends - begins, own + most)
-        index = spans(ends - lengths, lengths)
-        if not self.has_time:
-            keep = index != torch.repeat_interleave(torch.where(own > 0, self._before[rows], -1), lengths)
-            row_of = torch.repeat_interleave(torch.arange(rows.numel()), lengths)[keep]
-            index, lengths = index[keep], torch.bincount(row_of, minlength=rows.numel())
-        ragged = Ragged(self.histories.values[index], offsets_of(lengths))
-        times = self.history_times[index]
-        longest = int(lengths.max()) if lengths.numel() else 0
-        if longest > most:  # no order, and the event itself was not among the last ``most + 1``
-            times = ragged.with_values(times).last(most).values
-            ragged = ragged.last(most)
-        return ragged, times
+        places = self._earlier(rows, most) if self.has_time else self._others(rows, most)
+        return places.with_values(self.histories.values[places.values]), self.history_times[places.values]
+
+    def _earlier(self, rows: Tensor, most: int) -> Ragged:
+        """Places in ``histories.values`` of the positives in front of each event."""
+        ends = self.positives_before[rows]
+        lengths = (ends - self.histories.offsets[self.events.visitor[rows]]).clamp(max=most)
+        return Ragged(spans(ends - lengths, lengths), offsets_of(lengths))
+
+    def _others(self, rows: Tensor, most: int) -> Ragged:
+        """Places in ``histories.values`` of the visitor's positives but the event itself."""
+        visitor = self.events.visitor[rows]
+        ends = self.histories.offsets[visitor + 1]
+        lengths = (ends - self.histories.offsets[visitor]).clamp(max=most + 1)  # the event itself may be among them
+        places = Ragged(spans(ends - lengths, lengths), offsets_of(lengths))
+        own = torch.where(self.positive[rows], self.positives_before[rows], -1)
+        return places.keep(places.values != own[places.rows()]).last(most)
 
     def contexts(self, rows: Tensor, history: int = 0) -> Contexts:
         """Contexts of the events named, with at most ``history`` items of history each."""
@@ -263,7 +260,8 @@ class Dataset:
     def __repr__(self) -> str:
         guests = self.events.offsets.numel() - 1 - self.schema.n_users
         more = f", {guests:,} guest sessions" if guests else ""
-        return f"Dataset({self.schema.n_users - 1:,} users, {self.schema.n_items - 1:,} items, {len(self.events):,} events{more})"
+        users, items = self.schema.n_users - 1, self.schema.n_items - 1
+        return f"Dataset({users:,} users, {items:,} items, {len(self.events):,} events{more})"
 
 
 def _ids(name: Col, events: pl.DataFrame, table: pl.DataFrame | None) -> IdMap:

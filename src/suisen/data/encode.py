@@ -24,7 +24,8 @@ FEW = 32
 def infer_kind(column: pl.Series) -> Kind:
     """The stated rule: lists and text with ``|`` inside are multi-valued; text of which more than half (and more than
     32) of the values differ is a title; other text, booleans and integers of few values are categorical; other numbers
-    and dates are numeric."""
+    and dates are numeric.
+    """
     dtype, values = column.dtype, column.drop_nulls()
     if dtype == pl.List:
         return "multi"
@@ -93,7 +94,8 @@ class Encoder:
     @classmethod
     def fit(cls, frame: pl.DataFrame, kinds: Mapping[str, Kind], min_count: int = 1) -> Self:
         """From train's rows.  ``kinds`` declares what inference should not decide; unseen names in it are refused by
-        the caller, which knows all tables."""
+        the caller, which knows all tables.
+        """
         columns = []
         for name in frame.columns:
             kind = kinds.get(name) or infer_kind(frame[name])
@@ -172,7 +174,10 @@ def _numbers(name: str, values: pl.Series) -> pl.Series:
     try:
         numbers = values.cast(pl.Float64).fill_nan(None)
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"feature {name!r} is declared numeric and holds text ({error}); declare another kind") from None
+        what = str(error).splitlines()[0]
+        raise InputError(
+            f"feature {name!r} is declared numeric and holds text ({what}); declare another kind"
+        ) from None
     if numbers.is_infinite().any():
         raise InputError(f"feature {name!r} holds an infinite number; replace it with a bound or leave it empty")
     return numbers

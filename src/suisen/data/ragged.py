@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -75,6 +76,12 @@ class Ragged:
         """Each row without its last ``count`` values."""
         return self._cut(self.offsets[:-1], (self.lengths - count).clamp(min=0))
 
+    def keep(self, mask: Tensor) -> Self:
+        """The same rows with only those values where ``mask`` (n,) is True."""
+        lengths = torch.bincount(self.rows()[mask], minlength=len(self))
+        weights = None if self.weights is None else self.weights[mask]
+        return replace(self, values=self.values[mask], offsets=offsets_of(lengths), weights=weights)
+
     def _cut(self, starts: Tensor, lengths: Tensor) -> Self:
         index = spans(starts, lengths)
         weights = None if self.weights is None else self.weights[index]
@@ -99,7 +106,7 @@ class Ragged:
     def tolist(self) -> list[list[float]]:
         """Python lists, for people and for single requests."""
         ends, values = self.offsets.tolist(), self.values.tolist()
-        return [values[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [values[a:b] for a, b in pairwise(ends)]
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
