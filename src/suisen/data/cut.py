@@ -13,7 +13,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from suisen.data.batch import Contexts, Features, Queries
+from suisen.data.batch import Contexts, Queries
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged, offsets_of, spans
 from suisen.errors import InputError
@@ -128,31 +128,34 @@ def per_visitor(data: Dataset, parts: Parts, number: int) -> Asked:
     visitor, counts = torch.unique_consecutive(data.events.visitor[rows], return_counts=True)
     taken = Ragged(rows, offsets_of(counts))
     at = rows[taken.offsets[:-1]]
-    return Asked(at, taken, _past(data, parts, visitor, at))
-
-
-def _past(data: Dataset, parts: Parts, visitor: Tensor, at: Tensor) -> Ragged:
-    """Rows of the visitors' positives in front of ``at``; in a random split those in train."""
     if parts.order == "random":
-        mine = data.positive & (parts.part == TRAIN)
-        counts = torch.bincount(data.events.visitor[mine], minlength=data.events.offsets.numel() - 1)
-        return Ragged(torch.nonzero(mine).squeeze(1), offsets_of(counts)).take(visitor)
-    begins = data.histories.offsets[visitor]
-    lengths = data.positives_before[at] - begins
-    positives = torch.nonzero(data.positive).squeeze(1)
-    return Ragged(positives[spans(begins, lengths)], offsets_of(lengths))
+        return Asked(at, taken, past_of(data, data.positive & (parts.part == TRAIN), visitor))
+    return Asked(at, taken, past_of(data, data.positive, visitor, at))
 
 
-def queries_of(known: Known, asked: Asked, protocol: str, *, anonymous: bool = False) -> Queries:
-    """The queries in train's ids.  ``anonymous``: the user and the user's features are not told."""
+def past_of(data: Dataset, among: Tensor, visitor: Tensor, at: Tensor | None = None, most: int | None = None) -> Ragged:
+    """Rows of the visitors' events ``among`` (n,) bool, in order: those in front of ``at`` (B,), or all of them; the
+    last ``most`` of those.
+    """
+    marks = among.long()
+    offsets = offsets_of(torch.bincount(data.events.visitor[among], minlength=data.events.offsets.numel() - 1))
+    ends = offsets[visitor + 1] if at is None else (marks.cumsum(0) - marks)[at]
+    lengths = ends - offsets[visitor]
+    if most is not None:
+        lengths = lengths.clamp(max=most)
+    return Ragged(torch.nonzero(among).squeeze(1)[spans(ends - lengths, lengths)], offsets_of(lengths))
+
+
+def queries_of(known: Known, asked: Asked, protocol: str) -> Queries:
+    """The queries in train's ids."""
     data, train, events = known.data, known.train, known.data.events
     taken = distinct(asked.taken.with_values(events.item[asked.taken.values]), data.schema.n_items)
     past = asked.past.keep(known.items[events.item[asked.past.values]] > 0)
     history = past.with_values(known.items[events.item[past.values]])
-    user = known.users[data.user[asked.at]] * (not anonymous)
+    user = known.users[data.user[asked.at]]
     contexts = Contexts(
         user=user,
-        user_features=Features.missing(train.schema.user, len(asked)) if anonymous else train.user_features.take(user),
+        user_features=train.user_features.take(user),
         request=train.encoders["request"].encode(data.log.events[asked.at.numpy()].select(data.log.request_columns)),
         time=torch.maximum(events.time[asked.at], _latest(past, events.time)),
         history=history,
