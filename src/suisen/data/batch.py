@@ -173,6 +173,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self.contexts)
 
+    @property
+    def taken(self) -> Tensor:
+        """(B,) the items taken, of a Pairs batch."""
+        if self.candidates is None:
+            raise TypeError("this view yields no candidates; a model of pairs asks for Pairs")
+        return self.candidates.items[:, 0]
+
+    @property
+    def listed(self) -> tuple[Candidates, Tensor]:
+        """Candidates and labels, both (B, C), of a Rows batch."""
+        if self.candidates is None or self.labels is None:
+            raise TypeError("this view yields no labelled candidates; a ranker asks for Rows")
+        return self.candidates, self.labels
+
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
         return _moved(self, device)

@@ -20,7 +20,6 @@ from torch import Tensor
 from suisen.data.batch import Batch, Candidates, Contexts, Features
 from suisen.data.dataset import Dataset, Lists
 from suisen.data.negatives import Sampler
-from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 
 
@@ -271,4 +270,25 @@ class _SampledEpochs(_Steady):
             yield Batch(contexts, Candidates(items), labels, weight)
 
 
-__all__ = ["Epochs", "Pairs", "Ragged", "Rows", "Sequences", "View", "shuffled_slices"]
+# -- Whole ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One empty batch an epoch: the network holds the data itself and does a whole sweep (alternating least squares)."""
+
+    def open(self, train: Dataset) -> _WholeEpochs:
+        """Nothing to open."""
+        return _WholeEpochs(train)
+
+
+class _WholeEpochs(_Steady):
+    def __init__(self, train: Dataset) -> None:
+        self.examples = len(train.events)
+        self.none = train.contexts(torch.zeros(0, dtype=torch.int64))
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        yield Batch(self.none)
+
+
+__all__ = ["Epochs", "Pairs", "Rows", "Sequences", "View", "Whole", "shuffled_slices"]

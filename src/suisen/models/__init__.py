@@ -1,1 +1,54 @@
-"""the contract, then one file a model"""
+"""The contract, then one file a model; adding one means a file, its test and a line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from suisen.errors import unknown
+from suisen.models.contract import CatalogueScorer, Model, Net, Ranker, Retriever
+from suisen.models.deepfm import DeepFM
+from suisen.models.ease import EASE
+from suisen.models.fm import FM
+from suisen.models.ials import IALS
+from suisen.models.mf import MF
+from suisen.models.popularity import Popularity
+from suisen.models.sasrec import SASRec
+from suisen.models.two_tower import TwoTower
+
+RETRIEVERS: dict[str, type[Any]] = {
+    "popularity": Popularity,
+    "ease": EASE,
+    "ials": IALS,
+    "mf": MF,
+    "two-tower": TwoTower,
+    "sasrec": SASRec,
+}
+"""By the name the command line and the manifest use."""
+
+RANKERS: dict[str, type[Any]] = {
+    "fm": FM,
+    "deepfm": DeepFM,
+}
+
+MODELS = RETRIEVERS | RANKERS
+
+
+def name_of(model: Model) -> str:
+    """The model's name in the manifest and on the command line."""
+    for name, kind in MODELS.items():
+        if type(model) is kind:
+            return name
+    raise unknown("model", type(model).__name__, [kind.__name__ for kind in MODELS.values()])
+
+
+def model_of(name: str, **hyper: Any) -> Any:
+    """The model of that name with these hyper-parameters, validated."""
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    return MODELS[name](**hyper)
+
+
+__all__ = [
+    "EASE", "FM", "IALS", "MF", "MODELS", "RANKERS", "RETRIEVERS", "CatalogueScorer", "DeepFM", "Model", "Net",
+    "Popularity", "Ranker", "Retriever", "SASRec", "TwoTower", "model_of", "name_of",
+]  # fmt: skip

@@ -22,7 +22,7 @@ def logistic(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> T
 
 
 def logistic_pairs(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Logistic loss of (B, 1) positives and (B, N) negatives, each scored pair counting alike (He et al. 2017, eq. 7)."""
+    """Logistic loss of (B, 1) positives and (B, N) negatives, every pair alike (He et al. 2017, eq. 7)."""
     losses = torch.cat([F.softplus(-positive), F.softplus(negative)], 1).float()
     return weighted_mean(losses.mean(1, keepdim=True), weights)
 
@@ -86,5 +86,5 @@ def full_softmax(hidden: Tensor, table: Tensor, targets: Tensor, chunk: int = 10
     n·m·d multiply-adds in all, forward and backward together (a plain cross-entropy needs the same three, and twice
     the logits' bytes in traffic).
     """
-    loss: Tensor = _ChunkedSoftmax.apply(hidden, table, targets, chunk)
+    loss: Tensor = _ChunkedSoftmax.apply(hidden, table, targets, chunk)  # type: ignore[no-untyped-call]
     return loss

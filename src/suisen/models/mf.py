@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.views import Pairs, View
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
-from suisen.models.layers import IdEmbedding
+from suisen.models.layers import IdEmbedding, adam
 from suisen.models.losses import bpr, logistic, logistic_pairs
 
 
@@ -55,7 +55,7 @@ class MF:
 
     def phases(self, net: Any) -> list[Phase]:
         """One phase of Adam."""
-        return [Phase(net, lambda m: [torch.optim.Adam(m.parameters(), self.learning_rate, fused=True)], self.epochs)]
+        return [Phase(net, adam(self.learning_rate), self.epochs)]
 
 
 class MFNet(Retriever):
@@ -71,14 +71,14 @@ class MFNet(Retriever):
     def forward(self, batch: Batch) -> Tensor:
         """Logistic or BPR loss plus l2 · (|p|² + mean |q|²) an example."""
         p = self.user(batch.contexts.user)  # (B, d)
-        ids = batch.candidates.items  # type: ignore[union-attr]
+        ids = batch.taken[:, None]
         if batch.negatives is not None:
             ids = torch.cat([ids, batch.negatives], 1)  # (B, 1 + N)
         q = self.item(ids)  # (B, 1 + N, d)
         scores = torch.bmm(q, p.unsqueeze(2)).squeeze(2) + self.bias[ids]
         penalty = self.model.l2 * (p.square().sum(1).mean() + q.square().sum(2).mean())
-        if batch.negatives is None:
-            return logistic(scores, batch.labels, batch.weights) + penalty  # type: ignore[arg-type]
+        if batch.labels is not None:
+            return logistic(scores, batch.labels, batch.weights) + penalty
         loss = logistic_pairs if self.model.loss == "logistic" else bpr
         return loss(scores[:, :1], scores[:, 1:], batch.weights) + penalty
 

@@ -1,4 +1,4 @@
-"""Popularity: every user is recommended what most users took.  The one-dimensional retriever: query (1), item (count)."""
+"""Popularity: everyone is recommended what most took.  The one-dimensional retriever: query (1), item (count)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file for everything a run needs to go on: safetensors, with the plain values as JSON in its header.  No pickle."""
+"""One file for all that a run needs to go on: safetensors, the plain values as JSON in its header.  No pickle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TENSOR = "__tensor__"
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Writes nested dicts, lists, plain values and tensors; a reader never sees half a file (written aside, renamed)."""
+    """Writes nested dicts, lists, plain values and tensors, aside and then renamed: nobody reads half a file."""
     tensors: dict[str, Tensor] = {}
     plain = _strip(tree, "", tensors)
     aside = path.with_name(path.name + ".part")

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from suisen.data.batch import Batch
+from suisen.data.batch import Batch, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.views import View
 from suisen.errors import TrainingError
-from suisen.models.contract import Net, Phase
+from suisen.models.contract import ItemTable, Model, Net, Phase
 from suisen.training.checkpoint import copy_weights, load_tree, save_tree, weights_of
 from suisen.training.options import Curve, EpochRow, RunOptions, pick_device, pick_precision
 
@@ -200,3 +200,28 @@ class _Run:
         rows = [EpochRow(*row) for row in tree["rows"]]
         self.curve = Curve(rows, tree["best_epoch"], tree["best_metric"], tree["stopped"])
         self.batches_done, self.examples_done, self.loss_sum, self.seconds = tree["progress"]
+
+
+def fit(
+    model: Model,
+    train: Dataset,
+    validate: Validate | None = None,
+    options: RunOptions | None = None,
+    schema: Schema | None = None,
+) -> tuple[Net, list[Curve]]:
+    """Builds the model's network, prepares it on train and runs its phases: (network in eval mode, a curve a phase).
+
+    ``schema`` replaces train's where the pipeline adds features of pairs.
+    """
+    options = options or RunOptions()
+    with torch.random.fork_rng():
+        torch.manual_seed(options.stage_seed)
+        net = model.build(schema or train.schema)
+    net.bind(ItemTable(train.item_features, train.trained_items))
+    net.prepare(train)
+    phases = model.phases(net)
+    curves = []
+    for i, phase in enumerate(phases, start=1):
+        stage = options.stage if len(phases) == 1 else f"{options.stage}-phase{i}"
+        curves.append(run(phase, model.view, train, validate, options.for_stage(stage)))
+    return net.eval(), curves

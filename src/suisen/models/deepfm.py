@@ -1,0 +1,99 @@
+"""DeepFM (Guo et al. 2017): a factorisation machine and a deep net over the same field embeddings, added.
+
+score = FM(fields) + MLP([fields of context; fields of item; pair features]).  The deep net's first layer is split into
+the context's, the item's and the pair's part (see ``SplitMLP``): what is left per pair is k + h₁·h₂ + h₂·h₃ + …
+multiply-adds instead of (F·k)·h₁ more.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from suisen.data.batch import Batch, Contexts, Schema
+from suisen.data.views import Rows, View
+from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
+from suisen.models.fm import FMCore
+from suisen.models.layers import SplitMLP, adam
+from suisen.models.losses import logistic
+
+
+@hyper_parameters
+class DeepFM:
+    """Factorisation machine plus deep net, shared embeddings, logistic loss."""
+
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
+
+    dim: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Length of a field's vector."""
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((128, 64), min_length=1)
+    """Widths of the deep net's layers."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """In the deep net."""
+    batch_norm: bool = True
+    """Batch norm behind each of the deep net's linear layers."""
+    history: Annotated[int, Field(ge=0, le=1000)] = 50
+    """Most items of history read as one more field (their mean); 0: none."""
+    hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of user and item ids hidden in training, so that unknown ones are no surprise."""
+    l2: Annotated[float, Field(ge=0)] = 1e-6
+    """λ: half of it times the squared norm of all field tables is added to each batch's loss."""
+    negatives: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Items drawn for each positive where train has neither labels nor lists."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """Step of Adam."""
+    batch_size: Annotated[int, Field(ge=2)] = 1024
+    """Contexts in a batch."""
+    epochs: Annotated[int, Field(ge=1)] = 30
+    """Most passes over train."""
+
+    @property
+    def view(self) -> View:
+        """Contexts with candidates and labels."""
+        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=self.history)
+
+    def build(self, schema: Schema) -> DeepFMNet:
+        """Field tables and the deep net."""
+        return DeepFMNet(self, schema)
+
+    def phases(self, net: Any) -> list[Phase]:
+        """One phase of Adam."""
+        return [Phase(net, adam(self.learning_rate), self.epochs)]
+
+
+class DeepFMNet(Ranker):
+    """A side's state: the FM's (1 + k) and its part of the deep net's first layer (h₁)."""
+
+    def __init__(self, model: DeepFM, schema: Schema) -> None:
+        super().__init__()
+        self.model = model
+        self.core = FMCore(schema, model.dim, model.history > 0)
+        widths = self.core.context.count * model.dim, self.core.item.count * model.dim, len(schema.pair)
+        self.deep = SplitMLP(widths, model.hidden, model.dropout, model.batch_norm)
+        self.out = nn.Linear(self.deep.out, 1, bias=False)
+
+    def context_state(self, contexts: Contexts) -> Tensor:
+        """(B, 1 + k + h₁)."""
+        fields = self.core.context(contexts, self.model.hide_ids)
+        return torch.cat([self.core.side(fields), self.deep.context(fields[..., 1:].flatten(1))], 1)
+
+    def item_state(self, ids: Tensor) -> Tensor:
+        """(n, 1 + k + h₁)."""
+        fields = self.core.item(self.items.known(ids), self.items.features.take(ids), self.model.hide_ids)
+        return torch.cat([self.core.side(fields), self.deep.item(fields[..., 1:].flatten(1))], 1)
+
+    def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """(B, C) logits."""
+        cut = 1 + self.core.dim
+        shallow = self.core(context[..., :cut], item[..., :cut], pair)
+        deep = self.deep(context[..., cut:], item[..., cut:], pair, weights)
+        return shallow + self.out(deep).squeeze(-1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logistic loss plus l2/2 · the squared norm of the field tables."""
+        candidates, labels = batch.listed
+        scores = self.score(batch.contexts, candidates, batch.weights)
+        return logistic(scores, labels, batch.weights) + self.model.l2 / 2 * self.core.square_norm()

@@ -1,0 +1,130 @@
+"""Factorisation machine (Rendle 2010).  score = w·x + Σ_{f<g} x_f x_g (v_f · v_g) over all fields of context and item.
+
+Σ_{f<g} v_f·v_g = ½(|Σ v|² − Σ |v|²): O(kn) in place of O(kn²).  It also splits: pairs inside the context and pairs
+inside the item are each side's own, and all cross pairs are one inner product of the two sums.  Cost left per pair: k
+multiply-adds.  Pair features (retrieval scores) are numeric fields of the pair.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from suisen.data.batch import Batch, Contexts, Schema
+from suisen.data.views import Rows, View
+from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
+from suisen.models.layers import ContextVectors, ItemVectors, adam
+from suisen.models.losses import logistic
+
+
+@hyper_parameters
+class FM:
+    """Second-order factorisation machine, logistic loss."""
+
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
+
+    dim: Annotated[int, Field(ge=1, le=4096)] = 16
+    """k, the length of a field's vector."""
+    history: Annotated[int, Field(ge=0, le=1000)] = 50
+    """Most items of history read as one more field (their mean); 0: none."""
+    hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of user and item ids hidden in training, so that unknown ones are no surprise."""
+    l2: Annotated[float, Field(ge=0)] = 1e-6
+    """λ: half of it times the squared norm of all field tables is added to each batch's loss."""
+    negatives: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Items drawn for each positive where train has neither labels nor lists."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    """Step of Adam."""
+    batch_size: Annotated[int, Field(ge=1)] = 2048
+    """Contexts in a batch."""
+    epochs: Annotated[int, Field(ge=1)] = 30
+    """Most passes over train."""
+
+    @property
+    def view(self) -> View:
+        """Contexts with candidates and labels."""
+        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=self.history)
+
+    def build(self, schema: Schema) -> FMNet:
+        """One table a field."""
+        return FMNet(self, schema)
+
+    def phases(self, net: Any) -> list[Phase]:
+        """One phase of Adam."""
+        return [Phase(net, adam(self.learning_rate), self.epochs)]
+
+
+def own_pairs(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Of (n, F, k) field vectors: (n, 1) sum of all pairs' inner products, and (n, k) sum of the vectors."""
+    total = vectors.sum(1)
+    pairs = 0.5 * (total.square().sum(1, keepdim=True) - vectors.square().sum((1, 2)).unsqueeze(1))
+    return pairs, total
+
+
+class FMCore(nn.Module):
+    """Field vectors of context and item, and the FM's split: what FM and DeepFM share.
+
+    A field's table has k + 1 columns: the first is its linear weight, the others its vector.  A side's state is
+    [linear terms + own pairs, sum of vectors], (n, 1 + k).
+    """
+
+    def __init__(self, schema: Schema, dim: int, history: bool) -> None:
+        super().__init__()
+        self.dim = dim
+        self.context = ContextVectors(schema, dim + 1, history)
+        self.item = ItemVectors(schema, dim + 1)
+        self.pair = nn.Parameter(torch.randn(len(schema.pair), dim + 1) * 0.01)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def square_norm(self) -> Tensor:
+        """Scalar: sum of the squares of every field table."""
+        tables = [*self.context.parameters(), *self.item.parameters(), self.pair]
+        return torch.stack([table.square().sum() for table in tables]).sum()
+
+    def side(self, fields: Tensor) -> Tensor:
+        """(n, 1 + k) state of (n, F, 1 + k) field vectors."""
+        pairs, total = own_pairs(fields[..., 1:])
+        return torch.cat([fields[..., 0].sum(1, keepdim=True) + pairs, total], 1)
+
+    def forward(self, context: Tensor, item: Tensor, pair: Tensor | None) -> Tensor:
+        """(B, C) scores of (B, 1 + k) context and (B or 1, C, 1 + k) item states and (B, C, p) pair features."""
+        context = context.unsqueeze(1)
+        own = self.bias + context[..., 0] + item[..., 0]
+        if pair is None or not len(self.pair):
+            return own + (context[..., 1:] * item[..., 1:]).sum(-1)
+        linear, vectors = self.pair[:, 0], self.pair[:, 1:]
+        extra = pair @ vectors  # (B, C, k)
+        squares = pair.square() @ vectors.square().sum(1)
+        own = own + pair @ linear + 0.5 * (extra.square().sum(-1) - squares)
+        c, i = context[..., 1:], item[..., 1:]
+        return own + (c * i).sum(-1) + ((c + i) * extra).sum(-1)
+
+
+class FMNet(Ranker):
+    """The FM as a ranker: states are sums, ``combine`` is one inner product."""
+
+    def __init__(self, model: FM, schema: Schema) -> None:
+        super().__init__()
+        self.model = model
+        self.core = FMCore(schema, model.dim, model.history > 0)
+
+    def context_state(self, contexts: Contexts) -> Tensor:
+        """(B, 1 + k)."""
+        return self.core.side(self.core.context(contexts, self.model.hide_ids))
+
+    def item_state(self, ids: Tensor) -> Tensor:
+        """(n, 1 + k)."""
+        return self.core.side(self.core.item(self.items.known(ids), self.items.features.take(ids), self.model.hide_ids))
+
+    def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """(B, C) logits."""
+        return self.core(context, item, pair)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logistic loss plus l2/2 · the squared norm of the field tables."""
+        candidates, labels = batch.listed
+        scores = self.score(batch.contexts, candidates, batch.weights)
+        return logistic(scores, labels, batch.weights) + self.model.l2 / 2 * self.core.square_norm()

@@ -1,0 +1,169 @@
+"""iALS: implicit matrix factorisation by alternating least squares (Hu et al. 2008), with the objective and the
+frequency-scaled regularisation of Rendle et al. 2021 (Revisiting the Performance of iALS, section 3):
+
+    Σ_(u,i) taken (1 − p_u·q_i)² + α₀ Σ_all (p_u·q_i)² + λ (Σ_u (n_u + α₀ |I|)^ν |p_u|² + Σ_i (n_i + α₀ |U|)^ν |q_i|²)
+
+Each half sweep is exact.  The part of the normal equations that all users share, α₀ QᵀQ, is made diagonal by a rotation
+of the vectors (scores do not change), so that user u's system is D_u + MᵀM with D_u diagonal and M the (n_u, d) vectors
+of what it took.  Where n_u < d it is solved in its dual, p = D⁻¹Mᵀ(I + M D⁻¹ Mᵀ)⁻¹1: n_u²·d + n_u³/3 multiply-adds in
+place of n_u·d² + d³/3.  Users are grouped by n_u, so that a group is one batched product and one batched Cholesky.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from suisen.data.batch import Batch, Contexts, Schema
+from suisen.data.dataset import Dataset
+from suisen.data.ragged import Ragged
+from suisen.data.views import View, Whole
+from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
+from suisen.models.ease import binary_matrix
+from suisen.models.layers import IdEmbedding
+
+GROUP = 4_000_000
+"""Floats of one group's stacked vectors (16 MB): large enough for full speed, small enough for the caches."""
+
+
+@hyper_parameters
+class IALS:
+    """Alternating least squares on all user-item pairs; folds histories in, so that new users need no training."""
+
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
+
+    dim: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Length of a user or item vector."""
+    unobserved: Annotated[float, Field(gt=0)] = 0.3
+    """α₀, the weight of a pair that was not taken (a taken one weighs 1 more)."""
+    l2: Annotated[float, Field(gt=0)] = 0.007
+    """λ."""
+    frequency_power: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """ν: 0 regularises every vector alike, 1 in proportion to its events."""
+    init: Annotated[float, Field(gt=0)] = 0.1
+    """Standard deviation of a first vector's length."""
+    epochs: Annotated[int, Field(ge=1)] = 12
+    """Most sweeps (users, then items)."""
+
+    @property
+    def view(self) -> View:
+        """The whole of train at once: an epoch is a sweep."""
+        return Whole()
+
+    def build(self, schema: Schema) -> IALSNet:
+        """Two tables of vectors."""
+        return IALSNet(self, schema)
+
+    def phases(self, net: Any) -> list[Phase]:
+        """Sweeps; no optimiser: ``forward`` solves for the vectors."""
+        return [Phase(net, lambda module: [], self.epochs)]
+
+
+class IALSNet(Retriever):
+    """score(u, i) = p_u · q_i; p_u is solved from the history where there is one, else the stored vector."""
+
+    by_user: Ragged
+    by_item: Ragged
+
+    def __init__(self, model: IALS, schema: Schema) -> None:
+        super().__init__()
+        self.model = model
+        self.user = IdEmbedding(schema.n_users, model.dim, model.init / model.dim**0.5)
+        self.item = IdEmbedding(schema.n_items, model.dim, model.init / model.dim**0.5)
+        self.requires_grad_(False)
+        self.register_buffer("n_visitors", torch.zeros((), dtype=torch.int64))
+
+    n_visitors: Tensor
+
+    def prepare(self, train: Dataset) -> None:
+        """Both orders of the binary matrix; guests' sessions are rows like any other and get vectors for the sweeps."""
+        matrix = binary_matrix(train)
+        self.by_user, self.by_item = _rows(matrix), _rows(matrix.T.tocsr())
+        visitors, dim = matrix.shape[0], self.model.dim
+        guests = torch.zeros(visitors - self.user.num_embeddings, dim)
+        self.register_buffer("guests", guests, persistent=False)
+        self.n_visitors.fill_(int((self.by_user.lengths > 0).sum()))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """One sweep; what is returned, in place of a loss, is the mean squared change of the item vectors."""
+        users, items = len(self.by_user), int((self.by_item.lengths > 0).sum())
+        p = self._half(self.by_user, self.item.weight, items)
+        before = self.item.weight.clone()
+        q = self._half(self.by_item, p, int(self.n_visitors))
+        known = self.user.num_embeddings
+        self.user.weight.copy_(p[:known])
+        self.item.weight.copy_(q)
+        self.guests = p[known:users]
+        return (q - before).square().sum(1).mean()
+
+    def _half(self, rows: Ragged, fixed: Tensor, others: int) -> Tensor:
+        """(len(rows), d): the best vector of every row, the other side ``fixed``."""
+        model = self.model
+        values, basis = torch.linalg.eigh(model.unobserved * (fixed.T @ fixed))
+        rotated = fixed @ basis
+        scale = model.l2 * (rows.lengths.to(fixed.dtype) + model.unobserved * others) ** model.frequency_power
+        out = fixed.new_zeros((len(rows), fixed.shape[1]))
+        for group in _groups(rows.lengths, fixed.shape[1]):
+            diagonal = values.clamp(min=0) + scale[group, None]
+            out[group] = _solve(rows.take(group), rotated, diagonal)
+        return out @ basis.T
+
+    def query_vectors(self, contexts: Contexts) -> Tensor:
+        """(B, d): folded in from the history where there is one, the stored vector elsewhere."""
+        known = self.user(contexts.user)
+        folded = (contexts.history.lengths > 0).nonzero().squeeze(1)
+        if not folded.numel():
+            return known
+        others = int((self.items.trained).sum())
+        known[folded] = self._half(_distinct(contexts.history.take(folded)), self.item.weight, others)
+        return known
+
+    def item_vectors(self) -> Tensor:
+        """(n_items, d)."""
+        return self.item.weight
+
+
+def _rows(matrix: Any) -> Ragged:
+    return Ragged(torch.from_numpy(matrix.indices.astype(np.int64)), torch.from_numpy(matrix.indptr.astype(np.int64)))
+
+
+def _distinct(rows: Ragged) -> Ragged:
+    """Each row's different values."""
+    pairs = torch.unique(torch.stack([rows.rows(), rows.values], 1), dim=0)
+    lengths = torch.bincount(pairs[:, 0], minlength=len(rows))
+    return Ragged(pairs[:, 1], torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
+
+
+def _groups(lengths: Tensor, dim: int) -> list[Tensor]:
+    """Non-empty rows in groups of like length: each group's padded vectors fit into ``GROUP`` floats."""
+    order = lengths.argsort()
+    order = order[lengths[order] > 0]
+    sorted_lengths = lengths[order].tolist()
+    groups, start = [], 0
+    for stop in range(1, len(sorted_lengths) + 1):
+        longest = sorted_lengths[stop] if stop < len(sorted_lengths) else None
+        full = longest is None or (stop - start + 1) * max(longest, dim) * dim > GROUP
+        if full or longest > 1.25 * sorted_lengths[start] + 8:  # type: ignore[operator]
+            groups.append(order[start:stop])
+            start = stop
+    return groups
+
+
+def _solve(rows: Ragged, vectors: Tensor, diagonal: Tensor) -> Tensor:
+    """(B, d): argmin_x Σ_i (1 − x·v_i)² + Σ_f diagonal_f x_f² of each row."""
+    longest, dim = int(rows.lengths.max()), vectors.shape[1]
+    mask = rows.mask(longest).to(vectors.dtype)
+    m = vectors[rows.padded(longest)] * mask.unsqueeze(2)  # (B, n, d); row 0 of the table is no one's vector
+    if longest < dim:
+        light = m / diagonal.unsqueeze(1)
+        system = torch.bmm(light, m.mT)
+        system.diagonal(dim1=1, dim2=2).add_(1.0)
+        inner = torch.cholesky_solve(mask.unsqueeze(2), torch.linalg.cholesky(system))
+        return torch.bmm(light.mT, inner).squeeze(2)
+    system = torch.bmm(m.mT, m)
+    system.diagonal(dim1=1, dim2=2).add_(diagonal)
+    return torch.cholesky_solve(m.sum(1).unsqueeze(2), torch.linalg.cholesky(system)).squeeze(2)
