@@ -1,0 +1,119 @@
+"""What comes through the door of an index is checked once, here, and brought into one form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from suisen.errors import BundleError, InputError
+from suisen.retrieval.contract import Bools, Excluded, Floats, Ints
+
+LARGEST = 1e15
+"""Bound of a coordinate: the inner product of two such vectors still fits float32 at any usual d."""
+VECTORS_FILE = "vectors.npy"
+
+
+class Request(NamedTuple):
+    """A search that has been checked."""
+
+    queries: Floats
+    """(B, d), contiguous, our own."""
+    k: int
+    gone: Ints
+    """Sorted unique row · n + position of everything excluded."""
+    n_gone: Ints
+    """(B,) number of positions excluded for each query."""
+    allowed: Bools | None
+    wanted: Ints
+    """(B,): min(k, positions that are allowed and not excluded): what each query must get."""
+
+    def take(self, rows: Ints, n: int) -> Request:
+        """The queries named by ascending row numbers, in that order, as a request of their own."""
+        gone_rows, gone_positions = np.divmod(self.gone, n)
+        kept = np.isin(gone_rows, rows)
+        gone = np.searchsorted(rows, gone_rows[kept]) * n + gone_positions[kept]
+        return Request(self.queries[rows], self.k, gone, self.n_gone[rows], self.allowed, self.wanted[rows])
+
+
+def checked_vectors(vectors: Floats) -> Floats:
+    """A contiguous copy of (n, d) float32 vectors, n and d at least 1, every number finite."""
+    out = _checked("vectors", vectors)
+    if not out.size:
+        raise InputError(f"vectors has shape {out.shape}; an index needs at least one row and one column")
+    if len(out) >= 2**32:
+        raise InputError(f"vectors has {len(out)} rows; an index holds fewer than 2^32: use several indexes")
+    return out
+
+
+def checked_request(
+    shape: tuple[int, int], queries: Floats, k: int, exclude: Excluded | None, allowed: Bools | None
+) -> Request:
+    """A request to an index of (n, d) vectors; InputError names what is wrong with it."""
+    n, d = shape
+    own = _checked("queries", queries)
+    if own.shape[1] != d:
+        raise InputError(
+            f"queries has {own.shape[1]} dimensions, the index {d}; use the model the index was built from"
+        )
+    if k < 0:
+        raise InputError(f"k = {k} is negative; ask for 0 or more")
+    if allowed is not None and (allowed.shape != (n,) or allowed.dtype != np.bool_):
+        raise InputError(f"allowed is {allowed.dtype} of shape {allowed.shape}; give bool of shape ({n},)")
+    gone = _gone(len(own), n, exclude)
+    rows, positions = np.divmod(gone, n)
+    n_gone = np.bincount(rows, minlength=len(own))
+    if allowed is None:
+        free = n - n_gone
+    else:
+        free = np.count_nonzero(allowed) - np.bincount(rows[allowed[positions]], minlength=len(own))
+    return Request(own, k, gone, n_gone, allowed, np.minimum(free, k))
+
+
+def _gone(rows: int, n: int, exclude: Excluded | None) -> Ints:
+    """Sorted unique row · n + position."""
+    if exclude is None:
+        return np.zeros(0, dtype=np.int64)
+    values, offsets = (np.asarray(part, dtype=np.int64) for part in exclude)
+    lengths = np.diff(offsets)
+    if len(offsets) != rows + 1 or offsets[0] != 0 or offsets[-1] != len(values) or (lengths < 0).any():
+        raise InputError(f"exclude.offsets must be {rows + 1} numbers (queries + 1) rising from 0 to {len(values)}")
+    wrong = (values < 0) | (values >= n)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise InputError(f"exclude.values[{at}] = {values[at]} is not a position; positions are 0 to {n - 1}")
+    return np.unique(np.repeat(np.arange(rows), lengths) * n + values)
+
+
+def _checked(name: str, array: Floats) -> Floats:
+    """A contiguous copy of a finite float32 matrix."""
+    given = np.asarray(array)
+    if given.dtype != np.float32:
+        raise InputError(f"{name} is {given.dtype}; indexes hold float32: convert with .astype(np.float32)")
+    if given.ndim != 2:
+        raise InputError(f"{name} has shape {given.shape}; give a matrix with one vector a row")
+    own = np.array(given, order="C")
+    if own.size and not max(float(own.max()), -float(own.min())) <= LARGEST:  # NaN compares false
+        row = int(np.flatnonzero(~(np.abs(own) <= LARGEST).all(axis=1))[0])
+        raise InputError(f"{name}[{row}] holds NaN, infinity or a number beyond ±{LARGEST:g}; find where it comes from")
+    return own
+
+
+def save_vectors(folder: Path, vectors: Floats) -> None:
+    """Writes the vectors as .npy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / VECTORS_FILE, vectors, allow_pickle=False)
+
+
+def load_vectors(folder: Path, shape: tuple[int, int]) -> Floats:
+    """The vectors, memory-mapped: pages are read when touched and shared between processes."""
+    path = folder / VECTORS_FILE
+    try:
+        # Copy-on-write rather than read-only, because torch warns of arrays that it could write to; nobody does.
+        vectors: Any = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{path} cannot be read ({error}); save the bundle again") from error
+    if vectors.dtype != np.float32 or vectors.shape != shape:
+        raise BundleError(f"{path} holds {vectors.dtype} {vectors.shape}, the description says float32 {shape}")
+    return np.asarray(vectors)

@@ -1,0 +1,97 @@
+"""The public names of the indexes: frozen parameters with their bounds, each written once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from suisen.errors import InputError, unknown
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def index_settings(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen, validated, keyword-only dataclass whose mistakes raise InputError."""
+    config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+    validated = made.__init__
+
+    def __init__(self: Any, **values: Any) -> None:
+        try:
+            validated(self, **values)
+        except ValidationError as error:
+            raise _as_input_error(made, error) from None
+
+    made.__init__ = __init__
+    settings: type[T] = made
+    return settings
+
+
+def _as_input_error(cls: type, error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        return unknown(f"{cls.__name__} parameter", name, cls.__dataclass_fields__)  # type: ignore[attr-defined]
+    return InputError(f"{cls.__name__}: {name} = {first['input']!r} {first['msg'].removeprefix('Input ')}")
+
+
+@index_settings
+class Exact:
+    """Every inner product, on torch: the right choice up to some 100,000 items.  Memory: 4·n·d bytes."""
+
+    kind: ClassVar[str] = "exact"
+
+
+@index_settings
+class Flat:
+    """Every inner product, on FAISS.  Memory: 4·n·d bytes."""
+
+    kind: ClassVar[str] = "flat"
+
+
+@index_settings
+class HNSW:
+    """A graph of neighbours (Malkov & Yashunin 2018).  Memory: (4·d + 8·m)·n bytes."""
+
+    kind: ClassVar[str] = "hnsw"
+    m: Annotated[int, Field(ge=4, le=128)] = 32
+    """Neighbours of a vector in the graph; twice as many at the lowest level."""
+    ef_construction: Annotated[int, Field(ge=8, le=4096)] = 200
+    """Candidates looked at when a vector is added: the higher, the better and slower the build."""
+    ef_search: Annotated[int, Field(ge=1, le=16384)] = 128
+    """Candidates kept in a search: the higher, the better and slower."""
+
+
+@index_settings
+class IVFSQ8:
+    """Lists around centroids, one byte a dimension, answers re-scored with the vectors.  Memory: (5·d + 8)·n bytes,
+    of which 4·d·n are memory-mapped after loading and touched only for the candidates.
+    """
+
+    kind: ClassVar[str] = "ivf-sq8"
+    lists: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Number of lists; None = min(4·√n, n / 39)."""
+    probe: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    """Lists looked into in a search."""
+
+
+@index_settings
+class IVFPQ:
+    """Lists around centroids, product-quantised to 4 bits for each 2 dimensions and scanned in registers (André et al.
+    2015), the best re-scored with the vectors.  Memory: (4.25·d + 8)·n bytes, of which 4·d·n are memory-mapped after
+    loading and touched only for the candidates.
+    """
+
+    kind: ClassVar[str] = "ivf-pq"
+    lists: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Number of lists; None = min(4·√n, n / 39)."""
+    probe: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Lists looked into in a search."""
+    refine: Annotated[int, Field(ge=1, le=64)] = 4
+    """refine · k candidates of the quantised scan are re-scored with the vectors."""
+
+
+IndexSettings = Exact | Flat | HNSW | IVFSQ8 | IVFPQ
