@@ -156,7 +156,7 @@ def queries_of(known: Known, asked: Asked, protocol: str) -> Queries:
     contexts = Contexts(
         user=user,
         user_features=train.user_features.take(user),
-        request=train.encoders["request"].encode(data.log.events[asked.at.numpy()].select(data.log.request_columns)),
+        request=train.encoders["request"].encode(data.log.events[asked.at.numpy()]),
         time=torch.maximum(events.time[asked.at], _latest(past, events.time)),
         history=history,
         history_time=events.time[past.values],
