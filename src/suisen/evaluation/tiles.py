@@ -1,0 +1,244 @@
+"""Ranks over the whole catalogue, tile by tile: no list is made and no score is kept.
+
+A relevant item's rank is 1 + how many rivals do not score below it, so each tile is read once: compared with the
+target's score and summed (about 0.1 ns a score, beside 0.8 ns for the product that made it).  The target's score is
+read from the very tile it stands in, so that it ties with its equals bit for bit; queries are ordered by their target,
+so that a batch's targets stand in few tiles and almost none is computed twice.  Cost of one query: (relevant items ×
+catalogue) comparisons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from suisen.data.batch import Contexts, Queries
+from suisen.data.ragged import Ragged, spans
+from suisen.errors import InputError
+from suisen.evaluation.contract import TileScorer, bytes_per_score
+from suisen.evaluation.ranks import BLUR, NAN, UNRANKED, Ranking, blurred
+
+CACHE_CELLS = 2**20
+"""Scores in a tile on a CPU: 4 MiB, so that comparing finds them in cache."""
+DEVICE_CELLS = 2**24
+"""Scores in a tile elsewhere: large enough to hide the launches."""
+KEPT = 4
+"""Tiles that are kept from reading the targets until they are counted."""
+TALL = 1024
+PROBE = 256
+"""Columns that are looked at to see whether a model tells its items apart."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a pass over the catalogue beside the ranks."""
+
+    budget: int
+    """Bytes of scores that may be held at once."""
+    lists: int = 0
+    """The best so many items of each query."""
+    rivals: bool = False
+    """How many items each query could have been given that are not relevant."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the (queries × items) matrix is cut."""
+
+    rows: int
+    width: int
+    bytes_per_score: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes of scores, and of what is computed beside them, at any time."""
+        return self.rows * self.width * self.bytes_per_score
+
+    @classmethod
+    def of(cls, scorer: TileScorer, queries: int, budget: int) -> Plan:
+        """Tiles within ``budget`` bytes.  Raises InputError where not even one score fits."""
+        per_score = bytes_per_score(scorer) + 4 + 4 * KEPT  # the tile, its comparison, the tiles kept
+        cells = min(budget // per_score, CACHE_CELLS if scorer.allowed.device.type == "cpu" else DEVICE_CELLS)
+        if cells < 1:
+            raise InputError(f"memory = {budget} bytes is too small for a single score; give at least {per_score}")
+        items = max(1, scorer.n_items - 1)
+        rows = max(1, min(queries, TALL, cells // min(items, 256)))
+        return cls(rows, max(1, min(items, cells // rows)), per_score)
+
+
+def from_tiles(scorer: TileScorer, queries: Queries, truth: Ragged, exclude: Ragged, wanted: Wanted) -> Ranking:
+    """Ranks of every relevant item among all that the model may recommend and the protocol does not exclude.
+
+    ``truth``: rows without repetition (``ranks.distinct``).  Raises InputError where a target's score is NaN.
+    """
+    plan = Plan.of(scorer, len(queries), wanted.budget)
+    catalogue = _Catalogue(scorer, plan)
+    some = truth.lengths > 0
+    first = torch.zeros(len(queries), dtype=torch.int64)
+    first[some] = truth.values[truth.offsets[:-1][some]]
+    order = (truth.lengths * scorer.n_items + first.clamp(max=scorer.n_items - 1)).argsort()
+    ranks = torch.empty(truth.values.numel(), dtype=torch.int64)
+    lists = torch.zeros((len(queries), wanted.lists), dtype=torch.int64) if wanted.lists else None
+    rivals = torch.zeros(len(queries), dtype=torch.int64) if wanted.rivals else None
+    for part in order.split(plan.rows):
+        own = truth.take(part)
+        batch = _Batch(catalogue, queries.contexts.take(part), own, exclude.take(part))
+        ranks[spans(truth.offsets[part], own.lengths)] = batch.run(wanted)
+        if lists is not None:
+            lists[part] = batch.best_ids(wanted.lists)
+        if rivals is not None:
+            rivals[part] = batch.rivals()
+    return Ranking(truth.with_values(ranks), rivals, lists, plan.peak_bytes, _refused(scorer, truth))
+
+
+def _refused(scorer: TileScorer, truth: Ragged) -> int:
+    known = truth.values[truth.values > 0]
+    inside = known[known < scorer.n_items]
+    return known.numel() - int(scorer.allowed.cpu()[inside].sum())
+
+
+class _Catalogue:
+    """The items as tiles, and which of their columns the model may not recommend."""
+
+    def __init__(self, scorer: TileScorer, plan: Plan) -> None:
+        self.scorer = scorer
+        self.device = scorer.allowed.device
+        self.width = plan.width
+        starts = range(1, scorer.n_items, plan.width)  # row 0 is nobody
+        self.tiles = [(lo, min(lo + plan.width, scorer.n_items)) for lo in starts]
+        self.scratch = torch.empty(plan.rows * plan.width, device=self.device)
+        barred = (~scorer.allowed).nonzero()[:, 0]
+        self.barred = [barred[(barred >= lo) & (barred < hi)] - lo for lo, hi in self.tiles]
+
+    def scores(self, state: Any, number: int) -> Tensor:
+        """A tile that is ours to write into, −inf where the model may not recommend."""
+        tile = self.scorer.tile(state, *self.tiles[number])
+        if tile.untyped_storage().nbytes() != tile.nbytes:  # a view of something that is not ours
+            tile = tile.clone(memory_format=torch.contiguous_format)
+        if self.barred[number].numel():
+            tile.index_fill_(1, self.barred[number], -torch.inf)
+        return tile
+
+    def count(self, scores: Tensor, floor: Tensor) -> Tensor:
+        """(B,): how many of each row's scores are not below floor (B, 1).  float32 sums are exact to 2²⁴ columns,
+        and ten times as fast as sums of booleans."""
+        below = self.scratch[: scores.numel()].view(scores.shape)
+        torch.lt(scores, floor, out=below)
+        return scores.shape[1] - below.sum(1).long()
+
+
+class _Batch:
+    """Some queries, rising by their number of relevant items, against every tile."""
+
+    def __init__(self, catalogue: _Catalogue, contexts: Contexts, truth: Ragged, exclude: Ragged) -> None:
+        self.catalogue = catalogue
+        self.state = catalogue.scorer.prepare(contexts)
+        self.lengths = truth.lengths
+        items = truth.padded().to(catalogue.device)
+        self.items = torch.where(items < catalogue.scorer.n_items, items, 0)  # (B, T)
+        columns = torch.arange(items.shape[1])
+        self.start = torch.searchsorted(self.lengths, columns, right=True).tolist()  # first row with a column's target
+        self.target = torch.full(items.shape, -torch.inf, device=catalogue.device)
+        self.count = torch.zeros(items.shape, dtype=torch.int64, device=catalogue.device)
+        self.open = torch.zeros(items.shape[0], dtype=torch.int64, device=catalogue.device)
+        self.best: tuple[Tensor, Tensor] | None = None
+        self._sort_excluded(exclude.to(catalogue.device))
+
+    def _sort_excluded(self, exclude: Ragged) -> None:
+        """Excluded (row, item) pairs in the order of the tiles."""
+        size, width, tiles = self.catalogue.scorer.n_items, self.catalogue.width, len(self.catalogue.tiles)
+        rows, items = exclude.rows(), exclude.values
+        inside = (items > 0) & (items < size)
+        if not bool(inside.all()):
+            rows, items = rows[inside], items[inside]
+        number = torch.div(items - 1, width, rounding_mode="floor")
+        if tiles > 1:
+            order = number.argsort()
+            rows, items, number = rows[order], items[order], number[order]
+        edges = torch.searchsorted(number, torch.arange(tiles + 1, device=items.device))
+        self.edges, self.rows, self.excluded = edges.tolist(), rows, items
+
+    def tile(self, number: int) -> Tensor:
+        """(B, w) scores, −inf where the model may not recommend and where the protocol excludes."""
+        tile = self.catalogue.scores(self.state, number)
+        part = slice(self.edges[number], self.edges[number + 1])
+        column = self.excluded[part] - self.catalogue.tiles[number][0]
+        tile.view(-1).index_fill_(0, self.rows[part] * tile.shape[1] + column, -torch.inf)
+        return tile
+
+    def run(self, wanted: Wanted) -> Tensor:
+        """Ranks of the truth's values, rising in each row."""
+        kept = self._read_targets()
+        for number in range(len(self.catalogue.tiles)):
+            tile = kept.pop(number, None)
+            if tile is None:
+                tile = self.tile(number)
+            for column, start in enumerate(self.start):
+                floor = self.floor[start:, column, None]
+                self.count[start:, column] += self.catalogue.count(tile[start:], floor)
+            if wanted.rivals:
+                self.open += (tile > -torch.inf).sum(1)
+            if wanted.lists:
+                self._keep_best(tile, number, wanted.lists)
+            del tile
+        return self._ranks()
+
+    def _read_targets(self) -> dict[int, Tensor]:
+        """Fills ``target`` and ``floor``; returns tiles in which targets stand, as many as may be kept."""
+        numbers = torch.div(self.items[self.items > 0] - 1, self.catalogue.width, rounding_mode="floor").unique()
+        kept: dict[int, Tensor] = {}
+        sample = torch.zeros((len(self.items), 0), device=self.catalogue.device)
+        for number in numbers.tolist():
+            lo, hi = self.catalogue.tiles[number]
+            tile = self.tile(number)
+            inside = (self.items >= lo) & (self.items < hi)
+            scores = tile.gather(1, (self.items - lo).clamp(0, hi - lo - 1))
+            self.target = torch.where(inside, scores, self.target.to(tile.dtype))
+            if sample.shape[1] == 0:
+                sample = tile[:, :PROBE].clone()
+            if len(kept) < KEPT:
+                kept[number] = tile
+            del tile
+        if bool(self.target.isnan().any()):
+            raise InputError(NAN)
+        self.floor = self._floor(sample)
+        return kept
+
+    def _floor(self, sample: Tensor) -> Tensor:
+        """(B, T): from which score on an item counts as not below the target."""
+        others = torch.zeros_like(self.count)
+        for column, start in enumerate(self.start):
+            target = self.target[start:, column, None]
+            others[start:, column] = ((sample[start:] - target).abs() <= target.abs() * BLUR).sum(1)
+        return blurred(self.target, others, sample.shape[1])
+
+    def _keep_best(self, tile: Tensor, number: int, k: int) -> None:
+        scores, columns = tile.topk(min(k, tile.shape[1]), dim=1)
+        ids = columns + self.catalogue.tiles[number][0]
+        if self.best is not None:
+            scores, ids = torch.cat([self.best[0], scores], 1), torch.cat([self.best[1], ids], 1)
+            scores, columns = scores.topk(min(k, scores.shape[1]), dim=1)
+            ids = ids.gather(1, columns)
+        self.best = scores, ids.masked_fill(scores == -torch.inf, 0)
+
+    def best_ids(self, k: int) -> Tensor:
+        """(B, k) ids, best first, 0 where the catalogue has no more to give."""
+        ids = torch.zeros((len(self.items), k), dtype=torch.int64)
+        if self.best is not None:
+            ids[:, : self.best[1].shape[1]] = self.best[1].cpu()
+        return ids
+
+    def rivals(self) -> Tensor:
+        """(B,): recommendable items that are not relevant."""
+        return (self.open - (self.target > -torch.inf).sum(1)).cpu()
+
+    def _ranks(self) -> Tensor:
+        target, order = self.target.sort(1, descending=True)
+        floor, count = self.floor.gather(1, order), self.count.gather(1, order)
+        relevant = torch.searchsorted((-target).contiguous(), (-floor).contiguous(), right=True)
+        rank = torch.arange(1, target.shape[1] + 1, device=target.device) + count - relevant
+        rank = rank.masked_fill(target == -torch.inf, UNRANKED).sort(1).values.cpu()
+        return rank[torch.arange(rank.shape[1]) < self.lengths[:, None]]
