@@ -97,25 +97,28 @@ def as_ids(name: str, values: pl.Series, text: bool) -> pl.Series:
     ``text``: the values come from a text file, and are integers where all of them are written as integers
     ("7" but not "007"); in a frame the type is the caller's own.  Raises ``InputError`` for other types.
     """
-    dtype = values.dtype
-    if dtype in (pl.Categorical, pl.Enum):
-        values, dtype = values.cast(pl.String), pl.String
-    if dtype == pl.String:
+    if values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
+    if values.dtype == pl.String:
         kept = pl.select(pl.when(values.str.strip_chars() != "").then(values)).to_series().alias(values.name)
         whole = text and kept.null_count() < kept.len() and kept.drop_nulls().str.contains(INTEGER).all()
         return kept.cast(pl.Int64) if whole else kept
-    if dtype.is_integer():
+    if values.dtype.is_integer():
         fits = values.cast(pl.Int64, strict=False)
         return fits if fits.null_count() == values.null_count() else values.cast(pl.String)
-    if dtype.is_float():
-        known = values.fill_nan(None)
-        whole = known.cast(pl.Int64, strict=False)
-        if whole.null_count() == known.null_count() and (whole.cast(pl.Float64) == known).all():
-            return whole
-        raise InputError(f"{name} holds fractions or infinite numbers; ids are text or whole numbers")
-    if dtype == pl.Null:
+    if values.dtype.is_float():
+        return _whole(name, values.fill_nan(None))
+    if values.dtype == pl.Null:
         return values.cast(pl.String)
-    raise InputError(f"{name} holds {dtype}; ids are text or whole numbers")
+    raise InputError(f"{name} holds {values.dtype}; ids are text or whole numbers")
+
+
+def _whole(name: str, known: pl.Series) -> pl.Series:
+    """Int64 ids that became floats because some were missing."""
+    ids = known.cast(pl.Int64, strict=False)
+    if ids.null_count() > known.null_count() or bool((ids.cast(pl.Float64) != known).any()):
+        raise InputError(f"{name} holds fractions or infinite numbers; ids are text or whole numbers")
+    return ids
 
 
 def same_ids(*columns: pl.Series | None) -> list[pl.Series | None]:

@@ -159,7 +159,8 @@ def _arrow(data: bytes) -> pl.DataFrame:
 
 
 def _delimited(name: str, data: bytes, kind: Format, options: FileOptions) -> Raw:
-    delimiter, notes = options.delimiter, ()
+    delimiter = options.delimiter
+    notes: tuple[str, ...] = ()
     if delimiter is None:
         delimiter, notes = _delimiter(name, data, "\t" if kind == "tsv" else ",")
     if not delimiter or delimiter in '"\r\n':
