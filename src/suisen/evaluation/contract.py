@@ -44,7 +44,8 @@ class TileScorer(Scorer, Protocol):
     @property
     def allowed(self) -> Tensor:
         """(n_items,) bool: what the model may recommend; False for row 0 and, say, items it was not trained on.
-        On the device on which tiles are computed."""
+        On the device on which tiles are computed.
+        """
 
     def prepare(self, contexts: Contexts) -> Any:
         """What ``tile`` needs of B contexts, computed once (query vectors)."""

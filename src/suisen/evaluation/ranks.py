@@ -23,7 +23,7 @@ from suisen.errors import InputError
 from suisen.evaluation.contract import Scorer
 
 UNRANKED = 2**62
-"""The rank of what no list can hold: id 0, an item the model may not recommend, one that is not among the candidates."""
+"""The rank of what cannot be found: id 0, an item that may not be recommended or is not among the candidates."""
 BLUR = 2.0**-17
 CROWD = 0.01
 QUERIES_AT_ONCE = 1024
@@ -69,7 +69,8 @@ def without(left: Ragged, right: Ragged) -> Ragged:
 
 def blurred(target: Tensor, others: Tensor, columns: int | Tensor) -> Tensor:
     """The score from which on an item counts as tied with ``target``: the target's own, or, where ``others`` (how many
-    other scores lie within the blur) says that the model hardly tells its items apart, the lower end of the blur."""
+    other scores lie within the blur) says that the model hardly tells its items apart, the lower end of the blur.
+    """
     crowded = (others >= 2) & (others >= CROWD * columns)
     return torch.where(crowded, target - target.abs() * BLUR, target)
 
@@ -87,7 +88,7 @@ def from_lists(scorer: Scorer, queries: Queries, truth: Ragged, exclude: Ragged,
     not found.  Raises InputError where a list breaks the contract.
     """
     ranks, lists = [], []
-    for part in torch.arange(len(queries)).split(QUERIES_AT_ONCE):
+    for part in torch.split(torch.arange(len(queries)), QUERIES_AT_ONCE):
         out = exclude.take(part)
         ids, scores = (t.cpu() for t in scorer.rank(queries.contexts.take(part), k + 1, out))
         _check_lists(ids, scores, out, k + 1, int(part[0]))
@@ -112,15 +113,17 @@ def from_candidates(
     cost = bytes_per_score + 40  # ids, sorted scores and ids, places
     rows = max(1, min(QUERIES_AT_ONCE, budget // (cost * max(1, items.shape[1]))))
     ranks, rivals, lists = [], [], []
-    for part in torch.arange(len(queries)).split(rows):
+    for part in torch.split(torch.arange(len(queries)), rows):
         own = truth.take(part)
         ids = _without_copies(items[part], own)
         scores = scorer.score(queries.contexts.take(part), Candidates(ids)).float().cpu()
         if scores.shape != ids.shape:
-            raise InputError(f"score() gave {tuple(scores.shape)} for candidates {tuple(ids.shape)}; give one score each")
+            raise InputError(
+                f"score() gave {tuple(scores.shape)} for candidates {tuple(ids.shape)}; give one score each"
+            )
         _no_nan(scores)
         scores = scores.masked_fill(ids == 0, -torch.inf)
-        scores, order = scores.sort(1, descending=True, stable=True)
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
         ids = ids.gather(1, order).masked_fill(scores == -torch.inf, 0)
         found, others = _ranks_in(ids, scores, own, complete=True)
         ranks.append(found)
@@ -177,13 +180,17 @@ def _without_copies(ids: Tensor, truth: Ragged) -> Tensor:
 def _check_lists(ids: Tensor, scores: Tensor, exclude: Ragged, width: int, first: int) -> None:
     rows = len(exclude)
     if ids.shape != (rows, width) or scores.shape != (rows, width):
-        raise InputError(f"rank() gave ids {tuple(ids.shape)}, scores {tuple(scores.shape)}; give ({rows}, {width}), 0 pads")
+        raise InputError(
+            f"rank() gave ids {tuple(ids.shape)}, scores {tuple(scores.shape)}; give ({rows}, {width}), 0 pads"
+        )
     valid = ids > 0
     _no_nan(scores.masked_fill(~valid, 0))
     falling = ~(valid[:, 1:] & (~valid[:, :-1] | (scores[:, 1:] > scores[:, :-1])))
     _refuse(~falling, first, "a list whose scores rise or that pads in the middle; sort it, best first")
     ordered = ids.sort(1).values
-    _refuse((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0), first, "an item twice in one list; give it once")
+    _refuse(
+        (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0), first, "an item twice in one list; give it once"
+    )
     _, hit = _places(ids, exclude)
     _refuse(hit, first, "an item that it was asked to exclude; filter before the cut")
 

@@ -83,7 +83,7 @@ def from_tiles(scorer: TileScorer, queries: Queries, truth: Ragged, exclude: Rag
     ranks = torch.empty(truth.values.numel(), dtype=torch.int64)
     lists = torch.zeros((len(queries), wanted.lists), dtype=torch.int64) if wanted.lists else None
     rivals = torch.zeros(len(queries), dtype=torch.int64) if wanted.rivals else None
-    for part in order.split(plan.rows):
+    for part in torch.split(order, plan.rows):
         own = truth.take(part)
         batch = _Batch(catalogue, queries.contexts.take(part), own, exclude.take(part))
         ranks[spans(truth.offsets[part], own.lengths)] = batch.run(wanted)
@@ -124,7 +124,8 @@ class _Catalogue:
 
     def count(self, scores: Tensor, floor: Tensor) -> Tensor:
         """(B,): how many of each row's scores are not below floor (B, 1).  float32 sums are exact to 2²⁴ columns,
-        and ten times as fast as sums of booleans."""
+        and ten times as fast as sums of booleans.
+        """
         below = self.scratch[: scores.numel()].view(scores.shape)
         torch.lt(scores, floor, out=below)
         return scores.shape[1] - below.sum(1).long()
@@ -188,7 +189,7 @@ class _Batch:
 
     def _read_targets(self) -> dict[int, Tensor]:
         """Fills ``target`` and ``floor``; returns tiles in which targets stand, as many as may be kept."""
-        numbers = torch.div(self.items[self.items > 0] - 1, self.catalogue.width, rounding_mode="floor").unique()
+        numbers = torch.unique(torch.div(self.items[self.items > 0] - 1, self.catalogue.width, rounding_mode="floor"))
         kept: dict[int, Tensor] = {}
         sample = torch.zeros((len(self.items), 0), device=self.catalogue.device)
         for number in numbers.tolist():
