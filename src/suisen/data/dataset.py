@@ -18,6 +18,7 @@ from suisen.data.batch import Candidates, Contexts, Features, Schema
 from suisen.data.encode import Encoder, Kind
 from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged, offsets_of, spans
+from suisen.errors import InputError
 
 if TYPE_CHECKING:
     from suisen.data.splits import Split, Splitter
@@ -277,6 +278,9 @@ def _sorted(events: pl.DataFrame, users: IdMap, items: IdMap) -> pl.DataFrame:
         guest = pl.col("visitor") == 0
         number = pl.when(guest).then(pl.col(Col.SESSION)).rank("dense").cast(pl.Int64) - 1 + len(users)
         frame = frame.with_columns(pl.when(guest).then(number).otherwise("visitor").alias("visitor"))
+    nobody = int((frame["visitor"].fill_null(0) == 0).sum())
+    if nobody:
+        raise InputError(f"{nobody} events name neither a user nor a session; name the session column or drop them")
     keys = ["visitor", *([Col.TIME] if Col.TIME in events.columns else []), Col.ROW]
     return frame.sort(keys)
 
@@ -303,7 +307,7 @@ def _events(frame: pl.DataFrame, n_users: int, encoder: Encoder) -> Events:
 def _aligned(table: pl.DataFrame | None, ids: IdMap) -> pl.DataFrame:
     """The table's feature columns with row i = dense id i; nulls where the table has no row."""
     if table is None:
-        return pl.DataFrame(height=len(ids)) if len(ids) else pl.DataFrame()
+        return pl.DataFrame(height=len(ids))
     key = table.columns[0]
     first = pl.Series(key, [None], dtype=ids.raw_ids.dtype)
     keys = pl.concat([first, ids.raw_ids.alias(key)]).to_frame()

@@ -27,7 +27,7 @@ def infer_kind(column: pl.Series) -> Kind:
     and dates are numeric.
     """
     dtype, values = column.dtype, column.drop_nulls()
-    if dtype == pl.List:
+    if dtype in (pl.List, pl.Array):
         return "multi"
     if dtype == pl.String:
         if values.str.contains(SEPARATOR, literal=True).any():
@@ -49,6 +49,7 @@ class Column:
     """Values with a code of their own, most frequent first: value i has code i + 1, every other value 0."""
     mean: float = 0.0
     scale: float = 1.0
+    """Spread over train; 0: constant there, so that nothing can be learnt of it and every value reads 0."""
 
     @classmethod
     def fit(cls, name: str, kind: Kind, values: pl.Series, min_count: int) -> Self:
@@ -59,7 +60,7 @@ class Column:
             numbers = _numbers(name, values).drop_nulls()
             spread = float(numbers.std() or 0.0) if numbers.len() > 1 else 0.0  # type: ignore[arg-type]
             mean = float(numbers.mean() or 0.0)  # type: ignore[arg-type]
-            return cls(name, kind, mean=mean, scale=spread if spread > 0 else 1.0)
+            return cls(name, kind, mean=mean, scale=spread)
         flat = _lists(name, values).explode() if kind == "multi" else _text(values)
         counts = flat.drop_nulls().alias("v").to_frame().group_by("v").len().filter(pl.col("len") >= min_count)
         ranked = counts.sort(["len", "v"], descending=[True, False])
@@ -82,7 +83,8 @@ class Column:
 
     def standardised(self, values: pl.Series) -> pl.Series:
         """Float32, mean 0 and spread 1 over train; 0 where missing."""
-        return ((_numbers(self.name, values) - self.mean) / self.scale).fill_null(0.0).cast(pl.Float32)
+        numbers = _numbers(self.name, values) - self.mean
+        return (numbers / self.scale if self.scale else numbers * 0.0).fill_null(0.0).cast(pl.Float32)
 
 
 @dataclass(frozen=True)
@@ -156,21 +158,26 @@ def _encoded(column: Column, values: pl.Series) -> pl.Series | Ragged:
         return column.codes(_text(values))
     lists = _lists(column.name, values)
     lengths = torch.from_numpy(lists.list.len().fill_null(0).to_numpy().astype("int64"))
-    flat = lists.filter(lists.list.len() > 0).explode() if lists.len() else pl.Series([], dtype=pl.String)
+    flat = lists.filter(lists.list.len() > 0).explode()
     codes = torch.from_numpy(column.codes(flat).to_numpy().copy())
     return Ragged(codes, offsets_of(lengths))
 
 
 def _text(values: pl.Series) -> pl.Series:
-    if values.dtype.is_float():  # "1.0" and "1" name the same code when a reader turned integers with gaps into floats
-        whole = values.drop_nulls()
-        values = values.cast(pl.Int64) if bool((whole == whole.floor()).all()) else values
-    return values.cast(pl.String)
+    if not values.dtype.is_float():
+        return values.cast(pl.String)
+    # "1.0" and "1" name the same code: a reader turns integers with gaps into floats
+    values = values.fill_nan(None)
+    whole = (values == values.floor()) & (values.abs() < 2.0**53)
+    integers = pl.when(whole).then(values).cast(pl.Int64).cast(pl.String)
+    return pl.select(pl.coalesce(integers, values.cast(pl.String))).to_series()
 
 
 def _numbers(name: str, values: pl.Series) -> pl.Series:
+    if values.dtype in (pl.Date, pl.Datetime):
+        values = values.cast(pl.Datetime("us"))
     if values.dtype.is_temporal():
-        values = values.cast(pl.Datetime("us")).cast(pl.Int64)
+        values = values.cast(pl.Int64)
     try:
         numbers = values.cast(pl.Float64).fill_nan(None)
     except pl.exceptions.PolarsError as error:
@@ -184,11 +191,11 @@ def _numbers(name: str, values: pl.Series) -> pl.Series:
 
 
 def _lists(name: str, values: pl.Series) -> pl.Series:
-    if values.dtype == pl.List:
-        return values.cast(pl.List(pl.String))
-    if values.dtype == pl.Null:
-        return values.cast(pl.List(pl.String))
-    if values.dtype != pl.String:
+    """One list of texts a row, without empty ones; null where the row is."""
+    if values.dtype == pl.String:
+        lists = values.str.split(SEPARATOR)
+    elif values.dtype in (pl.List, pl.Array, pl.Null):
+        lists = values.cast(pl.List(pl.String))
+    else:
         raise InputError(f"feature {name!r} is declared multi and holds {values.dtype}; give lists or text with '|'")
-    split = values.str.split(SEPARATOR)
-    return pl.select(pl.when(values == "").then(None).otherwise(split)).to_series()
+    return lists.list.eval(pl.element().filter(pl.element() != ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ import polars as pl
 from suisen.errors import InputError
 
 RawId = str | int
+_INTEGER = re.compile(r"[+-]?[0-9]+")
 DenseIds = npt.NDArray[np.int64]
 
 
@@ -52,7 +54,7 @@ class IdMap:
         series = raw if isinstance(raw, pl.Series) else pl.Series(_plain(raw), strict=False)
         if series.len() == 0:
             return np.zeros(0, dtype=np.int64)
-        cast = series.cast(self.raw_ids.dtype, strict=False).alias("raw").to_frame()
+        cast = _whole(series).cast(self.raw_ids.dtype, strict=False).alias("raw").to_frame()
         found = cast.join(self._table, on="raw", how="left", maintain_order="left")
         return found["dense"].fill_null(0).to_numpy().astype(np.int64)
 
@@ -62,13 +64,17 @@ class IdMap:
             return self._position.get(str(raw), 0)
         if isinstance(raw, int):
             return self._position.get(raw, 0)
-        return self._position.get(int(raw), 0) if raw.lstrip("-").isdigit() else 0
+        return self._position.get(int(raw), 0) if _INTEGER.fullmatch(raw) else 0
 
     def raw(self, dense: npt.NDArray[np.integer[Any]]) -> pl.Series:
-        """Raw ids of dense ones.  Fails on 0, naming the first position."""
+        """Raw ids of dense ones.  Fails on 0 and on what the map does not hold, naming the first position."""
         index = np.asarray(dense, dtype=np.int64)
-        if index.size and index.min() < 1:
-            raise InputError(f"{self.name} id 0 (unknown) at position {int(index.argmin())} has no raw id")
+        outside = np.flatnonzero((index < 1) | (index >= len(self)))
+        if outside.size:
+            first = int(outside[0])
+            raise InputError(
+                f"{self.name} id {index[first]} at position {first} has no raw id; known: 1 to {len(self) - 1}"
+            )
         return self.raw_ids.gather(index - 1).alias(f"{self.name}_id")
 
 
@@ -77,3 +83,10 @@ def _plain(raw: Iterable[Any]) -> list[Any]:
     values = raw.tolist() if isinstance(raw, np.ndarray) else list(raw)
     kinds = {type(value) for value in values if value is not None}
     return values if len(kinds) <= 1 else [None if value is None else str(value) for value in values]
+
+
+def _whole(series: pl.Series) -> pl.Series:
+    """Floats as the integers they spell (readers make floats of integers with gaps); other floats name nothing."""
+    if not series.dtype.is_float():
+        return series
+    return pl.select(pl.when(series == series.floor()).then(series)).to_series().cast(pl.Int64, strict=False)

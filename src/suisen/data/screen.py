@@ -41,11 +41,15 @@ def _core(data: Dataset, keep: np.ndarray[tuple[int], np.dtype[np.bool_]], name:
     log = data.log
     events = log.events.filter(pl.Series(keep))
     users, items = _within(log.users, events[Col.USER]), _within(log.items, events[Col.ITEM])
-    before = (log.events.height, log.events[Col.USER].n_unique(), log.events[Col.ITEM].n_unique())
-    after = (events.height, events[Col.USER].n_unique(), events[Col.ITEM].n_unique())
+    before = (log.events.height, _distinct(log.events, Col.USER), _distinct(log.events, Col.ITEM))
+    after = (events.height, _distinct(events, Col.USER), _distinct(events, Col.ITEM))
     lost = [f"{b - a:,} {what}" for b, a, what in zip(before, after, ("events", "users", "items"), strict=True)]
     notes = (*log.notes, f"{name} dropped {', '.join(lost)}")
     return replace(log, events=events, users=users, items=items, notes=notes)
+
+
+def _distinct(events: pl.DataFrame, name: Col) -> int:
+    return events[name].drop_nulls().n_unique()
 
 
 def _within(table: pl.DataFrame | None, ids: pl.Series) -> pl.DataFrame | None:

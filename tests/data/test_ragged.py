@@ -1,0 +1,77 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from suisen.data.ragged import Ragged, concat, offsets_of, spans
+
+lists = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=6)
+
+
+@given(lists)
+def test_of_and_tolist_are_inverse(rows):
+    ragged = Ragged.of(rows)
+    assert ragged.tolist() == rows
+    assert len(ragged) == len(rows)
+    assert ragged.lengths.tolist() == [len(row) for row in rows]
+    assert ragged.rows().tolist() == [i for i, row in enumerate(rows) for _ in row]
+
+
+@given(lists, st.integers(0, 6))
+def test_cuts_are_those_of_lists(rows, most):
+    ragged = Ragged.of(rows)
+    assert ragged.last(most).tolist() == [row[max(0, len(row) - most) :] for row in rows]
+    assert ragged.drop_last(most).tolist() == [row[: max(0, len(row) - most)] for row in rows]
+
+
+@given(lists.filter(len), st.data())
+def test_take_and_keep_are_those_of_lists(rows, data):
+    ragged = Ragged.of(rows)
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=6))
+    assert ragged.take(torch.tensor(chosen, dtype=torch.int64)).tolist() == [rows[i] for i in chosen]
+    assert ragged.keep(ragged.values % 2 == 0).tolist() == [[v for v in row if v % 2 == 0] for row in rows]
+
+
+@given(lists, st.integers(0, 2))
+def test_padded_is_the_double_loop(rows, extra):
+    width = max((len(row) for row in rows), default=0) + extra
+    padded = Ragged.of(rows).padded(width, fill=-1)
+    assert padded.tolist() == [row + [-1] * (width - len(row)) for row in rows]
+    assert Ragged.of(rows).mask(width).tolist() == [[j < len(row) for j in range(width)] for row in rows]
+
+
+def test_padded_is_as_wide_as_the_longest_row():
+    assert Ragged.of([[1], [2, 3]]).padded().tolist() == [[1, 0], [2, 3]]
+    assert Ragged.of([]).padded().shape == (0, 0)
+
+
+def test_weights_go_with_their_values():
+    ragged = Ragged(torch.tensor([1, 2, 3]), torch.tensor([0, 2, 3]), torch.tensor([0.1, 0.2, 0.3]))
+    assert ragged.take(torch.tensor([1, 0])).weights.tolist() == pytest.approx([0.3, 0.1, 0.2])
+    assert ragged.last(1).weights.tolist() == pytest.approx([0.2, 0.3])
+    assert ragged.keep(ragged.values > 1).weights.tolist() == pytest.approx([0.2, 0.3])
+    assert ragged.with_values(torch.tensor([7, 8, 9])).weights is None
+
+
+@given(lists, lists)
+def test_concat_is_that_of_lists(a, b):
+    assert concat([Ragged.of(a), Ragged.of(b)]).tolist() == a + b
+
+
+def test_concat_gives_weight_one_to_what_has_none():
+    weighted = Ragged(torch.tensor([5]), torch.tensor([0, 1]), torch.tensor([0.5]))
+    assert concat([Ragged.of([[1]]), weighted]).weights.tolist() == [1.0, 0.5]
+
+
+def test_empty_rows_and_devices():
+    empty = Ragged.empty(3, torch.float32)
+    assert empty.tolist() == [[], [], []]
+    assert empty.values.dtype == torch.float32
+    assert empty.to(torch.device("cpu")).tolist() == [[], [], []]
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 4)), max_size=6))
+def test_spans_are_ranges(pairs):
+    starts, lengths = (torch.tensor([p[i] for p in pairs], dtype=torch.int64) for i in (0, 1))
+    assert spans(starts, lengths).tolist() == [s + i for s, n in pairs for i in range(n)]
+    assert offsets_of(lengths).diff().tolist() == lengths.tolist()
