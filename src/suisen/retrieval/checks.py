@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,10 +102,19 @@ def _checked(name: str, array: Floats) -> Floats:
     return own
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to, which takes the place of ``path`` at the end: the old file may be mapped, by us or others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    yield part
+    part.replace(path)
+
+
 def save_vectors(folder: Path, vectors: Floats) -> None:
     """Writes the vectors as .npy."""
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / VECTORS_FILE, vectors, allow_pickle=False)
+    with replacing(folder / VECTORS_FILE) as path:
+        np.save(path, vectors, allow_pickle=False)
 
 
 def load_vectors(folder: Path, shape: tuple[int, int]) -> Floats:

@@ -10,6 +10,7 @@ FAISS's own thread setting is respected and nothing global is changed.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from suisen.errors import BundleError, InputError
-from suisen.retrieval.checks import Request, checked_request, checked_vectors, load_vectors, save_vectors
+from suisen.retrieval.checks import Request, checked_request, checked_vectors, load_vectors, replacing, save_vectors
 from suisen.retrieval.contract import Bools, Description, Excluded, Floats, Ints
 from suisen.retrieval.exact import inner_products, scan
 from suisen.retrieval.select import NONE, Keys, pack, unpack
@@ -26,6 +27,8 @@ from suisen.retrieval.settings import HNSW, IVFPQ, IVFSQ8, Flat
 
 FaissSettings = Flat | HNSW | IVFSQ8 | IVFPQ
 INDEX_FILE = "index.faiss"
+END = b"\nsuisen\n"
+"""Behind FAISS's own bytes: FAISS does not notice it when the last list of a mapped file is cut short."""
 FEWEST = 1_000
 """An IVF index of fewer vectors is refused: scoring them all is faster."""
 A_LIST = 39
@@ -145,8 +148,10 @@ class FaissIndex:
     def save(self, folder: Path) -> None:
         """Writes index.faiss, and vectors.npy where the index does not hold them whole."""
         vectors = self.vectors
-        folder.mkdir(parents=True, exist_ok=True)
-        _faiss().write_index(self._index, str(folder / INDEX_FILE))
+        with replacing(folder / INDEX_FILE) as path:
+            _faiss().write_index(self._index, str(path))
+            with path.open("ab") as file:
+                file.write(END)
         if self._quantised:
             save_vectors(folder, vectors)
 
@@ -156,7 +161,7 @@ class FaissIndex:
         parameters = {key: value for key, value in description.items() if key not in {"kind", "n", "d"}}
         index = cls(_KINDS[description["kind"]](**parameters))
         shape = (int(description["n"]), int(description["d"]))
-        index._index = _read(folder / INDEX_FILE, index._quantised)
+        index._index = _read(folder / INDEX_FILE)
         held = _shape(index._index, index.settings, shape[1])
         if held != (type(_empty_index(index.settings, shape[1], 1)), *shape):
             raise BundleError(
@@ -236,16 +241,16 @@ def _shape(index: Any, settings: FaissSettings, d: int) -> tuple[type, int, int]
     return type(index), int(index.ntotal), int(index.d) - padding
 
 
-def _read(path: Path, lists: bool) -> Any:
-    if not path.is_file():
-        raise BundleError(f"{path} is missing; save the bundle again")
-    # FAISS has two ways to map a file; each leaves some damage unseen in the kinds of index meant for the other.
-    flag = _faiss().IO_FLAG_MMAP if lists else _faiss().IO_FLAG_MMAP_IFC
+def _read(path: Path) -> Any:
     try:
-        return _faiss().read_index(str(path), flag)
-    except (RuntimeError, MemoryError) as error:
-        reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise BundleError(f"{path} cannot be read ({reason[0]}); save the bundle again") from error
+        with path.open("rb") as file:
+            file.seek(-len(END), os.SEEK_END)
+            if file.read() != END:
+                raise ValueError("its end is missing")
+        return _faiss().read_index(str(path), _faiss().IO_FLAG_MMAP_IFC)
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[-1]
+        raise BundleError(f"{path} cannot be read ({reason}); save the bundle again") from error
 
 
 def _member(sorted_values: Ints, asked: Ints) -> Bools:

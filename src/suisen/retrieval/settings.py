@@ -74,7 +74,7 @@ class IVFSQ8:
     kind: ClassVar[str] = "ivf-sq8"
     lists: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Number of lists; None = min(4·√n, n / 39)."""
-    probe: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    probe: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     """Lists looked into in a search."""
 
 

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+import suisen.retrieval.faiss as wrapped
+from suisen.errors import InputError
+from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Flat, create_index, index_named
+from tests.retrieval.conftest import clustered, excluded
+
+
+@pytest.mark.parametrize("kind", [IVFSQ8, IVFPQ])
+def test_small_catalogues_get_fewer_lists_or_a_refusal(kind, capfd):
+    vectors, _ = clustered(n=1_000)
+    index = create_index(kind())
+    index.build(vectors)
+    assert index.description["lists"] == 1_000 // 39  # fewer than 4 · √1000 = 126
+    assert kind().lists is None
+    larger = create_index(kind())
+    larger.build(clustered(n=30_000, d=4)[0])
+    assert larger.description["lists"] == round(4 * 30_000**0.5)
+    assert capfd.readouterr() == ("", "")  # FAISS had nothing to warn of
+    with pytest.raises(InputError, match=r"needs at least 1000 vectors, there are 999; use Exact\(\)"):
+        index.build(vectors[:999])
+    with pytest.raises(InputError, match=r"lists = 26 needs 1014 vectors.*there are 1000; .*give at most 25"):
+        create_index(kind(lists=26)).build(vectors)
+
+
+@pytest.mark.parametrize("settings", [IVFSQ8(probe=1), IVFPQ(probe=1, refine=1), HNSW(ef_search=1)])
+def test_little_effort_still_gives_k(settings):
+    vectors, queries = clustered(n=4_000)
+    index = create_index(settings)
+    index.build(vectors)
+    ids, _ = index.search(queries, 400)
+    assert (ids >= 0).all()
+    assert all(len(set(row)) == 400 for row in ids.tolist())
+
+
+def test_only_queries_that_lack_answers_are_asked_again(monkeypatch):
+    vectors, queries = clustered(n=4_000)
+    index = create_index(IVFSQ8(lists=100, probe=1))
+    index.build(vectors)
+    asked, scanned = [], []
+    ask, scan = wrapped.FaissIndex._ask, wrapped.scan
+    monkeypatch.setattr(
+        wrapped.FaissIndex, "_ask", lambda self, r, rows, *rest: asked.append(len(rows)) or ask(self, r, rows, *rest)
+    )
+    monkeypatch.setattr(wrapped, "scan", lambda held, r: scanned.append(len(r.queries)) or scan(held, r))
+    index.search(queries, 1)
+    assert (asked, scanned) == ([len(queries)], [])
+    asked.clear()
+    everything = list(range(4_000))
+    ids, _ = index.search(queries, 10, excluded([everything[:-10], *[[]] * (len(queries) - 1)]))
+    assert sorted(ids[0].tolist()) == everything[-10:]
+    assert asked == [len(queries) - 1]
+    assert scanned == [1]
+
+
+@pytest.mark.parametrize("settings", [Flat(), HNSW(), IVFSQ8(), IVFPQ()])
+def test_a_large_mask_is_seen_by_faiss_itself(settings, monkeypatch):
+    vectors, queries = clustered(n=12_000, d=8)
+    index = create_index(settings)
+    index.build(vectors)
+    allowed = np.arange(12_000) % 12 != 0
+    monkeypatch.setattr(wrapped, "scan", None)  # no query needs it
+    ids, _ = index.search(queries, 50, excluded([[1, 2]] * len(queries)), allowed)
+    assert allowed[ids].all()
+    truth = np.argsort(-np.where(allowed, queries @ vectors.T, -np.inf), axis=1)[:, :50]
+    shared = [len(set(a) & set(b)) / 50 for a, b in zip(ids.tolist(), truth.tolist(), strict=True)]
+    assert np.mean(shared) >= 0.85
+
+
+def test_one_dimension_and_one_vector():
+    index = create_index(Flat())
+    index.build(np.array([[2.0]], dtype=np.float32))
+    ids, scores = index.search(np.array([[3.0]], dtype=np.float32), 2)
+    assert ids.tolist() == [[0, -1]]
+    assert scores.tolist() == [[6.0, -np.inf]]
+
+
+def test_settings_name_field_value_and_bound():
+    with pytest.raises(InputError, match=r"HNSW: m = 1 should be greater than or equal to 4"):
+        HNSW(m=1)
+    with pytest.raises(InputError, match=r"HNSW parameter = 'ef_serch' is unknown; did you mean 'ef_search'\?"):
+        HNSW(ef_serch=10)
+    with pytest.raises(InputError, match=r"IVFPQ: refine = 'many'"):
+        IVFPQ(refine="many")
+
+
+def test_indexes_by_name():
+    assert index_named("hnsw", m=16) == HNSW(m=16)
+    assert index_named("exact") == Exact()
+    with pytest.raises(InputError, match=r"index = 'ivfpq' is unknown; did you mean 'ivf-pq'\?"):
+        index_named("ivfpq")
