@@ -174,11 +174,12 @@ def judge_labels(sieve: Sieve, field: str, values: pl.Series, positive_from: flo
 def judge_types(sieve: Sieve, field: str, values: pl.Series, weights: Mapping[str, float]) -> pl.Series:
     """(n,) Float64: the weight of each event's type."""
     text = values.cast(pl.String)
-    known = list(weights)
+    known = [str(name) for name in weights]
+    numbers = pl.Series(list(map(float, weights.values())), dtype=pl.Float64)
     sieve.refuse(field, "is missing", text.is_null())
     listed = f"is a type that event_weights does not list ({', '.join(known)})"
     sieve.refuse(field, listed, ~text.is_in(known), values)
-    return text.replace_strict(known, list(weights.values()), default=None, return_dtype=pl.Float64)
+    return text.replace_strict(pl.Series(known), numbers, default=None, return_dtype=pl.Float64)
 
 
 def keep_duplicates(visitor: list[pl.Series], item: pl.Series, time: pl.Series | None, keep: Keep) -> pl.Series:

@@ -77,13 +77,14 @@ def read_delimited(name: str, data: bytes, delimiter: str, quoting: bool = True)
         return _slow(name, data, mark)
     if records.unclosed:
         raise InputError(_unclosed(name, int(records.lines[-1])))
+    all_records = records.starts.size
     records = records.take(~_blank(data, records))
     if records.lines.size == 0:
         raise InputError(f"{name} is empty; give a header and at least one row")
     columns = _header(name, data[records.starts[0] : records.ends[0]], mark, quoting)
     right = records.fields == len(columns)
-    frame = _parse(name, _joined(data, records, right), mark, quoting, columns)
     good, bad = records.take(right), records.take(~right)
+    frame = _parse(name, _joined(data, good, all_records), mark, quoting, columns)
     if frame.height != good.lines.size - 1:
         raise InputError(f"{name}: {good.lines.size - 1} records were found and {frame.height} read; is it text?")
     return Text(frame, pl.Series("line", good.lines[1:]), _wrong_width(bad.lines, bad.fields, len(columns)))
@@ -142,12 +143,15 @@ def _blank(data: bytes, records: _Records) -> npt.NDArray[np.bool_]:
     return blank
 
 
-def _joined(data: bytes, records: _Records, which: npt.NDArray[np.bool_]) -> bytes:
-    """The file's bytes, without the records that are not wanted."""
-    if which.all():
-        return data[records.starts[0] :]
-    kept = records.take(which)
-    return b"\n".join(data[a:b] for a, b in zip(kept.starts.tolist(), kept.ends.tolist(), strict=True)) + b"\n"
+def _joined(data: bytes, kept: _Records, all_records: int) -> bytes:
+    """The file's bytes without the records that are not kept (each with its newline)."""
+    if kept.starts.size == all_records:
+        return data
+    edges = np.zeros(len(data) + 2, dtype=np.int8)
+    edges[kept.starts] += 1
+    edges[kept.ends + 1] -= 1
+    inside = np.cumsum(edges, dtype=np.int8)[: len(data)] > 0
+    return np.frombuffer(data, dtype=np.uint8)[inside].tobytes()
 
 
 def _header(name: str, line: bytes, mark: bytes, quoting: bool) -> list[str]:

@@ -245,13 +245,15 @@ def _checked_json_lines(name: str, data: bytes) -> Raw:
         if not line.strip():
             continue
         try:
-            rows.append(msgspec.json.decode(line, type=dict[str, Any]))
-            good.append(number)
+            msgspec.json.decode(line, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError):
             bad.append(number)
+        else:
+            good.append(number)
+            rows.append(line)
     fault = Fault("lines that are no JSON object", "the line is no JSON object", pl.Series(bad, dtype=pl.Int64))
     try:
-        frame = pl.DataFrame(rows, infer_schema_length=None)
+        frame = pl.read_ndjson(b"\n".join(rows), infer_schema_length=None) if rows else pl.DataFrame()
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{name}: a field changes its type from line to line ({error}); keep one type") from None
     places = pl.Series("line", good, dtype=pl.Int64)

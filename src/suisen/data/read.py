@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack, get_args
 
@@ -145,6 +146,9 @@ class Options:
             raise InputError("user = None needs session=: without a user its session names the guest")
         if options.event_weights and options.event is None:
             raise InputError("event_weights needs event=, the column of the event's type")
+        for event, weight in options.event_weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight):
+                raise InputError(f"event_weights: {event} = {weight!r} is no finite number; give a weight, 0 or below")
         if options.positive_from is not None and options.label is None:
             raise InputError("positive_from needs label=, the column that it judges")
         return options

@@ -225,8 +225,12 @@ def _atomic(files: Files) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     inter, user, item = (
         pl.read_csv(BytesIO(files(file)), separator="\t", quote_char=None, infer_schema=False) for file in ATOMIC
     )
-    number: dict[str, Any] = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "time": pl.Float64}
-    ratings = inter.rename(dict(zip(inter.columns, RATINGS, strict=True))).cast(number).cast({"time": pl.Int64})  # type: ignore[arg-type]
+    number: dict[Any, Any] = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "time": pl.Float64}
+    ratings = (
+        inter.rename(dict(zip(inter.columns, RATINGS, strict=True)))
+        .cast(number)
+        .with_columns(pl.col("time").cast(pl.Int64))
+    )
     users = user.rename(dict(zip(user.columns, ("user", "age", "gender", "occupation", "zip_code"), strict=True)))
     item = item.rename(dict(zip(item.columns, ("item", "name", "year", "genres"), strict=True)))
     lost = "unkonwn"  # RecBole's spelling where the official title is "unknown" and names no year
