@@ -6,26 +6,7 @@ from hypothesis import strategies as st
 
 from suisen.data.dataset import Dataset
 from suisen.errors import InputError
-from tests.helpers import make_data, make_log, raw_items
-
-
-@st.composite
-def logs(draw, labels=None, times=None):
-    """Up to 25 events of a few users and items, with or without labels and times, ties in time among them."""
-    n = draw(st.integers(1, 25))
-    column = lambda values: draw(st.lists(values, min_size=n, max_size=n))  # noqa: E731
-    columns = {"user": column(st.sampled_from("abc")), "item": column(st.integers(1, 6))}
-    if draw(st.booleans()) if times is None else times:
-        columns["time"] = column(st.integers(1, 10))
-    if draw(st.booleans()) if labels is None else labels:
-        columns["label"] = column(st.integers(0, 1))
-    columns["row"] = draw(st.permutations(range(n)))
-    return make_log(**columns)
-
-
-def in_order(log):
-    """The log's events as dicts, in the order of time, then place."""
-    return sorted(log.events.to_dicts(), key=lambda e: (e.get("time", 0), e["row"]))
+from tests.helpers import in_order, logs, make_data, raw_items
 
 
 def test_ids_go_by_the_place_in_the_source_and_row_0_is_unknown():
