@@ -39,6 +39,8 @@ FEW_ALLOWED = 10_000
 """Where no more than this, or a twentieth of the vectors, is allowed, these are scored exactly."""
 EFFORTS = (1, 4, 16)
 """A repeated search looks into this many times as many lists or candidates."""
+WIDTH = 16
+"""A search looks into lists that hold at least this many vectors for each of the k (on average)."""
 EXTRA = 4
 """A search is widened by this many vectors for each that the query excludes."""
 
@@ -92,7 +94,7 @@ class FaissIndex:
         select = _selector(allowed)
         for effort in EFFORTS:
             for rows, fetch, gone in self._groups(request, lacking):
-                params = self._params(effort, gone, select)
+                params = self._params(effort, k, gone, select)
                 if params is not None:
                     keys[rows] = self._ask(request, rows, fetch, params)
             lacking = lacking[np.count_nonzero(keys[lacking] != NONE, axis=1) < request.wanted[lacking]]
@@ -103,18 +105,21 @@ class FaissIndex:
             keys[lacking, : best.shape[1]] = best
         return unpack(keys, k)
 
-    def _params(self, effort: int, gone: int, select: dict[str, Any]) -> Any:
+    def _params(self, effort: int, k: int, gone: int, select: dict[str, Any]) -> Any:
         """FAISS's search parameters; None where an exact scan costs no more.
 
-        What a query excludes is mostly what lies nearest, so its search is widened by EXTRA times as many vectors.
+        A long answer needs a wide search, whatever was set for short ones; and what a query excludes is mostly what
+        lies nearest, so its search is widened by EXTRA times as many vectors.
         """
         settings, n = self.settings, len(self.vectors)
         if isinstance(settings, Flat):
             return _faiss().SearchParameters(**select)
         if isinstance(settings, HNSW):
-            return _faiss().SearchParametersHNSW(efSearch=settings.ef_search * effort + EXTRA * gone, **select)
+            return _faiss().SearchParametersHNSW(
+                efSearch=max(settings.ef_search, 2 * k) * effort + EXTRA * gone, **select
+            )
         lists = int(self._index.nlist)
-        probe = min(settings.probe, lists) * effort + EXTRA * gone * lists // n
+        probe = max(min(settings.probe, lists), WIDTH * k * lists // n) * effort + EXTRA * gone * lists // n
         if probe * 2 > lists and probe > settings.probe:
             return None
         return _faiss().SearchParametersIVF(nprobe=min(probe, lists), **select)

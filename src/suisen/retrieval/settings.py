@@ -62,7 +62,7 @@ class HNSW:
     ef_construction: Annotated[int, Field(ge=8, le=4096)] = 200
     """Candidates looked at when a vector is added: the higher, the better and slower the build."""
     ef_search: Annotated[int, Field(ge=1, le=16384)] = 128
-    """Candidates kept in a search: the higher, the better and slower."""
+    """Candidates kept in a search, at least 2·k: the higher, the better and slower."""
 
 
 @index_settings
@@ -75,7 +75,7 @@ class IVFSQ8:
     lists: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Number of lists; None = min(4·√n, n / 39)."""
     probe: Annotated[int, Field(ge=1, le=1_000_000)] = 32
-    """Lists looked into in a search."""
+    """Lists looked into in a search; more where these hold fewer than 16·k vectors on average."""
 
 
 @index_settings
@@ -89,7 +89,7 @@ class IVFPQ:
     lists: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Number of lists; None = min(4·√n, n / 39)."""
     probe: Annotated[int, Field(ge=1, le=1_000_000)] = 32
-    """Lists looked into in a search."""
+    """Lists looked into in a search; more where these hold fewer than 16·k vectors on average."""
     refine: Annotated[int, Field(ge=1, le=64)] = 4
     """refine · k candidates of the quantised scan are re-scored with the vectors."""
 
