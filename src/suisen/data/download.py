@@ -99,7 +99,7 @@ def _open(url: str, headers: dict[str, str] | None = None) -> Any:
             if error.code == 416:
                 return None
         raise Unreachable(f"{url} answers {error.code} {error.reason}") from None
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise Unreachable(f"{url} cannot be reached ({error})") from None
 
 

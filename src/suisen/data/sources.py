@@ -192,6 +192,7 @@ def _table(data: bytes, separator: str, columns: Mapping[str, Any], encoding: st
     return frame
 
 
+MOVIES: dict[str, Any] = {"item": pl.Int64, "title": pl.String, "genres": pl.String}
 RATINGS: dict[str, Any] = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "time": pl.Int64}
 
 
@@ -253,8 +254,7 @@ def _ml_1m(files: Files) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
 
 
 def _movies_dat(files: Files, encoding: str) -> pl.DataFrame:
-    columns = {"item": pl.Int64, "title": pl.String, "genres": pl.String}
-    movies = _table(files("movies.dat"), "::", columns, encoding)
+    movies = _table(files("movies.dat"), "::", MOVIES, encoding)
     return _with_year(movies.with_columns(_genre_list(pl.col("genres"))))
 
 
@@ -265,10 +265,8 @@ def _ml_10m(files: Files) -> tuple[pl.DataFrame, None, pl.DataFrame]:
 
 def _ml_csv(files: Files) -> tuple[pl.DataFrame, None, pl.DataFrame]:
     """ratings.csv and movies.csv (commas, quotes, UTF-8); nothing of the users."""
-    ratings = pl.read_csv(BytesIO(files("ratings.csv")), schema=RATINGS)
-    movies = pl.read_csv(
-        BytesIO(files("movies.csv")), schema={"item": pl.Int64, "title": pl.String, "genres": pl.String}
-    )
+    ratings = pl.read_csv(BytesIO(files("ratings.csv")), has_header=False, skip_rows=1, schema=RATINGS)
+    movies = pl.read_csv(BytesIO(files("movies.csv")), has_header=False, skip_rows=1, schema=MOVIES)
     return ratings, None, _with_year(movies.with_columns(_genre_list(pl.col("genres"))))
 
 

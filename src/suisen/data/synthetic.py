@@ -103,8 +103,8 @@ class Truth:
 
     def probability(self, users: npt.ArrayLike, items: npt.ArrayLike) -> Floats:
         """p(i | u) of pairs: users (B,) with items (B,) or (B, C) → the shape of ``items``."""
-        of_user = self.taste[np.asarray(users) - 1]
-        of_item = self.offer.T[np.asarray(items) - 1]
+        of_user = self.taste[np.asarray(users, dtype=np.int64) - 1]
+        of_item = self.offer.T[np.asarray(items, dtype=np.int64) - 1]
         pattern = "bg,bcg->bc" if of_item.ndim == 3 else "bg,bg->b"
         product: Floats = np.einsum(pattern, of_user, of_item)
         return product
@@ -115,7 +115,7 @@ class Truth:
 
     def best(self, users: npt.ArrayLike, k: int) -> Longs:
         """(B, min(k, items)) raw ids of each user's likeliest items, best first."""
-        rows = self.taste[np.asarray(users) - 1]
+        rows = self.taste[np.asarray(users, dtype=np.int64) - 1]
         most = min(k, self.offer.shape[1])
         step = max(1, BLOCK // self.offer.shape[1])
         blocks = [_best(rows[a : a + step] @ self.offer, most) for a in range(0, len(rows), step)]
