@@ -205,16 +205,18 @@ class _Batch:
             del tile
         if bool(self.target.isnan().any()):
             raise InputError(NAN)
-        self.floor = self._floor(sample)
+        self.floor = self._floor(sample, int(numbers[0]) if numbers.numel() else 0)
         return kept
 
-    def _floor(self, sample: Tensor) -> Tensor:
-        """(B, T): from which score on an item counts as not below the target."""
+    def _floor(self, sample: Tensor, number: int) -> Tensor:
+        """(B, T): from which score on an item counts as not below the target; ``sample``: first columns of a tile."""
         others = torch.zeros_like(self.count)
         for column, start in enumerate(self.start):
             target = self.target[start:, column, None]
             others[start:, column] = ((sample[start:] - target).abs() <= target.abs() * BLUR).sum(1)
-        return blurred(self.target, others, sample.shape[1])
+        first, width = self.catalogue.tiles[number][0] if self.catalogue.tiles else 0, sample.shape[1]
+        itself = (self.items >= first) & (self.items < first + width)
+        return blurred(self.target, others - itself.long(), width)
 
     def _keep_best(self, tile: Tensor, number: int, k: int) -> None:
         scores, columns = tile.topk(min(k, tile.shape[1]), dim=1)

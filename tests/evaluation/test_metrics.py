@@ -1,0 +1,163 @@
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytest import approx
+
+from suisen.data.ragged import Ragged
+from suisen.errors import InputError
+from suisen.evaluation import metrics as m
+from suisen.evaluation.ranks import UNRANKED, Ranking
+from tests.evaluation.toys import slow_metric
+
+with warnings.catch_warnings():  # numba and friends warn when ranx is imported
+    warnings.simplefilter("ignore")
+    import ranx
+
+KS = (1, 3, 10)
+ranks_of_queries = st.lists(
+    st.tuples(st.sets(st.integers(1, 14), max_size=6), st.integers(0, 2)), min_size=1, max_size=5
+)
+
+
+@given(ranks_of_queries, st.sampled_from(KS))
+def test_metrics_of_ranks_are_their_definitions(rows, k):
+    rows = [[*sorted(ranks), *([None] * missing)] for ranks, missing in rows]
+    ranks = Ragged.of([[UNRANKED if rank is None else rank for rank in row] for row in rows])
+    for base, formula in m.BY_RANKS.items():
+        expected = [slow_metric(base, row, k) for row in rows]
+        assert formula(ranks, k).tolist() == approx(expected, nan_ok=True), base
+    assert m.reciprocal_rank(ranks).tolist() == approx([slow_metric("mrr", row, None) for row in rows], nan_ok=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_metrics_of_ranks_are_those_of_ranx_value_by_value(seed):
+    rng = np.random.default_rng(seed)
+    n_items, queries = 40, 60
+    ranks, qrels, run = [], {}, {}
+    for query in range(queries):
+        order = rng.permutation(n_items)
+        truth = rng.choice(n_items + 5, size=rng.integers(1, 16), replace=False)  # five that no list holds
+        place = {int(item): position for position, item in enumerate(order, start=1)}
+        ranks.append(sorted(place.get(int(item), UNRANKED) for item in truth))
+        qrels[f"q{query:03}"] = {f"i{item}": 1 for item in truth}
+        run[f"q{query:03}"] = {f"i{item}": float(n_items - position) for position, item in enumerate(order)}
+    peers = {"hr": "hit_rate", "recall": "recall", "precision": "precision", "ndcg": "ndcg", "map": "map", "mrr": "mrr"}
+    names = [f"{theirs}@{k}" for theirs in peers.values() for k in KS]
+    answers = ranx.evaluate(ranx.Qrels(qrels), ranx.Run(run), names, return_mean=False)
+    for (ours, theirs), k in itertools.product(peers.items(), KS):
+        values = m.BY_RANKS[ours](Ragged.of(ranks), k)
+        assert values.numpy() == approx(answers[f"{theirs}@{k}"], abs=1e-12), f"{ours}@{k}"
+
+
+@given(st.lists(st.integers(-2, 2), min_size=2, max_size=9), st.data())
+def test_auc_of_a_query_counts_pairs_and_ties_are_lost(scores, data):
+    relevant = data.draw(st.sets(st.integers(0, len(scores) - 1), min_size=1, max_size=len(scores) - 1))
+    own = sorted((scores[i] for i in relevant), reverse=True)
+    rivals = [score for i, score in enumerate(scores) if i not in relevant]
+    ranks = [1 + j + sum(rival >= score for rival in rivals) for j, score in enumerate(own)]
+    ranking = Ragged.of([[*ranks, UNRANKED]])  # one more that cannot be found loses to all
+    expected = sum(score > rival for score in own for rival in rivals) / ((len(own) + 1) * len(rivals))
+    assert m.query_auc(ranking, torch.tensor([len(rivals)])).item() == approx(expected)
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30))
+def test_auc_of_clicks_is_the_share_of_pairs_and_its_spread_is_delongs(rows):
+    scores, labels = torch.tensor([float(s) for s, _ in rows]), torch.tensor([float(y) for _, y in rows])
+    wins = [[(a > b) + 0.5 * (a == b) for b, z in rows if not z] for a, y in rows if y]
+    if not wins or not wins[0]:
+        with pytest.raises(InputError, match="auc needs rows of both labels"):
+            m.auc(scores, labels)
+        return
+    table = np.array(wins, dtype=float)
+    values = m.auc(scores, labels).numpy()
+    assert values.mean() == approx(table.mean())
+    clicks, others = table.mean(1), table.mean(0)
+    delong = ((clicks - table.mean()) ** 2).sum() / clicks.size**2 + ((others - table.mean()) ** 2).sum() / others.size**2
+    assert values.var() / values.size == approx(delong, abs=1e-12)
+
+
+def test_logloss_is_minus_the_log_probability_and_does_not_overflow():
+    scores, labels = torch.tensor([0.3, -2.0, 800.0, -800.0]), torch.tensor([1.0, 0.0, 1.0, 0.0])
+    expected = [-math.log(1 / (1 + math.exp(-0.3))), -math.log(1 - 1 / (1 + math.exp(2.0))), 0.0, 0.0]
+    assert m.logloss(scores, labels).tolist() == approx(expected)
+    assert m.logloss(torch.tensor([-800.0]), torch.tensor([1.0])).tolist() == approx([800.0])
+
+
+LISTS = torch.tensor([[1, 2], [2, 3], [4, 0], [0, 0]])
+COUNTS = torch.tensor([99, 4, 2, 2, 0, 0])
+
+
+def test_coverage_is_the_share_of_items_given_and_its_spread_the_jackknifes():
+    values = m.coverage(LISTS, 6)
+    assert values.mean().item() == approx(4 / 5)
+    without = [len(set(torch.cat([LISTS[:q], LISTS[q + 1 :]]).flatten().tolist()) - {0}) / 5 for q in range(4)]
+    jackknife = 3 / 4 * sum((x - sum(without) / 4) ** 2 for x in without)
+    assert values.var(unbiased=True).item() / 4 == approx(jackknife)
+
+
+def test_novelty_is_the_mean_self_information():
+    assert m.novelty(LISTS, m.Facts(COUNTS)).tolist() == approx([1.5, 2.0, 3.0, math.nan], nan_ok=True)
+
+
+def test_popularity_bias_is_half_over_the_catalogue():
+    facts = m.Facts(COUNTS)
+    assert m.popularity_bias(torch.arange(1, 6)[None], facts).item() == approx(0.5)
+    expected = [(0.9 + 0.6) / 2, 0.6, 0.2, math.nan]
+    assert m.popularity_bias(LISTS, facts).tolist() == approx(expected, nan_ok=True)
+
+
+@given(st.integers(0, 1000), st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_diversity_is_one_minus_the_mean_cosine_of_pairs(seed, k):
+    vectors = torch.randn(8, 3, generator=torch.Generator().manual_seed(seed))
+    vectors[5] = 0
+    lists = torch.stack([torch.randperm(8, generator=torch.Generator().manual_seed(seed + i))[:k] for i in range(4)])
+    values = m.diversity(lists, m.Facts(COUNTS, vectors)).tolist()
+    for row, value in zip(lists.tolist(), values):
+        pairs = list(itertools.combinations([item for item in row if item], 2))
+        cosines = [torch.cosine_similarity(vectors[a], vectors[b], dim=0).item() for a, b in pairs]
+        assert value == approx(1 - sum(cosines) / len(cosines) if cosines else math.nan, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ndgc@10", r"metric = 'ndgc@10' is unknown; did you mean 'ndcg@10'\?"),
+        ("ndcg", "needs a cut-off; write 'ndcg@10'"),
+        ("auc@5", "auc has no cut-off; write 'auc'"),
+        ("hr@0", "whole number from 1"),
+        ("hr@ten", "whole number from 1"),
+        ("hr@", "whole number from 1"),
+    ],
+)
+def test_names_are_checked(name, message):
+    with pytest.raises(InputError, match=message):
+        m.parse(name)
+
+
+def test_names_are_parsed_once_each():
+    assert [str(metric) for metric in m.parse_all(["MRR", "hr@10", "hr@10", "auc"])] == ["mrr", "hr@10", "auc"]
+    with pytest.raises(InputError, match=r"give a list of names, like \['hr@10'\]"):
+        m.parse_all("hr@10")
+
+
+def test_metrics_say_what_they_lack():
+    bare = Ranking(Ragged.of([[1]]))
+    for name, message in (
+        ("auc", "a scorer of lists gives none"),
+        ("novelty@5", "needs lists"),
+    ):
+        with pytest.raises(InputError, match=message):
+            m.of_ranking(m.parse(name), bare, 5, None)
+    lists = Ranking(Ragged.of([[1]]), lists=torch.tensor([[1, 2]]))
+    with pytest.raises(InputError, match=r"novelty@5' needs facts about the items; give facts=Facts\(train"):
+        m.of_ranking(m.parse("novelty@5"), lists, 5, None)
+    with pytest.raises(InputError, match=r"needs facts\.item_vectors"):
+        m.of_ranking(m.parse("diversity@5"), lists, 5, m.Facts(COUNTS))
