@@ -42,7 +42,7 @@ EFFORTS = (1, 4, 16)
 WIDTH = 16
 """A search looks into lists that hold at least this many vectors for each of the k (on average)."""
 EXTRA = 4
-"""A search is widened by this many vectors for each that the query excludes."""
+"""A search looks into lists that hold this many vectors more for each that the query excludes."""
 
 
 class FaissIndex:
@@ -108,16 +108,15 @@ class FaissIndex:
     def _params(self, effort: int, k: int, gone: int, select: dict[str, Any]) -> Any:
         """FAISS's search parameters; None where an exact scan costs no more.
 
-        A long answer needs a wide search, whatever was set for short ones; and what a query excludes is mostly what
-        lies nearest, so its search is widened by EXTRA times as many vectors.
+        A long answer needs a wide search, whatever was set for short ones (FAISS does not see to it); and what a query
+        excludes is mostly what lies nearest, so its search is widened by that, too.
         """
         settings, n = self.settings, len(self.vectors)
         if isinstance(settings, Flat):
             return _faiss().SearchParameters(**select)
         if isinstance(settings, HNSW):
-            return _faiss().SearchParametersHNSW(
-                efSearch=max(settings.ef_search, 2 * k) * effort + EXTRA * gone, **select
-            )
+            width = max(settings.ef_search, 2 * k) * effort + 2 * gone
+            return _faiss().SearchParametersHNSW(efSearch=width, **select)
         lists = int(self._index.nlist)
         probe = max(min(settings.probe, lists), WIDTH * k * lists // n) * effort + EXTRA * gone * lists // n
         if probe * 2 > lists and probe > settings.probe:
