@@ -96,6 +96,8 @@ def test_a_delimiter_of_two_signs():
         (b"\n\r\n\n", "x.csv is empty; give a header and at least one row"),
         (b'a,b\n1,"open\n2,3\n', "a quote in the record at line 2 is never closed"),
         (b'a,b\n5" x,1\n1,"open\n2,3\n', "a quote in the record at line 3 is never closed"),
+        (b'"a"x,b\n1,2\n', "in the header, line 1, a quoted name is followed by text"),
+        (b"a,b\r1,2\r", "lines end in a carriage return alone"),
         (b"a,b,a\n1,2,3\n", "the header names 'a' twice"),
         (b"a,b\n1,2\n3,\xe9\n", r"line 3 is not UTF-8; pass encoding=\"shift-jis\""),
     ],

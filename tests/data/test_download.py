@@ -27,6 +27,8 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         self.server.seen.append((self.path, asked))
         body = self.server.files.get(self.path.lstrip("/"))
+        if body == b"hang up":
+            return None
         if body is None:
             return self.send_error(404)
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.ranges else 0
@@ -104,6 +106,12 @@ def test_a_checksum_file_without_a_checksum(server, tmp_path):
 def test_a_file_that_the_server_lacks(server, tmp_path):
     with pytest.raises(Unreachable, match=r"ml-9m\.zip\.md5 answers 404"):
         fetch_movielens("ml-9m", tmp_path)
+
+
+def test_a_server_that_hangs_up(server, tmp_path):
+    server.files["ml-1m.zip"] = b"hang up"
+    with pytest.raises(Unreachable, match=r"ml-1m\.zip cannot be reached"):
+        fetch_movielens("ml-1m", tmp_path)
 
 
 def test_a_server_that_is_not_there(monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from suisen.data.dataset import Dataset
 from suisen.data.read import USUAL, Options, ReadOptions, read_frame, read_path
-from suisen.errors import InputError
+from suisen.errors import InputError, MissingExtra
 
 EVENTS = pl.DataFrame(
     {
@@ -176,6 +176,15 @@ def test_pandas_columns_of_several_types_are_refused():
     frame = pd.DataFrame({"uid": pd.Series([1, "x"], dtype=object), "sku": [1, 2]})
     with pytest.raises(InputError, match="events: a column holds values of several types"):
         read_frame(frame)
+
+
+def test_pandas_without_arrow_names_the_extra(monkeypatch):
+    def absent(_):
+        raise ModuleNotFoundError("pyarrow")
+
+    monkeypatch.setattr(pl, "from_pandas", absent)
+    with pytest.raises(MissingExtra, match=r"pyarrow is not installed; run: pip install 'suisen\[pandas\]'"):
+        read_frame(pd.DataFrame({"uid": ["a"], "sku": ["b"]}))
 
 
 def test_pandas_ids_that_became_floats_and_zoned_times():

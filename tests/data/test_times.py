@@ -69,6 +69,10 @@ def test_other_spellings():
     assert parsed(["2021-03-04T00:00:00.1234567-01"]) == [day + 3600 * 10**6 + 123_456]
 
 
+def test_a_column_of_nothing_is_missing():
+    assert whys([None, None]) == ["is missing"] * 2
+
+
 def test_small_numbers_are_seconds():
     assert parsed([0, 1, 2]) == [0, 10**6, 2 * 10**6]
 

@@ -73,6 +73,8 @@ def read_delimited(name: str, data: bytes, delimiter: str, quoting: bool = True)
     if len(mark) > 1:
         data, mark, quoting = data.replace(mark, STAND_IN), STAND_IN, False
     records = _measure(data, mark[0], quoting)
+    if records.starts.size == 1 and b"\r" in data.strip():
+        raise InputError(f"{name}: lines end in a carriage return alone; write the file with newlines")
     if records.irregular:
         return _slow(name, data, mark)
     if records.unclosed:
@@ -208,7 +210,9 @@ def _slow(name: str, data: bytes, mark: bytes) -> Text:
             broken.append(line)
         elif row:
             rows.append((line, row))
-    columns = _header_of(name, rows[0][1]) if rows else []
+    if broken and (not rows or broken[0] < rows[0][0]):
+        raise InputError(f"{name}: in the header, line {broken[0]}, a quoted name is followed by text; mend its quotes")
+    columns = _header_of(name, rows[0][1])
     good = [(line, row) for line, row in rows[1:] if len(row) == len(columns)]
     bad = [(line, len(row)) for line, row in rows[1:] if len(row) != len(columns)]
     frame = pl.DataFrame([row for _, row in good], schema=dict.fromkeys(columns, pl.String), orient="row")
