@@ -127,7 +127,9 @@ def test_the_official_layout_from_a_folder_and_from_a_zip(tmp_path, name):
     fill(tmp_path / "a" / folder, layout(name))
     archive = pack(tmp_path / "b" / f"{name}.zip", layout(name), f"{folder}/")
     for place in (tmp_path / "a", tmp_path / "a" / folder, tmp_path / "b", archive):
-        check(load(name, place), name)
+        log = load(name, place)
+        check(log, name)
+        assert log.notes[0].startswith(f"{name}: read from {tmp_path}")
 
 
 def test_the_two_sources_of_100k_give_the_same_log(tmp_path, monkeypatch):
