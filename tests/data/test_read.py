@@ -149,6 +149,16 @@ def test_refuses_a_header_alone(tmp_path):
         read_path(file_of(tmp_path, "e.csv", "uid,sku\n"))
 
 
+def test_a_file_of_nothing_but_bad_lines(tmp_path):
+    path = file_of(tmp_path, "e.jsonl", "[1]\nx\n")
+    with pytest.raises(
+        InputError, match=r"e\.jsonl: 2 bad rows, first at line 1: the line is no JSON object; fix them"
+    ):
+        read_path(path)
+    with pytest.raises(InputError, match=r"e\.jsonl: no event is left \(e\.jsonl: 2 bad rows dropped"):
+        read_path(path, bad_rows="drop")
+
+
 def test_options_are_written_alike_in_both_places():
     assert set(ReadOptions.__annotations__) == {each.name for each in dataclasses.fields(Options)}
     assert all(name == name.lower() and "_" not in name for names in USUAL.values() for name in names)

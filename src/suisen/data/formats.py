@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -238,19 +239,15 @@ def _lines(data: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 def _checked_json_lines(name: str, data: bytes) -> Raw:
     """Line by line, for a file with lines that are no JSON objects."""
-    import msgspec
-
     good, bad, rows = [], [], []
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
-        try:
-            msgspec.json.decode(line, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            bad.append(number)
-        else:
+        if _is_object(line):
             good.append(number)
             rows.append(line)
+        else:
+            bad.append(number)
     fault = Fault("lines that are no JSON object", "the line is no JSON object", pl.Series(bad, dtype=pl.Int64))
     try:
         frame = pl.read_ndjson(b"\n".join(rows), infer_schema_length=None) if rows else pl.DataFrame()
@@ -258,3 +255,14 @@ def _checked_json_lines(name: str, data: bytes) -> Raw:
         raise InputError(f"{name}: a field changes its type from line to line ({error}); keep one type") from None
     places = pl.Series("line", good, dtype=pl.Int64)
     return Raw(name, frame, places, "line", malformed=(fault,) if bad else ())
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line, parse_constant=_no_json), dict)
+    except ValueError:  # bytes that are not UTF-8 among them
+        return False
+
+
+def _no_json(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")

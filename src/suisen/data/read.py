@@ -253,10 +253,12 @@ class _Reading:
 
 
 def _log(raw: Raw, options: Options) -> Log:
-    if raw.frame.height == 0 and not raw.malformed:
-        raise InputError(f"{raw.name} has a header and no rows; give at least one event")
-    roles = _columns(raw, options)
     sieve = Sieve(raw.name, raw.places, raw.unit, raw.malformed)
+    if raw.frame.height == 0:
+        dropped = sieve.settle(options.bad_rows)
+        what = f": no event is left ({'; '.join(dropped)})" if dropped else " has a header and no rows"
+        raise InputError(f"{raw.name}{what}; give at least one event")
+    roles = _columns(raw, options)
     reading = _Reading(raw, options, roles, sieve, list(raw.notes))
     _say_columns(reading)
     _read_ids(reading)
