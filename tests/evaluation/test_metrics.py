@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytest import approx
 
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
@@ -17,6 +16,9 @@ from tests.evaluation.toys import slow_metric
 
 with warnings.catch_warnings():  # numba and friends warn when ranx is imported
     warnings.simplefilter("ignore")
+    import numba
+
+    numba.config.DISABLE_JIT = True  # compiling the oracle takes a minute, running it as plain Python a second
     import ranx
 
 KS = (1, 3, 10)
@@ -31,8 +33,10 @@ def test_metrics_of_ranks_are_their_definitions(rows, k):
     ranks = Ragged.of([[UNRANKED if rank is None else rank for rank in row] for row in rows])
     for base, formula in m.BY_RANKS.items():
         expected = [slow_metric(base, row, k) for row in rows]
-        assert formula(ranks, k).tolist() == approx(expected, nan_ok=True), base
-    assert m.reciprocal_rank(ranks).tolist() == approx([slow_metric("mrr", row, None) for row in rows], nan_ok=True)
+        assert formula(ranks, k).tolist() == pytest.approx(expected, nan_ok=True), base
+    assert m.reciprocal_rank(ranks).tolist() == pytest.approx(
+        [slow_metric("mrr", row, None) for row in rows], nan_ok=True
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -53,7 +57,7 @@ def test_metrics_of_ranks_are_those_of_ranx_value_by_value(seed):
     answers = ranx.evaluate(ranx.Qrels(qrels), ranx.Run(run), names, return_mean=False)
     for (ours, theirs), k in itertools.product(peers.items(), KS):
         values = m.BY_RANKS[ours](Ragged.of(ranks), k)
-        assert values.numpy() == approx(answers[f"{theirs}@{k}"], abs=1e-12), f"{ours}@{k}"
+        assert values.numpy() == pytest.approx(answers[f"{theirs}@{k}"], abs=1e-12), f"{ours}@{k}"
 
 
 @given(st.lists(st.integers(-2, 2), min_size=2, max_size=9), st.data())
@@ -64,7 +68,7 @@ def test_auc_of_a_query_counts_pairs_and_ties_are_lost(scores, data):
     ranks = [1 + j + sum(rival >= score for rival in rivals) for j, score in enumerate(own)]
     ranking = Ragged.of([[*ranks, UNRANKED]])  # one more that cannot be found loses to all
     expected = sum(score > rival for score in own for rival in rivals) / ((len(own) + 1) * len(rivals))
-    assert m.query_auc(ranking, torch.tensor([len(rivals)])).item() == approx(expected)
+    assert m.query_auc(ranking, torch.tensor([len(rivals)])).item() == pytest.approx(expected)
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30))
@@ -77,17 +81,19 @@ def test_auc_of_clicks_is_the_share_of_pairs_and_its_spread_is_delongs(rows):
         return
     table = np.array(wins, dtype=float)
     values = m.auc(scores, labels).numpy()
-    assert values.mean() == approx(table.mean())
+    assert values.mean() == pytest.approx(table.mean())
     clicks, others = table.mean(1), table.mean(0)
-    delong = ((clicks - table.mean()) ** 2).sum() / clicks.size**2 + ((others - table.mean()) ** 2).sum() / others.size**2
-    assert values.var() / values.size == approx(delong, abs=1e-12)
+    delong = ((clicks - table.mean()) ** 2).sum() / clicks.size**2 + (
+        (others - table.mean()) ** 2
+    ).sum() / others.size**2
+    assert values.var() / values.size == pytest.approx(delong, abs=1e-12)
 
 
 def test_logloss_is_minus_the_log_probability_and_does_not_overflow():
     scores, labels = torch.tensor([0.3, -2.0, 800.0, -800.0]), torch.tensor([1.0, 0.0, 1.0, 0.0])
     expected = [-math.log(1 / (1 + math.exp(-0.3))), -math.log(1 - 1 / (1 + math.exp(2.0))), 0.0, 0.0]
-    assert m.logloss(scores, labels).tolist() == approx(expected)
-    assert m.logloss(torch.tensor([-800.0]), torch.tensor([1.0])).tolist() == approx([800.0])
+    assert m.logloss(scores, labels).tolist() == pytest.approx(expected)
+    assert m.logloss(torch.tensor([-800.0]), torch.tensor([1.0])).tolist() == pytest.approx([800.0])
 
 
 LISTS = torch.tensor([[1, 2], [2, 3], [4, 0], [0, 0]])
@@ -96,21 +102,21 @@ COUNTS = torch.tensor([99, 4, 2, 2, 0, 0])
 
 def test_coverage_is_the_share_of_items_given_and_its_spread_the_jackknifes():
     values = m.coverage(LISTS, 6)
-    assert values.mean().item() == approx(4 / 5)
+    assert values.mean().item() == pytest.approx(4 / 5)
     without = [len(set(torch.cat([LISTS[:q], LISTS[q + 1 :]]).flatten().tolist()) - {0}) / 5 for q in range(4)]
     jackknife = 3 / 4 * sum((x - sum(without) / 4) ** 2 for x in without)
-    assert values.var(unbiased=True).item() / 4 == approx(jackknife)
+    assert values.var(unbiased=True).item() / 4 == pytest.approx(jackknife)
 
 
 def test_novelty_is_the_mean_self_information():
-    assert m.novelty(LISTS, m.Facts(COUNTS)).tolist() == approx([1.5, 2.0, 3.0, math.nan], nan_ok=True)
+    assert m.novelty(LISTS, m.Facts(COUNTS)).tolist() == pytest.approx([1.5, 2.0, 3.0, math.nan], nan_ok=True)
 
 
 def test_popularity_bias_is_half_over_the_catalogue():
     facts = m.Facts(COUNTS)
-    assert m.popularity_bias(torch.arange(1, 6)[None], facts).item() == approx(0.5)
+    assert m.popularity_bias(torch.arange(1, 6)[None], facts).item() == pytest.approx(0.5)
     expected = [(0.9 + 0.6) / 2, 0.6, 0.2, math.nan]
-    assert m.popularity_bias(LISTS, facts).tolist() == approx(expected, nan_ok=True)
+    assert m.popularity_bias(LISTS, facts).tolist() == pytest.approx(expected, nan_ok=True)
 
 
 @given(st.integers(0, 1000), st.integers(1, 5))
@@ -123,7 +129,7 @@ def test_diversity_is_one_minus_the_mean_cosine_of_pairs(seed, k):
     for row, value in zip(lists.tolist(), values):
         pairs = list(itertools.combinations([item for item in row if item], 2))
         cosines = [torch.cosine_similarity(vectors[a], vectors[b], dim=0).item() for a, b in pairs]
-        assert value == approx(1 - sum(cosines) / len(cosines) if cosines else math.nan, abs=1e-5, nan_ok=True)
+        assert value == pytest.approx(1 - sum(cosines) / len(cosines) if cosines else math.nan, abs=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize(
