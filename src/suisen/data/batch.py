@@ -6,6 +6,7 @@ Ids are dense: 0 means unknown or padding, row i of every table is dense id i.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, Self, TypeVar
 
@@ -223,10 +224,25 @@ class Queries:
         )
 
 
+def joined(parts: Sequence[Any]) -> Any:
+    """Records of one kind as one, their rows one behind the other; tensors must agree in all but the first dimension."""
+    first = parts[0]
+    if first is None or isinstance(first, str):
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, Ragged):
+        return concat(parts)
+    if isinstance(first, tuple):
+        return tuple(joined(column) for column in zip(*parts, strict=True))
+    names = [part.name for part in fields(first)]
+    return replace(first, **{name: joined([getattr(part, name) for part in parts]) for name in names})
+
+
 def _moved(record: R, device: torch.device) -> R:
     """A copy of a dataclass whose parts that know ``to`` are on ``device``."""
     parts = {field.name: getattr(record, field.name) for field in fields(record)}
     return replace(record, **{name: part.to(device) for name, part in parts.items() if hasattr(part, "to")})
 
 
-__all__ = ["Batch", "Candidates", "Contexts", "Features", "Field", "FieldKind", "Queries", "Schema", "concat"]
+__all__ = ["Batch", "Candidates", "Contexts", "Features", "Field", "FieldKind", "Queries", "Schema", "concat", "joined"]

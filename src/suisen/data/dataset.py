@@ -111,6 +111,8 @@ class Dataset:
     encoders: Mapping[str, Encoder]
     """By owner: user, item, request."""
     schema: Schema
+    frames: Mapping[str, pl.DataFrame]
+    """By owner, user and item: the raw features and titles, row i = dense id i, row 0 empty."""
     lists: Lists | None = None
     """Where given, rankers learn on these instead of on the events."""
 
@@ -154,7 +156,26 @@ class Dataset:
             item_features=encoders["item"].encode(item_frame),
             encoders=encoders,
             schema=schema,
+            frames={"user": user_frame, "item": item_frame},
         )
+
+    def keep(self, rows: Tensor) -> Self:
+        """The events where ``rows`` (n,) is True, with the same ids, features and schema: a part of train to learn on
+        while the rest asks the questions.
+        """
+        events, n_visitors = self.events, self.events.offsets.numel() - 1
+        visitor = events.visitor[rows]
+        kept = Events(
+            visitor=visitor,
+            item=events.item[rows],
+            time=events.time[rows],
+            label=None if events.label is None else events.label[rows],
+            weight=None if events.weight is None else events.weight[rows],
+            request=events.request.take(rows.nonzero().squeeze(1)),
+            offsets=offsets_of(torch.bincount(visitor, minlength=n_visitors)),
+        )
+        log = replace(self.log, events=self.log.events.filter(pl.Series(rows.numpy())))
+        return replace(self, log=log, events=kept)
 
     def split(self, how: Splitter) -> Split:
         """Train, valid and test by a rule of ``suisen.data.splits``."""

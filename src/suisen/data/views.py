@@ -275,7 +275,7 @@ class _SampledEpochs(_Steady):
 
 @dataclass(frozen=True)
 class Whole:
-    """One empty batch an epoch: the network holds the data itself and does a whole sweep (alternating least squares)."""
+    """One empty batch an epoch: the network holds the data and does a whole sweep (alternating least squares)."""
 
     def open(self, train: Dataset) -> _WholeEpochs:
         """Nothing to open."""

@@ -147,7 +147,7 @@ def _groups(lengths: Tensor, dim: int) -> list[Tensor]:
     for stop in range(1, len(sorted_lengths) + 1):
         longest = sorted_lengths[stop] if stop < len(sorted_lengths) else None
         full = longest is None or (stop - start + 1) * max(longest, dim) * dim > GROUP
-        if full or longest > 1.25 * sorted_lengths[start] + 8:  # type: ignore[operator]
+        if full or longest > 1.25 * sorted_lengths[start] + 8:
             groups.append(order[start:stop])
             start = stop
     return groups

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ class _Run:
     def _step(self, batch: Batch, number: int) -> float:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             loss = self.module(batch)
-        value = float(loss)
+        value = float(loss.detach())
         if not math.isfinite(value):
             raise self._not_finite(value, number)
         if self.optimisers:
@@ -208,10 +209,12 @@ def fit(
     validate: Validate | None = None,
     options: RunOptions | None = None,
     schema: Schema | None = None,
+    epochs: Sequence[int] | None = None,
 ) -> tuple[Net, list[Curve]]:
     """Builds the model's network, prepares it on train and runs its phases: (network in eval mode, a curve a phase).
 
-    ``schema`` replaces train's where the pipeline adds features of pairs.
+    ``schema`` replaces train's where the pipeline adds features of pairs; ``epochs``, one a phase, replace the model's
+    where they were found before.
     """
     options = options or RunOptions()
     with torch.random.fork_rng():
@@ -222,6 +225,8 @@ def fit(
     phases = model.phases(net)
     curves = []
     for i, phase in enumerate(phases, start=1):
+        if epochs is not None:
+            phase = replace(phase, epochs=max(1, epochs[i - 1]))  # noqa: PLW2901
         stage = options.stage if len(phases) == 1 else f"{options.stage}-phase{i}"
         curves.append(run(phase, model.view, train, validate, options.for_stage(stage)))
     return net.eval(), curves

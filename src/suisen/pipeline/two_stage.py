@@ -1,0 +1,306 @@
+"""Training both stages without a leak: the ranker learns on lists of a retriever that has not seen the event.
+
+Train's last positives of each visitor are held out (folds, where there is no order); the retriever is fitted on the
+rest and makes a list for each of them; the ranker is fitted on those lists; the retriever is fitted again on all of
+train, with the epochs found.  A ranker fitted on lists of a retriever that *had* seen the events would learn to trust
+scores that are better than they will ever be again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from suisen.data.batch import Candidates, Contexts, Queries, joined
+from suisen.data.dataset import Dataset, Lists
+from suisen.errors import InputError
+from suisen.evaluation import evaluate
+from suisen.models.contract import Model, Net, Ranker
+from suisen.pipeline.engine import PAIR, Engine, Filters, pair_features
+from suisen.pipeline.scorers import NetScorer
+from suisen.retrieval import IndexSettings
+from suisen.training.options import Curve, RunOptions
+from suisen.training.trainer import Validate, fit
+
+AT_ONCE = 1024
+"""Questions whose lists are made together: their histories are copied, the others' are not."""
+FOLDS = 4
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """How lists to learn on are made."""
+
+    share: float = 0.2
+    """Of each visitor's positives, the last ones, that are held out."""
+    most_questions: int = 50_000
+    """Held-out events that get a list; more are thinned out at random."""
+    candidates: int = 500
+    """Length of a retrieved list."""
+    learnt: int = 50
+    """Candidates of each list that the ranker learns on: the taken item and a draw from the others."""
+    history: int = 50
+    """Most items of history kept in the contexts."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What training yields."""
+
+    retriever: Net | None
+    ranker: Ranker | None
+    curves: dict[str, list[Curve]]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, and how."""
+
+    retriever: Model | None
+    ranker: Model | None
+    candidates: int
+    lists: ListOptions
+    options: RunOptions
+    index: IndexSettings | None = None
+    stop_on: str = "ndcg@10"
+    """The metric that stops a retriever early."""
+
+
+def may_recommend(model: Model, train: Dataset) -> Tensor:
+    """(n_items,) bool: all items for a model that can score new ones, else those that train has events of."""
+    if "new items" in model.abilities:
+        allowed = torch.ones(train.schema.n_items, dtype=torch.bool)
+        allowed[0] = False
+        return allowed
+    return train.trained_items
+
+
+# -- the questions ---------------------------------------------------------------------------------------------------
+
+
+def held_out(train: Dataset, options: ListOptions, seed: int) -> Iterator[Tensor]:
+    """(n,) bool masks of the events to ask about: one of each visitor's last positives, or folds without an order."""
+    counts = train.histories.lengths
+    number = (counts * options.share).ceil().long().clamp(max=(counts - 1).clamp(min=0))
+    position = train.positives_before - train.histories.offsets[train.events.visitor]
+    if train.has_time:
+        last = train.positive & (position >= (counts - number)[train.events.visitor])
+        yield last
+        return
+    rng = torch.Generator().manual_seed(seed)
+    fold = torch.randint(FOLDS, (len(train.events),), generator=rng)
+    alone = counts[train.events.visitor] < 2  # somebody's only event stays in every part
+    for number_of_fold in range(FOLDS):
+        yield train.positive & (fold == number_of_fold) & ~alone
+
+
+def make_lists(
+    engine: Engine, train: Dataset, asked: Tensor, options: ListOptions, rng: torch.Generator
+) -> tuple[Lists, int]:
+    """A list for each event that ``asked`` marks (thinned to ``most_questions``), and how many had to be injected.
+
+    The context is what was known before the event.  Items that the visitor took before are excluded, those it took
+    later weigh nothing (they are no negatives), the taken item has label 1 and is injected where it was not retrieved.
+    """
+    rows = asked.nonzero().squeeze(1)
+    if rows.numel() > options.most_questions:
+        rows = rows[torch.randperm(rows.numel(), generator=rng)[: options.most_questions]].sort().values
+    parts, injected = [], 0
+    for some in rows.split(AT_ONCE):  # type: ignore[no-untyped-call]
+        part, missed = _lists_of(engine, train, some, options, rng)
+        parts.append(part)
+        injected += missed
+    return _joined(parts), injected
+
+
+def _lists_of(
+    engine: Engine, train: Dataset, rows: Tensor, options: ListOptions, rng: torch.Generator
+) -> tuple[Lists, int]:
+    contexts = train.contexts(rows, history=10**9)
+    target = train.events.item[rows]
+    ids, scores = engine.retrieve(contexts, options.candidates, Filters(contexts.history))
+    where = ids == target[:, None]
+    found = where.any(1)
+    own = engine.first.score(contexts, Candidates(target[:, None]))
+    ids, scores = torch.cat([target[:, None], ids], 1), torch.cat([own, scores], 1)
+    known = ids > 0
+    pair = _pair_of(scores, known, where, found)
+    keep = _draw(known, where, options.learnt, rng)
+    ids, pair = ids.gather(1, keep), pair.gather(1, keep.unsqueeze(2).expand(-1, -1, pair.shape[2]))
+    labels = torch.zeros(ids.shape)
+    labels[:, 0] = 1.0
+    weights = (ids > 0).float() * ~_taken_otherwise(train, train.events.visitor[rows], ids)
+    weights[:, 0] = 1.0
+    short = _shorter(contexts, options.history)
+    return Lists(short, Candidates(ids, pair), labels, weights), int((~found).sum())
+
+
+def _pair_of(scores: Tensor, known: Tensor, where: Tensor, found: Tensor) -> Tensor:
+    """Pair features of [target, list]: the list's own, and the target's taken from its place in the list; where it was
+    not retrieved, it is put at the end of the list, with its own score.
+    """
+    listed = pair_features(scores[:, 1:], known[:, 1:])
+    at = torch.where(found, where.long().argmax(1), listed.shape[1] - 1)
+    mine = listed[torch.arange(len(listed)), at].clone()
+    longer = torch.cat([scores[:, 1:], scores[:, :1]], 1)
+    mine[~found] = pair_features(longer, torch.cat([known[:, 1:], known[:, :1]], 1))[~found, -1]
+    return torch.cat([mine.unsqueeze(1), listed], 1)
+
+
+def _draw(known: Tensor, where: Tensor, most: int, rng: torch.Generator) -> Tensor:
+    """(B, ≤ most) columns: the target (column 0) and a uniform draw of the retrieved others; padding comes last."""
+    order = torch.rand(known.shape, generator=rng)
+    order[:, 0] = -1.0
+    order[~known] = 2.0
+    order[:, 1:][where] = 3.0  # the target's own place in the list
+    return order.argsort(1)[:, :most]
+
+
+def _taken_otherwise(train: Dataset, visitor: Tensor, ids: Tensor) -> Tensor:
+    """(B, C) bool: items that the visitor took at some other time in train."""
+    n_items = train.schema.n_items
+    own = train.histories.take(visitor)
+    keys = own.rows() * n_items + own.values
+    return torch.isin(torch.arange(len(ids))[:, None] * n_items + ids, keys)
+
+
+def _shorter(contexts: Contexts, most: int) -> Contexts:
+    history = contexts.history.last(most)
+    times = contexts.history.with_values(contexts.history_time).last(most)
+    return replace(contexts, history=history, history_time=times.values)
+
+
+def _joined(parts: list[Lists]) -> Lists:
+    """Several lists as one; shorter ones are padded with items of weight 0."""
+    width = max(part.labels.shape[1] for part in parts)
+
+    def wide(part: Lists) -> Lists:
+        missing = width - part.labels.shape[1]
+        items, pair = part.candidates.items, part.candidates.pair
+        return replace(
+            part,
+            candidates=Candidates(
+                F.pad(items, (0, missing)), None if pair is None else F.pad(pair, (0, 0, 0, missing))
+            ),
+            labels=F.pad(part.labels, (0, missing)),
+            weights=F.pad(part.weights, (0, missing)),
+        )
+
+    out: Lists = joined([wide(part) for part in parts])
+    return out
+
+
+# -- validation ------------------------------------------------------------------------------------------------------
+
+
+def retriever_validator(model: Model, train: Dataset, valid: Queries, metric: str) -> Validate:
+    """The metric of a network over the whole catalogue."""
+    allowed = may_recommend(model, train)
+    return lambda net: evaluate(NetScorer(net, allowed), valid, [metric]).value(metric)
+
+
+def list_validator(engine: Engine, valid: Queries, candidates: int, k: int = 10) -> Validate:
+    """NDCG@k of a ranker on lists that ``engine`` retrieves once for the valid queries; what it missed stays missed."""
+    parts = []
+    for rows in torch.arange(len(valid)).split(AT_ONCE):  # type: ignore[no-untyped-call]
+        some = valid.take(rows)
+        ids, scores = engine.retrieve(some.contexts, candidates, Filters(some.seen))
+        pair = pair_features(scores, ids > 0)
+        parts.append((some, ids, pair))
+
+    def validate(net: Net) -> float:
+        total = torch.cat([_list_ndcg(net, *part, k) for part in parts])
+        return float(total.mean())
+
+    return validate
+
+
+def _list_ndcg(net: Net, queries: Queries, ids: Tensor, pair: Tensor, k: int) -> Tensor:
+    device = net.items.trained.device
+    scores = net.score(queries.contexts.to(device), Candidates(ids, pair).to(device)).float().cpu()
+    scores = scores.masked_fill(ids == 0, -torch.inf)
+    n_items = len(net.items)
+    truth = queries.truth
+    hits = torch.isin(torch.arange(len(ids))[:, None] * n_items + ids, truth.rows() * n_items + truth.values) & (
+        ids > 0
+    )
+    order = hits.long().argsort(dim=1, stable=True)  # among equal scores the misses stand first
+    order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
+    discount = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float32))
+    gained = hits.gather(1, order)[:, :k].float()
+    ideal = discount.cumsum(0)[truth.lengths.clamp(1, k) - 1]
+    return (gained * discount[: gained.shape[1]]).sum(1) / ideal
+
+
+# -- the recipe ------------------------------------------------------------------------------------------------------
+
+
+def train_stages(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
+    """Fits what the recipe names.  ``valid`` stops each stage early; without it all epochs are run."""
+    if recipe.ranker is None:
+        net, curves = _fit_retriever(recipe, train, valid, "retriever")
+        return Stages(net, None, {"retriever": curves}, ())
+    if recipe.retriever is None:
+        return _fit_ranker_alone(recipe, train, valid)
+    return _fit_both(recipe, train, valid)
+
+
+def _fit_retriever(
+    recipe: Recipe, train: Dataset, valid: Queries | None, stage: str, epochs: list[int] | None = None
+) -> tuple[Net, list[Curve]]:
+    model = _needed(recipe.retriever)
+    validate = None if valid is None or epochs else retriever_validator(model, train, valid, recipe.stop_on)
+    return fit(model, train, validate, recipe.options.for_stage(stage), epochs=epochs)
+
+
+def _fit_ranker_alone(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
+    model = _needed(recipe.ranker)
+    metric = "auc" if valid is not None and valid.labels is not None else recipe.stop_on
+    validate = None if valid is None else retriever_validator(model, train, valid, metric)
+    net, curves = fit(model, train, validate, recipe.options.for_stage("ranker"))
+    return Stages(None, _ranker(net), {"ranker": curves}, ())
+
+
+def _fit_both(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
+    retriever, ranker, options = _needed(recipe.retriever), _needed(recipe.ranker), recipe.options
+    schema = replace(train.schema, pair=PAIR)
+    rng = torch.Generator().manual_seed(options.for_stage("lists").stage_seed)
+    allowed = may_recommend(retriever, train)
+    curves: dict[str, list[Curve]] = {}
+    parts, injected, validate = [], 0, None
+    for i, asked in enumerate(held_out(train, recipe.lists, options.seed), start=1):
+        inner = train.keep(~asked)
+        net, curves[f"retriever-inner{i}"] = _fit_retriever(recipe, inner, valid, f"retriever-inner{i}")
+        engine = Engine(net, None, allowed & may_recommend(retriever, inner), recipe.candidates, recipe.index)
+        lists, missed = make_lists(engine, train, asked, recipe.lists, rng)
+        parts.append(lists)
+        injected += missed
+        if valid is not None and validate is None:
+            validate = list_validator(engine, valid, recipe.candidates)
+    lists = _joined(parts)
+    net, curves["ranker"] = fit(ranker, replace(train, lists=lists), validate, options.for_stage("ranker"), schema)
+    found = [curve.best_epoch for curve in curves["retriever-inner1"]]
+    again, curves["retriever"] = _fit_retriever(recipe, train, valid, "retriever", epochs=found)
+    asked_all = len(lists)
+    note = (
+        f"the ranker learnt on {asked_all:,} lists of a retriever that had not seen their events; "
+        f"in {injected:,} ({injected / max(asked_all, 1):.0%}) the taken item was not retrieved and was injected"
+    )
+    return Stages(again, _ranker(net), curves, (note,))
+
+
+def _needed(model: Model | None) -> Model:
+    if model is None:
+        raise TypeError("this stage has no model")
+    return model
+
+
+def _ranker(net: Net) -> Ranker:
+    if not isinstance(net, Ranker):
+        raise InputError(f"ranker = {type(net).__name__} is not a ranker; rankers are FM and DeepFM")
+    return net
