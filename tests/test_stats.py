@@ -2,7 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
@@ -17,11 +17,13 @@ ps = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 
 @given(ps)
+@settings(max_examples=25, deadline=None)  # the oracle collects garbage at every call
 def test_holm_is_that_of_statsmodels(values):
     assert stats.holm(values).tolist() == pytest.approx(multipletests(values, method="holm")[1].tolist())
 
 
 @given(ps)
+@settings(max_examples=25, deadline=None)  # the oracle collects garbage at every call
 def test_benjamini_hochberg_is_that_of_statsmodels(values):
     assert stats.benjamini_hochberg(values).tolist() == pytest.approx(
         multipletests(values, method="fdr_bh")[1].tolist()

@@ -92,7 +92,7 @@ def test_tile_sizes_change_no_value():
     facts = Facts(torch.arange(60), torch.randn(60, 4))
     names = [*METRICS, "mrr", "auc", "coverage@5", "novelty@5", "popularity_bias@5", "diversity@5"]
     whole = evaluate(scorer, queries, names, facts=facts)
-    for budget in (24, 300, 5000, 40_000):
+    for budget in (12, 300, 5000, 40_000):
         part = evaluate(scorer, queries, names, facts=facts, memory_bytes=budget)
         assert part.peak_bytes <= budget
         for name in names:

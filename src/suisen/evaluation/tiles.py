@@ -25,8 +25,6 @@ CACHE_CELLS = 2**20
 """Scores in a tile on a CPU: 4 MiB, so that comparing finds them in cache."""
 DEVICE_CELLS = 2**24
 """Scores in a tile elsewhere: large enough to hide the launches."""
-KEPT = 4
-"""Tiles that are kept from reading the targets until they are counted."""
 TALL = 1024
 PROBE = 256
 """Columns that are looked at to see whether a model tells its items apart."""
@@ -51,22 +49,26 @@ class Plan:
     rows: int
     width: int
     bytes_per_score: int
+    """Of the tile in work: what the scorer needs, and 4 to compare."""
+    kept: int
+    """How many tiles, at 4 bytes a score, may be kept from reading the targets until they are counted."""
 
-    @property
-    def peak_bytes(self) -> int:
-        """Most bytes of scores, and of what is computed beside them, at any time."""
-        return self.rows * self.width * self.bytes_per_score
+    def peak_bytes(self, kept: int) -> int:
+        """Most bytes of scores, and of what is computed beside them, where so many tiles are kept."""
+        return self.rows * self.width * (self.bytes_per_score + 4 * kept)
 
     @classmethod
     def of(cls, scorer: TileScorer, queries: int, budget: int) -> Plan:
         """Tiles within ``budget`` bytes.  Raises InputError where not even one score fits."""
-        per_score = bytes_per_score(scorer) + 4 + 4 * KEPT  # the tile, its comparison, the tiles kept
-        cells = min(budget // per_score, CACHE_CELLS if scorer.allowed.device.type == "cpu" else DEVICE_CELLS)
+        per_score = bytes_per_score(scorer) + 4
+        cells = min(budget // (per_score + 4), CACHE_CELLS if scorer.allowed.device.type == "cpu" else DEVICE_CELLS)
         if cells < 1:
-            raise InputError(f"memory = {budget} bytes is too small for a single score; give at least {per_score}")
+            raise InputError(f"memory = {budget} bytes is too small for a single score; give at least {per_score + 4}")
         items = max(1, scorer.n_items - 1)
         rows = max(1, min(queries, TALL, cells // min(items, 256)))
-        return cls(rows, max(1, min(items, cells // rows)), per_score)
+        width = max(1, min(items, cells // rows))
+        kept = (budget // (rows * width) - per_score) // 4
+        return cls(rows, width, per_score, max(1, min(kept, -(-items // width))))
 
 
 def from_tiles(scorer: TileScorer, queries: Queries, truth: Ragged, exclude: Ragged, wanted: Wanted) -> Ranking:
@@ -91,7 +93,8 @@ def from_tiles(scorer: TileScorer, queries: Queries, truth: Ragged, exclude: Rag
             lists[part] = batch.best_ids(wanted.lists)
         if rivals is not None:
             rivals[part] = batch.rivals()
-    return Ranking(truth.with_values(ranks), rivals, lists, plan.peak_bytes, _refused(scorer, truth))
+    peak = plan.peak_bytes(catalogue.most_kept)
+    return Ranking(truth.with_values(ranks), rivals, lists, peak, _refused(scorer, truth))
 
 
 def _refused(scorer: TileScorer, truth: Ragged) -> int:
@@ -106,7 +109,7 @@ class _Catalogue:
     def __init__(self, scorer: TileScorer, plan: Plan) -> None:
         self.scorer = scorer
         self.device = scorer.allowed.device
-        self.width = plan.width
+        self.width, self.kept, self.most_kept = plan.width, plan.kept, 0
         starts = range(1, scorer.n_items, plan.width)  # row 0 is nobody
         self.tiles = [(lo, min(lo + plan.width, scorer.n_items)) for lo in starts]
         self.scratch = torch.empty(plan.rows * plan.width, device=self.device)
@@ -200,9 +203,10 @@ class _Batch:
             self.target = torch.where(inside, scores, self.target.to(tile.dtype))
             if sample.shape[1] == 0:
                 sample = tile[:, :PROBE].clone()
-            if len(kept) < KEPT:
+            if len(kept) < self.catalogue.kept:
                 kept[number] = tile
             del tile
+        self.catalogue.most_kept = max(self.catalogue.most_kept, len(kept))
         if bool(self.target.isnan().any()):
             raise InputError(NAN)
         self.floor = self._floor(sample, int(numbers[0]) if numbers.numel() else 0)
