@@ -16,10 +16,11 @@ from suisen.data.ragged import Ragged
 from suisen.models.contract import CatalogueScorer, Net, Ranker, Retriever
 from suisen.pipeline.diversity import mmr
 from suisen.pipeline.scorers import NetScorer, item_states, top_of
-from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index
+from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Excluded, Flat, Index, IndexSettings, create_index
 
 PAIR = ("retrieval_score", "retrieval_rank")
 """Features of a (context, candidate) pair that a ranker is given: see ``pair_features``."""
+SETTINGS = (Exact, Flat, HNSW, IVFSQ8, IVFPQ)
 AT_ONCE = 256
 """Contexts ranked together: 256 × 500 candidates of 80 floats are 41 MB."""
 
@@ -78,9 +79,9 @@ class Engine:
         """An index over rows 1… of the item vectors; a built one is taken as it is."""
         if not isinstance(self.retriever, Retriever):
             return None
-        if index is not None and hasattr(index, "search"):
+        if index is not None and not isinstance(index, SETTINGS):
             return index
-        built = create_index(index or Exact())  # type: ignore[arg-type]
+        built = create_index(index or Exact())
         with torch.no_grad():
             built.build(self.retriever.item_vectors()[1:].float().cpu().numpy())
         return built
@@ -124,9 +125,8 @@ class Engine:
         ids, values = [], []
         for rows in torch.arange(len(contexts)).split(AT_ONCE):  # type: ignore[no-untyped-call]
             part = contexts.take(rows)
-            found, scores = self.retrieve(
-                part, max(k, self.candidates) if self._deep(diversity) else k, filters.take(rows)
-            )
+            n = max(k, self.candidates) if self.states is not None or diversity > 0 else k
+            found, scores = self.retrieve(part, n, filters.take(rows))
             found, scores = self.rerank(part, found, scores)
             if diversity > 0:
                 found, scores = mmr(found, scores, self.similarity_vectors(), k, diversity)

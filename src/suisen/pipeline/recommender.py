@@ -150,7 +150,7 @@ class Recommender:
 
     @property
     def name(self) -> str:
-        """ "sasrec", "ease + deepfm": the models' names."""
+        """The models' names, like ``ease + deepfm``."""
         return " + ".join(name_of(model) for model in (self.retriever, self.ranker) if model is not None)
 
     # -- recommending -----------------------------------------------------------------------------------------------

@@ -154,10 +154,8 @@ def answerable(questions: Questions, abilities: frozenset[str]) -> Tensor:
     return able
 
 
-def refuse(
-    store: Store, who: Who, at: int, questions: Questions, model: str, abilities: frozenset[str]
-) -> UnsupportedQuery:
-    """The error for the first query that cannot be answered: who it is, what the model lacks, what would help."""
+def refusal(who: Who, at: int, questions: Questions, model: str, abilities: frozenset[str]) -> UnsupportedQuery:
+    """The error for a query that cannot be answered: who it is, what the model lacks, what would help."""
     name = "an anonymous query" if who.users is None or who.users[at] is None else f"user {who.users[at]!r}"
     has_history = int(questions.contexts.history.lengths[at]) > 0
     if has_history and "history" not in abilities:
