@@ -70,7 +70,7 @@ class DeepFMNet(Ranker):
     def __init__(self, model: DeepFM, schema: Schema) -> None:
         super().__init__()
         self.model = model
-        self.core = FMCore(schema, model.dim, model.history > 0)
+        self.core = FMCore(schema, model.dim, model.history)
         widths = self.core.context.count * model.dim, self.core.item.count * model.dim, len(schema.pair)
         self.deep = SplitMLP(widths, model.hidden, model.dropout, model.batch_norm)
         self.out = nn.Linear(self.deep.out, 1, bias=False)

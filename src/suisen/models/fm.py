@@ -71,7 +71,7 @@ class FMCore(nn.Module):
     [linear terms + own pairs, sum of vectors], (n, 1 + k).
     """
 
-    def __init__(self, schema: Schema, dim: int, history: bool) -> None:
+    def __init__(self, schema: Schema, dim: int, history: int) -> None:
         super().__init__()
         self.dim = dim
         self.context = ContextVectors(schema, dim + 1, history)
@@ -109,7 +109,7 @@ class FMNet(Ranker):
     def __init__(self, model: FM, schema: Schema) -> None:
         super().__init__()
         self.model = model
-        self.core = FMCore(schema, model.dim, model.history > 0)
+        self.core = FMCore(schema, model.dim, model.history)
 
     def context_state(self, contexts: Contexts) -> Tensor:
         """(B, 1 + k)."""

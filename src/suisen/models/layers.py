@@ -72,20 +72,21 @@ class ContextVectors(nn.Module):
     history's item vectors (its own table).
     """
 
-    def __init__(self, schema: Schema, dim: int, history: bool, std: float = 0.01) -> None:
+    def __init__(self, schema: Schema, dim: int, history: int, std: float = 0.01) -> None:
         super().__init__()
+        self.most = history
         self.user = IdEmbedding(schema.n_users, dim, std)
         self.fields = FieldVectors(schema.user, dim, std)
         self.request = FieldVectors(schema.request, dim, std)
         self.history = IdEmbedding(schema.n_items, dim, std) if history else None
-        self.count = 1 + self.fields.count + self.request.count + int(history)
+        self.count = 1 + self.fields.count + self.request.count + int(history > 0)
 
     def forward(self, contexts: Contexts, drop_ids: float = 0.0) -> Tensor:
         """(B, count, dim).  In training a share ``drop_ids`` of the users is shown as unknown."""
         user = drop_some(contexts.user, drop_ids) if self.training else contexts.user
         parts = [self.user(user).unsqueeze(1), self.fields(contexts.user_features), self.request(contexts.request)]
         if self.history is not None:
-            parts.append(pooled(contexts.history, self.history.weight).unsqueeze(1))
+            parts.append(pooled(contexts.history.last(self.most), self.history.weight).unsqueeze(1))
         return torch.cat(parts, 1)
 
 

@@ -90,7 +90,7 @@ class TwoTowerNet(Retriever):
         super().__init__()
         self.model = model
         std = model.dim**-0.5
-        self.context = ContextVectors(schema, model.dim, model.history > 0, std)
+        self.context = ContextVectors(schema, model.dim, model.history, std)
         self.item = ItemVectors(schema, model.dim, std)
         self.user_tower = Tower(model, self.context.count)
         self.item_tower = Tower(model, self.item.count)

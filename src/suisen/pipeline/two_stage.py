@@ -127,6 +127,8 @@ def _lists_of(
     where = ids == target[:, None]
     found = where.any(1)
     own = engine.first.score(contexts, Candidates(target[:, None]))
+    worst = torch.where(ids > 0, scores, torch.inf).amin(1, keepdim=True)
+    own = torch.where(own.isfinite(), own, worst)  # an item that the inner retriever may not recommend ends the list
     ids, scores = torch.cat([target[:, None], ids], 1), torch.cat([own, scores], 1)
     known = ids > 0
     pair = _pair_of(scores, known, where, found)

@@ -1,0 +1,199 @@
+"""The funnel: what each stage keeps of what the users went on to take, and what it loses.
+
+Recall@N of the candidates, then precision and NDCG@K of the list, each with its 95 % interval; the expected hits in the
+top K computed from stage figures; the hits counted.  Two ways to compute the expected hits, and they differ:
+
+* precision measured *end to end* (over all queries): expected hits = K · Precision@K.  Recall is inside it already.
+* precision measured *given that* the relevant items were retrieved: expected hits = Recall@N · K · Precision@K.
+
+The textbook's exercise (Recall@500 = 0.8, Precision@10 = 0.3): 3.0 hits in the first reading, 2.4 in the second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from suisen.data.batch import Queries
+from suisen.errors import InputError
+from suisen.evaluation.report import interval, number, text_table
+from suisen.pipeline.engine import AT_ONCE, Engine, Filters
+from suisen.stats import bootstrap_means
+
+
+class Figure(NamedTuple):
+    """A mean over queries with its 95 % bootstrap interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+class StageLoss(NamedTuple):
+    """What a stage passed on."""
+
+    stage: str
+    items: float
+    """Items a list, on average."""
+    hits: int
+    """Relevant items among them, over all queries."""
+    lost: int
+    """Relevant items that the stage before still had."""
+
+
+def expected_hits(k: int, precision: float, recall: float | None = None) -> float:
+    """Hits expected in a list of ``k``: end to end without ``recall``, given retrieval with it.
+
+    >>> round(expected_hits(10, 0.3), 2), round(expected_hits(10, 0.3, recall=0.8), 2)
+    (3.0, 2.4)
+    """
+    return k * precision * (1.0 if recall is None else recall)
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """The two stages, measured on the same queries."""
+
+    k: int
+    candidates: int
+    queries: int
+    relevant: int
+    stages: tuple[StageLoss, ...]
+    figures: tuple[Figure, ...]
+    """recall@N; precision@K and ndcg@K end to end; precision@K given that something relevant was retrieved."""
+    expected_end_to_end: float
+    """Hits a query: K · Precision@K."""
+    expected_given_retrieved: float
+    """Hits a query: share of queries with a relevant candidate · K · Precision@K among those."""
+    counted: float
+    """Hits a query, counted."""
+    halves: tuple[Figure, Figure]
+    """Hits a query: predicted from the first half's stage figures (with its interval), counted in the second half."""
+    protocol: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            **asdict(self),
+            "stages": [stage._asdict() for stage in self.stages],
+            "figures": [figure._asdict() for figure in self.figures],
+            "halves": [figure._asdict() for figure in self.halves],
+        }
+
+    def __str__(self) -> str:
+        stages = [[s.stage, f"{s.items:,.0f}", f"{s.hits:,}", f"{s.lost:,}"] for s in self.stages]
+        figures = [[f.name, number(f.value), interval(f.low, f.high)] for f in self.figures]
+        predicted, seen = self.halves
+        return "\n".join(
+            [
+                f"funnel of {self.queries:,} queries, {self.relevant:,} relevant items ({self.protocol})",
+                text_table(["stage", "items a list", "hits", "lost here"], stages),
+                text_table(["figure", "value", "95 % interval"], figures),
+                f"hits a query in the top {self.k}: {self.counted:.4f} counted; expected "
+                f"{self.expected_end_to_end:.4f} from the precision measured end to end, "
+                f"{self.expected_given_retrieved:.4f} from the recall and the precision measured given that a relevant "
+                f"item was retrieved",
+                f"one half of the users predicts {predicted.value:.4f} {interval(predicted.low, predicted.high)} for "
+                f"the other, where {seen.value:.4f} {interval(seen.low, seen.high)} were counted",
+            ]
+        )
+
+
+def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0) -> Funnel:
+    """Runs both stages over the queries and counts.  Raises InputError for queries with given candidates."""
+    if queries.candidates is not None:
+        raise InputError("a funnel needs queries over the catalogue; these have given candidates")
+    hits = _count(engine, queries, k)
+    relevant = queries.truth.lengths.double()
+    retrieved, top, gains = hits["retrieved"], hits["top"], hits["ndcg"]
+    asked = relevant > 0
+    some = (retrieved > 0) & asked
+    figures = (
+        _figure(f"recall@{engine.candidates}", (retrieved / relevant.clamp(min=1))[asked], seed),
+        _figure(f"precision@{k} end to end", (top / k)[asked], seed),
+        _figure(f"precision@{k} given a relevant candidate", (top / k)[some], seed),
+        _figure(f"ndcg@{k} end to end", gains[asked], seed),
+    )
+    share = float(some[asked].double().mean())
+    stages = [
+        StageLoss("catalogue", float(hits["allowed"]), int(relevant.sum()), 0),
+        StageLoss("not filtered", hits["open"], int(hits["possible"].sum()), 0),
+        StageLoss("retrieved", hits["listed"], int(retrieved.sum()), 0),
+        StageLoss("top list", float(k), int(top.sum()), 0),
+    ]
+    lost = [stages[0], *(s._replace(lost=before.hits - s.hits) for before, s in pairwise(stages))]
+    return Funnel(
+        k=k,
+        candidates=engine.candidates,
+        queries=len(queries),
+        relevant=int(relevant.sum()),
+        stages=tuple(lost),
+        figures=figures,
+        expected_end_to_end=expected_hits(k, figures[1].value),
+        expected_given_retrieved=share * expected_hits(k, figures[2].value),
+        counted=float(top[asked].mean()),
+        halves=_halves(top, some, asked, k, seed),
+        protocol=queries.protocol,
+    )
+
+
+def _count(engine: Engine, queries: Queries, k: int) -> dict[str, Any]:
+    """Of each query: relevant items that may be recommended, are retrieved, are in the top k; its NDCG@k."""
+    parts: dict[str, list[Tensor]] = {"possible": [], "retrieved": [], "top": [], "ndcg": []}
+    listed, barred = 0, 0
+    discount = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64))
+    for rows in torch.arange(len(queries)).split(AT_ONCE):  # type: ignore[no-untyped-call]
+        some = queries.take(rows)
+        ids, scores = engine.retrieve(some.contexts, max(k, engine.candidates), Filters(some.seen))
+        ranked, _ = engine.rerank(some.contexts, ids, scores)
+        hit = _relevant(some, ranked, len(engine.allowed))
+        found = hit[:, :k].double()
+        parts["retrieved"].append(hit.sum(1).double())
+        parts["top"].append(found.sum(1))
+        ideal = discount.cumsum(0)[some.truth.lengths.clamp(1, k) - 1]
+        parts["ndcg"].append((found * discount[: found.shape[1]]).sum(1) / ideal)
+        parts["possible"].append(_possible(engine, some))
+        listed += int((ids > 0).sum())
+        barred += some.seen.values.numel()
+    allowed = int(engine.allowed.sum())
+    means = {"listed": listed / len(queries), "allowed": allowed, "open": allowed - barred / len(queries)}
+    return {**{name: torch.cat(part) for name, part in parts.items()}, **means}
+
+
+def _relevant(queries: Queries, ids: Tensor, n_items: int) -> Tensor:
+    """(B, C) bool: relevant items of a list."""
+    keys = queries.truth.rows() * n_items + queries.truth.values
+    return torch.isin(torch.arange(len(ids))[:, None] * n_items + ids, keys) & (ids > 0)
+
+
+def _possible(engine: Engine, queries: Queries) -> Tensor:
+    """(B,) relevant items that are known, may be recommended and are not filtered."""
+    n_items, truth, seen = len(engine.allowed), queries.truth, queries.seen
+    keys = truth.rows() * n_items + truth.values
+    free = engine.allowed[truth.values] & ~torch.isin(keys, seen.rows() * n_items + seen.values)
+    return torch.bincount(truth.rows()[free], minlength=len(queries)).double()
+
+
+def _figure(name: str, values: Tensor, seed: int) -> Figure:
+    if not values.numel():
+        return Figure(name, float("nan"), float("nan"), float("nan"))
+    low, high = bootstrap_means(values.numpy()[:, None], seed=seed)
+    return Figure(name, float(values.mean()), float(low[0]), float(high[0]))
+
+
+def _halves(top: Tensor, some: Tensor, asked: Tensor, k: int, seed: int) -> tuple[Figure, Figure]:
+    """Stage figures of one half of the queries against the hits of the other half."""
+    rows = asked.nonzero().squeeze(1)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(rows.numel()))
+    first, second = rows[order[: rows.numel() // 2]], rows[order[rows.numel() // 2 :]]
+    share = float(some[first].double().mean()) if first.numel() else float("nan")
+    given = top[first][some[first]]
+    predicted = share * expected_hits(k, float((given / k).mean())) if given.numel() else 0.0
+    drawn = _figure("predicted hits a query", top[first], seed)
+    return drawn._replace(value=predicted), _figure("counted hits a query", top[second], seed + 1)
