@@ -60,8 +60,10 @@ def test_paired_p_of_no_difference_and_of_one_row():
     assert stats.paired_p(np.ones((5, 1))).tolist() == [0.0]
 
 
-def test_interval_is_scipys_bca():
-    values = np.random.default_rng(1).exponential(size=80)
+@pytest.mark.parametrize(
+    "values", [np.random.default_rng(1).exponential(size=80), np.random.default_rng(5).lognormal(0, 2, size=15)]
+)
+def test_interval_is_scipys_bca(values):
     low, high = stats.bootstrap_means(values, resamples=20_000)
     peer = scipy_stats.bootstrap(
         (values,), np.mean, n_resamples=20_000, method="BCa", vectorized=True, rng=np.random.default_rng(2)
