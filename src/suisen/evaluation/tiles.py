@@ -3,8 +3,8 @@
 A relevant item's rank is 1 + how many rivals do not score below it, so each tile is read once: compared with the
 target's score and summed (about 0.1 ns a score, beside 0.8 ns for the product that made it).  The target's score is
 read from the very tile it stands in, so that it ties with its equals bit for bit; queries are ordered by their target,
-so that a batch's targets stand in few tiles and almost none is computed twice.  Cost of one query: (relevant items ×
-catalogue) comparisons.
+so that a batch's targets stand in few tiles; those are kept, as far as the budget goes, and only the others computed
+twice.  Cost of one query: (relevant items × catalogue) comparisons.
 """
 
 from __future__ import annotations
