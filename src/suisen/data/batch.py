@@ -134,6 +134,11 @@ class Contexts:
             history_time=times.values,
         )
 
+    def recent(self, most: int) -> Self:
+        """The same with at most the last ``most`` items of each history."""
+        times = self.history.with_values(self.history_time).last(most)
+        return replace(self, history=self.history.last(most), history_time=times.values)
+
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
         return _moved(self, device)

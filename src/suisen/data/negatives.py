@@ -11,15 +11,20 @@ from suisen.data.dataset import Dataset
 
 MOST_BITS = 64 * 2**20
 """Bytes of the dense membership table; above it sorted keys are searched instead."""
+ROUNDS = 16
+"""How often what hits a positive is drawn again before the rest of the catalogue is listed."""
+MOST_CELLS = 2**20
+"""(user, item) cells listed at a time for users who know nearly everything."""
 
 
 class KnownPairs:
     """Whether (user, item) is a positive of train: one look-up in a byte table where it fits into 64 MiB, else a binary
-    search in sorted keys (8 bytes a pair).
+    search in sorted keys (8 bytes a pair).  Guests (user 0) have none: one guest's item says nothing of another.
     """
 
     def __init__(self, train: Dataset) -> None:
-        user, item = train.user[train.positive], train.events.item[train.positive]
+        wanted = train.positive & (train.user > 0)
+        user, item = train.user[wanted], train.events.item[wanted]
         self._n_items = train.schema.n_items
         keys = user * self._n_items + item
         self._table: Tensor | None = None
@@ -27,20 +32,26 @@ class KnownPairs:
             self._table = torch.zeros(train.schema.n_users * self._n_items, dtype=torch.bool)
             self._table[keys] = True
         else:
-            self._keys = keys.unique()
+            self._keys = torch.unique(keys)
 
     def contains(self, user: Tensor, item: Tensor) -> Tensor:
         """Bool, of the broadcast shape of the two."""
         keys = user * self._n_items + item
         if self._table is not None:
             return self._table[keys]
+        if not self._keys.numel():
+            return torch.zeros_like(keys, dtype=torch.bool)
         at = torch.searchsorted(self._keys, keys).clamp(max=self._keys.numel() - 1)
-        return self._keys[at] == keys
+        found: Tensor = self._keys[at] == keys
+        return found
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws items of train with probability ~ (events of the item) ^ ``power``: 0 is uniform, 1 is popularity."""
+    """Draws items of train with probability ~ (positives of the item) ^ ``power``: 0 is uniform, 1 is popularity.
+
+    Items of which train has labelled negatives alone count as one positive.
+    """
 
     items: Tensor
     """(m,) the items that may be drawn: all that train has events of."""
@@ -69,20 +80,31 @@ class Sampler:
         at = torch.searchsorted(self.cumulative, torch.rand(shape, dtype=torch.float64, generator=rng))
         return self.items[at.clamp(max=self.items.numel() - 1)]
 
-    def draw_for(self, user: Tensor, count: int, rng: torch.Generator, rounds: int = 16) -> Tensor:
+    def draw_for(self, user: Tensor, count: int, rng: torch.Generator) -> Tensor:
         """(B, count) draws that avoid each user's positives.
 
-        What hits a positive is drawn again, up to ``rounds`` times; a user who knows nearly everything keeps what the
-        last round drew (the share of such rows is below (share known) ^ rounds).  Guests (user 0) exclude nothing.
+        What hits a positive is drawn again, ``ROUNDS`` times; what still hits belongs to users who know most of the
+        catalogue, and is drawn from a list of what they do not know.  Who knows everything keeps what was drawn: there
+        is no negative to be had.  Guests (user 0) exclude nothing.
         """
         drawn = self.draw((user.numel(), count), rng)
-        if self.known is None:
+        known = self.known
+        if known is None:
             return drawn
         flat, owner = drawn.view(-1), user.repeat_interleave(count)
-        hit = self.known.contains(owner, flat).nonzero().squeeze(1)
-        for _ in range(rounds):
+        hit = known.contains(owner, flat).nonzero().squeeze(1)
+        for _ in range(ROUNDS):
             if not hit.numel():
-                break
+                return drawn
             flat[hit] = self.draw((hit.numel(),), rng)
-            hit = hit[self.known.contains(owner[hit], flat[hit])]
+            hit = hit[known.contains(owner[hit], flat[hit])]
+        for some in hit.split(max(1, MOST_CELLS // self.items.numel())):  # type: ignore[no-untyped-call]
+            flat[some] = self._listed(~known.contains(owner[some, None], self.items), flat[some], rng)
         return drawn
+
+    def _listed(self, free: Tensor, drawn: Tensor, rng: torch.Generator) -> Tensor:
+        """(h,) draws, each from the items of its row of ``free`` (h, m); ``drawn`` where the row has none."""
+        mass = (self.log_q[self.items].double().exp() * free).cumsum(1)
+        point = torch.rand((len(drawn), 1), dtype=torch.float64, generator=rng) * mass[:, -1:]
+        at = torch.searchsorted(mass, point, right=True).squeeze(1).clamp(max=self.items.numel() - 1)
+        return torch.where(mass[:, -1] > 0, self.items[at], drawn)

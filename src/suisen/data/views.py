@@ -49,13 +49,23 @@ class Epochs(Protocol):
         """The inverse of ``state_dict``."""
 
 
-def shuffled_slices(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """A permutation of 0…count − 1 in slices of ``size``; a last slice of one joins its neighbour (batch norm)."""
-    order = torch.randperm(count, generator=rng)
+def slices(order: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Slices of ``size``; a last slice of one joins its neighbour (batch norm has nothing to say of one row)."""
+    count = order.numel()
     stops = list(range(size, count, size))
-    if stops and count - stops[-1] == 1:
+    if stops and count - stops[-1] == 1 and size > 1:
         stops.pop()
-    yield from order.tensor_split(torch.tensor(stops)) if stops else (order,)
+    return order.tensor_split(torch.tensor(stops)) if stops else (order,)
+
+
+def shuffled_slices(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """A permutation of 0…count − 1 in ``slices``."""
+    yield from slices(torch.randperm(count, generator=rng), size)
+
+
+def has_negatives(train: Dataset) -> bool:
+    """Whether the events' labels tell anything: some are 0."""
+    return bool((~train.positive).any())
 
 
 class _Steady:
@@ -79,8 +89,8 @@ class _Steady:
 class Pairs:
     """One example a positive event of a known user: its context, its item, and ``negatives`` drawn for it.
 
-    Where train has ``lists``, the negatives are drawn from the row's list instead; where its events carry labels, every
-    event is an example with its label and there are no negatives.
+    Where train has ``lists``, positives and negatives are those of the lists.  Where its events carry labels that say
+    no, every event is an example with its label and there are no negatives.
     """
 
     batch_size: int = 8192
@@ -96,15 +106,17 @@ class Pairs:
     """Most items of history that a context carries; 0: models that do not read it are not made to pay for it."""
     guests: bool = False
     """Whether events without a user are examples too."""
+    labels: bool = True
+    """False: events labelled 0 are left out, for losses of positives and drawn negatives alone (BPR, in-batch)."""
 
-    def open(self, train: Dataset) -> _PairEpochs:
-        """Rows and sampler, once."""
-        return _PairEpochs(self, train)
+    def open(self, train: Dataset) -> _PairEpochs | _ListPairEpochs:
+        """The kind that fits the Dataset."""
+        return _PairEpochs(self, train) if train.lists is None else _ListPairEpochs(self, train, train.lists)
 
 
 class _PairEpochs(_Steady):
     def __init__(self, view: Pairs, train: Dataset) -> None:
-        labelled = train.events.label is not None and bool((~train.positive).any())
+        labelled = view.labels and has_negatives(train)
         wanted = torch.ones_like(train.positive) if labelled else train.positive
         if not view.guests:
             wanted = wanted & (train.user > 0)
@@ -135,6 +147,38 @@ class _PairEpochs(_Steady):
         else:
             negatives = self.sampler.draw_for(contexts.user, view.negatives, rng)
         return replace(batch, negatives=negatives, negatives_log_q=self.sampler.log_q[negatives])
+
+
+class _ListPairEpochs(_Steady):
+    """One example a taken item of a list that also holds one that was not taken."""
+
+    def __init__(self, view: Pairs, train: Dataset, lists: Lists) -> None:
+        counted = lists.weights > 0
+        refused = counted & (lists.labels <= 0)
+        wanted = counted & (lists.labels > 0) & refused.any(1, keepdim=True)
+        if not view.guests:
+            wanted &= lists.contexts.user[:, None] > 0
+        self.view, self.lists, self.refused = view, lists, refused
+        self.rows, self.columns = wanted.nonzero(as_tuple=True)
+        if not self.rows.numel():
+            raise InputError("no list of a known user holds both a taken and a refused item; give longer lists")
+        self.examples = self.rows.numel()
+        self.popularity = Sampler.of(train, 1.0, False).log_q
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        for chosen in shuffled_slices(self.rows.numel(), self.view.batch_size, rng):
+            yield self._batch(self.rows[chosen], self.columns[chosen], rng)
+
+    def _batch(self, rows: Tensor, columns: Tensor, rng: torch.Generator) -> Batch:
+        items, refused = self.lists.candidates.items[rows], self.refused[rows]
+        contexts = self.lists.contexts.take(rows).recent(self.view.history)
+        taken = items.gather(1, columns[:, None])
+        batch = Batch(contexts, Candidates(taken), weights=self.lists.weights[rows].gather(1, columns[:, None]))
+        if not self.view.negatives:
+            return replace(batch, log_q=self.popularity[taken[:, 0]])
+        drawn = refused.float().multinomial(self.view.negatives, replacement=True, generator=rng)
+        log_q = -refused.sum(1, keepdim=True).log()
+        return replace(batch, negatives=items.gather(1, drawn), negatives_log_q=log_q.expand_as(drawn))
 
 
 # -- Sequences --------------------------------------------------------------------------------------------------------
@@ -173,14 +217,16 @@ class _SequenceEpochs(_Steady):
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
         size = self.view.batch_size
         wide = size * (self.view.chunk if self.view.by_length else 1)
-        slices: list[Tensor] = []
+        parts: list[Tensor] = []
         for chunk in shuffled_slices(self.visitors.numel(), wide, rng):
             visitors = self.visitors[chunk]
             if self.view.by_length:
                 visitors = visitors[self.items.lengths[visitors].argsort(stable=True)]
-            slices.extend(torch.split(visitors, size))
-        for at in torch.randperm(len(slices), generator=rng).tolist():
-            yield Batch(self._contexts(slices[at]))
+                parts.extend(slices(visitors, size))
+            else:
+                parts.append(visitors)
+        for at in torch.randperm(len(parts), generator=rng).tolist():
+            yield Batch(self._contexts(parts[at]))
 
     def _contexts(self, visitors: Tensor) -> Contexts:
         train, rows = self.train, visitors.numel()
@@ -203,8 +249,8 @@ class _SequenceEpochs(_Steady):
 class Rows:
     """One example a context with C candidates and their labels.
 
-    Where train has ``lists``, those; where its events carry labels, the events themselves (C = 1); else each positive
-    event with ``negatives`` drawn for it (C = 1 + negatives).
+    Where train has ``lists``, those; where its events carry labels that say no, the events themselves (C = 1); else
+    each positive event with ``negatives`` drawn for it (C = 1 + negatives).
     """
 
     batch_size: int = 2048
@@ -218,7 +264,7 @@ class Rows:
         """The kind that fits the Dataset."""
         if train.lists is not None:
             return _ListEpochs(self, train.lists)
-        if train.events.label is not None:
+        if has_negatives(train):
             return _LabelEpochs(self, train)
         return _SampledEpochs(self, train)
 
@@ -232,7 +278,8 @@ class _ListEpochs(_Steady):
         for rows in shuffled_slices(len(lists), self.view.batch_size, rng):
             pair = lists.candidates.pair
             candidates = Candidates(lists.candidates.items[rows], None if pair is None else pair[rows])
-            yield Batch(lists.contexts.take(rows), candidates, lists.labels[rows], lists.weights[rows])
+            contexts = lists.contexts.take(rows).recent(self.view.history)
+            yield Batch(contexts, candidates, lists.labels[rows], lists.weights[rows])
 
 
 class _LabelEpochs(_Steady):
@@ -291,4 +338,4 @@ class _WholeEpochs(_Steady):
         yield Batch(self.none)
 
 
-__all__ = ["Epochs", "Pairs", "Rows", "Sequences", "View", "Whole", "shuffled_slices"]
+__all__ = ["Epochs", "Pairs", "Rows", "Sequences", "View", "Whole", "shuffled_slices", "slices"]
