@@ -212,4 +212,5 @@ def _as_input_error(cls: type, error: ValidationError) -> InputError:
     if first["type"] == "unexpected_keyword_argument":
         return unknown("hyper-parameter", name, cls.__dataclass_fields__)  # type: ignore[attr-defined]
     reason = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return InputError(f"{cls.__name__}: {name} = {first['input']!r} {reason}")
+    said = f"{name} = {first['input']!r} " if name else ""  # a validator over several fields names them itself
+    return InputError(f"{cls.__name__}: {said}{reason}")

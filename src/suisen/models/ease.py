@@ -71,9 +71,9 @@ class EASENet(CatalogueScorer):
         kept = np.flatnonzero(gram.diagonal())  # items without events have no row and no column
         gram = gram[np.ix_(kept, kept)]
         gram[np.diag_indices_from(gram)] += self.model.l2
-        factor, info = scipy.linalg.lapack.dpotrf(gram, lower=1, overwrite_a=1)
-        inverse, info = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
-        if info:
+        factor, failed = scipy.linalg.lapack.dpotrf(gram, lower=1, overwrite_a=1)
+        inverse, singular = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
+        if failed or singular:
             raise InputError(f"EASE: XᵀX + {self.model.l2:g}·I could not be inverted; raise l2")
         inverse = np.tril(inverse) + np.tril(inverse, -1).T
         b = inverse / -inverse.diagonal()[None, :]

@@ -75,9 +75,10 @@ class IALSNet(Retriever):
         self.user = IdEmbedding(schema.n_users, model.dim, model.init / model.dim**0.5)
         self.item = IdEmbedding(schema.n_items, model.dim, model.init / model.dim**0.5)
         self.requires_grad_(False)
-        self.register_buffer("n_visitors", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("taking", torch.zeros(2, dtype=torch.int64))
 
-    n_visitors: Tensor
+    taking: Tensor
+    """(2,) |U| and |I|: visitors and items with a positive event in train."""
 
     def prepare(self, train: Dataset) -> None:
         """Both orders of the binary matrix; guests' sessions are rows like any other and get vectors for the sweeps."""
@@ -86,22 +87,26 @@ class IALSNet(Retriever):
         visitors, dim = matrix.shape[0], self.model.dim
         guests = torch.zeros(visitors - self.user.num_embeddings, dim)
         self.register_buffer("guests", guests, persistent=False)
-        self.n_visitors.fill_(int((self.by_user.lengths > 0).sum()))
+        for side, rows in enumerate((self.by_user, self.by_item)):
+            self.taking[side] = (rows.lengths > 0).sum()
 
     def forward(self, batch: Batch) -> Tensor:
         """One sweep; what is returned, in place of a loss, is the mean squared change of the item vectors."""
-        users, items = len(self.by_user), int((self.by_item.lengths > 0).sum())
-        p = self._half(self.by_user, self.item.weight, items)
-        before = self.item.weight.clone()
-        q = self._half(self.by_item, p, int(self.n_visitors))
+        device = self.item.weight.device
+        self.by_user, self.by_item = self.by_user.to(device), self.by_item.to(device)
+        users, items = self.taking.tolist()
+        with torch.autocast(device.type, enabled=False):  # the factorisations want float32
+            p = self._half(self.by_user, self.item.weight, items)
+            q = self._half(self.by_item, p, users)
+        change = (q - self.item.weight).square().sum(1).mean()
         known = self.user.num_embeddings
         self.user.weight.copy_(p[:known])
         self.item.weight.copy_(q)
-        self.guests = p[known:users]
-        return (q - before).square().sum(1).mean()
+        self.guests = p[known:]
+        return change
 
     def _half(self, rows: Ragged, fixed: Tensor, others: int) -> Tensor:
-        """(len(rows), d): the best vector of every row, the other side ``fixed``."""
+        """(len(rows), d): the best vector of every row, the other side ``fixed`` (``others`` of it took anything)."""
         model = self.model
         values, basis = torch.linalg.eigh(model.unobserved * (fixed.T @ fixed))
         rotated = fixed @ basis
@@ -118,8 +123,7 @@ class IALSNet(Retriever):
         folded = (contexts.history.lengths > 0).nonzero().squeeze(1)
         if not folded.numel():
             return known
-        others = int((self.items.trained).sum())
-        known[folded] = self._half(_distinct(contexts.history.take(folded)), self.item.weight, others)
+        known[folded] = self._half(_distinct(contexts.history.take(folded)), self.item.weight, int(self.taking[1]))
         return known
 
     def item_vectors(self) -> Tensor:

@@ -46,8 +46,9 @@ class MF:
 
     @property
     def view(self) -> View:
-        """Positives with negatives of their own."""
-        return Pairs(batch_size=self.batch_size, negatives=self.negatives, power=self.popularity_power)
+        """Positives with negatives of their own; labelled pairs where there are such and the loss can use them."""
+        logistic = self.loss == "logistic"
+        return Pairs(self.batch_size, self.negatives, power=self.popularity_power, labels=logistic)
 
     def build(self, schema: Schema) -> MFNet:
         """Two tables of vectors and one of item biases."""

@@ -51,7 +51,7 @@ class SASRec:
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.dim % self.heads:
-            raise ValueError(f"must divide dim = {self.dim}")
+            raise ValueError(f"heads = {self.heads} must divide dim = {self.dim}")
         return self
 
     @property

@@ -18,9 +18,11 @@ TENSOR = "__tensor__"
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Writes nested dicts, lists, plain values and tensors, aside and then renamed: nobody reads half a file."""
+    """Writes nested dicts, lists (tuples come back as lists), plain values and tensors, aside and then renamed: nobody
+    reads half a file.
+    """
     tensors: dict[str, Tensor] = {}
-    plain = _strip(tree, "", tensors)
+    plain = _strip(tree, tensors)
     aside = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, aside, metadata={"tree": json.dumps(plain)})
@@ -32,20 +34,20 @@ def load_tree(path: Path) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            plain = json.loads((file.metadata() or {})["tree"])
+            return _fill(json.loads((file.metadata() or {})["tree"]), tensors)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(f"checkpoint {path} is damaged ({error}); delete it and start the run again") from None
-    return _fill(plain, tensors)
 
 
-def _strip(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def _strip(tree: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
+        name = str(len(tensors))
         tensors[name] = tree.detach().cpu().contiguous().clone()
         return {TENSOR: name}
     if isinstance(tree, dict):  # keys of an optimiser's state are integers: keep them as such
-        return {"__dict__": [[key, _strip(value, f"{name}/{key}", tensors)] for key, value in tree.items()]}
+        return {"__dict__": [[key, _strip(value, tensors)] for key, value in tree.items()]}
     if isinstance(tree, (list, tuple)):
-        return [_strip(value, f"{name}/{i}", tensors) for i, value in enumerate(tree)]
+        return [_strip(value, tensors) for value in tree]
     return tree
 
 
@@ -66,7 +68,11 @@ def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def copy_weights(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    """Puts saved values in place, on the module's device."""
+    """Puts saved values in place, on the module's device.  Raises InputError where they are of another network."""
     current = weights_of(module)
+    for name in current.keys() | weights.keys():
+        here, there = (tuple(w[name].shape) if name in w else None for w in (current, weights))
+        if here != there:
+            raise InputError(f"weight {name!r} has shape {here} here and {there} in what was saved: another network")
     for name, value in weights.items():
         current[name].copy_(value)

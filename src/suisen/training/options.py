@@ -69,6 +69,7 @@ class RunOptions:
     clip: float | None = 10.0
     """Largest norm of the gradient; None: not clipped."""
     max_seconds: float | None = None
+    """A phase starts no further epoch after so long; None: no limit."""
     checkpoint: Path | None = None
     """Folder of checkpoints, one file a stage; None: none are written."""
     checkpoint_seconds: float = 30.0

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from suisen.data.batch import Batch, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.views import View
-from suisen.errors import TrainingError
+from suisen.errors import InputError, TrainingError
 from suisen.models.contract import ItemTable, Model, Net, Phase
 from suisen.training.checkpoint import copy_weights, load_tree, save_tree, weights_of
 from suisen.training.options import Curve, EpochRow, RunOptions, pick_device, pick_precision
@@ -83,11 +83,13 @@ class _Run:
         if len(self.curve.rows) >= self.phase.epochs:
             self.done = True
             return
-        self.module.train()
         skip = self.batches_done
         if not skip:
             self.epoch_rng = self.rng.get_state()
-            self.epochs.refresh(self.module)
+            self.module.eval()
+            with torch.no_grad():  # who asks the network for hard negatives wants its answers, not its dropout
+                self.epochs.refresh(self.module)
+        self.module.train()
         clock = time.monotonic()
         for number, batch in enumerate(self.epochs.batches(self.rng)):
             if number < skip:  # resumed inside an epoch: drawn again with the same generator, not computed again
@@ -123,7 +125,9 @@ class _Run:
         if self.validate is not None:
             self.module.eval()
             with torch.no_grad():
-                metric = self.validate(self.module)
+                metric = float(self.validate(self.module))
+            if math.isnan(metric):
+                raise TrainingError(f"the validation metric of {self.options.stage} is not a number; check valid")
         epoch = len(self.curve.rows) + 1
         rate = self.examples_done / max(self.seconds, 1e-9)
         row = EpochRow(epoch, self.loss_sum / max(self.batches_done, 1), metric, self.seconds, rate)
@@ -188,7 +192,10 @@ class _Run:
         if not self.options.resume or path is None or not path.exists():
             return
         tree = load_tree(path)
-        copy_weights(self.module, tree["weights"])
+        try:
+            copy_weights(self.module, tree["weights"])
+        except InputError as error:
+            raise InputError(f"checkpoint {path}: {error}; resume with the run's own settings") from None
         for optimiser, state in zip(self.optimisers, tree["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         self.epochs.load_state_dict(tree["epochs"])
@@ -222,6 +229,7 @@ def fit(
         net = model.build(schema or train.schema)
     net.bind(ItemTable(train.item_features, train.trained_items))
     net.prepare(train)
+    net.to(pick_device(options.device))
     phases = model.phases(net)
     curves = []
     for i, phase in enumerate(phases, start=1):
