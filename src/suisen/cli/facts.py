@@ -1,0 +1,128 @@
+"""Facts of a data set for people: counts, times, sparsity, the long tail, and the schema that models see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from suisen.data.dataset import Dataset
+from suisen.data.encode import Column
+from suisen.data.splits import Split
+from suisen.data.when import spelt
+
+HEAD = 0.1
+"""Share of the items that is the head of the tail."""
+POINTS = 50
+"""Points of the curve of the long tail."""
+SHOWN = 4
+"""Values of a vocabulary that are shown."""
+
+
+def data_facts(data: Dataset) -> dict[str, Any]:
+    """Counts of a data set, as JSON holds them."""
+    events = data.events
+    users, items = int(data.trained_users.sum()), int(data.trained_items.sum())
+    guests = int((events.offsets.diff()[data.schema.n_users :] > 0).sum())
+    lengths = events.offsets.diff()
+    lengths = lengths[lengths > 0].float()
+    return {
+        "events": len(events),
+        "positives": int(data.positive.sum()),
+        "users": users,
+        "users_declared": data.schema.n_users - 1,
+        "guest_sessions": guests,
+        "items": items,
+        "items_declared": data.schema.n_items - 1,
+        "first": spelt(int(events.time.min())) if data.has_time else None,
+        "last": spelt(int(events.time.max())) if data.has_time else None,
+        "density": len(events) / max(1, (users + guests) * items),
+        "events_a_user": {"mean": float(lengths.mean()), "median": float(lengths.median()), "most": int(lengths.max())},
+        "head_share": head_share(data),
+        "tail": tail(data),
+        "fingerprint": fingerprint(data),
+    }
+
+
+def head_share(data: Dataset) -> float:
+    """Share of the positives on the top tenth of the items."""
+    counts = data.item_counts[data.item_counts > 0].sort(descending=True).values
+    top = max(1, round(HEAD * counts.numel()))
+    return float(counts[:top].sum() / counts.sum().clamp(min=1))
+
+
+def tail(data: Dataset) -> list[tuple[float, float]]:
+    """The long tail as a curve: (share of the items, most popular first; share of the positives on them)."""
+    counts = data.item_counts[data.item_counts > 0].sort(descending=True).values.double()
+    if not counts.numel():
+        return [(0.0, 0.0)]
+    total = counts.cumsum(0) / counts.sum()
+    at = torch.linspace(0, counts.numel() - 1, min(POINTS, counts.numel())).long().unique()
+    shares = [((int(i) + 1) / counts.numel(), float(total[i])) for i in at]
+    return [(0.0, 0.0), *shares]
+
+
+def fingerprint(data: Dataset) -> str:
+    """What two runs on the same data share: its size and the sums of its events."""
+    events = data.events
+    place = torch.arange(1, len(events) + 1) % 65_521
+    mix = int(((events.visitor * 31 + events.item * 17 + events.time % 1_000_003) * place).sum())
+    return f"{len(events)}-{data.schema.n_users - 1}-{data.schema.n_items - 1}-{mix & 0xFFFFFFFFFFFFFFFF:016x}"
+
+
+def schema_rows(data: Dataset) -> list[tuple[str, str, str, str]]:
+    """(of what, field, kind, values) of every column that the data set knows."""
+    ids = [("user", data.users), ("item", data.items)]
+    out = [(owner, owner, "id", f"{len(of) - 1:,} {_type(of.raw_ids.dtype)}") for owner, of in ids]
+    log = data.log.events.columns
+    for name in ("time", "label", "weight", "session"):
+        if name in log:
+            out.append(("event", name, name, _of_event(data, name)))
+    for owner, encoder in data.encoders.items():
+        out += [(owner, column.name, column.kind, _values(column)) for column in encoder.columns]
+    return out
+
+
+def _type(dtype: Any) -> str:
+    return "integers" if dtype.is_integer() else "texts"
+
+
+def _of_event(data: Dataset, name: str) -> str:
+    if name == "time":
+        return f"{spelt(int(data.events.time.min()))} to {spelt(int(data.events.time.max()))}"
+    column = data.log.events[name]
+    if name == "label":
+        return f"{int(data.positive.sum()):,} positives of {column.len():,}"
+    if name == "weight":
+        return f"{column.min():g} to {column.max():g}"
+    return f"{column.n_unique():,} different"
+
+
+def _values(column: Column) -> str:
+    if column.kind == "text":
+        return "shown to people, not to models"
+    if column.kind == "numeric":
+        return f"mean {column.mean:g}, spread {column.scale:g}"
+    shown = ", ".join(column.vocabulary[:SHOWN])
+    return f"{len(column.vocabulary):,}: {shown}{', …' if len(column.vocabulary) > SHOWN else ''}"
+
+
+def fact_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """(name, value) lines of ``data_facts`` for a terminal."""
+    each, declared = facts["events_a_user"], facts["items_declared"] - facts["items"]
+    users = f"{facts['users']:,}" + (f" and {facts['guest_sessions']:,} guest sessions" if facts["guest_sessions"] else "")
+    lines = [
+        ("events", f"{facts['events']:,}, of which {facts['positives']:,} positives"),
+        ("users", users),
+        ("items", f"{facts['items']:,}" + (f" and {declared:,} without events" if declared else "")),
+        ("events a user", f"mean {each['mean']:.1f}, median {each['median']:.0f}, most {each['most']:,}"),
+        ("density", f"{facts['density']:.4%} of all pairs; {1 - facts['density']:.4%} are empty"),
+        ("long tail", f"{facts['head_share']:.1%} of the positives fall on the top {HEAD:.0%} of the items"),
+    ]
+    when = f"{facts['first']} to {facts['last']}" if facts["first"] else "none: the log has no order"
+    return [*lines[:3], ("time", when), *lines[3:]]
+
+
+def split_lines(split: Split) -> list[tuple[str, str]]:
+    """(name, value) lines of what a split made."""
+    return [(name.replace("_", " "), f"{value:,}") for name, value in split.facts.items()]
