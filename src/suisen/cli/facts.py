@@ -110,7 +110,9 @@ def _values(column: Column) -> str:
 def fact_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """(name, value) lines of ``data_facts`` for a terminal."""
     each, declared = facts["events_a_user"], facts["items_declared"] - facts["items"]
-    users = f"{facts['users']:,}" + (f" and {facts['guest_sessions']:,} guest sessions" if facts["guest_sessions"] else "")
+    users = f"{facts['users']:,}" + (
+        f" and {facts['guest_sessions']:,} guest sessions" if facts["guest_sessions"] else ""
+    )
     lines = [
         ("events", f"{facts['events']:,}, of which {facts['positives']:,} positives"),
         ("users", users),

@@ -1,0 +1,169 @@
+"""The run folder: what lies where, written so that nobody reads half of a file, and which run came before."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from suisen.errors import InputError
+from suisen.evaluation import Report
+
+CONFIG, METRICS, ENVIRONMENT, CURVES = "config.toml", "metrics.json", "environment.json", "curves.json"
+REPORT, CHECKPOINTS, BUNDLE = "report.html", "checkpoints", "bundle"
+LIBRARIES = ("suisen", "torch", "numpy", "polars", "scipy", "faiss-cpu", "safetensors", "pydantic")
+
+
+def new_folder(folder: Path, overwrite: bool) -> Path:
+    """An empty run folder; an old run in its place goes only when asked, and only if it is one."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out = {folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            mend = f"go on with --resume {folder}, give" if (folder / CONFIG).exists() else "give"
+            raise InputError(f"out = {folder} is not empty; {mend} another --out, or pass --overwrite")
+        if not (folder / CONFIG).exists():
+            raise InputError(f"out = {folder} holds something else than a run; give another --out")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def default_folder(models: str) -> Path:
+    """runs/<date>-<models>, numbered where it exists."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{stamp}-{models.replace(' + ', '-')}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Aside, then renamed."""
+    aside = path.with_name(f"{path.name}.part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Aside, then renamed; NaN and infinities become null, as JSON has neither."""
+    write_text(path, json.dumps(finite(data), ensure_ascii=False, indent=1, allow_nan=False))
+
+
+def finite(data: Any) -> Any:
+    """Plain data without NaN and infinities."""
+    if isinstance(data, Mapping):
+        return {str(key): finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
+        return None
+    return data
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a run.  Raises InputError naming it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: the run is not finished; go on with: suisen train --resume") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is damaged ({error}); train again") from None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was started in this folder."""
+    return (folder / CONFIG).is_file()
+
+
+def report_of(folder: Path, part: str = "test") -> Report:
+    """A run's report on valid or test, named by its folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give a run folder")
+    if not is_run(folder):
+        raise InputError(f"{folder} is no run folder ({CONFIG} is missing); give what suisen train wrote with --out")
+    reports = read_json(folder / METRICS)["reports"]
+    if part not in reports:
+        raise InputError(f"{folder} has no report on {part}; its split holds nothing out for it")
+    return _named(Report.from_dict(reports[part]), folder.name)
+
+
+def _named(report: Report, name: str) -> Report:
+    from dataclasses import replace
+
+    return replace(report, name=name)
+
+
+def last_run(folder: Path, data: str, report: Report) -> tuple[Path, Report] | None:
+    """The run beside ``folder`` that was finished last on the same data and the same questions."""
+    found: list[tuple[str, Path, Report]] = []
+    for path in sorted(folder.absolute().parent.glob(f"*/{METRICS}")):
+        if path.parent == folder.absolute():
+            continue
+        with contextlib.suppress(InputError, KeyError, TypeError):  # what is no run of ours is not compared
+            facts = read_json(path)
+            test = Report.from_dict(facts["reports"]["test"])
+            same = test.fingerprint == report.fingerprint and test.protocol == report.protocol
+            if same and facts["data"]["fingerprint"] == data:
+                found.append((facts["finished"], path.parent, _named(test, path.parent.name)))
+    if not found:
+        return None
+    _, place, theirs = max(found, key=lambda each: each[0])
+    return place, theirs
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601, to the microsecond: runs are ordered by it."""
+    return datetime.now(UTC).isoformat()
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """What the numbers of a run depend on beside its configuration."""
+    import torch
+
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "started": now(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "cuda": cuda,
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "commit": _commit(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _commit() -> str | None:
+    """The commit of the working folder, with + where files were changed; None outside of git."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    said = [
+        subprocess.run([git, *words], capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
+        for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    ]
+    if any(each.returncode for each in said):
+        return None
+    return said[0].stdout.strip() + ("+" if said[1].stdout.strip() else "")

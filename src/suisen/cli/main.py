@@ -1,0 +1,109 @@
+"""``suisen …``: the group of commands, found when they are asked for, and the one place where errors become lines."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from suisen.errors import SuisenError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo:demo", "The whole path in one go on MovieLens-100K: data, training, measuring, serving."),
+    "data": ("data:data", "Fetch a public data set, look into any event log."),
+    "train": ("train:train", "Train a retriever, a ranker or both, and measure them, into a run folder."),
+    "evaluate": ("evaluate:evaluate", "Measure a trained run or bundle again, with other metrics."),
+    "compare": ("evaluate:compare", "Paired differences between runs on the same test queries."),
+    "recommend": ("recommend:recommend", "Recommendations for users, histories or features, or for everybody."),
+    "serve": ("serve:serve", "Answer over HTTP from a run or bundle."),
+}
+"""Name → where the command lives in ``suisen.cli``, and its line in ``suisen --help``.  Nothing is imported before."""
+
+
+class Suisen(click.Group):
+    """Imports a command when it is asked for; prints every expected error as one line and exits with 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"suisen.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands' lines, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A misspelt command gets the nearest one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from suisen.errors import unknown
+
+            raise click.UsageError(str(unknown("command", args[0], COMMANDS)), ctx)
+        return super().resolve_command(ctx, args)
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:  # type: ignore[override]
+        """Runs a command and exits: 0, 2 for what the caller can mend, 130 when interrupted."""
+        extra.pop("standalone_mode", None)
+        prog = extra.pop("prog_name", None) or "suisen"
+        try:
+            code = super().main(args, prog, standalone_mode=False, **extra)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("interrupted", err=True)
+            sys.exit(130)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help() if error.ctx is not None else "")
+            sys.exit(0)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone, as `| head` does
+            sys.exit(141)
+        except (SuisenError, click.ClickException, OSError) as error:
+            click.echo(f"error: {line_of(error)}", err=True)
+            sys.exit(2)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def line_of(error: Exception) -> str:
+    """An error in one line."""
+    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        text = f"{error.strerror}{where}"
+    return " ".join(text.split()) or type(error).__name__
+
+
+@click.group(cls=Suisen, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="suisen", message="suisen %(version)s")
+def cli() -> None:
+    """From an event log to a measured, served two-stage recommender.
+
+    \b
+    suisen demo                                        the whole path on MovieLens-100K, in minutes
+    suisen data inspect --events my.csv --user uid --item sku --time ts
+    suisen train --events my.csv --user uid --item sku --time ts --retriever ease --ranker deepfm --out runs/a
+    suisen recommend runs/a --user u17 -k 10
+    suisen serve runs/a
+
+    Every command has its own --help, with an example.
+    """
+
+
+def main() -> NoReturn:
+    """The entry point."""
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

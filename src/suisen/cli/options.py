@@ -1,0 +1,165 @@
+"""Commands whose options depend on what is asked for: ``--retriever sasrec`` brings SASRec's hyper-parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from suisen.cli import config
+from suisen.cli.config import CHOICES, Raw
+from suisen.cli.settings import Setting
+from suisen.errors import InputError, unknown
+
+CONFIG_FILE = "config.toml"
+TITLES = {
+    "data": "Data",
+    "split": "Split",
+    "retriever": "Retriever",
+    "ranker": "Ranker",
+    "index": "Index",
+    "lists": "Lists that the ranker learns on",
+    "run": "Run",
+}
+HELP = {
+    "split": "Rule that cuts the log into train, valid and test.",
+    "retriever": "Model of the first stage.",
+    "ranker": "Model of the second stage; alone it ranks the whole catalogue.",
+    "index": "How the nearest item vectors are found.",
+}
+DEFAULTS = {"split": "leave-last"}
+
+
+class GroupedOption(click.Option):
+    """An option that knows under which heading of ``--help`` it stands."""
+
+    def __init__(self, *declarations: Any, group: str = "Options", **more: Any) -> None:
+        super().__init__(*declarations, **more)
+        self.group = group
+
+
+def option_of(setting: Setting, title: str) -> GroupedOption:
+    """A setting's flag."""
+    return GroupedOption(
+        [setting.flag, setting.parameter],
+        default=None,
+        type=click.UNPROCESSED,
+        multiple=setting.several,
+        metavar=setting.metavar,
+        help=setting.help,
+        group=title,
+    )
+
+
+def chooser(section: str) -> GroupedOption:
+    """``--retriever NAME``: picks a class."""
+    names = "|".join(CHOICES[section])
+    default = f" [default: {DEFAULTS[section]}]" if section in DEFAULTS else ""
+    return GroupedOption(
+        [f"--{section}", f"{section}__name"],
+        default=None,
+        type=click.UNPROCESSED,
+        metavar="NAME",
+        help=f"{HELP[section]} One of {names}; see its parameters with --{section} NAME --help.{default}",
+        group=TITLES[section],
+    )
+
+
+class SettingsCommand(click.Command):
+    """A command with the settings of some sections; those of a chosen class join when it is chosen."""
+
+    def __init__(self, *args: Any, sections: Sequence[str] = (), **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.sections = tuple(sections)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Looks for the names of choices first, in the flags and in the file, so that their options exist."""
+        ctx.meta["suisen.settings"] = self._dynamic(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise self._better(error, ctx) from None
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own and those of the settings."""
+        own = super().get_params(ctx)
+        return [*own, *ctx.meta.get("suisen.settings", [])]
+
+    def _dynamic(self, args: Sequence[str]) -> list[click.Parameter]:
+        names = {**DEFAULTS, **_names_in_file(args)}
+        out: list[click.Parameter] = []
+        for section in self.sections:
+            name = _last(args, f"--{section}") or names.get(section) if section in CHOICES else None
+            title = TITLES[section]
+            if section in CHOICES:
+                out.append(chooser(section))
+                title = f"{title}: {CHOICES[section][name].__name__}" if name in CHOICES[section] else title
+            out += [option_of(setting, title) for setting in config.settings_in(section, name)]
+        return out
+
+    def _better(self, error: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
+        """What would make the option exist, or the nearest one that does."""
+        section = error.option_name.removeprefix("--").partition(".")[0]
+        if section in self.sections and section in CHOICES and "." in error.option_name:
+            known = [opt for p in self.get_params(ctx) for opt in p.opts if opt.startswith(f"--{section}.")]
+            if not known:
+                return click.UsageError(
+                    f"{error.option_name} needs --{section} NAME; one of {', '.join(CHOICES[section])}"
+                )
+            return click.UsageError(str(unknown("option", error.option_name, known)))
+        known = [opt for p in self.get_params(ctx) for opt in p.opts]
+        return click.UsageError(str(unknown("option", error.option_name, known)))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Under their headings."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _last(args: Sequence[str], flag: str) -> str | None:
+    """The value of a flag in raw arguments, the last one where it is repeated."""
+    found = None
+    for at, word in enumerate(args):
+        if word == flag and at + 1 < len(args):
+            found = args[at + 1]
+        elif word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _names_in_file(args: Sequence[str]) -> dict[str, str]:
+    """The choices of the file that ``--config`` names."""
+    path = _last(args, "--config")
+    if path is None:
+        return {}
+    tables = config.read_file(Path(path))
+    names = {section: tables.get(section, {}).get("name") for section in CHOICES}
+    return {section: str(name) for section, name in names.items() if name is not None}
+
+
+def raw_of(given: Mapping[str, Any], file: str | None) -> Raw:
+    """What flags and file say together."""
+    theirs = {} if file is None else config.read_file(Path(file))
+    return config.merged(theirs, config.flags_of(given), config.note)
+
+
+def with_settings(*sections: str, **more: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """Decorator: a command with the settings of these sections."""
+    return click.command(cls=SettingsCommand, sections=sections, **more)
+
+
+def only_with(given: Mapping[str, Any], what: str) -> None:
+    """Refuses settings where they would have no effect."""
+    for parameter, value in given.items():
+        if "__" in parameter and value not in (None, ()):
+            section, _, key = parameter.partition("__")
+            flag = f"--{section}" if key == "name" else f"--{section}.{key}"
+            raise InputError(f"{flag} does not go with {what}")

@@ -1,0 +1,110 @@
+"""``suisen train``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from suisen.cli import folder as place
+from suisen.cli.options import only_with, raw_of, with_settings
+
+SECTIONS = ("data", "split", "retriever", "ranker", "index", "lists", "run")
+
+
+@with_settings(*SECTIONS, short_help="Train and measure models, into a run folder.")
+@click.option("--config", "config_file", metavar="FILE", help="TOML file with the same settings; flags win over it.")
+@click.option("--out", metavar="DIR", help="Run folder. [default: runs/<date>-<models>]")
+@click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
+@click.option(
+    "--resume", metavar="RUN", help="Go on with a run that was stopped or killed; nothing else is to be said."
+)
+@click.option("--epochs", type=int, metavar="INT", help="Most epochs of every model that has epochs.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress, no tables.")
+@click.option("--tensorboard", is_flag=True, help="Write the course to RUN/tensorboard (extra: tensorboard).")
+@click.option("--mlflow", metavar="URI", help="Log the course to this MLflow server or store (extra: mlflow).")
+def train(**given: Any) -> None:
+    """Train a retriever, a ranker or both on an event log, measure them, and keep it all in a run folder.
+
+    \b
+    suisen train --data ml-100k --retriever ease --ranker deepfm --out runs/a
+    suisen train --events my.csv --user uid --item sku --time ts --retriever sasrec --retriever.dim 32
+    suisen train --retriever sasrec --help        lists SASRec's own settings
+    suisen train --config runs/a/config.toml      repeats a run: the same weights
+    suisen train --resume runs/a                  goes on after a kill: the same weights
+
+    A setting is a flag (--retriever.dim 32) or a line of a TOML file (dim = 32 under [retriever]); flags win.
+    With two models the retriever proposes candidates and the ranker orders them.
+    """
+    config, folder = _resumed(given) if given["resume"] else _fresh(given)
+    if config is None:
+        return
+    from suisen.cli import run as running
+
+    quiet = given["quiet"]
+    try:
+        run = running.execute(config, folder, callbacks=_callbacks(given, config, folder), resume=bool(given["resume"]))
+        running.save(run)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; go on with: suisen train --resume {folder}", err=True)
+        raise
+    if quiet:
+        click.echo(str(folder))
+        return
+    running.say_run(run)
+    click.echo(f"next: suisen recommend {folder} --user {_some_user(run)}   or   suisen serve {folder}")
+
+
+def _fresh(given: dict[str, Any]) -> tuple[Any, Path]:
+    from suisen.cli.config import resolve
+    from suisen.training.options import pick_device
+
+    config = resolve(raw_of(given, given["config_file"]), given["epochs"])
+    pick_device(config.run.device)  # before anything is read or written
+    models = "-".join(config.names[part] for part in ("retriever", "ranker") if part in config.names)
+    folder = Path(given["out"]) if given["out"] else place.default_folder(models)
+    return config, place.new_folder(folder, given["overwrite"])
+
+
+def _resumed(given: dict[str, Any]) -> tuple[Any, Path]:
+    """The run's own configuration; None where nothing is left to do."""
+    from suisen.cli.config import read_file, resolve
+    from suisen.errors import InputError
+
+    only_with(given, "--resume: a run is resumed with its own settings")
+    for name in ("config_file", "out", "epochs", "overwrite"):
+        if given[name]:
+            flag = re.sub("_file$", "", name)
+            raise InputError(f"--{flag} does not go with --resume: a run is resumed with its own settings")
+    folder = Path(given["resume"])
+    if not place.is_run(folder):
+        raise InputError(
+            f"resume = {folder} is no run folder ({place.CONFIG} is missing); start it with --out {folder}"
+        )
+    if (folder / place.METRICS).exists():
+        report = place.report_of(folder)
+        click.echo(f"{folder} is finished; nothing is left to do\n{report}")
+        return None, folder
+    return resolve(read_file(folder / place.CONFIG)), folder
+
+
+def _callbacks(given: dict[str, Any], config: Any, folder: Path) -> list[Any]:
+    from suisen.training.callbacks import MLflow, TensorBoard
+    from suisen.training.progress import Progress
+
+    out: list[Any] = [] if given["quiet"] else [Progress()]
+    if given["tensorboard"]:
+        out.append(TensorBoard(folder / "tensorboard"))
+    if given["mlflow"]:
+        tables = config.tables()
+        params = {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
+        out.append(MLflow(name=folder.name, uri=given["mlflow"], params=params))
+    return out
+
+
+def _some_user(run: Any) -> Any:
+    store = run.recommender.store
+    known = store.trained_users.nonzero().squeeze(1)
+    return store.users.raw_ids[int(known[0]) - 1] if known.numel() else "ID"
