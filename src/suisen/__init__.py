@@ -1,3 +1,69 @@
-"""Suisen: event log in, measured two-stage recommender out."""
+"""Suisen: event log in, measured two-stage recommender out.
+
+The names below are loaded at first use, so that ``import suisen`` stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from suisen.data.dataset import Dataset
+    from suisen.data.sources import load as load_log
+    from suisen.data.splits import ClickRatio, GlobalTime, LeaveLast, Ratio, Sessions, k_core
+    from suisen.data.synthetic import World
+    from suisen.errors import InputError, SuisenError
+    from suisen.evaluation import compare
+    from suisen.models import EASE, FM, IALS, MF, DeepFM, Popularity, SASRec, TwoTower
+    from suisen.pipeline import Recommender, evaluate
+    from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Flat
+    from suisen.training.options import RunOptions
+
+_HOMES = {
+    "suisen.data.dataset": ("Dataset",),
+    "suisen.data.splits": ("ClickRatio", "GlobalTime", "LeaveLast", "Ratio", "Sessions", "k_core"),
+    "suisen.data.synthetic": ("World",),
+    "suisen.errors": ("InputError", "SuisenError"),
+    "suisen.evaluation": ("compare",),
+    "suisen.models": ("EASE", "FM", "IALS", "MF", "DeepFM", "Popularity", "SASRec", "TwoTower"),
+    "suisen.pipeline": ("Recommender", "evaluate"),
+    "suisen.retrieval": ("HNSW", "IVFPQ", "IVFSQ8", "Exact", "Flat"),
+    "suisen.training.options": ("RunOptions",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def load(folder: str | Path) -> Recommender:
+    """The Recommender saved in a bundle or in a run folder."""
+    from suisen.pipeline import Recommender
+
+    return Recommender.load(folder)
+
+
+def load_data(name: str, **options: Any) -> Dataset:
+    """A Dataset by name, like ``ml-100k``: see ``suisen.data.sources``."""
+    from suisen.data.dataset import Dataset
+    from suisen.data.sources import load as load_log
+
+    return Dataset.of(load_log(name, **options))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'suisen' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOME_OF, "__version__", "load", "load_data"])
+
+
+__all__ = [
+    "EASE", "FM", "HNSW", "IALS", "IVFPQ", "IVFSQ8", "MF", "ClickRatio", "Dataset", "DeepFM", "Exact", "Flat",
+    "GlobalTime", "InputError", "LeaveLast", "Popularity", "Ratio", "Recommender", "RunOptions", "SASRec", "Sessions",
+    "SuisenError", "TwoTower", "World", "__version__", "compare", "evaluate", "k_core", "load", "load_data",
+]  # fmt: skip

@@ -18,7 +18,7 @@ from suisen.data.views import Rows, View
 from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
 from suisen.models.fm import FMCore
 from suisen.models.layers import SplitMLP, adam
-from suisen.models.losses import logistic
+from suisen.models.losses import of_rows
 
 
 @hyper_parameters
@@ -37,6 +37,8 @@ class DeepFM:
     """Batch norm behind each of the deep net's linear layers."""
     history: Annotated[int, Field(ge=0, le=1000)] = 50
     """Most items of history read as one more field (their mean); 0: none."""
+    recent: Annotated[int, Field(ge=0, le=1000)] = 3
+    """The same for the newest items alone: what follows what (Rendle et al. 2010, FPMC); 0: none."""
     hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of user and item ids hidden in training, so that unknown ones are no surprise."""
     l2: Annotated[float, Field(ge=0)] = 1e-6
@@ -70,7 +72,7 @@ class DeepFMNet(Ranker):
     def __init__(self, model: DeepFM, schema: Schema) -> None:
         super().__init__()
         self.model = model
-        self.core = FMCore(schema, model.dim, model.history)
+        self.core = FMCore(schema, model.dim, (model.history, model.recent))
         widths = self.core.context.count * model.dim, self.core.item.count * model.dim, len(schema.pair)
         self.deep = SplitMLP(widths, model.hidden, model.dropout, model.batch_norm)
         self.out = nn.Linear(self.deep.out, 1, bias=False)
@@ -93,7 +95,7 @@ class DeepFMNet(Ranker):
         return shallow + self.out(deep).squeeze(-1)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logistic loss plus l2/2 · the squared norm of the field tables."""
+        """Softmax over each list (logistic loss of single candidates) plus l2/2 · the squared norm of the tables."""
         candidates, labels = batch.listed
         scores = self.score(batch.contexts, candidates, batch.weights)
-        return logistic(scores, labels, batch.weights) + self.model.l2 / 2 * self.core.square_norm()
+        return of_rows(scores, labels, batch.weights) + self.model.l2 / 2 * self.core.square_norm()

@@ -7,6 +7,7 @@ multiply-adds.  Pair features (retrieval scores) are numeric fields of the pair.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.views import Rows, View
 from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
 from suisen.models.layers import ContextVectors, ItemVectors, adam
-from suisen.models.losses import logistic
+from suisen.models.losses import of_rows
 
 
 @hyper_parameters
@@ -30,6 +31,8 @@ class FM:
     """k, the length of a field's vector."""
     history: Annotated[int, Field(ge=0, le=1000)] = 50
     """Most items of history read as one more field (their mean); 0: none."""
+    recent: Annotated[int, Field(ge=0, le=1000)] = 3
+    """The same for the newest items alone: what follows what (Rendle et al. 2010, FPMC); 0: none."""
     hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of user and item ids hidden in training, so that unknown ones are no surprise."""
     l2: Annotated[float, Field(ge=0)] = 1e-6
@@ -71,10 +74,10 @@ class FMCore(nn.Module):
     [linear terms + own pairs, sum of vectors], (n, 1 + k).
     """
 
-    def __init__(self, schema: Schema, dim: int, history: int) -> None:
+    def __init__(self, schema: Schema, dim: int, spans: Sequence[int]) -> None:
         super().__init__()
         self.dim = dim
-        self.context = ContextVectors(schema, dim + 1, history)
+        self.context = ContextVectors(schema, dim + 1, spans)
         self.item = ItemVectors(schema, dim + 1)
         self.pair = nn.Parameter(torch.randn(len(schema.pair), dim + 1) * 0.01)
         self.bias = nn.Parameter(torch.zeros(()))
@@ -109,7 +112,7 @@ class FMNet(Ranker):
     def __init__(self, model: FM, schema: Schema) -> None:
         super().__init__()
         self.model = model
-        self.core = FMCore(schema, model.dim, model.history)
+        self.core = FMCore(schema, model.dim, (model.history, model.recent))
 
     def context_state(self, contexts: Contexts) -> Tensor:
         """(B, 1 + k)."""
@@ -124,7 +127,7 @@ class FMNet(Ranker):
         return self.core(context, item, pair)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logistic loss plus l2/2 · the squared norm of the field tables."""
+        """Softmax over each list (logistic loss of single candidates) plus l2/2 · the squared norm of the tables."""
         candidates, labels = batch.listed
         scores = self.score(batch.contexts, candidates, batch.weights)
-        return logistic(scores, labels, batch.weights) + self.model.l2 / 2 * self.core.square_norm()
+        return of_rows(scores, labels, batch.weights) + self.model.l2 / 2 * self.core.square_norm()

@@ -32,6 +32,25 @@ def bpr(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Te
     return weighted_mean(F.softplus(negative - positive).float().mean(1, keepdim=True), weights)
 
 
+def softmax_lists(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over lists of −log softmax of the taken items among (B, C) candidates; weight 0 takes a candidate out.
+
+    Lists without a taken item of some weight count for nothing (listwise loss of Cao et al. 2007, top-one model).
+    """
+    scores = scores.float()
+    if weights is not None:
+        scores, labels = scores.masked_fill(weights <= 0, -torch.inf), labels * weights
+    log_p = scores.log_softmax(1).masked_fill(labels <= 0, 0.0)
+    mass = labels.sum(1)
+    losses = -(log_p * labels).sum(1) / mass.clamp(min=1e-12)
+    return weighted_mean(losses, (mass > 0).float())
+
+
+def of_rows(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The loss of a Rows batch: logistic where each context has one candidate, the softmax over the list else."""
+    return logistic(scores, labels, weights) if scores.shape[1] == 1 else softmax_lists(scores, labels, weights)
+
+
 def info_nce(logits: Tensor, log_q: Tensor | None, ids: Tensor, weights: Tensor | None = None) -> Tensor:
     """In-batch softmax: row b's positive is column b, the other columns are its negatives.
 
@@ -57,10 +76,10 @@ class _ChunkedSoftmax(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, chunk: int) -> Tensor:
         rows = targets.numel()
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
-        total = hidden.new_zeros((), dtype=torch.float32)
+        total = hidden.new_zeros(())
         for start in range(0, rows, chunk):
             part, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
-            logits = part @ table.T
+            logits = (part @ table.T).to(hidden.dtype)  # a half-precision product under autocast; sums are not
             logits[:, 0] = -torch.inf  # row 0 is padding, no item
             peak = logits.amax(1, keepdim=True)
             right = logits.gather(1, wanted)
@@ -68,8 +87,8 @@ class _ChunkedSoftmax(torch.autograd.Function):
             total += (mass.log() + peak - right).sum()
             logits.div_(mass * rows)  # now the softmax, scaled by the mean
             logits.scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0 / rows))
-            torch.mm(logits, table, out=grad_hidden[start : start + chunk])
-            grad_table.addmm_(logits.T, part)
+            grad_hidden[start : start + chunk] = logits @ table
+            grad_table += logits.T @ part
         ctx.save_for_backward(grad_hidden, grad_table)
         return total / rows
 
@@ -86,5 +105,5 @@ def full_softmax(hidden: Tensor, table: Tensor, targets: Tensor, chunk: int = 10
     n·m·d multiply-adds in all, forward and backward together (a plain cross-entropy needs the same three, and twice
     the logits' bytes in traffic).
     """
-    loss: Tensor = _ChunkedSoftmax.apply(hidden, table, targets, chunk)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedSoftmax.apply(hidden.to(table.dtype), table, targets, chunk)  # type: ignore[no-untyped-call]
     return loss

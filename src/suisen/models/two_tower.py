@@ -55,7 +55,7 @@ class TwoTower:
     @property
     def view(self) -> View:
         """Positives alone; the batch is its own sample of negatives."""
-        return Pairs(batch_size=self.batch_size, negatives=0, history=self.history, guests=self.history > 0)
+        return Pairs(self.batch_size, negatives=0, history=self.history, guests=self.history > 0, labels=False)
 
     def build(self, schema: Schema) -> TwoTowerNet:
         """Both towers."""
@@ -90,7 +90,7 @@ class TwoTowerNet(Retriever):
         super().__init__()
         self.model = model
         std = model.dim**-0.5
-        self.context = ContextVectors(schema, model.dim, model.history, std)
+        self.context = ContextVectors(schema, model.dim, (model.history,), std)
         self.item = ItemVectors(schema, model.dim, std)
         self.user_tower = Tower(model, self.context.count)
         self.item_tower = Tower(model, self.item.count)

@@ -1,1 +1,30 @@
-"""the Recommender: retrieve, filter, rank, diversify; bundles and the funnel"""
+"""The Recommender: retrieve, filter, rank, diversify; bundles and the funnel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from suisen.data.batch import Queries
+from suisen.evaluation import Report
+from suisen.evaluation import evaluate as evaluate_scorer
+from suisen.evaluation.contract import Scorer
+from suisen.pipeline.recommender import Ask, Recommender, Who
+
+
+def evaluate(
+    recommender: Recommender | Scorer, queries: Queries, metrics: Sequence[str] | None = None, **options: Any
+) -> Report:
+    """Measures a Recommender (or any scorer of dense ids) on queries with known answers.
+
+    The options are those of ``suisen.evaluation.evaluate``; a Recommender brings its name and what metrics beyond
+    accuracy need to know of its items.
+    """
+    if isinstance(recommender, Recommender):
+        options.setdefault("name", recommender.name)
+        options.setdefault("facts", recommender.facts())
+        return evaluate_scorer(recommender.scorer(), queries, metrics, **options)
+    return evaluate_scorer(recommender, queries, metrics, **options)
+
+
+__all__ = ["Ask", "Recommender", "Who", "evaluate"]

@@ -138,6 +138,7 @@ def _lists_of(
     labels[:, 0] = 1.0
     weights = (ids > 0).float() * ~_taken_otherwise(train, train.events.visitor[rows], ids)
     weights[:, 0] = 1.0
+    weights = weights * found[:, None]
     short = _shorter(contexts, options.history)
     return Lists(short, Candidates(ids, pair), labels, weights), int((~found).sum())
 

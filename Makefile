@@ -1,0 +1,54 @@
+# Everything one needs daily.  `make help` lists it; .ci/run calls setup, lint, test and docs-test.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+DATA_DIR ?= ../shared/data
+
+.PHONY: help setup demo test lint docs-test format bench-smoke bench-train-speed bench-eval-speed bench-ials clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch -e '.[dev]'
+	@touch $@
+
+setup: .venv/ready  ## the environment in .venv: the package, its test tools, the pinned torch
+
+demo: .venv/ready  ## MovieLens-100K in, a served two-stage recommender out
+	$(BIN)/suisen demo
+
+test: .venv/ready  ## all tests, with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: .venv/ready  ## format, rules, types, doors between rooms, sizes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/check_sizes.py
+
+docs-test: .venv/ready  ## README, guides and docstrings run as written; numbers in docs stand in results files
+	$(BIN)/python -m pytest -q --no-cov --doctest-modules --doctest-glob='*.md' src README.md CONTRIBUTING.md docs
+	$(BIN)/python tools/check_docs.py
+
+format: .venv/ready  ## mend what format and rules can mend themselves
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-smoke: .venv/ready  ## accuracy of iALS, EASE and SASRec on public splits (50 minutes on 2 cores)
+	$(BIN)/python benchmarks/smoke.py --data-dir $(DATA_DIR)
+
+bench-train-speed: .venv/ready  ## training against the textbook loop
+	$(BIN)/python benchmarks/train_speed.py --data-dir $(DATA_DIR)
+
+bench-eval-speed: .venv/ready  ## evaluation against RecBole's (makes its own environment)
+	$(BIN)/python benchmarks/eval_speed.py --data-dir $(DATA_DIR)
+
+bench-ials: .venv/ready  ## iALS sweeps against implicit's (makes its own environment)
+	$(BIN)/python benchmarks/ials_speed.py --data-dir $(DATA_DIR)
+
+clean:  ## what the tools left behind (not .venv, not runs)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
