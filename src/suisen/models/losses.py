@@ -23,19 +23,19 @@ def logistic(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> T
 
 def logistic_pairs(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
     """Logistic loss of (B, 1) positives and (B, N) negatives, every pair alike (He et al. 2017, eq. 7)."""
-    losses = torch.cat([F.softplus(-positive), F.softplus(negative)], 1).float()
+    losses = F.softplus(torch.cat([-positive, negative], 1).float())
     return weighted_mean(losses.mean(1, keepdim=True), weights)
 
 
 def bpr(positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
     """−log σ(positive − negative), mean over the N negatives (Rendle et al. 2009): (B, 1) against (B, N)."""
-    return weighted_mean(F.softplus(negative - positive).float().mean(1, keepdim=True), weights)
+    return weighted_mean(F.softplus((negative - positive).float()).mean(1, keepdim=True), weights)
 
 
 def softmax_lists(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean over lists of −log softmax of the taken items among (B, C) candidates; weight 0 takes a candidate out.
+    """Mean over lists of −log softmax of the taken items among (B, C) candidates (Cao et al. 2007, top-one model).
 
-    Lists without a taken item of some weight count for nothing (listwise loss of Cao et al. 2007, top-one model).
+    Weight 0 takes a candidate out; a list counts as much as its taken items weigh on average, without one for nothing.
     """
     scores = scores.float()
     if weights is not None:
@@ -43,7 +43,7 @@ def softmax_lists(scores: Tensor, labels: Tensor, weights: Tensor | None = None)
     log_p = scores.log_softmax(1).masked_fill(labels <= 0, 0.0)
     mass = labels.sum(1)
     losses = -(log_p * labels).sum(1) / mass.clamp(min=1e-12)
-    return weighted_mean(losses, (mass > 0).float())
+    return weighted_mean(losses, mass / (labels > 0).sum(1).clamp(min=1))
 
 
 def of_rows(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
