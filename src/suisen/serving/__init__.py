@@ -1,1 +1,1 @@
-"""the HTTP service"""
+"""the HTTP service: app, messages, event log, telemetry, server"""

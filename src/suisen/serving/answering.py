@@ -1,0 +1,173 @@
+"""The computation behind the answers: jobs that wait together are answered in as few calls as can be.
+
+Everything here runs in the worker thread of a lane.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from suisen.data.encode import Encoder
+from suisen.data.ids import RawId
+from suisen.errors import InputError, UnsupportedQuery
+from suisen.pipeline.recommender import Answers, Recommender
+from suisen.pipeline.requests import Ask, Who
+from suisen.serving.messages import LIST_ITEMS, Answer, Item, Query
+from suisen.serving.problems import Refusal
+
+Shape = tuple[Ask, bool, bool, bool]
+"""Queries of one shape are answered together: the same wish, and history, features, context given or not."""
+
+
+@dataclass(frozen=True)
+class Recommend:
+    """Queries of one request."""
+
+    queries: Sequence[Query]
+    ask: Ask
+
+    def __post_init__(self) -> None:
+        if len(self.queries) * self.ask.k > LIST_ITEMS:
+            asked = f"k = {self.ask.k:,} for {len(self.queries):,} queries"
+            raise Refusal("invalid_value", f"{asked} is more than {LIST_ITEMS:,} items; ask for fewer at once")
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+@dataclass(frozen=True)
+class Similar:
+    """One item."""
+
+    item: RawId
+    k: int
+
+    def __len__(self) -> int:
+        return 1
+
+
+@dataclass
+class _Slot:
+    """The place of one query's answer."""
+
+    query: Query
+    answer: Answer | Exception = field(default_factory=lambda: RuntimeError("not answered"))
+
+
+Job = Recommend | Similar
+Result = list[Answer] | list[Item]
+
+
+class Answering:
+    """One Recommender, asked in raw ids, answering in messages."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        self.recommender = recommender
+        self.version = recommender.version or f"{recommender.name.replace(' ', '')}-unsaved"
+        self._raw: list[RawId] = [0, *recommender.store.items.raw_ids.to_list()]
+        self._titles = recommender.store.title_list
+
+    def knows(self, item: RawId) -> bool:
+        """Whether the bundle has the item."""
+        return self.recommender.store.items.dense_one(item) > 0
+
+    def work(self, jobs: list[Job]) -> list[Result | Exception]:
+        """One result or error a job."""
+        slots = [[_Slot(q) for q in job.queries] if isinstance(job, Recommend) else [] for job in jobs]
+        groups: dict[Shape, list[_Slot]] = defaultdict(list)
+        for job, mine in zip(jobs, slots, strict=True):
+            if isinstance(job, Recommend):
+                for slot in mine:
+                    groups[_shape(slot.query, job.ask)].append(slot)
+        for (ask, *_), group in groups.items():
+            self._fill(group, ask)
+        return [
+            self._similar(job) if isinstance(job, Similar) else _collected(mine)
+            for job, mine in zip(jobs, slots, strict=True)
+        ]
+
+    def _fill(self, group: list[_Slot], ask: Ask) -> None:
+        """Answers a group; where one of its queries is refused, each is asked alone, so that it spoils no other."""
+        try:
+            who = self._who([slot.query for slot in group])
+            answers = self._answers(self.recommender.answer(who, ask), [slot.query for slot in group])
+        except Exception as error:
+            if len(group) == 1:
+                group[0].answer = _refusal(error)
+                return
+            for slot in group:
+                self._fill([slot], ask)
+            return
+        for slot, answer in zip(group, answers, strict=True):
+            slot.answer = answer
+
+    def _who(self, queries: list[Query]) -> Who:
+        """Queries of one shape."""
+        first, encoders = queries[0], self.recommender.store.encoders
+        histories = None if first.history is None else [query.history or [] for query in queries]
+        features = None
+        if first.user_features is not None:
+            features = [_checked("user_features", encoders["user"], query.user_features or {}) for query in queries]
+        contexts = None
+        if first.context is not None:
+            contexts = [_checked("context", encoders["request"], query.context or {}) for query in queries]
+        return Who([query.user_id for query in queries], histories, features, contexts)
+
+    def _answers(self, answers: Answers, queries: list[Query]) -> list[Answer]:
+        lists = zip(queries, answers.by, answers.items.tolist(), answers.scores.tolist(), strict=True)
+        return [Answer(query.user_id, by, self._items(ids, scores)) for query, by, ids, scores in lists]
+
+    def _items(self, ids: list[int], scores: list[float]) -> list[Item]:
+        raw, titles = self._raw, self._titles
+        return [
+            Item(raw[i], score, rank, titles[i])
+            for rank, (i, score) in enumerate(zip(ids, scores, strict=True), 1)
+            if i
+        ]
+
+    def _similar(self, job: Similar) -> list[Item] | Exception:
+        if not self.knows(job.item):
+            return Refusal("unknown_item", f"item = {job.item!r} is unknown; items are those of train and of its table")
+        try:
+            frame = self.recommender.similar_items([job.item], job.k)
+        except Exception as error:
+            return _refusal(error)
+        dense = self.recommender.store.items.dense(frame["similar_id"])
+        return self._items(dense.tolist(), frame["score"].to_list())
+
+
+def _shape(query: Query, ask: Ask) -> Shape:
+    return ask, query.history is None, query.user_features is None, query.context is None
+
+
+def _collected(slots: list[_Slot]) -> list[Answer] | Exception:
+    """The answers of one request, or its first error, which names the query where there are several."""
+    answers: list[Answer] = []
+    for place, slot in enumerate(slots):
+        if isinstance(slot.answer, Refusal) and len(slots) > 1:
+            return Refusal(slot.answer.code, f"queries[{place}]: {slot.answer.detail}")
+        if isinstance(slot.answer, Exception):
+            return slot.answer
+        answers.append(slot.answer)
+    return answers
+
+
+def _refusal(error: Exception) -> Exception:
+    """What the Recommender refuses, as a problem; anything else is a fault of ours and stays what it is."""
+    if isinstance(error, UnsupportedQuery):
+        return Refusal("unanswerable", str(error).replace("unknown='popular'", '"unknown": "popular"'))
+    if isinstance(error, InputError):
+        return Refusal("unknown_field" if " is unknown; " in str(error) else "invalid_value", str(error))
+    return error
+
+
+def _checked(field: str, encoder: Encoder, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuses lists where a feature has one value; names and numbers are checked where they are encoded."""
+    kinds = {column.name: column.kind for column in encoder.columns}
+    for name, value in values.items():
+        if isinstance(value, list) and kinds.get(name, "multi") != "multi":
+            raise InputError(f"{field}.{name} = {value} is a list; the feature is {kinds[name]}: give one value")
+    return values

@@ -1,0 +1,163 @@
+"""From bytes to messages; mistakes are refused in the house's voice: the field, the value and the mend."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from suisen.errors import unknown
+from suisen.pipeline.requests import POLICIES
+from suisen.serving.messages import Event, EventsRequest, Feature, Query, RecommendRequest
+from suisen.serving.problems import Refusal
+
+M = TypeVar("M")
+NESTED: dict[str, type] = {"queries": Query, "events": Event}
+"""Lists of Structs by the name of their field: where an unknown field stood."""
+DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (RecommendRequest, EventsRequest)
+}
+"""Made once: bodies that can be read."""
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "datetime": "a time",
+    "null": "null",
+}
+TIME = "an ISO 8601 time with its zone, like 2026-01-31T12:00:00Z"
+_WHERE = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
+_STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
+_EXPECTED = re.compile(r"^Expected `(?P<kinds>[^`]*)`(?P<bound>[^,]*)")
+_BYTE = re.compile(r"^JSON is malformed: (?P<why>.*) \(byte (?P<at>\d+)\)$")
+
+
+def decode_body(body: bytes, kind: type[M]) -> M:
+    """The message.  Refuses malformed JSON naming the byte, and what the Struct does not allow naming the field."""
+    try:
+        message: M = DECODERS[kind].decode(body)
+        return message
+    except msgspec.ValidationError as error:
+        raise _invalid(error, lambda: json.loads(body), kind) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal("malformed_json", f"the body is no JSON: {_position(error, body)}") from None
+
+
+def decode_params(query_string: bytes, kind: type[M]) -> M:
+    """The query string as a Struct: the same rules and messages as for a body."""
+    try:
+        pairs = parse_qsl(query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=32)
+    except ValueError as error:
+        raise Refusal("malformed_request", f"the query string cannot be read ({error}); percent-encode UTF-8") from None
+    values: dict[str, str] = {}
+    for name, value in pairs:
+        if name in values:
+            raise Refusal("invalid_value", f"{name} = {_short(value)} is given a second time; give it once")
+        values[name] = value
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid(error, lambda: values, kind) from None
+
+
+def _position(error: Exception, body: bytes) -> str:
+    """What is wrong with the text, and at which byte."""
+    if isinstance(error, RecursionError):
+        return "lists or objects are nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 ({_not_utf8(body)})"
+    found = _BYTE.match(str(error))
+    if found:
+        return f"{found['why']} at byte {found['at']}"
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return f"it ends at byte {len(body)} before it is complete"
+    return "a \\u escape is half of a surrogate pair; write the character itself"
+
+
+def _not_utf8(body: bytes) -> str:
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} is 0x{body[error.start]:02x}"
+    return "an escape names no character"
+
+
+def _invalid(error: msgspec.ValidationError, plain: Callable[[], Any], kind: type) -> Refusal:
+    """The refusal of a well-formed message that the Struct does not allow."""
+    text = str(error)
+    where = _WHERE.search(text)
+    message = text[: where.start()] if where else text
+    try:
+        field, value, owner = _located(where["path"] if where else "", plain(), kind)
+    except (ValueError, RecursionError):  # broken, or too deep, behind the place of the first mistake
+        return Refusal("invalid_value", f"the body is not what is expected: {text}")
+    if message.startswith("Object contains unknown field"):
+        name = message.split("`")[1]
+        return Refusal("unknown_field", str(unknown(f"field of {field}" if field else "field", name, _fields(owner))))
+    if message.startswith("Object missing required field"):
+        name = message.split("`")[1]
+        return Refusal("invalid_value", f"{f'{field}.' if field else ''}{name} is missing; it is required")
+    if message.startswith("Invalid enum value"):
+        return Refusal("invalid_value", str(unknown(field, value, POLICIES)))
+    return Refusal("invalid_value", f"{field or 'the body'} = {_short(value)} must be {_wanted(message)}")
+
+
+def _located(path: str, value: Any, kind: type) -> tuple[str, Any, type]:
+    """(the field as a reader writes it, its value, the Struct it stands in) of a path like ``.queries[0].k``."""
+    field, owner = "", kind
+    for step in _STEP.finditer(path):
+        if step["name"] is not None:
+            field = f"{field}.{step['name']}" if field else step["name"]
+            value = value[step["name"]]
+            owner = NESTED.get(step["name"], owner)
+        elif step["index"] != "...":
+            field, value = f"{field}[{step['index']}]", value[int(step["index"])]
+        else:
+            name = next((name for name, one in value.items() if not _is_feature(one)), "")
+            return f"{field}.{name}", value.get(name), owner
+    return field, value, owner
+
+
+def _is_feature(value: Any) -> bool:
+    try:
+        msgspec.convert(value, Feature)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _fields(kind: type) -> list[str]:
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def _wanted(message: str) -> str:
+    """What is allowed, in words, from msgspec's message."""
+    if "RFC3339" in message or "timezone" in message:
+        return TIME
+    if message == "Number out of range":
+        return "a number within the range of 64-bit floats"
+    found = _EXPECTED.match(message)
+    if not found:
+        return f"otherwise ({message})"
+    if "datetime" in found["kinds"]:
+        return TIME
+    if "regex" in found["bound"]:
+        return "text that is not blank"
+    words = " or ".join(WORDS.get(kind, kind) for kind in found["kinds"].split(" | "))
+    unit = "characters" if found["kinds"] == "str" else "entries"
+    bound = re.sub(r" of length (.*)", rf" of \1 {unit}", found["bound"])
+    return words + bound.replace(">= ", "at least ").replace("<= ", "at most ")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:58]}…"

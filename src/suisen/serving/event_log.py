@@ -1,0 +1,190 @@
+"""The event log of the server: JSON lines that ``suisen.data`` reads, so that what was served can be learnt from.
+
+    events.jsonl       one event a line (``LoggedEvent``)
+    impressions.jsonl  one list a line (``Impression``): what was shown, to whom, at which positions, with which scores
+
+``Dataset.from_path("events.jsonl", user="user_id", item="item_id", time="time")`` reads the first; guests are found
+with ``session="session_id"``.  Ids are written as text, whatever their type: a log in which 7 and "x7" stand in one
+field could not be read back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import polars as pl
+
+from suisen.errors import InputError
+
+if sys.platform != "win32":
+    import fcntl
+
+logger = logging.getLogger("suisen.serving")
+EVENTS, IMPRESSIONS = "events.jsonl", "impressions.jsonl"
+TAIL = 1 << 16
+"""Bytes read at a time in search of the end of the last whole line."""
+SCHEMA: dict[str, Any] = {
+    "user_id": pl.String,
+    "session_id": pl.String,
+    "item_id": pl.String,
+    "event": pl.String,
+    "time": pl.String,
+    "request_id": pl.String,
+    "position": pl.Int64,
+}
+
+
+class LoggedEvent(msgspec.Struct, frozen=True):
+    """One line of ``events.jsonl``."""
+
+    user_id: str | None
+    session_id: str | None
+    item_id: str
+    event: str
+    time: datetime
+    request_id: str | None
+    position: int | None
+
+
+class Impression(msgspec.Struct, frozen=True):
+    """One line of ``impressions.jsonl``: a list as it was answered.  ``position`` counts from 1."""
+
+    request_id: str
+    time: datetime
+    version: str
+    user_id: str | None
+    answered_by: str
+    item_id: list[str]
+    position: list[int]
+    score: list[float]
+
+
+class Log(Protocol):
+    """Where batches of rows are kept: a file here; a broker would be another class."""
+
+    def append(self, batch: Sequence[msgspec.Struct]) -> None:
+        """Keeps all rows of the batch, or none and raises OSError."""
+
+    def close(self) -> None:
+        """Lets go of what is held."""
+
+
+class FileLog:
+    """Appends JSON lines to a file: one write a batch, so that batches of several processes never mix.
+
+    A batch is with the operating system when ``append`` returns: it outlives the process, not a power cut.  A line that
+    an earlier crash left half written is moved to ``<file>.torn`` when the log is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises InputError where the file cannot be written."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise InputError(f"log = {str(path)!r} cannot be written ({error.strerror}); give another folder") from None
+        self._encoder = msgspec.json.Encoder()
+        with self._alone():
+            self._mend()
+
+    def append(self, batch: Sequence[msgspec.Struct]) -> None:
+        """One write.  A write cut short (a full disk) is taken back and raised as OSError."""
+        lines = self._encoder.encode_lines(batch)
+        with self._alone():
+            end = os.fstat(self._file).st_size
+            try:
+                written = os.write(self._file, lines)
+                if written < len(lines):
+                    raise OSError(f"{self.path}: only {written} of {len(lines)} bytes were written")
+            except OSError:
+                os.ftruncate(self._file, end)
+                raise
+
+    def close(self) -> None:
+        """Closes the file; further appends raise OSError."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else writes meanwhile."""
+        if sys.platform == "win32":  # one process a log
+            yield
+            return
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _mend(self) -> None:
+        """Moves a torn last line aside."""
+        size = os.fstat(self._file).st_size
+        whole = _whole_bytes(self._file, size)
+        if whole == size:
+            return
+        aside = self.path.with_name(f"{self.path.name}.torn")
+        with aside.open("ab") as file:
+            file.write(os.pread(self._file, size - whole, whole) + b"\n")
+        os.ftruncate(self._file, whole)
+        logger.warning("%s: a half-written last line (%d bytes) was moved to %s", self.path, size - whole, aside.name)
+
+
+def _whole_bytes(file: int, size: int) -> int:
+    """Length of the file up to the end of its last whole line."""
+    end = size
+    while end > 0:
+        start = max(0, end - TAIL)
+        found = os.pread(file, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def whole_lines(path: Path) -> tuple[bytes, int]:
+    """(the file up to the end of its last whole line, how many half-written lines were left out: 0 or 1)."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give the path of an event log") from None
+    whole = data.rfind(b"\n") + 1
+    return data[:whole], int(whole < len(data))
+
+
+def read_events(path: Path) -> pl.DataFrame:
+    """Events in the order of arrival: the columns of ``LoggedEvent``, the time as Datetime in UTC.
+
+    A half-written last line is left out and counted in a warning of the logger ``suisen.serving``.  Raises InputError
+    naming the first line that is no event.
+    """
+    data, torn = whole_lines(path)
+    if torn:
+        logger.warning("%s: %d half-written last line was skipped", path, torn)
+    _check_lines(path, data)
+    frame = pl.read_ndjson(data, schema=SCHEMA) if data else pl.DataFrame(schema=SCHEMA)
+    return frame.with_columns(pl.col("time").str.to_datetime(time_unit="us", time_zone="UTC"))
+
+
+def _check_lines(path: Path, data: bytes) -> None:
+    decoder = msgspec.json.Decoder(LoggedEvent)
+    try:
+        decoder.decode_lines(data)
+        return
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: line {number} is no event ({error}); take it out") from None

@@ -1,0 +1,89 @@
+"""Refusals: every answer that is not the one asked for is a problem document (RFC 9457) with a stable code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Literal
+
+import msgspec
+
+Code = Literal[
+    "malformed_json",
+    "malformed_request",
+    "not_found",
+    "unknown_item",
+    "method_not_allowed",
+    "too_large",
+    "unsupported_media_type",
+    "unknown_field",
+    "invalid_value",
+    "unanswerable",
+    "internal",
+    "not_ready",
+    "overloaded",
+    "deadline_exceeded",
+    "log_unavailable",
+]
+"""What programs may rely on: codes are added, never renamed."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all problems of one code share."""
+
+    status: HTTPStatus
+    title: str
+    retry: bool = False
+    """Whether the same request may succeed in a second."""
+
+
+KINDS: dict[Code, Kind] = {
+    "malformed_json": Kind(HTTPStatus.BAD_REQUEST, "The body is no JSON"),
+    "malformed_request": Kind(HTTPStatus.BAD_REQUEST, "The request cannot be read"),
+    "not_found": Kind(HTTPStatus.NOT_FOUND, "No such path"),
+    "unknown_item": Kind(HTTPStatus.NOT_FOUND, "No such item"),
+    "method_not_allowed": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "The path has no such method"),
+    "too_large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
+    "unsupported_media_type": Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be JSON"),
+    "unknown_field": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "A field is unknown"),
+    "invalid_value": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "A value is not allowed"),
+    "unanswerable": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The model cannot answer this query"),
+    "internal": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed"),
+    "not_ready": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The server is not ready", retry=True),
+    "overloaded": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait", retry=True),
+    "deadline_exceeded": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The answer would have come too late", retry=True),
+    "log_unavailable": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The event log cannot be written", retry=True),
+}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """The body of every refusal."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: Code
+    request_id: str
+
+
+class Refusal(Exception):
+    """Ends a request with a problem document; ``detail`` names the field, the value and the mend."""
+
+    def __init__(self, code: Code, detail: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        super().__init__(detail)
+        self.code, self.detail = code, detail
+        self.headers = (*headers, (b"retry-after", b"1")) if KINDS[code].retry else headers
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return int(KINDS[self.code].status)
+
+    def problem(self, request_id: str) -> Problem:
+        """The document."""
+        kind = KINDS[self.code]
+        return Problem(
+            f"urn:suisen:problem:{self.code}", kind.title, int(kind.status), self.detail, self.code, request_id
+        )

@@ -1,0 +1,94 @@
+"""What the server tells of itself: Prometheus metrics in a registry of its own, and log lines for programs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Telemetry:
+    """The metrics of one app; several apps in one process do not mix."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter(
+            "suisen_requests", "Requests by route and status.", ["route", "status"], registry=registry
+        )
+        self._seconds = Histogram(
+            "suisen_request_seconds", "Time to an answer.", ["route"], buckets=SECONDS, registry=registry
+        )
+        self.in_flight = Gauge("suisen_requests_in_flight", "Requests being answered.", registry=registry)
+        self._waiting = Gauge("suisen_queue_length", "Jobs that no worker has taken yet.", ["lane"], registry=registry)
+        self.batch_rows = Histogram("suisen_batch_rows", "Queries answered together.", buckets=ROWS, registry=registry)
+        self._answers = Counter("suisen_answers", "Lists by what answered them.", ["answered_by"], registry=registry)
+        self.events = Counter("suisen_events_written", "Events in the log.", registry=registry)
+        self.unknown_items = Counter(
+            "suisen_events_unknown_items", "Logged events of items that the bundle does not know.", registry=registry
+        )
+        self.impressions = Counter("suisen_impressions_written", "Lists in the impression log.", registry=registry)
+        self.impressions_lost = Counter(
+            "suisen_impressions_lost", "Lists that the impression log could not take.", registry=registry
+        )
+        self.ready = Gauge("suisen_ready", "1 while the server takes requests.", registry=registry)
+        self._bundle = Info("suisen_bundle", "The bundle that answers.", registry=registry)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """One request was answered."""
+        self._requests.labels(route, status).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def answered(self, by: str, count: int = 1) -> None:
+        """Lists were answered by the model, the popular list or nobody."""
+        self._answers.labels(by).inc(count)
+
+    def watch(self, lane: str, waiting: Callable[[], float]) -> None:
+        """Reads a lane's length whenever metrics are asked for."""
+        self._waiting.labels(lane).set_function(waiting)
+
+    def bundle(self, version: str, model: str) -> None:
+        """Names the bundle."""
+        self._bundle.info({"version": version, "model": model})
+
+    def render(self) -> bytes:
+        """Prometheus text format."""
+        return generate_latest(self.registry)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the fields that ``extra={"fields": {…}}`` brought."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; a traceback is one of its fields."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Sends the lines of Suisen and of its HTTP server to standard error, once."""
+    for name in ("suisen", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.setLevel(level if name == "suisen" else max(level, logging.WARNING))
+        logger.propagate = False
+        if not any(isinstance(handler.formatter, JsonLines) for handler in logger.handlers):
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(JsonLines())
+            logger.addHandler(handler)
