@@ -115,4 +115,4 @@ def test_candidates_of_raw_lists():
 def test_seen_items_can_be_allowed():
     queries = allow_seen(published().test)
     assert queries.seen.tolist() == [[], []]
-    assert queries.protocol == "leave last out: test 1, valid 0; full ranking, seen items kept"
+    assert queries.protocol == "leave last out: test 1, valid 0"

@@ -192,7 +192,7 @@ def test_the_query_has_the_features_and_time_of_its_event():
     assert contexts.time.tolist() == [5, 6]
     assert contexts.history_time.tolist() == [1, 3, 2, 4]
     assert torch.equal(contexts.user_features.numeric, train.user_features.numeric[contexts.user])
-    assert split.test.protocol == "leave last out: test 1, valid 1; full ranking, seen items excluded"
+    assert split.test.protocol == "leave last out: test 1, valid 1"
 
 
 def test_a_declared_user_without_train_events_is_known_by_features():

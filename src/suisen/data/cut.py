@@ -22,7 +22,6 @@ Order = Literal["user", "global", "session", "place", "random"]
 """What is promised of train: per user nothing later than the truth; nothing at or after one cut; no session that began
 at or after the cut; the place in the source instead of time; nothing (a random split knows the future)."""
 TRAIN, VALID, TEST = 0, 1, 2
-FULL = "full ranking, seen items excluded"
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def split_parts(data: Dataset, parts: Parts) -> Split:
     made = {}
     for name, number in (("valid", VALID), ("test", TEST)):
         asked = per_visitor(data, parts, number)
-        made[name] = queries_of(known, asked, f"{parts.rule}; {FULL}") if len(asked) else None
+        made[name] = queries_of(known, asked, parts.rule) if len(asked) else None
     return assembled(known, parts, made["valid"], made["test"])
 
 

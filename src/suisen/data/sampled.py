@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from suisen.data.batch import Queries
-from suisen.data.cut import FULL
 from suisen.data.dataset import Col, Dataset
 from suisen.data.ids import IdMap, RawId
 from suisen.data.ragged import Ragged, offsets_of
@@ -22,8 +21,7 @@ CHUNK = 1 << 22
 
 def allow_seen(queries: Queries) -> Queries:
     """The same queries under the protocol that keeps seen items in the ranking: for things people take again."""
-    protocol = queries.protocol.replace(FULL, "full ranking, seen items kept")
-    return replace(queries, seen=Ragged.empty(len(queries)), protocol=protocol)
+    return replace(queries, seen=Ragged.empty(len(queries)))
 
 
 def with_negatives(queries: Queries, train: Dataset, *, n: int = 99, seed: int = 0) -> Queries:
@@ -44,7 +42,7 @@ def with_negatives(queries: Queries, train: Dataset, *, n: int = 99, seed: int =
     drawn = [_floyd(allowed[i : i + step], n, generator) for i in range(0, len(queries), step)]
     ranks = torch.cat(drawn) if drawn else torch.zeros((0, n), dtype=torch.int64)
     negatives = pool[_skipping(ranks, barred, pool.numel())]
-    protocol = f"{_rule(queries)}; {n} sampled negatives, seed {seed}"
+    protocol = f"{queries.protocol}; {n} sampled negatives, seed {seed}"
     return replace(queries, candidates=torch.cat([queries.truth.padded(), negatives], 1), protocol=protocol)
 
 
@@ -68,7 +66,7 @@ def given_negatives(queries: Queries, frame: pl.DataFrame, train: Dataset) -> Qu
     negatives = lists[mine]
     truth = queries.truth.padded()
     negatives = torch.where((negatives[:, :, None] == truth[:, None, :]).any(2), 0, negatives)
-    protocol = f"{_rule(queries)}; {lists.shape[1]} given negatives" + (f", {lost} unknown to train" if lost else "")
+    protocol = f"{queries.protocol}; {lists.shape[1]} given negatives" + (f", {lost} unknown to train" if lost else "")
     return replace(queries, candidates=torch.cat([truth, negatives], 1), protocol=protocol)
 
 
@@ -78,10 +76,6 @@ def candidates_of(lists: pl.Series | Sequence[Iterable[RawId]], items: IdMap) ->
     lengths = torch.from_numpy(column.list.len().fill_null(0).cast(pl.Int64).to_numpy().copy())
     flat = column.filter(column.list.len() > 0).explode()
     return Ragged(torch.from_numpy(items.dense(flat)), offsets_of(lengths)).padded()
-
-
-def _rule(queries: Queries) -> str:
-    return queries.protocol.partition(";")[0]
 
 
 def _barred(queries: Queries, place: Tensor) -> Ragged:

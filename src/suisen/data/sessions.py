@@ -10,7 +10,6 @@ from torch import Tensor
 
 from suisen.data.batch import Queries
 from suisen.data.cut import (
-    FULL,
     TEST,
     TRAIN,
     VALID,
@@ -127,7 +126,7 @@ def _prefix_split(data: Dataset, parts: Parts, exclude_seen: bool) -> Split:
     for number in (VALID, TEST):
         at = torch.nonzero(later & (parts.part == number)).squeeze(1)
         asked = Asked(at, _singles(at), past_of(data, data.positive, visitor[at], at))
-        queries = queries_of(known, asked, f"{parts.rule}; every prefix asked for the next item; {FULL}")
+        queries = queries_of(known, asked, f"{parts.rule}; every prefix asked for the next item")
         made[number] = (queries if exclude_seen else allow_seen(queries)) if at.numel() else None
     return assembled(known, parts, made[VALID], made[TEST])
 

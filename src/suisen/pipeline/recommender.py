@@ -51,6 +51,8 @@ class WhoOptions(TypedDict, total=False):
     user_features: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
     context: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
     """Features of the request."""
+    titles: bool
+    """Add a column ``title`` from the item table."""
 
 
 class Options(AskOptions, WhoOptions, total=False):
@@ -166,8 +168,11 @@ class Recommender:
         unless ``unknown`` says otherwise; the other options are the fields of ``Ask``.
         """
         who = who_of(users, options)
-        answers = self.answer(who, ask_of(k, options))
-        return self.frame(answers, who)
+        frame = self.frame(self.answer(who, ask_of(k, options)), who)
+        if not options.get("titles"):
+            return frame
+        names = self.store.titles(torch.from_numpy(self.store.items.dense(frame["item_id"])))
+        return frame.with_columns(pl.Series("title", names, dtype=pl.String))
 
     def answer(self, who: Who, ask: Ask) -> Answers:
         """What ``recommend`` returns as a frame, in dense ids, with what answered each query."""
