@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from hashlib import blake2b
@@ -29,12 +30,10 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID, ACCENT, SECOND, SOFT = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06"
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", SECOND: "second", SOFT: "soft"}
-WIDTH = 420
+WIDTH = 360
 FONT = 12
 POINTS = 200
 """Most points of a line: a catalogue of millions must not make a page of megabytes."""
-BARS = 48
-"""Most bars of the time line."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: the page's own font, selectable, searchable
     "svg.hashsalt": "suisen",  # same picture, same bytes
@@ -70,10 +69,10 @@ class Stage(NamedTuple):
 def share(part: float) -> str:
     """A share in per cent, three significant digits.
 
-    >>> share(0.0630467), share(1.0), share(0.000123)
-    ('6.3 %', '100 %', '0.0123 %')
+    >>> [" ".join(share(part).split()) for part in (0.0630467, 1.0, 0.000123)]  # the space does not break
+    ['6.3 %', '100 %', '0.0123 %']
     """
-    return f"{float(f'{100 * part:.3g}'):.10g} %"
+    return f"{float(f'{100 * part:.3g}'):.10g}\N{NO-BREAK SPACE}%"
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -162,22 +161,19 @@ def history_lengths(lengths: npt.ArrayLike) -> Markup:
     octave = np.floor(np.log2(values)).astype(int)
     first, last = int(octave.min()), int(octave.max())
     users = np.bincount(octave - first, minlength=last - first + 1)
-    names = [_span(2**power) for power in range(first, last + 1)]
-    told = "; ".join(f"{name} events: {count:,} users" for name, count in zip(names, users, strict=True))
+    edges = [2**power for power in range(first, last + 2)]
+    spans = ["1 event" if low == 1 else f"{low:,} to {2 * low - 1:,} events" for low in edges[:-1]]
+    told = "; ".join(f"{span}: {count:,}" for span, count in zip(spans, users, strict=True))
     with _style():
         figure = _figure(270)
         axes = figure.subplots()
         axes.bar(range(users.size), users, color=ACCENT, width=0.82)
-        every = -(-users.size // 6)
-        axes.set_xticks(range(0, users.size, every), names[::every])
+        every = -(-len(edges) // 8)
+        axes.set_xticks([place - 0.5 for place in range(0, len(edges), every)], [_short(e) for e in edges[::every]])
         axes.grid(visible=False, axis="x")
-        axes.set(xlabel="events a user", ylabel="users", xlim=(-0.6, users.size - 0.4))
+        axes.set(xlabel="events a user", ylabel="users", xlim=(-0.6, users.size - 0.35))
         _thousands(axes)
-        return _svg(figure, "Length of histories", told + ".")
-
-
-def _span(low: int) -> str:
-    return "1" if low == 1 else f"{_short(low)}–{_short(2 * low - 1)}"
+        return _svg(figure, "Length of histories", f"Users by their number of events. {told}.")
 
 
 def _short(value: int) -> str:
@@ -221,21 +217,20 @@ def intervals(metric: str, scores: Sequence[tuple[str, Score]]) -> Markup:
     with _style():
         figure = _figure(64 + 44 * len(scores))
         axes = figure.subplots()
-        for place, (name, score) in enumerate(scores):
+        axes.margins(x=0.08)
+        for place, (_, score) in enumerate(scores):
             colour = ACCENT if place == len(scores) - 1 else MUTED
             axes.plot([score.low, score.high], [place, place], color=colour, linewidth=2.2)
             axes.plot([score.value], [place], color=colour, marker="o", markersize=7)
-            axes.annotate(
-                f"{_cut(name, 34)}  {number(score.value)}",
-                (0, place),
-                (2, 9),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-            )
+        left, right = axes.get_xlim()
+        for place, (name, score) in enumerate(scores):
+            early = score.value < (left + right) / 2
+            at, side = (max(left, score.low), "left") if early else (min(right, score.high), "right")
+            words = f"{_cut(name, 30)}  {number(score.value)}"
+            axes.annotate(words, (at, place), (0, 9), textcoords="offset points", ha=side)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.set(ylim=(len(scores) - 0.5, -0.85), yticks=[])
-        axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         return _svg(figure, metric, told + ".")
 
@@ -244,7 +239,7 @@ def funnel(stages: Sequence[Stage], total: int) -> Markup:
     """What each stage keeps of the relevant items, and what it loses."""
     told = "; ".join(f"{s.name}: {s.hits:,} of {total:,} kept, {s.lost:,} lost" for s in stages)
     with _style():
-        figure = _figure(58 * len(stages) + 4, layout="none")
+        figure = _figure(58 * len(stages) + 4, layout=None)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
         axes.set(xlim=(0, 1), ylim=(len(stages), -0.02))
@@ -259,7 +254,7 @@ def _bar(axes: Axes, place: int, stage: Stage, total: int) -> None:
     axes.text(1, place + 0.32, f"{stage.hits:,} hits, {share(kept)}", ha="right")
     axes.barh(place + 0.56, 1, height=0.3, color=GRID)
     axes.barh(place + 0.56, kept, height=0.3, color=ACCENT)
-    axes.barh(place + 0.56, lost, left=kept, height=0.3, color=SECOND)
+    axes.barh(place + 0.56, lost, left=kept, height=0.3, color=SECOND, alpha=0.5)
     if stage.lost:
         axes.text(1, place + 0.92, f"lost here: {stage.lost:,}", ha="right", fontsize=FONT - 1, color=SECOND)
     axes.text(0, place + 0.92, f"{stage.items:,.0f} items a list", fontsize=FONT - 1, color=MUTED)
@@ -278,7 +273,7 @@ def _style() -> AbstractContextManager[Any]:
     return mpl.rc_context(STYLE)
 
 
-def _figure(height: float, layout: Literal["constrained", "none"] = "constrained") -> Figure:
+def _figure(height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH / 72, height / 72), layout=layout)
@@ -288,7 +283,9 @@ def _svg(figure: Figure, title: str, description: str) -> Markup:
     """The figure as one ``<svg>`` element for a page."""
     out = io.StringIO()
     facts = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(out, format="svg", transparent=True, metadata=facts)
+    with warnings.catch_warnings():  # names may be in any script: its font only measures, the page's own font draws
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(out, format="svg", transparent=True, metadata=facts)
     drawn = out.getvalue()
     box = re.search(r'viewBox="([^"]+)"', drawn)
     body = drawn[drawn.index(">", drawn.index("<svg")) + 1 : drawn.rindex("</svg>")]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 MORE_IS_BETTER = frozenset({"hr", "recall", "precision", "ndcg", "map", "mrr", "auc"})
 LESS_IS_BETTER = frozenset({"logloss"})
-PICTURES = 4
+PICTURES = 3
 """Most metrics drawn beside the table that holds them all."""
 
 
@@ -31,7 +31,7 @@ PICTURES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """What the log holds; ``suisen.cli.facts.data_facts`` counts it."""
+    """What the log holds."""
 
     name: str
     users: int
@@ -260,7 +260,7 @@ def data_figures(data: DataFacts) -> list[Figure]:
         figures.append(Figure("Length of histories", plots.history_lengths(data.history_lengths), caption))
     if data.timeline:
         picture = plots.timeline(data.timeline, data.first[:10], data.last[:10])
-        figures.append(Figure("Events over time", picture, f"{data.first} to {data.last}."))
+        figures.append(Figure("Events over time", picture, f"Each bar is 1/{len(data.timeline)} of the time."))
     return figures
 
 
@@ -313,5 +313,5 @@ def _parts(data: ReportData) -> dict[str, Any]:
         "epochless": epochless(data.curves),
         "data_figures": data_figures(data.data) if data.data else [],
         "hyper_parameters": {stage: values for stage, values in data.hyper_parameters.items() if values},
-        "notes": {where: lines for where, lines in data.notes.items() if lines},
+        "notes": {where: list(dict.fromkeys(lines)) for where, lines in data.notes.items() if lines},
     }
