@@ -1,0 +1,48 @@
+"""Writes the map in ARCHITECTURE.md: one line a room and file, the first sentence of each file's docstring.
+
+    python tools/architecture.py          # writes it
+    python tools/architecture.py --check  # fails where it is not up to date
+"""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+PAGE, START, END = Path("ARCHITECTURE.md"), "each file -->\n", "<!-- end of map -->"
+ROOMS = ("cli", "serving", "pipeline", "training", "models", "retrieval", "evaluation", "data")
+
+
+def first_sentence(path: Path) -> str:
+    """Of the docstring, on one line."""
+    text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[^.A-Z])\.(?:\s|$)", text)[0].rstrip(":.")
+
+
+def the_map() -> str:
+    """Markdown: the rooms from the top, then the files at the bottom of the house."""
+    root, lines = Path("src/suisen"), []
+    for room in ROOMS:
+        lines += ["", f"**{room}/**: {first_sentence(root / room / '__init__.py')}", ""]
+        files = sorted(path for path in (root / room).glob("*.py") if path.name != "__init__.py")
+        lines += [f"- `{path.name}`: {first_sentence(path)}" for path in files]
+    lines += ["", "**At the bottom**", ""]
+    lines += [f"- `{path.name}`: {first_sentence(path)}" for path in sorted(root.glob("*.py"))]
+    return "\n".join([*lines, ""]) + "\n"
+
+
+def main() -> int:
+    """Writes or checks; the exit status says whether the page is up to date."""
+    page = PAGE.read_text(encoding="utf-8")
+    head, tail = page.split(START)[0] + START, END + page.split(END)[1]
+    new = head + the_map() + tail
+    if "--check" in sys.argv:
+        if page != new:
+            print("ARCHITECTURE.md: the map is not up to date; run python tools/architecture.py")
+        return page != new
+    PAGE.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
