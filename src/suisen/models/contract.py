@@ -11,7 +11,7 @@ its *network* is built from them and from a schema.  Mathematics only: no file, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import torch
@@ -210,7 +210,7 @@ def _as_input_error(cls: type, error: ValidationError) -> InputError:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "unexpected_keyword_argument":
-        return unknown("hyper-parameter", name, cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        return unknown("hyper-parameter", name, [field.name for field in fields(cls)])
     reason = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     said = f"{name} = {first['input']!r} " if name else ""  # a validator over several fields names them itself
     return InputError(f"{cls.__name__}: {said}{reason}")
