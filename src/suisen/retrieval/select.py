@@ -59,7 +59,7 @@ def _bar(scores: Floats, k: int) -> Floats:
     """(B,): a score that at least min(k, n) scores of the row reach."""
     rows, columns = scores.shape
     size = min(_LARGEST_GROUP, columns // max(4 * k, 1))
-    if size < 2:
+    if size < 2 or k < 1:  # k = 0: nothing is allowed
         return np.full(rows, -np.inf, dtype=np.float32)
     groups = columns // size
     # Groups of stride `groups`, so that the maximum runs over whole rows and similar neighbours fall apart.
