@@ -90,7 +90,7 @@ def training(curve: Curve, name: str, watched: str) -> Markup:
             _line(panels[1], [epoch for epoch, _ in validated], [metric for _, metric in validated], ACCENT, watched)
         _whole_epochs(panels[-1], len(rows))
         _mark_best(panels, curve)
-        told = f"Loss from {number(rows[0].loss)} to {number(rows[-1].loss)} over {len(rows):,} epochs."
+        told = f"Loss from {number(rows[0].loss)} to {number(rows[-1].loss)}, {epochs(len(rows))}."
         best = _best(curve)
         return _svg(figure, f"Training of {name}", f"{told} {watched}, {best}." if best else told)
 
@@ -101,12 +101,17 @@ def _line(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, label
     axes.set_title(label, loc="left", fontsize=FONT, color=INK)
 
 
-def _whole_epochs(axes: Axes, epochs: int) -> None:
+def _whole_epochs(axes: Axes, count: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("epoch")
-    axes.set_xlim(0.5, epochs + 0.5)
+    axes.set_xlim(max(0.2, 1 - 0.04 * count), count + 0.04 * count)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+
+
+def epochs(count: int) -> str:
+    """1 epoch, 2 epochs, …"""
+    return f"{count:,} epoch{'s' if count > 1 else ''}"
 
 
 def _best(curve: Curve) -> str:
@@ -121,7 +126,7 @@ def _mark_best(panels: Sequence[Axes], curve: Curve) -> None:
         return
     for axes in panels:
         axes.axvline(curve.best_epoch, color=SECOND, linewidth=1.4, linestyle=(0, (4, 3)))
-    panels[-1].plot(curve.best_epoch, curve.best_metric or 0.0, color=SECOND, marker="o", markersize=7)
+    panels[-1].plot(curve.best_epoch, curve.best_metric or 0.0, color=SECOND, marker="o", markersize=7, clip_on=False)
     panels[-1].set_title(_best(curve), loc="right", fontsize=FONT, color=SECOND)
 
 

@@ -147,7 +147,8 @@ def verdict(row: Comparison) -> str:
         "no difference": f"No significant difference between {row.model} and {row.baseline}",
     }[outcome(row)]
     numbers = f"{number(row.difference, signed=True)} {interval(row.low, row.high, signed=True)}"
-    return f"{said} on {row.metric}: {numbers}, p (Holm) {probability(row.p_holm)}, n = {row.n:,}."
+    queries = f"n = {row.n:,}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{said} on {row.metric}: {numbers}, p (Holm) {probability(row.p_holm)}, {queries}."
 
 
 def verdicts(comparisons: Sequence[Comparison], primary: str) -> list[tuple[str, str]]:
@@ -238,7 +239,7 @@ def curve_figures(curves: Mapping[str, Sequence[Curve]], watched: str) -> list[F
 def _told(curve: Curve) -> str:
     seconds = sum(row.seconds for row in curve.rows)
     speed = sum(row.examples_per_second * row.seconds for row in curve.rows) / seconds if seconds else 0.0
-    parts = [f"{len(curve.rows):,} epochs in {number(seconds)} s", f"{speed:,.0f} examples/s", curve.stopped]
+    parts = [f"{plots.epochs(len(curve.rows))} in {number(seconds)} s", f"{speed:,.0f} examples/s", curve.stopped]
     return "; ".join(part for part in parts if part)
 
 
