@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -33,6 +32,7 @@ WORDS = {
     "null": "null",
 }
 TIME = "an ISO 8601 time with its zone, like 2026-01-31T12:00:00Z"
+DEEP = "lists or objects are nested too deeply"
 _WHERE = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 _EXPECTED = re.compile(r"^Expected `(?P<kinds>[^`]*)`(?P<bound>[^,]*)")
@@ -45,9 +45,9 @@ def decode_body(body: bytes, kind: type[M]) -> M:
         message: M = DECODERS[kind].decode(body)
         return message
     except msgspec.ValidationError as error:
-        raise _invalid(error, lambda: json.loads(body), kind) from None
+        raise _invalid(error, _plain(body), kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal("malformed_json", f"the body is no JSON: {_position(error, body)}") from None
+        raise _malformed(_position(error, body)) from None
 
 
 def decode_params(query_string: bytes, kind: type[M]) -> M:
@@ -64,42 +64,54 @@ def decode_params(query_string: bytes, kind: type[M]) -> M:
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _invalid(error, lambda: values, kind) from None
+        raise _invalid(error, values, kind) from None
+
+
+def _malformed(why: str) -> Refusal:
+    return Refusal("malformed_json", f"the body is no JSON: {why}")
+
+
+def _plain(body: bytes) -> Any:
+    """The body without a Struct, to show the value that was not allowed; behind it the text may still be broken."""
+    try:
+        return json.loads(body.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        why = f"{error.msg[:1].lower()}{error.msg[1:]} at byte {len(error.doc[: error.pos].encode())}"
+    except UnicodeDecodeError as error:
+        why = _not_utf8(error)
+    except RecursionError:
+        why = DEEP
+    except ValueError:
+        why = "a number has too many digits"
+    raise _malformed(why)
 
 
 def _position(error: Exception, body: bytes) -> str:
     """What is wrong with the text, and at which byte."""
     if isinstance(error, RecursionError):
-        return "lists or objects are nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
-        return f"it is not UTF-8 ({_not_utf8(body)})"
+        return DEEP
     found = _BYTE.match(str(error))
     if found:
         return f"{found['why']} at byte {found['at']}"
     try:
-        json.loads(body)
+        json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError as broken:
+        return _not_utf8(broken)
     except (ValueError, RecursionError):
         return f"it ends at byte {len(body)} before it is complete"
     return "a \\u escape is half of a surrogate pair; write the character itself"
 
 
-def _not_utf8(body: bytes) -> str:
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return f"byte {error.start} is 0x{body[error.start]:02x}"
-    return "an escape names no character"
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"it is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})"
 
 
-def _invalid(error: msgspec.ValidationError, plain: Callable[[], Any], kind: type) -> Refusal:
+def _invalid(error: msgspec.ValidationError, plain: Any, kind: type) -> Refusal:
     """The refusal of a well-formed message that the Struct does not allow."""
     text = str(error)
     where = _WHERE.search(text)
     message = text[: where.start()] if where else text
-    try:
-        field, value, owner = _located(where["path"] if where else "", plain(), kind)
-    except (ValueError, RecursionError):  # broken, or too deep, behind the place of the first mistake
-        return Refusal("invalid_value", f"the body is not what is expected: {text}")
+    field, value, owner = _located(where["path"] if where else "", plain, kind)
     if message.startswith("Object contains unknown field"):
         name = message.split("`")[1]
         return Refusal("unknown_field", str(unknown(f"field of {field}" if field else "field", name, _fields(owner))))
@@ -159,5 +171,7 @@ def _wanted(message: str) -> str:
 
 
 def _short(value: Any) -> str:
+    """The value as JSON on one line: what is not printable is escaped."""
     text = json.dumps(value, ensure_ascii=False, default=str)
+    text = "".join(sign if sign.isprintable() else f"\\u{ord(sign):04x}" for sign in text[:80])
     return text if len(text) <= 60 else f"{text[:58]}…"

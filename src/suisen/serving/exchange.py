@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 
@@ -64,7 +64,7 @@ class Exchange:
         self.started = time.perf_counter()
         self.method: str = scope["method"]
         raw: bytes | None = scope.get("raw_path")
-        self.path = scope["path"] if raw is None else raw.partition(b"?")[0].decode("latin-1")
+        self.path = quote(scope["path"]) if raw is None else raw.partition(b"?")[0].decode("latin-1")
         """As it was sent: percent-encoded."""
         self.query_string: bytes = scope["query_string"]
         self.segment = ""

@@ -22,7 +22,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=256)]
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Id = Text | Whole
 """A raw id as the event log had it; 7 and "7" name the same."""
-LoggedText = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"[^\s\x00-\x20]")]
+LoggedText = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"\S")]
 """Not blank: the log would be refused when it is read back."""
 LoggedId = LoggedText | Whole
 Feature = str | Whole | float | bool | None | list[str | Whole | float]

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from suisen.serving.lane import Lane
+from suisen.serving.problems import Refusal
+
+
+def lane(work, **options):
+    return Lane("test", work, **options)
+
+
+def doubled(jobs):
+    return [job * 2 for job in jobs]
+
+
+class Gate:
+    """Work that waits for a sign and remembers which jobs it was given together."""
+
+    def __init__(self) -> None:
+        self.go, self.begun, self.batches = threading.Event(), threading.Event(), []
+
+    def __call__(self, jobs):
+        self.batches.append(list(jobs))
+        self.begun.set()
+        self.go.wait(60)
+        return doubled(jobs)
+
+
+async def begun(gate):
+    await asyncio.to_thread(gate.begun.wait, 60)
+
+
+def test_each_job_gets_its_own_result():
+    async def scene():
+        one = lane(doubled)
+        one.start()
+        found = await asyncio.gather(*(one.ask(str(n), 60) for n in range(100)))
+        await one.stop()
+        return found, one.held
+
+    assert asyncio.run(scene()) == ([str(n) * 2 for n in range(100)], 0)
+
+
+def test_what_waits_together_is_worked_on_together():
+    async def scene():
+        gate = Gate()
+        one = lane(gate, together=3)
+        one.start()
+        jobs = [asyncio.ensure_future(one.ask("a", 60))]
+        await begun(gate)
+        jobs += [asyncio.ensure_future(one.ask(job, 60)) for job in ("b", "c", "dd", "e")]
+        await asyncio.sleep(0)
+        assert (one.waiting, one.held) == (4, 6)
+        gate.go.set()
+        await asyncio.gather(*jobs)
+        await one.stop()
+        return gate.batches
+
+    assert asyncio.run(scene()) == [["a"], ["b", "c", "dd"], ["e"]]
+
+
+def test_beyond_the_bound_jobs_are_refused_and_nothing_else_is():
+    async def scene():
+        gate = Gate()
+        one = lane(gate, rows=3)
+        one.start()
+        kept = [one.submit("a")]
+        await begun(gate)
+        kept.append(one.submit("bb"))
+        with pytest.raises(Refusal, match="3 queries are waiting for test; try again in a second") as refusal:
+            one.submit("c")
+        assert (refusal.value.status, dict(refusal.value.headers)[b"retry-after"]) == (503, b"1")
+        gate.go.set()
+        found = await asyncio.gather(*kept)
+        await one.stop()
+        return found
+
+    assert asyncio.run(scene()) == ["aa", "bbbb"]
+
+
+def test_a_job_above_the_bound_is_taken_when_nothing_else_is_held():
+    async def scene():
+        one = lane(doubled, rows=2)
+        one.start()
+        found = await one.ask("long", 60)
+        await one.stop()
+        return found
+
+    assert asyncio.run(scene()) == "longlong"
+
+
+def test_late_jobs_are_refused_and_skipped():
+    async def scene():
+        gate = Gate()
+        one = lane(gate)
+        one.start()
+        first = one.submit("first")
+        await begun(gate)
+        with pytest.raises(Refusal, match=r"no answer within 0\.01 s") as refusal:
+            await one.ask("late", 0.01)
+        assert refusal.value.code == "deadline_exceeded"
+        assert one.held == len("first") + len("late")  # counted until the worker has passed it over
+        gate.go.set()
+        await first
+        await one.stop()
+        return gate.batches, one.held
+
+    assert asyncio.run(scene()) == ([["first"]], 0)
+
+
+def test_an_error_of_one_job_is_that_jobs_alone():
+    def work(jobs):
+        return [ValueError(job) if job == "bad" else job for job in jobs]
+
+    async def scene():
+        one = lane(work)
+        one.start()
+        found = await asyncio.gather(one.ask("bad", 60), one.ask("good", 60), return_exceptions=True)
+        await one.stop()
+        return found
+
+    bad, good = asyncio.run(scene())
+    assert isinstance(bad, ValueError)
+    assert good == "good"
+
+
+def test_work_that_breaks_does_not_end_the_lane():
+    def work(jobs):
+        if "break" in jobs:
+            raise ZeroDivisionError
+        return jobs
+
+    async def scene():
+        one = lane(work)
+        one.start()
+        with pytest.raises(ZeroDivisionError):
+            await one.ask("break", 60)
+        found = await one.ask("on", 60)
+        await one.stop()
+        return found
+
+    assert asyncio.run(scene()) == "on"
+
+
+def test_stopping_finishes_what_was_taken_in():
+    async def scene():
+        gate = Gate()
+        one = lane(gate, together=1)
+        one.start()
+        jobs = [one.submit(name) for name in "abc"]
+        await begun(gate)
+        gate.go.set()
+        await one.stop()
+        with pytest.raises(Refusal, match="waiting for test"):
+            one.submit("d")
+        await one.stop()  # a second time does nothing
+        return await asyncio.gather(*jobs)
+
+    assert asyncio.run(scene()) == ["aa", "bb", "cc"]

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from suisen.errors import InputError
+from suisen.serving.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"deadline_s": 0}, "deadline_s = 0 must be a number above 0"),
+        ({"deadline_s": math.nan}, "deadline_s = nan must be a number above 0"),
+        ({"waiting": -1}, "waiting = -1 must be a number above 0"),
+        ({"together": True}, "together = True must be a number above 0"),
+        ({"drain_s": -0.5}, r"drain_s = -0\.5 must be a number at least 0"),
+    ],
+)
+def test_bounds(options, message):
+    with pytest.raises(InputError, match=message):
+        Settings(**options)
+
+
+def test_no_wait_for_balancers_is_allowed():
+    assert Settings(drain_s=0).drain_s == 0
