@@ -112,6 +112,11 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"device = {name!r} is unknown; use auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device = {name!r} but this machine has no CUDA device; use cpu or auto")
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise InputError(f"device = {name!r} does not work on this machine ({why}); use cpu or auto") from None
     return device
 
 
