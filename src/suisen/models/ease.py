@@ -85,10 +85,10 @@ class EASENet(CatalogueScorer):
     def score_all(self, contexts: Contexts) -> Tensor:
         """(B, n_items): sums of the history's rows; repeats count once."""
         history = contexts.history
-        pairs = torch.unique(torch.stack([history.rows(), history.values], 1), dim=0)
-        lengths = torch.bincount(pairs[:, 0], minlength=len(history))
-        offsets = lengths.cumsum(0) - lengths
-        return F.embedding_bag(pairs[:, 1], self.weight, offsets, mode="sum")
+        n_items = self.weight.shape[0]
+        pairs = torch.unique(history.rows() * n_items + history.values)  # of numbers: much faster than of rows
+        lengths = torch.bincount(pairs // n_items, minlength=len(history))
+        return F.embedding_bag(pairs % n_items, self.weight, lengths.cumsum(0) - lengths, mode="sum")
 
 
 def binary_matrix(train: Dataset) -> sp.csr_matrix:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.dataset import Dataset
-from suisen.data.ragged import Ragged
+from suisen.data.ragged import Ragged, offsets_of
 from suisen.data.views import View, Whole
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
 from suisen.models.ease import binary_matrix
@@ -137,9 +137,9 @@ def _rows(matrix: Any) -> Ragged:
 
 def _distinct(rows: Ragged) -> Ragged:
     """Each row's different values."""
-    pairs = torch.unique(torch.stack([rows.rows(), rows.values], 1), dim=0)
-    lengths = torch.bincount(pairs[:, 0], minlength=len(rows))
-    return Ragged(pairs[:, 1], torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))
+    size = 1 + int(rows.values.max()) if rows.values.numel() else 1
+    pairs = torch.unique(rows.rows() * size + rows.values)  # of numbers: much faster than of rows
+    return Ragged(pairs % size, offsets_of(torch.bincount(pairs // size, minlength=len(rows))))
 
 
 def _groups(lengths: Tensor, dim: int) -> list[Tensor]:

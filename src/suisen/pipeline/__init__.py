@@ -18,11 +18,13 @@ def evaluate(
     """Measures a Recommender (or any scorer of dense ids) on queries with known answers.
 
     The options are those of ``suisen.evaluation.evaluate``; a Recommender brings its name and what metrics beyond
-    accuracy need to know of its items.
+    accuracy need to know of its items, and refuses queries that are not in its own dense ids.
     """
     if isinstance(recommender, Recommender):
+        recommender.check_queries(queries)
         options.setdefault("name", recommender.name)
-        options.setdefault("facts", recommender.facts())
+        vectors = any(metric.startswith("diversity") for metric in metrics or ())
+        options.setdefault("facts", recommender.facts(vectors))
         return evaluate_scorer(recommender.scorer(), queries, metrics, **options)
     return evaluate_scorer(recommender, queries, metrics, **options)
 

@@ -1,13 +1,15 @@
 """The bundle: a folder that a Recommender is saved to and loaded from, without pickle and without running code.
 
-    manifest.json            format, models and hyper-parameters, encoders, index, metrics, SHA-256 of each file
+    manifest.json            format, models and hyper-parameters, encoders, index, metrics, SHA-256 of each file and
+                             of the manifest's own content
     retriever.safetensors    weights of the networks
     ranker.safetensors
     users.arrow items.arrow  raw ids, trained marks, histories, counts, raw features and titles; row i = dense id i
     index/                   the index in its own format
     parity.json              requests with their expected answers
 
-It is written into a temporary folder beside its place and renamed, so that a reader never sees half of one.
+It is written into a hidden folder beside its place and renamed, so that a reader never sees half of one.  An older
+bundle in that place is renamed first and deleted last: between the two renames, some microseconds, there is none.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ import hashlib
 import json
 import platform
 import shutil
-import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import suisen
 from suisen.data.batch import Schema
@@ -40,6 +43,7 @@ from suisen.pipeline import parity
 from suisen.pipeline.engine import PAIR, Engine
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.store import Store
+from suisen.pipeline.two_stage import may_recommend
 from suisen.retrieval import open_index
 
 FORMAT = 1
@@ -65,19 +69,36 @@ def save(
     ``metrics`` (with their protocol) and ``run`` (options, environment) go into the manifest as they are.
     """
     recommender._ready()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists() and not (folder / MANIFEST).exists() and any(folder.iterdir()):
+    folder = folder.resolve()
+    if folder.exists() and not (folder / MANIFEST).is_file() and not _is_empty(folder):
         raise BundleError(f"{folder} holds something else than a bundle; save to another folder")
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid4().hex[:8]
+    aside, old = (folder.with_name(f".{folder.name}.{what}-{mark}") for what in ("new", "old"))
     try:
+        aside.mkdir()
         _write(recommender, aside, {"metrics": metrics or {}, "run": run or {}})
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
-    except BaseException:
+        _swap(aside, folder, old)
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
-        raise
+    shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _swap(new: Path, place: Path, old: Path) -> None:
+    """Puts ``new`` in its place; what stood there goes to ``old``, and comes back where that fails."""
+    if place.exists():
+        place.rename(old)
+    try:
+        new.rename(place)
+    except BaseException:
+        if old.exists():
+            old.rename(place)
+        raise
 
 
 def _write(recommender: Recommender, aside: Path, facts: dict[str, Any]) -> None:
@@ -113,7 +134,15 @@ def _write(recommender: Recommender, aside: Path, facts: dict[str, Any]) -> None
         **facts,
         "files": {str(path.relative_to(aside)): _sha256(path) for path in sorted(aside.rglob("*")) if path.is_file()},
     }
+    manifest = json.loads(json.dumps(manifest))  # as a reader will see it
+    manifest = {"sha256": _digest(manifest), **manifest}
     (aside / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of all that the manifest says beside it."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _contiguous(net: Net) -> dict[str, Tensor]:
@@ -172,17 +201,19 @@ def find(folder: Path) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, its format checked and the hash of every file verified."""
+    """The manifest, its format checked, its hash and that of every file verified.  Raises BundleError."""
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version, files = int(manifest["format"]), dict(manifest["files"])
+        version, files, digest = int(manifest["format"]), dict(manifest["files"]), str(manifest.get("sha256"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path} is damaged ({error}); save the bundle again") from None
+        raise BundleError(f"{path} is damaged ({type(error).__name__}: {error}); copy the bundle again") from None
     if version > FORMAT:
         raise BundleError(
             f"{path}: format = {version} is newer than {FORMAT}, the newest this Suisen reads; upgrade it"
         )
+    if digest != _digest(manifest):
+        raise BundleError(f"{path} is damaged: its SHA-256 is not what it says of itself; copy the bundle again")
     for name, expected in files.items():
         file = folder / name
         if not file.is_file():
@@ -198,20 +229,22 @@ def load(folder: Path) -> Recommender:
     Scores are bit for bit those before saving, at equal batch shapes.  Raises BundleError naming the file.
     """
     place = find(folder)
+    began_with = _sha256(place / MANIFEST)
+    try:
+        return _loaded(place)
+    except BundleError:
+        if _sha256(find(folder) / MANIFEST) == began_with:
+            raise
+        return _loaded(place)  # another bundle was saved in its place while it was read
+
+
+def _loaded(place: Path) -> Recommender:
     manifest = read_manifest(place)
     try:
         return _read(place, manifest)
-    except SuisenError:
+    except BundleError:
         raise
-    except (
-        KeyError,
-        ValueError,
-        TypeError,
-        RuntimeError,
-        OSError,
-        SafetensorError,
-        pl.exceptions.PolarsError,
-    ) as error:
+    except (SuisenError, *MISFITS) as error:
         raise BundleError(f"{place / MANIFEST} does not fit its files ({error}); save the bundle again") from None
 
 
@@ -225,10 +258,7 @@ def _read(place: Path, manifest: dict[str, Any]) -> Recommender:
     if second is not None and not isinstance(second, Ranker):
         raise BundleError(f"{place / MANIFEST}: ranker = {manifest['ranker']['name']!r} is not a ranker")
     index = None if manifest["index"] is None else open_index(manifest["index"], place / "index")
-    stage = retriever if retriever is not None else ranker
-    allowed = torch.ones_like(store.trained_items) if stage and "new items" in stage.abilities else store.trained_items
-    allowed = allowed.clone()
-    allowed[0] = False
+    allowed = may_recommend(retriever if retriever is not None else ranker, store)
     made.engine = Engine(first, second, allowed, made.candidates, index)
     made.index_recall, made.notes = manifest["index_recall"], tuple(manifest["notes"])
     made.version = f"{made.name.replace(' ', '')}-{_sha256(place / MANIFEST)[:12]}"
@@ -248,13 +278,30 @@ def _model(described: dict[str, Any] | None) -> Any:
     return model_of(described["name"], **lists)
 
 
+class _Undrawn(TorchFunctionMode):
+    """Inside it networks are built without drawing their first weights: nothing is computed, no page is touched.
+
+    The device ``meta`` would do as much, but random numbers there import torch's compiler first (two seconds).
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return (torch.empty if func in (torch.randn, torch.rand) else func)(*args, **(kwargs or {}))
+
+
 def _net(path: Path, model: Model, store: Store, pair: tuple[str, ...]) -> Net:
-    """The network with the weights of a file: built without initialising, then given the file's tensors."""
-    schema = Schema(**{**vars(store.schema), "pair": pair})
-    tensors = load_file(path)
-    net = model.build(schema)
+    """The network with the weights of a file."""
+    with _Undrawn():
+        net = model.build(replace(store.schema, pair=pair))
     net.bind(store.item_table)
-    net.load_state_dict(tensors, assign=True)
+    try:
+        net.load_state_dict(load_file(path), assign=True)
+    except MISFITS as error:
+        what = str(error).strip().splitlines()[-1].strip()
+        raise BundleError(f"{path} does not fit the model ({what}); save the bundle again") from None
     net.requires_grad_(False)
     return net.eval()
 

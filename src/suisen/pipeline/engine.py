@@ -72,6 +72,7 @@ class Engine:
             raise TypeError("an engine needs a retriever, a ranker or both")
         self.retriever, self.ranker, self.candidates, self.allowed = retriever, ranker, candidates, allowed
         self.first = NetScorer(first, allowed)
+        self.n_allowed = int(allowed.sum())
         self.index = self._indexed(index)
         self.states = item_states(ranker, len(allowed)) if ranker is not None and retriever is not None else None
 
@@ -92,15 +93,17 @@ class Engine:
     def retrieve(self, contexts: Contexts, n: int, filters: Filters) -> tuple[Tensor, Tensor]:
         """(B, n) dense ids, 0 = none, and (B, n) first-stage scores, descending.  n is cut to what is allowed."""
         allowed = self.allowed if filters.among is None else self.allowed & filters.among
-        n = min(n, int(allowed.sum()))
-        if self.index is None or not isinstance(self.retriever, Retriever):
-            scores = self.first.all_scores(contexts, filters.exclude).masked_fill_(~allowed, -torch.inf)
+        count = self.n_allowed if filters.among is None else int(allowed.sum())
+        n = min(n, count)
+        state = self.first.prepare(contexts)
+        if self.index is None:
+            scores = self.first.open_scores(state, filters.exclude)
+            if filters.among is not None:
+                scores.masked_fill_(~allowed, -torch.inf)
             return top_of(scores, n)
-        queries = self.retriever.query_vectors(contexts.to(self.first.device)).float().cpu()
         exclude = Excluded(filters.exclude.values.numpy() - 1, filters.exclude.offsets.numpy())
-        everything = bool(allowed[1:].all())
-        mask = None if everything else allowed[1:].numpy()
-        found, products = self.index.search(queries.numpy(), n, exclude, mask)
+        mask = None if count == len(allowed) - 1 else allowed[1:].numpy()
+        found, products = self.index.search(state.float().cpu().numpy(), n, exclude, mask)
         return torch.from_numpy(found) + 1, torch.from_numpy(products)
 
     @torch.no_grad()
@@ -122,7 +125,7 @@ class Engine:
 
         With ``diversity`` > 0 the order is that of maximal marginal relevance and scores may rise along it.
         """
-        ids, values = [], []
+        ids, values = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
         for rows in torch.arange(len(contexts)).split(AT_ONCE):  # type: ignore[no-untyped-call]
             part = contexts.take(rows)
             n = max(k, self.candidates) if self.states is not None or diversity > 0 else k
@@ -130,10 +133,9 @@ class Engine:
             found, scores = self.rerank(part, found, scores)
             if diversity > 0:
                 found, scores = mmr(found, scores, self.similarity_vectors(), k, diversity)
-            ids.append(_wide(found[:, :k], k, 0))
-            values.append(_wide(scores[:, :k], k, -torch.inf))
-        empty = torch.zeros((0, k))
-        return (torch.cat(ids), torch.cat(values)) if ids else (empty.long(), empty)
+            ids.append(wide(found[:, :k], k, 0))
+            values.append(wide(scores[:, :k], k, -torch.inf))
+        return torch.cat(ids), torch.cat(values)
 
     # -- what others ask --------------------------------------------------------------------------------------------
 
@@ -192,6 +194,13 @@ class Engine:
         return Contexts(zero, none, none, zero, history, zero).to(self.first.device)
 
 
-def _wide(lists: Tensor, k: int, fill: float) -> Tensor:
+def marked(rows: Ragged, ids: Tensor) -> Tensor:
+    """(B, C) bool: which of (B, C) ids stand in the same row of ``rows``; never 0."""
+    size = 1 + max((int(part.max()) for part in (rows.values, ids) if part.numel()), default=0)
+    wanted = torch.arange(len(ids))[:, None] * size + ids
+    return torch.isin(wanted, rows.rows() * size + rows.values) & (ids > 0)
+
+
+def wide(lists: Tensor, k: int, fill: float) -> Tensor:
     """(B, k): padded where the catalogue is smaller than k."""
     return F.pad(lists, (0, k - lists.shape[1]), value=fill)

@@ -22,7 +22,7 @@ from torch import Tensor
 from suisen.data.batch import Queries
 from suisen.errors import InputError
 from suisen.evaluation.report import interval, number, text_table
-from suisen.pipeline.engine import AT_ONCE, Engine, Filters
+from suisen.pipeline.engine import AT_ONCE, Engine, Filters, marked
 from suisen.stats import bootstrap_means
 
 
@@ -152,7 +152,7 @@ def _count(engine: Engine, queries: Queries, k: int) -> dict[str, Any]:
         some = queries.take(rows)
         ids, scores = engine.retrieve(some.contexts, max(k, engine.candidates), Filters(some.seen))
         ranked, _ = engine.rerank(some.contexts, ids, scores)
-        hit = _relevant(some, ranked, len(engine.allowed))
+        hit = marked(some.truth, ranked)
         found = hit[:, :k].double()
         parts["retrieved"].append(hit.sum(1).double())
         parts["top"].append(found.sum(1))
@@ -164,12 +164,6 @@ def _count(engine: Engine, queries: Queries, k: int) -> dict[str, Any]:
     allowed = int(engine.allowed.sum())
     means = {"listed": listed / len(queries), "allowed": allowed, "open": allowed - barred / len(queries)}
     return {**{name: torch.cat(part) for name, part in parts.items()}, **means}
-
-
-def _relevant(queries: Queries, ids: Tensor, n_items: int) -> Tensor:
-    """(B, C) bool: relevant items of a list."""
-    keys = queries.truth.rows() * n_items + queries.truth.values
-    return torch.isin(torch.arange(len(ids))[:, None] * n_items + ids, keys) & (ids > 0)
 
 
 def _possible(engine: Engine, queries: Queries) -> Tensor:

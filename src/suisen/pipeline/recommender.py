@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, Unpack
@@ -16,12 +16,23 @@ from suisen.data.batch import Candidates, Contexts, Queries
 from suisen.data.dataset import Dataset
 from suisen.data.ids import RawId
 from suisen.data.ragged import Ragged
-from suisen.errors import InputError
+from suisen.errors import InputError, UnsupportedQuery, unknown
 from suisen.evaluation import Facts
 from suisen.models import name_of
 from suisen.models.contract import Model, Retriever
-from suisen.pipeline.engine import Engine, Filters
-from suisen.pipeline.requests import Ask, Questions, Who, answerable, filters_of, popular_lists, questions_of, refusal
+from suisen.pipeline.engine import AT_ONCE, Engine, Filters, wide
+from suisen.pipeline.requests import (
+    Ask,
+    Questions,
+    Who,
+    answerable,
+    check_list,
+    filters_of,
+    popular_lists,
+    questions_of,
+    refusal,
+)
+from suisen.pipeline.scorers import top_of
 from suisen.pipeline.store import Store
 from suisen.pipeline.two_stage import ListOptions, Recipe, may_recommend, train_stages
 from suisen.retrieval import IndexSettings, measured_recall
@@ -47,9 +58,9 @@ class WhoOptions(TypedDict, total=False):
     """Who is asked for, beside ids."""
 
     history: Sequence[Any] | None
-    """Items of one query, or one list of items a query; takes the place of the stored history."""
-    user_features: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
-    context: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+    """Items of one query, or one list of items a query; takes the place of the stored history (None: it stays)."""
+    user_features: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
+    context: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
     """Features of the request."""
     titles: bool
     """Add a column ``title`` from the item table."""
@@ -177,7 +188,7 @@ class Recommender:
     def answer(self, who: Who, ask: Ask) -> Answers:
         """What ``recommend`` returns as a frame, in dense ids, with what answered each query."""
         self._ready()
-        questions = questions_of(self.store, who, ask.moment)
+        questions = questions_of(self.store, who, ask.at)
         able = answerable(questions, self.abilities)
         if ask.unknown == "error" and not bool(able.all()):
             at = int((~able).nonzero()[0])
@@ -199,10 +210,9 @@ class Recommender:
         """Answers with raw ids: user_id, item_id, score, rank."""
         there = (answers.items > 0).numpy()
         row, place = np.nonzero(there)
-        asked = pl.Series("user_id", list(range(who.size)) if who.users is None else _ids_or_places(who.users))
         return pl.DataFrame(
             [
-                asked.gather(row),
+                _names(who, self.store.users.raw_ids.dtype).gather(row),
                 self.store.items.raw(answers.items.numpy()[there]).alias("item_id"),
                 pl.Series("score", answers.scores.numpy()[there]),
                 pl.Series("rank", place + 1, dtype=pl.Int64),
@@ -217,26 +227,49 @@ class Recommender:
             yield self.recommend(known[start : start + USERS_AT_ONCE].to_list(), k, **options)
 
     def similar_items(self, items: Sequence[RawId], k: int = 10) -> pl.DataFrame:
-        """For each item the ``k`` most alike ones by cosine: item_id, similar_id, score, rank."""
+        """For each item the ``k`` most alike ones by cosine: item_id, similar_id, score, rank.
+
+        Raises InputError for an item that is not known, UnsupportedQuery for one that the model cannot place.
+        """
         self._ready()
-        dense = torch.from_numpy(self.store.items.dense(list(items)))
-        lost = [item for item, at in zip(items, dense.tolist(), strict=True) if at == 0]
-        if lost:
-            raise InputError(f"item {lost[0]!r} is unknown; items are those of train and of the item table")
-        vectors = self.engine.similarity_vectors()
-        cosines = vectors[dense] @ vectors.T
-        cosines.masked_fill_(~self.engine.allowed, -torch.inf)
-        cosines[torch.arange(len(dense)), dense] = -torch.inf
-        scores, ids = cosines.topk(min(k, int(self.engine.allowed.sum()) - 1), dim=1)
-        row, place = np.nonzero((scores > -torch.inf).numpy())
+        check_list("items", items)
+        k = Ask(k=k).k
+        dense = self._placed(list(items))
+        lists = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
+        for rows in dense.split(AT_ONCE):  # type: ignore[no-untyped-call]
+            for part, found in zip(lists, self._alike(rows, k), strict=True):
+                part.append(found)
+        ids, scores = (torch.cat(part) for part in lists)
+        row, place = np.nonzero((ids > 0).numpy())
         return pl.DataFrame(
             [
-                self.store.items.raw(dense.numpy()).alias("item_id").gather(row),
+                self.store.items.raw(dense.numpy()[row]).alias("item_id"),
                 self.store.items.raw(ids.numpy()[row, place]).alias("similar_id"),
                 pl.Series("score", scores.numpy()[row, place]),
                 pl.Series("rank", place + 1, dtype=pl.Int64),
             ]
         )
+
+    def _placed(self, items: list[RawId]) -> Tensor:
+        """(n,) dense ids of items that have a vector worth comparing."""
+        dense = torch.from_numpy(self.store.items.dense(items))
+        for item, at in zip(items, dense.tolist(), strict=True):
+            if at == 0:
+                raise InputError(f"item {item!r} is unknown; items are those of train and of the item table")
+            if not self.engine.allowed[at]:
+                raise UnsupportedQuery(
+                    f"item {item!r} has no event in train and {self.name} lacks 'new items'; use TwoTower"
+                )
+        return dense
+
+    def _alike(self, dense: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """(B, k) items most alike to (B,) others, and their cosines."""
+        vectors = self.engine.similarity_vectors()
+        cosines = vectors[dense] @ vectors.T
+        cosines.masked_fill_(~self.engine.allowed, -torch.inf)
+        cosines[torch.arange(len(dense)), dense] = -torch.inf
+        ids, scores = top_of(cosines, k)
+        return wide(ids, k, 0), wide(scores, k, -torch.inf)
 
     # -- measuring: what suisen.evaluation asks ----------------------------------------------------------------------
 
@@ -255,9 +288,26 @@ class Recommender:
         self._ready()
         return self.engine.lists(contexts, k, Filters(exclude))
 
-    def facts(self) -> Facts:
-        """What metrics beyond accuracy need; diversity compares the first stage's item vectors."""
+    def facts(self, vectors: bool = True) -> Facts:
+        """What metrics beyond accuracy need; diversity compares the first stage's item ``vectors``."""
+        self._ready()
+        if not vectors:
+            return Facts(self.store.item_counts)
         return Facts(self.store.item_counts, self.engine.similarity_vectors(), "the retriever's item vectors")
+
+    def check_queries(self, queries: Queries) -> None:
+        """Raises InputError for queries in other dense ids than the Recommender's, as far as their numbers show it."""
+        self._ready()
+        schema, asked = self.store.schema, queries.contexts
+        given = queries.candidates if queries.candidates is not None else queries.truth.values
+        items = [queries.truth.values, queries.seen.values, asked.history.values, given]
+        for what, parts, size in (("user", [asked.user], schema.n_users), ("item", items, schema.n_items)):
+            largest = max((int(part.max()) for part in parts if part.numel()), default=0)
+            if largest >= size:
+                raise InputError(
+                    f"the queries ask for dense {what} {largest} and the Recommender knows 1 to {size - 1}; "
+                    "give queries of the split that it was trained on"
+                )
 
     # -- keeping ----------------------------------------------------------------------------------------------------
 
@@ -286,21 +336,42 @@ def ask_of(k: int, options: Options) -> Ask:
 
 
 def who_of(users: Sequence[RawId | None] | None, options: Options) -> Who:
-    """The part of ``recommend``'s options that says for whom."""
-    if isinstance(users, str):
-        raise InputError(f"users = {users!r} is one text; give a list, users=[{users!r}]")
+    """The part of ``recommend``'s options that says for whom.  Raises InputError for an option that does not exist."""
+    for name in options:
+        if name not in Options.__optional_keys__:
+            raise unknown("option", name, Options.__optional_keys__)
+    check_list("users", users)
     history = options.get("history")
-    if history is not None and (len(history) == 0 or not isinstance(history[0], (list, tuple))):
+    check_list("history", history)
+    if history is not None and not any(entry is None or _is_list(entry) for entry in history):
         history = [history]
     return Who(users, history, _listed(options.get("user_features")), _listed(options.get("context")))
 
 
-def _listed(values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> Sequence[Mapping[str, Any]] | None:
+def _is_list(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+
+
+def _listed(
+    values: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None,
+) -> Sequence[Mapping[str, Any] | None] | None:
     return [values] if isinstance(values, Mapping) else values
 
 
-def _ids_or_places(users: Sequence[RawId | None]) -> list[RawId]:
-    return [place if user is None else user for place, user in enumerate(users)]
+def _names(who: Who, kind: pl.DataType) -> pl.Series:
+    """The queries' users as they were given, in one type; the query's number, from 0, for who was not named."""
+    if who.users is None:
+        return pl.Series("user_id", range(who.size), dtype=pl.Int64)
+    given = list(who.users)
+    numbers: list[RawId] = [str(i) if kind == pl.String else i for i in range(len(given))]
+    taken = {user for user in given if user is not None}
+    for number, user in zip(numbers, given, strict=True):
+        if user is None and number in taken:
+            raise InputError(f"query {number} names no user, and user {number!r} is asked for too; ask for them apart")
+    named = [number if user is None else user for number, user in zip(numbers, given, strict=True)]
+    if len({type(user) for user in named}) > 1:
+        named = [str(user) for user in named]
+    return pl.Series("user_id", named, dtype=None if named else kind)
 
 
 __all__ = ["Answers", "Ask", "Options", "Questions", "Recommender", "Who"]

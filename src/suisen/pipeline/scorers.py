@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from suisen.data.batch import Candidates, Contexts
 from suisen.data.ragged import Ragged
 from suisen.models.contract import CatalogueScorer, Net, Ranker, Retriever
+from suisen.retrieval.select import largest, unpack
 
 AT_ONCE = 256
 """Contexts that are scored together where a network needs all of the catalogue at a time."""
@@ -23,12 +25,21 @@ class NetScorer:
         self.device = net.items.trained.device
         self.allowed = allowed.to(self.device)
 
-    @torch.no_grad()
     def score(self, contexts: Contexts, candidates: Candidates) -> Tensor:
         """(B, C); -inf for what the model may not recommend."""
-        candidates = candidates.to(self.device)
-        scores = self.net.score(contexts.to(self.device), candidates)
-        return torch.where(self.allowed[candidates.items], scores, -torch.inf).cpu()
+        return self.given(self.prepare(contexts), candidates.items)
+
+    @torch.no_grad()
+    def given(self, state: Tensor, items: Tensor) -> Tensor:
+        """(B, C) scores of given items from what ``prepare`` made of their contexts."""
+        net, items = self.net, items.to(self.device)
+        if isinstance(net, Retriever):
+            scores = torch.bmm(self._vectors()[items], state.unsqueeze(2)).squeeze(2)
+        elif isinstance(net, Ranker):
+            scores = net.combine(state, self._states()[items], None)
+        else:
+            scores = state.gather(1, items)
+        return torch.where(self.allowed[items], scores.float(), -torch.inf).cpu()
 
     @torch.no_grad()
     def prepare(self, contexts: Contexts) -> Any:
@@ -62,20 +73,21 @@ class NetScorer:
         return 8 if isinstance(self.net, CatalogueScorer) and not isinstance(self.net, Retriever) else 4
 
     def rank(self, contexts: Contexts, k: int, exclude: Ragged) -> tuple[Tensor, Tensor]:
-        """The best k of everything allowed; equal scores: lower id first."""
+        """(B, min(k, n_items)) the best of everything allowed, 0 = none; equal scores: lower id first."""
         ids, values = [], []
         for rows in torch.arange(len(contexts)).split(AT_ONCE):  # type: ignore[no-untyped-call]
-            scores = self.all_scores(contexts.take(rows), exclude.take(rows))
-            top_ids, top = top_of(scores, min(k, self.n_items))
+            scores = self.open_scores(self.prepare(contexts.take(rows)), exclude.take(rows))
+            top_ids, top = top_of(scores, k)
             ids.append(top_ids)
             values.append(top)
         return torch.cat(ids), torch.cat(values)
 
-    def all_scores(self, contexts: Contexts, exclude: Ragged) -> Tensor:
-        """(B, n_items): -inf for what is excluded and for what the model may not recommend."""
-        scores = self.tile(self.prepare(contexts), 0, self.n_items).float()
+    @torch.no_grad()
+    def open_scores(self, state: Tensor, exclude: Ragged) -> Tensor:
+        """(B, n_items) from what ``prepare`` made: -inf for what is excluded and for what may not be recommended."""
+        scores = self.tile(state, 0, self.n_items).float()
         scores.masked_fill_(~self.allowed, -torch.inf)
-        scores[exclude.rows(), exclude.values] = -torch.inf
+        scores[exclude.rows().to(self.device), exclude.values.to(self.device)] = -torch.inf
         return scores.cpu()
 
     def _vectors(self) -> Tensor:
@@ -100,19 +112,30 @@ def item_states(ranker: Any, n_items: int, at_once: int = 65_536) -> Tensor:
 
 
 def top_of(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(B, k) ids and scores of the largest, equal scores: lower id first; id 0 and -inf where only -inf is left.
+    """(B, min(k, n)) ids and scores of the largest of (B, n) float32 on the CPU, equal scores: lower id first; id 0 and
+    -inf where only -inf is left.
 
-    ``torch.topk`` may take any of equal scores; where a tie crosses the cut, the row is sorted in full.
+    Short answers by ``largest``; where k is a good part of n its groups have nothing to leave out.  ``torch.topk`` may
+    take any of equal scores: rows in which two are equal are chosen again, by keys that no two items share.
     """
-    k = min(k, scores.shape[1])
-    top, ids = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    if top.shape[1] > k:
-        cut = (top[:, k] == top[:, k - 1]) & (top[:, k] > -torch.inf) if k else torch.zeros(len(top), dtype=torch.bool)
-        top, ids = top[:, :k].clone(), ids[:, :k].clone()
-        for row in cut.nonzero().squeeze(1).tolist():
-            top[row], ids[row] = (part[:k] for part in scores[row].sort(descending=True, stable=True))
-    order = ids.argsort(dim=1)  # then by score, stably: equal scores stand by id
-    top, ids = top.gather(1, order), ids.gather(1, order)
-    order = top.argsort(dim=1, descending=True, stable=True)
-    top, ids = top.gather(1, order), ids.gather(1, order)
+    n = scores.shape[1]
+    k = min(k, n)
+    if 8 * k <= n:
+        ids, top = (torch.from_numpy(part) for part in unpack(largest(scores.numpy(), k), k))
+        return ids.clamp_(min=0), top
+    top, ids = scores.topk(min(k + 1, n), dim=1)
+    tied = ((top[:, 1:] == top[:, :-1]) & (top[:, 1:] > -torch.inf)).any(1).nonzero().squeeze(1)
+    top, ids = top[:, :k], ids[:, :k]
+    if tied.numel():
+        ids[tied] = _top_by_keys(scores[tied], k)
+        top = scores.gather(1, ids)
     return torch.where(top > -torch.inf, ids, 0), top
+
+
+def _top_by_keys(scores: Tensor, k: int) -> Tensor:
+    """(B, k) ids of the largest, by 64-bit keys: the score above, the falling id below."""
+    n = scores.shape[1]
+    bits = (scores + 0.0).view(torch.int32)  # + 0 turns -0 into 0: they are equal scores
+    rising = torch.where(bits < 0, bits ^ np.iinfo(np.int32).max, bits).long()
+    keys = (rising << 32) | (n - 1 - torch.arange(n))
+    return n - 1 - (keys.topk(k, dim=1).values & 0xFFFF_FFFF)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from suisen.data.encode import Encoder
 from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged
 from suisen.models.contract import ItemTable
+
+IDS_AT_ONCE = 1_000_000
+"""Ids whose text is joined at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,11 @@ class Store:
         return self.encoders["user"].encode(self.user_frame)
 
     @cached_property
+    def featured_users(self) -> Tensor:
+        """(n_users,) bool: users of whom some feature is known."""
+        return saying(self.encoders["user"], self.user_features, self.user_frame)
+
+    @cached_property
     def item_features(self) -> Features:
         """n_items rows, encoded."""
         return self.encoders["item"].encode(self.item_frame)
@@ -112,11 +120,31 @@ class Store:
         )
 
     def fingerprint(self) -> str:
-        """What two stores must share for their dense ids to mean the same: a hash of both id maps."""
-        parts = [np.asarray(ids.raw_ids.hash(seed=0).to_numpy()) for ids in (self.users, self.items)]
-        return f"{len(self.users)}-{len(self.items)}-" + "-".join(
-            f"{int(np.bitwise_xor.reduce(part * (2 * np.arange(len(part), dtype=np.uint64) + 1))):016x}"
-            if len(part)
-            else "0"
-            for part in parts
-        )
+        """What two stores must share for their dense ids to mean the same: BLAKE2 of both id maps."""
+        digest = blake2b(digest_size=16)
+        for ids in (self.users, self.items):
+            _feed(digest, ids.raw_ids)
+        return f"{len(self.users)}-{len(self.items)}-{digest.hexdigest()}"
+
+
+def _feed(digest: blake2b, raw_ids: pl.Series) -> None:
+    """Type, lengths and bytes of the ids: no two different maps feed the same."""
+    if raw_ids.dtype != pl.String:
+        digest.update(b"int64" + raw_ids.cast(pl.Int64).to_numpy().tobytes())
+        return
+    digest.update(b"text" + raw_ids.str.len_bytes().cast(pl.Int64).to_numpy().tobytes())
+    for part in raw_ids.to_frame("raw").iter_slices(IDS_AT_ONCE):
+        digest.update("".join(part["raw"].to_list()).encode("utf-8"))
+
+
+def saying(encoder: Encoder, features: Features, frame: pl.DataFrame) -> Tensor:
+    """(n,) bool: rows of which anything is known: a code of train's, or a number (its mean encodes to 0)."""
+    out = (features.categorical > 0).any(1)
+    for bag in features.multi:
+        out |= bag.keep(bag.values > 0).lengths > 0
+    for column in encoder.columns:
+        if column.kind == "numeric" and column.name in frame.columns:
+            values = frame[column.name]
+            values = values.fill_nan(None) if values.dtype.is_float() else values
+            out |= torch.from_numpy(values.is_not_null().to_numpy().copy())
+    return out

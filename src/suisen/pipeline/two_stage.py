@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from suisen.data.batch import Candidates, Contexts, Queries, joined
+from suisen.data.batch import Candidates, Queries, joined
 from suisen.data.dataset import Dataset, Lists
 from suisen.errors import InputError
 from suisen.evaluation import evaluate
 from suisen.models.contract import Model, Net, Ranker
-from suisen.pipeline.engine import PAIR, Engine, Filters, pair_features
+from suisen.pipeline.engine import PAIR, Engine, Filters, marked, pair_features
 from suisen.pipeline.scorers import NetScorer
+from suisen.pipeline.store import Store
 from suisen.retrieval import IndexSettings
 from suisen.training.options import Curve, RunOptions
 from suisen.training.trainer import Validate, fit
@@ -29,6 +30,8 @@ from suisen.training.trainer import Validate, fit
 AT_ONCE = 1024
 """Questions whose lists are made together: their histories are copied, the others' are not."""
 FOLDS = 4
+WHOLE = 2**40
+"""A history of this length is whole."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class ListOptions:
     candidates: int = 500
     """Length of a retrieved list."""
     learnt: int = 50
-    """Candidates of each list that the ranker learns on: the taken item and a draw from the others."""
+    """Candidates of each list that the ranker learns on: the taken item and a uniform draw from the others."""
     history: int = 50
     """Most items of history kept in the contexts."""
 
@@ -71,13 +74,13 @@ class Recipe:
     """The metric that stops a retriever early."""
 
 
-def may_recommend(model: Model, train: Dataset) -> Tensor:
+def may_recommend(model: Model, train: Dataset | Store) -> Tensor:
     """(n_items,) bool: all items for a model that can score new ones, else those that train has events of."""
     if "new items" in model.abilities:
         allowed = torch.ones(train.schema.n_items, dtype=torch.bool)
         allowed[0] = False
         return allowed
-    return train.trained_items
+    return train.trained_items.clone()
 
 
 # -- the questions ---------------------------------------------------------------------------------------------------
@@ -99,83 +102,64 @@ def held_out(train: Dataset, options: ListOptions, seed: int) -> Iterator[Tensor
         yield train.positive & (fold == number_of_fold) & ~alone
 
 
+def first_takes(train: Dataset) -> Tensor:
+    """(n,) bool: positives whose visitor did not take the item before; without an order: took it once.
+
+    The others cannot be asked about: what the visitor knows is never in a list.
+    """
+    rows = train.positive.nonzero().squeeze(1)
+    keys = train.events.visitor[rows] * train.schema.n_items + train.events.item[rows]
+    _, pair, times = torch.unique(keys, return_inverse=True, return_counts=True)
+    out = torch.zeros(len(train.events), dtype=torch.bool)
+    if not train.has_time:
+        out[rows[times[pair] == 1]] = True
+        return out
+    first = torch.full((times.numel(),), rows.numel()).scatter_reduce(0, pair, torch.arange(rows.numel()), "amin")
+    out[rows[first]] = True
+    return out
+
+
 def make_lists(
     engine: Engine, train: Dataset, asked: Tensor, options: ListOptions, rng: torch.Generator
-) -> tuple[Lists, int]:
-    """A list for each event that ``asked`` marks (thinned to ``most_questions``), and how many had to be injected.
+) -> tuple[Lists | None, int]:
+    """Lists for the events that ``asked`` marks (thinned to ``most_questions``), and how many of these events have
+    none, because the taken item was not retrieved: such a list is not what the ranker will meet.
 
     The context is what was known before the event.  Items that the visitor took before are excluded, those it took
-    later weigh nothing (they are no negatives), the taken item has label 1 and is injected where it was not retrieved.
+    later weigh nothing (they are no negatives), the taken item stands first and has label 1.
     """
     rows = asked.nonzero().squeeze(1)
     if rows.numel() > options.most_questions:
         rows = rows[torch.randperm(rows.numel(), generator=rng)[: options.most_questions]].sort().values
-    parts, injected = [], 0
-    for some in rows.split(AT_ONCE):  # type: ignore[no-untyped-call]
-        part, missed = _lists_of(engine, train, some, options, rng)
-        parts.append(part)
-        injected += missed
-    return _joined(parts), injected
+    made = (_lists_of(engine, train, some, options, rng) for some in rows.split(AT_ONCE))  # type: ignore[no-untyped-call]
+    parts = [part for part in made if part is not None]
+    return (_joined(parts), rows.numel() - sum(map(len, parts))) if parts else (None, rows.numel())
 
 
-def _lists_of(
-    engine: Engine, train: Dataset, rows: Tensor, options: ListOptions, rng: torch.Generator
-) -> tuple[Lists, int]:
-    contexts = train.contexts(rows, history=10**9)
-    target = train.events.item[rows]
+def _lists_of(engine: Engine, train: Dataset, rows: Tensor, options: ListOptions, rng: torch.Generator) -> Lists | None:
+    contexts = train.contexts(rows, history=WHOLE)
     ids, scores = engine.retrieve(contexts, options.candidates, Filters(contexts.history))
-    where = ids == target[:, None]
-    found = where.any(1)
-    own = engine.first.score(contexts, Candidates(target[:, None]))
-    worst = torch.where(ids > 0, scores, torch.inf).amin(1, keepdim=True)
-    own = torch.where(own.isfinite(), own, worst)  # an item that the inner retriever may not recommend ends the list
-    ids, scores = torch.cat([target[:, None], ids], 1), torch.cat([own, scores], 1)
-    known = ids > 0
-    pair = _pair_of(scores, known, where, found)
-    keep = _draw(known, where, options.learnt, rng)
+    where = ids == train.events.item[rows, None]
+    found = where.any(1).nonzero().squeeze(1)
+    if not found.numel():
+        return None
+    ids, scores, where = ids[found], scores[found], where[found]
+    keep = _draw(ids > 0, where, options.learnt, rng)
+    pair = pair_features(scores, ids > 0)
     ids, pair = ids.gather(1, keep), pair.gather(1, keep.unsqueeze(2).expand(-1, -1, pair.shape[2]))
     labels = torch.zeros(ids.shape)
     labels[:, 0] = 1.0
-    weights = (ids > 0).float() * ~_taken_otherwise(train, train.events.visitor[rows], ids)
+    weights = (ids > 0).float() * ~marked(train.histories.take(train.events.visitor[rows[found]]), ids)
     weights[:, 0] = 1.0
-    weights = weights * found[:, None]
-    short = _shorter(contexts, options.history)
-    return Lists(short, Candidates(ids, pair), labels, weights), int((~found).sum())
-
-
-def _pair_of(scores: Tensor, known: Tensor, where: Tensor, found: Tensor) -> Tensor:
-    """Pair features of [target, list]: the list's own, and the target's taken from its place in the list; where it was
-    not retrieved, it is put at the end of the list, with its own score.
-    """
-    listed = pair_features(scores[:, 1:], known[:, 1:])
-    at = torch.where(found, where.long().argmax(1), listed.shape[1] - 1)
-    mine = listed[torch.arange(len(listed)), at].clone()
-    longer = torch.cat([scores[:, 1:], scores[:, :1]], 1)
-    mine[~found] = pair_features(longer, torch.cat([known[:, 1:], known[:, :1]], 1))[~found, -1]
-    return torch.cat([mine.unsqueeze(1), listed], 1)
+    return Lists(contexts.take(found).recent(options.history), Candidates(ids, pair), labels, weights)
 
 
 def _draw(known: Tensor, where: Tensor, most: int, rng: torch.Generator) -> Tensor:
-    """(B, ≤ most) columns: the target (column 0) and a uniform draw of the retrieved others; padding comes last."""
+    """(B, ≤ most) columns: the taken item, then a uniform draw of the others; padding comes last."""
     order = torch.rand(known.shape, generator=rng)
-    order[:, 0] = -1.0
     order[~known] = 2.0
-    order[:, 1:][where] = 3.0  # the target's own place in the list
-    return order.argsort(1)[:, :most]
-
-
-def _taken_otherwise(train: Dataset, visitor: Tensor, ids: Tensor) -> Tensor:
-    """(B, C) bool: items that the visitor took at some other time in train."""
-    n_items = train.schema.n_items
-    own = train.histories.take(visitor)
-    keys = own.rows() * n_items + own.values
-    return torch.isin(torch.arange(len(ids))[:, None] * n_items + ids, keys)
-
-
-def _shorter(contexts: Contexts, most: int) -> Contexts:
-    history = contexts.history.last(most)
-    times = contexts.history.with_values(contexts.history_time).last(most)
-    return replace(contexts, history=history, history_time=times.values)
+    order[where] = -1.0
+    return order.topk(min(most, known.shape[1]), dim=1, largest=False).indices
 
 
 def _joined(parts: list[Lists]) -> Lists:
@@ -227,16 +211,12 @@ def _list_ndcg(net: Net, queries: Queries, ids: Tensor, pair: Tensor, k: int) ->
     device = net.items.trained.device
     scores = net.score(queries.contexts.to(device), Candidates(ids, pair).to(device)).float().cpu()
     scores = scores.masked_fill(ids == 0, -torch.inf)
-    n_items = len(net.items)
-    truth = queries.truth
-    hits = torch.isin(torch.arange(len(ids))[:, None] * n_items + ids, truth.rows() * n_items + truth.values) & (
-        ids > 0
-    )
+    hits = marked(queries.truth, ids)
     order = hits.long().argsort(dim=1, stable=True)  # among equal scores the misses stand first
     order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
     discount = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float32))
     gained = hits.gather(1, order)[:, :k].float()
-    ideal = discount.cumsum(0)[truth.lengths.clamp(1, k) - 1]
+    ideal = discount.cumsum(0)[queries.truth.lengths.clamp(1, k) - 1]
     return (gained * discount[: gained.shape[1]]).sum(1) / ideal
 
 
@@ -275,24 +255,26 @@ def _fit_both(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
     rng = torch.Generator().manual_seed(options.for_stage("lists").stage_seed)
     allowed = may_recommend(retriever, train)
     curves: dict[str, list[Curve]] = {}
-    parts, injected, validate = [], 0, None
+    fresh = first_takes(train)
+    parts, missed, validate = [], 0, None
     for i, asked in enumerate(held_out(train, recipe.lists, options.seed), start=1):
         inner = train.keep(~asked)
         net, curves[f"retriever-inner{i}"] = _fit_retriever(recipe, inner, valid, f"retriever-inner{i}")
         engine = Engine(net, None, allowed & may_recommend(retriever, inner), recipe.candidates, recipe.index)
-        lists, missed = make_lists(engine, train, asked, recipe.lists, rng)
-        parts.append(lists)
-        injected += missed
+        lists, lost = make_lists(engine, train, asked & fresh, recipe.lists, rng)
+        parts += [] if lists is None else [lists]
+        missed += lost
         if valid is not None and validate is None:
             validate = list_validator(engine, valid, recipe.candidates)
+    if not parts:
+        raise InputError(f"the retriever found none of {missed:,} held-out items; raise candidates, or hold out less")
     lists = _joined(parts)
     net, curves["ranker"] = fit(ranker, replace(train, lists=lists), validate, options.for_stage("ranker"), schema)
     found = [curve.best_epoch for curve in curves["retriever-inner1"]]
     again, curves["retriever"] = _fit_retriever(recipe, train, valid, "retriever", epochs=found)
-    asked_all = len(lists)
     note = (
-        f"the ranker learnt on {asked_all:,} lists of a retriever that had not seen their events; "
-        f"in {injected:,} ({injected / max(asked_all, 1):.0%}) the taken item was not retrieved and was injected"
+        f"the ranker learnt on {len(lists):,} lists of a retriever that had not seen their events; {missed:,} more "
+        f"events ({missed / (len(lists) + missed):.0%}) were left out, for their item was not retrieved"
     )
     return Stages(again, _ranker(net), curves, (note,))
 
