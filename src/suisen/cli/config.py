@@ -130,7 +130,7 @@ def settings_in(section: str, name: str | None = None) -> list[Setting]:
     return plain_sections[section]() if section in plain_sections else choice_settings(section, name)
 
 
-# -- flags over file ----------------------------------------------------------------------------------------------------
+# -- flags over file ---------------------------------------------------------------------------------------------------
 
 
 def read_file(path: Path) -> Raw:
@@ -170,7 +170,7 @@ def _outdone(section: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -
     return []
 
 
-# -- the resolved configuration -----------------------------------------------------------------------------------------
+# -- the resolved configuration ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -262,8 +262,9 @@ def resolve(raw: Raw, epochs: int | None = None, models: bool = True) -> Config:
         )
     run = RunSettings(**read["run"])
     run = replace(run, threads=run.threads or os.cpu_count() or 1)
-    objects = (made.get(section) for section in CHOICES)
-    return Config(*_data(Place(**place), read["data"]), *objects, ListOptions(**read["lists"]), run, names)
+    where, reading = _data(Place(**place), read["data"])
+    split, retriever, ranker, index = (made.get(section) for section in CHOICES)
+    return Config(where, reading, split, retriever, ranker, index, ListOptions(**read["lists"]), run, names)
 
 
 def _read(section: str, table: dict[str, Any]) -> dict[str, Any]:

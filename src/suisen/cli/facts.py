@@ -57,8 +57,8 @@ def tail(data: Dataset) -> list[tuple[float, float]]:
     if not counts.numel():
         return [(0.0, 0.0)]
     total = counts.cumsum(0) / counts.sum()
-    at = torch.linspace(0, counts.numel() - 1, min(POINTS, counts.numel())).long().unique()
-    shares = [((int(i) + 1) / counts.numel(), float(total[i])) for i in at]
+    at = torch.linspace(0, counts.numel() - 1, min(POINTS, counts.numel())).long().tolist()
+    shares = [((int(i) + 1) / counts.numel(), float(total[i])) for i in sorted(set(at))]
     return [(0.0, 0.0), *shares]
 
 
@@ -94,7 +94,7 @@ def _of_event(data: Dataset, name: str) -> str:
     if name == "label":
         return f"{int(data.positive.sum()):,} positives of {column.len():,}"
     if name == "weight":
-        return f"{column.min():g} to {column.max():g}"
+        return f"{column.cast(float).min()} to {column.cast(float).max()}"
     return f"{column.n_unique():,} different"
 
 

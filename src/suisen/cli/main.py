@@ -54,7 +54,7 @@ class Suisen(click.Group):
             raise click.UsageError(str(unknown("command", args[0], COMMANDS)), ctx)
         return super().resolve_command(ctx, args)
 
-    def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:  # type: ignore[override]
+    def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
         """Runs a command and exits: 0, 2 for what the caller can mend, 130 when interrupted."""
         extra.pop("standalone_mode", None)
         prog = extra.pop("prog_name", None) or "suisen"
@@ -87,7 +87,7 @@ def line_of(error: Exception) -> str:
 @click.group(cls=Suisen, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="suisen", message="suisen %(version)s")
 def cli() -> None:
-    """From an event log to a measured, served two-stage recommender.
+    r"""From an event log to a measured, served two-stage recommender.
 
     \b
     suisen demo                                        the whole path on MovieLens-100K, in minutes

@@ -62,7 +62,8 @@ def facts_of(run: Run) -> DataFacts:
     """Counts of the whole log."""
     data, events = run.data, run.data.events
     lengths = events.offsets.diff()
-    first, last, timeline = "", "", ()
+    first, last = "", ""
+    timeline: tuple[int, ...] = ()
     if data.has_time:
         low, high = int(events.time.min()), int(events.time.max())
         first, last = spelt(low), spelt(high)
@@ -94,7 +95,7 @@ def examples(run: Run) -> list[Example]:
     known = (queries.contexts.history.lengths > 0).nonzero().squeeze(1)
     if not known.numel() or queries.candidates is not None:
         return []
-    some = known[torch.linspace(0, known.numel() - 1, min(EXAMPLES, known.numel())).long().unique()]
+    some = known[torch.linspace(0, known.numel() - 1, min(EXAMPLES, known.numel())).long()]
     asked = queries.take(some)
     lists = {run.recommender.name: engine.lists(asked.contexts, LISTED, Filters(asked.seen))[0]}
     if engine.states is not None:

@@ -15,6 +15,8 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from suisen.errors import InputError, unknown
@@ -110,7 +112,7 @@ def values_of(instance: Any, settings: Sequence[Setting]) -> dict[str, Any]:
     return out
 
 
-# -- reading a class ----------------------------------------------------------------------------------------------------
+# -- reading a class ---------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -126,7 +128,7 @@ def attribute_docs(cls: type) -> dict[str, str]:
 
 def _docs_in(lines: list[ast.stmt]) -> dict[str, str]:
     out = {}
-    for line, after in zip(lines, lines[1:], strict=False):
+    for line, after in pairwise(lines):
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             value = after.value if isinstance(after, ast.Expr) else None
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
@@ -157,7 +159,7 @@ def _bounds(cls: type, name: str) -> str:
     return ", ".join(said)
 
 
-# -- values -------------------------------------------------------------------------------------------------------------
+# -- values ------------------------------------------------------------------------------------------------------------
 
 
 def convert(where: str, value: Any, kind: Any) -> Any:
@@ -226,8 +228,8 @@ def _scalar(where: str, value: Any, kind: Any) -> Any:
             return kind(value) if isinstance(value, str) else _number(value, kind)
         except (ValueError, TypeError):
             return _fail(where, value, "a whole number" if kind is int else "a number")
-    if kind is str and not isinstance(value, str):
-        return str(value)
+    if kind in (str, Path) and not isinstance(value, kind):
+        return kind(value)
     return value
 
 

@@ -26,7 +26,7 @@ SECTIONS = ("data", "split", "retriever", "ranker", "index", "lists", "run")
 @click.option("--tensorboard", is_flag=True, help="Write the course to RUN/tensorboard (extra: tensorboard).")
 @click.option("--mlflow", metavar="URI", help="Log the course to this MLflow server or store (extra: mlflow).")
 def train(**given: Any) -> None:
-    """Train a retriever, a ranker or both on an event log, measure them, and keep it all in a run folder.
+    r"""Train a retriever, a ranker or both on an event log, measure them, and keep it all in a run folder.
 
     \b
     suisen train --data ml-100k --retriever ease --ranker deepfm --out runs/a

