@@ -1,0 +1,355 @@
+"""Views: every example once an epoch, negatives that are none of the user's, histories strictly before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from suisen.data.batch import Candidates
+from suisen.data.dataset import Dataset, Lists
+from suisen.data.views import Pairs, Rows, Sequences, Whole, shuffled_slices, slices
+from suisen.errors import InputError
+from tests.helpers import in_order, logs, make_data, make_log, raw_items
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def epoch(view, data, seed: int = 0) -> list:
+    return list(view.open(data).batches(seeded(seed)))
+
+
+def pairs_of(batches, data) -> Counter:
+    """(raw user, raw item, label) of all first candidates."""
+    names = [None, *data.users.raw_ids.to_list()]
+    found: Counter = Counter()
+    for batch in batches:
+        labels = torch.ones(len(batch)) if batch.labels is None else batch.labels[:, 0]
+        items = raw_items(data, batch.taken.tolist())
+        found.update(zip([names[u] for u in batch.contexts.user.tolist()], items, labels.tolist()))
+    return found
+
+
+def community(users: int = 12, labels: bool = False):
+    """Users of histories of unequal lengths; with labels every third event is refused."""
+    user = [u for u in range(users) for _ in range(2 + u % 5)]
+    item = [(3 * u + 2 * k) % 17 for u in range(users) for k in range(2 + u % 5)]
+    columns = {"user": user, "item": item, "time": [10 * n for n in range(len(user))]}
+    return make_data(**columns, **({"label": [int(n % 3 > 0) for n in range(len(user))]} if labels else {}))
+
+
+# -- slices ----------------------------------------------------------------------------------------------------------
+
+
+@given(count=st.integers(0, 40), size=st.integers(1, 12))
+def test_slices_hold_everything_once(count, size):
+    parts = slices(torch.arange(count), size)
+    assert torch.equal(torch.cat(parts), torch.arange(count))
+    if size > 1 and count > 1:
+        assert all(2 <= len(part) <= size + 1 for part in parts)
+    assert all(len(part) == size for part in parts[:-1])
+    shuffled = torch.cat(list(shuffled_slices(count, size, seeded())))
+    assert sorted(shuffled.tolist()) == list(range(count))
+
+
+# -- pairs -----------------------------------------------------------------------------------------------------------
+
+
+@given(log=logs(), size=st.integers(1, 7), seed=st.integers(0, 5))
+def test_pairs_hold_every_event_once(log, size, seed):
+    data = Dataset.of(log)
+    refused = any(event.get("label", 1) == 0 for event in in_order(log))
+    view = Pairs(batch_size=size, negatives=1)
+    wanted = Counter((e["user"], e["item"], float(e.get("label", 1))) for e in in_order(log))
+    batches = epoch(view, data, seed)
+    assert pairs_of(batches, data) == wanted
+    assert view.open(data).examples == wanted.total()
+    assert all((batch.negatives is None) == refused for batch in batches)
+    assert all((batch.labels is not None) == refused for batch in batches)
+
+
+def test_labels_can_be_left_aside():
+    data = community(labels=True)
+    batches = epoch(Pairs(batch_size=8, negatives=2, labels=False), data)
+    assert all(batch.labels is None for batch in batches)
+    assert sum(map(len, batches)) == int(data.positive.sum())
+
+
+def test_negatives_are_none_of_the_users_own():
+    data = community()
+    own = {(u, i) for u, i in zip(data.user.tolist(), data.events.item.tolist())}
+    for batch in epoch(Pairs(batch_size=8, negatives=3), data):
+        assert batch.negatives.shape == (len(batch), 3)
+        for user, row in zip(batch.contexts.user.tolist(), batch.negatives.tolist()):
+            assert not {(user, item) for item in row} & own
+        assert batch.negatives_log_q.shape == (len(batch), 3)
+
+
+def test_shared_negatives_serve_the_whole_batch():
+    data = community()
+    view = Pairs(batch_size=8, negatives=30, shared=True, power=1.0)
+    log_q = (data.item_counts / data.item_counts.sum()).log()
+    for batch in epoch(view, data):
+        assert batch.negatives.shape == (30,)
+        torch.testing.assert_close(batch.negatives_log_q, log_q[batch.negatives])
+
+
+def test_in_batch_pairs_know_how_often_they_come():
+    data = community()
+    log_q = (data.item_counts / data.item_counts.sum()).log()
+    for batch in epoch(Pairs(batch_size=8, negatives=0), data):
+        assert batch.negatives is None
+        torch.testing.assert_close(batch.log_q, log_q[batch.taken])
+
+
+def test_guests_are_examples_where_asked_for():
+    data = make_data(user=["a", "a", None, None], item=[1, 2, 3, 1], session=["r", "r", "s", "s"], time=[1, 2, 3, 4])
+    known, everybody = (epoch(Pairs(negatives=0, guests=guests), data) for guests in (False, True))
+    assert sum(map(len, known)) == 2
+    assert sum(map(len, everybody)) == 4
+
+
+def test_nobody_to_learn_from_is_said():
+    data = make_data(user=[None, None], item=[1, 2], session=["s", "t"])
+    with pytest.raises(InputError, match="no event of a known user to learn from; use a model that reads histories"):
+        Pairs().open(data)
+
+
+def test_weights_travel_with_their_events():
+    data = make_data(user=["a", "b", "c"], item=[1, 2, 3], weight=[0.5, 2.0, 3.0])
+    (batch,) = epoch(Pairs(negatives=1), data)
+    assert dict(zip(batch.taken.tolist(), batch.weights[:, 0].tolist())) == {1: 0.5, 2: 2.0, 3: 3.0}
+    (rows,) = epoch(Rows(negatives=2), data)
+    assert rows.weights.shape == rows.labels.shape == (3, 3)
+    assert torch.equal(rows.weights, rows.weights[:, :1].expand(-1, 3))
+
+
+@pytest.mark.parametrize("view", [Pairs(batch_size=5, negatives=0, history=3), Rows(batch_size=5, history=3)])
+@given(log=logs(times=True, labels=False))
+def test_histories_are_strictly_before(view, log):
+    data = Dataset.of(log)
+    by_user: dict = {}
+    wanted = Counter()
+    for event in in_order(log):
+        past = by_user.setdefault(event["user"], [])
+        wanted[(event["user"], event["item"], tuple(past[-3:]))] += 1
+        past.append(event["item"])
+    names = [None, *data.users.raw_ids.to_list()]
+    found: Counter = Counter()
+    for batch in epoch(view, data):
+        past = [tuple(raw_items(data, row)) for row in batch.contexts.history.tolist()]
+        users = [names[u] for u in batch.contexts.user.tolist()]
+        found.update(zip(users, raw_items(data, batch.taken.tolist()), past))
+        assert (batch.contexts.history_time <= batch.contexts.time[batch.contexts.history.rows()]).all()
+    assert found == wanted
+
+
+# -- lists -----------------------------------------------------------------------------------------------------------
+
+
+def with_lists(data: Dataset, guest: bool = False) -> Dataset:
+    """Three lists: one taken of four with one that weighs nothing; two taken of two (nothing refused); one of three."""
+    contexts = data.contexts(torch.tensor([0, 2, 5]), history=4)
+    if guest:
+        contexts = replace(contexts, user=contexts.user * torch.tensor([0, 1, 1]))
+    items = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [7, 8, 9, 0]])
+    labels = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]])
+    weights = torch.tensor([[2.0, 1, 0, 1], [1, 1, 0, 0], [1, 1, 1, 0]])
+    return replace(data, lists=Lists(contexts, Candidates(items, torch.rand(3, 4, 2)), labels, weights))
+
+
+def test_pairs_of_lists_take_both_sides_from_the_list():
+    data = with_lists(community())
+    drawn: dict[int, set] = {}
+    for seed in range(20):
+        for batch in epoch(Pairs(batch_size=2, negatives=5, history=2), data, seed):
+            assert (batch.contexts.history.lengths <= 2).all()
+            for taken, row, log_q, weight in zip(
+                batch.taken.tolist(), batch.negatives.tolist(), batch.negatives_log_q, batch.weights
+            ):
+                drawn.setdefault(taken, set()).update(row)
+                assert torch.allclose(log_q, torch.tensor(0.5).log())
+                assert weight == (2.0 if taken == 1 else 1.0)
+    assert drawn == {1: {2, 4}, 9: {7, 8}}  # weight 0, padding and lists without a refusal take no part
+    assert Pairs().open(data).examples == 2
+
+
+def test_pairs_of_lists_leave_guests_out_unless_asked():
+    data = with_lists(community(), guest=True)
+    assert Pairs().open(data).examples == 1
+    assert Pairs(guests=True).open(data).examples == 2
+    (batch,) = epoch(Pairs(negatives=0), data)
+    assert batch.negatives is None
+    assert torch.equal(batch.log_q, (data.item_counts / data.item_counts.sum()).log()[batch.taken])
+
+
+def test_lists_without_a_refusal_teach_no_pairs():
+    data = with_lists(community())
+    lists = replace(data.lists, labels=torch.ones(3, 4))
+    with pytest.raises(InputError, match="both a taken and a refused item; give longer lists"):
+        Pairs().open(replace(data, lists=lists))
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_lists_are_the_lists():
+    data = with_lists(community(labels=True))  # lists go before labels
+    batches = epoch(Rows(batch_size=2, history=1), data)
+    assert [len(batch) for batch in batches] == [3]  # the last one joins its neighbour
+    batch, lists = batches[0], data.lists
+    order = [lists.candidates.items[:, 0].tolist().index(i) for i in batch.candidates.items[:, 0].tolist()]
+    for got, whole in (
+        (batch.candidates.items, lists.candidates.items), (batch.candidates.pair, lists.candidates.pair),
+        (batch.labels, lists.labels), (batch.weights, lists.weights),
+    ):  # fmt: skip
+        assert torch.equal(got, whole[order])
+    assert (batch.contexts.history.lengths <= 1).all()
+
+
+def test_rows_of_a_click_log_are_its_events():
+    data = community(labels=True)
+    wanted = Counter(
+        (u, i, float(label))
+        for u, i, label in zip(data.user.tolist(), data.events.item.tolist(), data.events.label.tolist())
+    )
+    found: Counter = Counter()
+    for batch in epoch(Rows(batch_size=7), data):
+        assert batch.labels.shape == (len(batch), 1)
+        found.update(zip(batch.contexts.user.tolist(), batch.taken.tolist(), batch.labels[:, 0].tolist()))
+    assert found == wanted
+
+
+@pytest.mark.parametrize("label", [None, 1])
+def test_rows_of_positives_alone_draw_their_own_refusals(label):
+    plain = community()
+    columns = {"user": plain.user.tolist(), "item": plain.events.item.tolist(), "time": plain.events.time.tolist()}
+    data = plain if label is None else make_data(**columns, label=[1] * len(plain.events))
+    own = set(zip(data.user.tolist(), data.events.item.tolist()))
+    batches = epoch(Rows(batch_size=8, negatives=3), data)
+    assert sum(map(len, batches)) == len(data.events)
+    for batch in batches:
+        assert batch.candidates.items.shape == (len(batch), 4)
+        assert torch.equal(batch.labels, torch.tensor([1.0, 0, 0, 0]).expand(len(batch), -1))
+        for user, row in zip(batch.contexts.user.tolist(), batch.candidates.items.tolist()):
+            assert (user, row[0]) in own
+            assert not {(user, item) for item in row[1:]} & own
+
+
+# -- sequences -------------------------------------------------------------------------------------------------------
+
+
+def sequences_of(batches) -> Counter:
+    found: Counter = Counter()
+    for batch in batches:
+        times = batch.contexts.history.with_values(batch.contexts.history_time).tolist()
+        users = batch.contexts.user.tolist()
+        found.update((u, *map(tuple, facts)) for u, *facts in zip(users, batch.contexts.history.tolist(), times))
+    return found
+
+
+@given(log=logs(), length=st.integers(2, 5), size=st.integers(1, 4))
+def test_sequences_are_the_last_positives_of_each_visitor(log, length, size):
+    data = Dataset.of(log)
+    by_user: dict = {}
+    for event in in_order(log):
+        if event.get("label", 1):
+            by_user.setdefault(event["user"], []).append((event["item"], event.get("time", 0)))
+    wanted = Counter()
+    for user, past in by_user.items():
+        if len(past) > 1:
+            items, times = zip(*past[-length:], strict=True)
+            wanted[(int(data.users.dense([user])[0]), tuple(data.items.dense(list(items)).tolist()), times)] += 1
+    views = [Sequences(length, size, by_length=by_length, chunk=2) for by_length in (True, False)]
+    if not wanted:
+        with pytest.raises(InputError, match="no visitor has 2 events in train: there is no next item to learn from"):
+            views[0].open(data)
+        return
+    for view in views:
+        assert sequences_of(epoch(view, data)) == wanted
+        assert view.open(data).examples == wanted.total()
+
+
+def test_batches_by_length_compute_on_less_padding():
+    data = community(users=200)
+
+    def padding(by_length: bool) -> int:
+        batches = epoch(Sequences(6, 8, by_length=by_length, chunk=5), data)
+        assert all(2 <= len(batch) <= 9 for batch in batches)
+        return sum(len(b) * int(b.contexts.history.lengths.max()) - b.contexts.history.values.numel() for b in batches)
+
+    assert padding(by_length=True) < padding(by_length=False) / 3
+
+
+def test_no_batch_of_sequences_is_alone():
+    data = community(users=9)
+    for by_length in (True, False):
+        for seed in range(5):
+            sizes = sorted(len(batch) for batch in epoch(Sequences(6, 4, by_length=by_length, chunk=2), data, seed))
+            assert sizes == [4, 5]
+
+
+def test_guests_are_sequences_too():
+    data = make_data(user=["a", "a", None, None], item=[1, 2, 3, 1], session=["r", "r", "s", "s"], time=[1, 2, 3, 4])
+    assert sequences_of(epoch(Sequences(5), data)) == Counter({(1, (1, 2), (1, 2)): 1, (0, (3, 1), (3, 4)): 1})
+
+
+# -- all views -------------------------------------------------------------------------------------------------------
+
+VIEWS = {
+    "pairs": Pairs(batch_size=7, negatives=2, history=3),
+    "popular": Pairs(batch_size=7, negatives=2, power=0.75),
+    "shared": Pairs(batch_size=7, negatives=4, shared=True),
+    "sequences": Sequences(4, 3),
+    "rows": Rows(batch_size=7, negatives=2),
+    "whole": Whole(),
+}
+
+
+def tensors(batch) -> list[torch.Tensor]:
+    parts = [batch.contexts.user, batch.contexts.history.values, batch.negatives, batch.labels]
+    if batch.candidates is not None:
+        parts.append(batch.candidates.items)
+    return [part for part in parts if part is not None]
+
+
+@pytest.mark.parametrize("name", list(VIEWS))
+def test_the_same_generator_yields_the_same_batches(name):
+    data = community()
+    opened = VIEWS[name].open(data)
+    rng = seeded(1)
+    first = [tensors(batch) for batch in opened.batches(rng)]
+    second = [tensors(batch) for batch in opened.batches(rng)]
+    again = [tensors(batch) for batch in opened.batches(seeded(1))]
+
+    def same(a, b) -> bool:
+        return len(a) == len(b) and all(
+            x.shape == y.shape and torch.equal(x, y) for one, other in zip(a, b) for x, y in zip(one, other)
+        )
+
+    assert same(first, again)
+    assert same(first, second) == (name == "whole")  # epochs differ
+    opened.refresh(None)
+    opened.load_state_dict(opened.state_dict())
+    assert same(first, [tensors(batch) for batch in opened.batches(seeded(1))])
+
+
+def test_the_whole_is_one_empty_batch():
+    data = make_data(user=["a", "b"], item=[1, 2])
+    (batch,) = epoch(Whole(), data)
+    assert len(batch) == 0
+    assert Whole().open(data).examples == 2
+
+
+def test_a_model_that_asks_for_the_wrong_view_is_told():
+    (batch,) = epoch(Whole(), Dataset.of(make_log(user=["a"], item=[1])))
+    with pytest.raises(TypeError, match="a model of pairs asks for Pairs"):
+        _ = batch.taken
+    with pytest.raises(TypeError, match="a ranker asks for Rows"):
+        _ = batch.listed
