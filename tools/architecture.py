@@ -16,7 +16,7 @@ ROOMS = ("cli", "serving", "pipeline", "training", "models", "retrieval", "evalu
 def first_sentence(path: Path) -> str:
     """Of the docstring, on one line."""
     text = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0].split())
-    return re.split(r"(?<=[^.A-Z])\.(?:\s|$)", text)[0].rstrip(":.")
+    return re.split(r"(?<!et al)(?<![ .][A-Z])\.(?:\s|$)", text)[0].rstrip(":.")
 
 
 def the_map() -> str:

@@ -30,7 +30,7 @@ from suisen.data.screen import k_core
 from suisen.data.sources import SOURCES, load
 from suisen.data.splits import ClickRatio, GlobalTime, LeaveLast, Ratio, Sessions, Split
 from suisen.errors import InputError, unknown
-from suisen.models import MODELS, RANKERS, RETRIEVERS
+from suisen.models import RETRIEVERS, SECOND_STAGES
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.two_stage import ListOptions
 from suisen.retrieval import KINDS
@@ -46,10 +46,12 @@ SPLITS: dict[str, type[Any]] = {
 CHOICES: dict[str, dict[str, type[Any]]] = {
     "split": SPLITS,
     "retriever": RETRIEVERS,
-    "ranker": RANKERS,
+    "ranker": SECOND_STAGES,
     "index": {name: kinds[0] for name, kinds in KINDS.items()},
 }
 """Sections whose ``name`` picks a class."""
+DEFAULTS = {"split": "leave-last"}
+"""Choices where nothing is said."""
 SECTIONS = ("data", "split", "retriever", "ranker", "index", "lists", "run")
 FLAGS = {"kinds": "--kind", "event_weights": "--event-weight", "name": "--data"}
 """Flags that read better than the key they set."""
@@ -237,34 +239,36 @@ class Config:
         )
 
 
-def resolve(raw: Raw, epochs: int | None = None, models: bool = True) -> Config:
+def resolve(raw: Raw, models: bool = True) -> Config:
     """The objects that raw values describe, all checked.
 
-    ``epochs`` sets it in both models where they have it and nothing more precise is said; without ``models`` the
-    models may be missing (to look at data).  Raises InputError.
+    Without ``models`` the models may be missing (to look at data).  Raises InputError.
     """
+    raw = {**raw, "split": {"name": DEFAULTS["split"], **raw.get("split", {})}}
     read = {section: _read(section, dict(raw.get(section, {}))) for section in SECTIONS}
     names = {section: read[section].pop("name") for section in CHOICES if "name" in read[section]}
-    names.setdefault("split", "leave-last")
-    for section in CHOICES:
-        if section not in names and read[section]:
-            key = next(iter(read[section]))
-            raise InputError(f"{section}.{key} needs --{section} NAME; known: {', '.join(CHOICES[section])}")
-    for section in ("retriever", "ranker"):
-        if epochs is not None and section in names:
-            if any(setting.key == "epochs" for setting in choice_settings(section, names[section])):
-                read[section].setdefault("epochs", epochs)
     place = {key: read["data"].pop(key) for key in list(read["data"]) if key in Place.__dataclass_fields__}
     made = {section: _made(section, names[section], read[section]) for section in CHOICES if section in names}
     if models and "retriever" not in made and "ranker" not in made:
         raise InputError(
-            f"no model is named; pass --retriever ({', '.join(RETRIEVERS)}), --ranker ({', '.join(RANKERS)}) or both"
+            f"no model is named; pass --retriever ({', '.join(RETRIEVERS)}), --ranker ({', '.join(SECOND_STAGES)}) or both"
         )
     run = RunSettings(**read["run"])
     run = replace(run, threads=run.threads or os.cpu_count() or 1)
     where, reading = _data(Place(**place), read["data"])
     split, retriever, ranker, index = (made.get(section) for section in CHOICES)
     return Config(where, reading, split, retriever, ranker, index, ListOptions(**read["lists"]), run, names)
+
+
+def with_epochs(raw: Raw, epochs: int | None, given: Mapping[str, Any]) -> Raw:
+    """``epochs`` in each model that has epochs, over what a file says; a flag of the model's own wins."""
+    out = {section: dict(table) for section, table in raw.items()}
+    for section in ("retriever", "ranker"):
+        name = out.get(section, {}).get("name")
+        keys = [setting.key for setting in choice_settings(section, name)]
+        if epochs is not None and "epochs" in keys and given.get(f"{section}__epochs") is None:
+            out[section]["epochs"] = epochs
+    return out
 
 
 def _read(section: str, table: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DATA = {"name": "ml-100k"}
 RETRIEVER = {"name": "ease"}
-RANKER = {"name": "deepfm"}
+RANKER = {"name": "sasrec", "length": 50}
 RUN: dict[str, Any] = {"candidates": 500, "seed": 0, "metrics": ["ndcg@10", "hr@10", "recall@100", "mrr@10"]}
 USER = "196"
 K = 10
@@ -45,13 +45,14 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
     and asks it over HTTP for ten titles.  Some minutes on two cores.  Afterwards: suisen recommend runs/demo --user 196
     """
     from suisen.cli import run as running
-    from suisen.cli.config import resolve
+    from suisen.cli.config import resolve, with_epochs
     from suisen.training.progress import Progress
 
     started = time.perf_counter()
     data = {**DATA, "data_dir": data_dir} if data_dir else dict(DATA)
     options = {**RUN, "threads": threads}
-    config = resolve({"data": data, "retriever": dict(RETRIEVER), "ranker": dict(RANKER), "run": options}, epochs)
+    raw = {"data": data, "retriever": dict(RETRIEVER), "ranker": dict(RANKER), "run": options}
+    config = resolve(with_epochs(raw, epochs, {}))
     folder = place.new_folder(Path(out), overwrite=True)
     run = running.execute(config, folder, callbacks=[] if quiet else [Progress()])
     _add_random_ranker(run)
@@ -89,7 +90,8 @@ def random_ranker(run: Run, metrics: list[str]) -> Report:
         torch.manual_seed(run.config.run.seed)
         net = rec.ranker.build(replace(rec.store.schema, pair=PAIR))
     net.bind(rec.store.item_table)
-    if not isinstance(net.eval(), Ranker):
+    net.eval()
+    if not isinstance(net, Ranker):
         raise TypeError("the demo's ranker is a ranker")
     engine = Engine(rec.engine.retriever, net, rec.engine.allowed, rec.candidates, rec.engine.index)
     return running.report_on(rec, run.split.test, metrics, RANDOM, engine)
@@ -97,7 +99,8 @@ def random_ranker(run: Run, metrics: list[str]) -> Report:
 
 def verdict(run: Run) -> str:
     """What the p-values say of the second stage, whatever they say."""
-    from suisen.cli.report import outcome, verdict as sentence
+    from suisen.cli.report import outcome
+    from suisen.cli.report import verdict as sentence
 
     rows = {} if run.comparisons is None else {row.baseline: row for row in run.comparisons.rows}
     alone = next((row for name, row in rows.items() if name.endswith(" alone")), None)

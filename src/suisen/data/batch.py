@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -230,7 +230,7 @@ class Queries:
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Records of one kind as one, their rows one behind the other; tensors must agree in all but the first dimension."""
+    """Records of one kind as one, their rows one behind the other; tensors agree in all but the first dimension."""
     first = parts[0]
     if first is None or isinstance(first, str):
         return first

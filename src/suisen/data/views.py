@@ -22,6 +22,8 @@ from suisen.data.dataset import Dataset, Lists
 from suisen.data.negatives import Sampler
 from suisen.errors import InputError
 
+LEAST_STEPS, LEAST_BATCH = 20, 32
+
 
 class View(Protocol):
     """An endless supply of epochs over a Dataset."""
@@ -56,6 +58,11 @@ def slices(order: Tensor, size: int) -> tuple[Tensor, ...]:
     if stops and count - stops[-1] == 1 and size > 1:
         stops.pop()
     return order.tensor_split(torch.tensor(stops)) if stops else (order,)
+
+
+def batch_of(count: int, size: int) -> int:
+    """``size``, or less where that would leave an epoch fewer than 20 batches of at least 32: few data need steps."""
+    return min(size, max(LEAST_BATCH, -(-count // LEAST_STEPS)))
 
 
 def shuffled_slices(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
@@ -129,7 +136,7 @@ class _PairEpochs(_Steady):
         self.popularity = Sampler.of(train, 1.0, False).log_q if not view.negatives else None
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        for chosen in shuffled_slices(self.rows.numel(), self.view.batch_size, rng):
+        for chosen in shuffled_slices(self.rows.numel(), batch_of(self.rows.numel(), self.view.batch_size), rng):
             yield self._batch(self.rows[chosen], rng)
 
     def _batch(self, rows: Tensor, rng: torch.Generator) -> Batch:
@@ -166,7 +173,7 @@ class _ListPairEpochs(_Steady):
         self.popularity = Sampler.of(train, 1.0, False).log_q
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        for chosen in shuffled_slices(self.rows.numel(), self.view.batch_size, rng):
+        for chosen in shuffled_slices(self.rows.numel(), batch_of(self.rows.numel(), self.view.batch_size), rng):
             yield self._batch(self.rows[chosen], self.columns[chosen], rng)
 
     def _batch(self, rows: Tensor, columns: Tensor, rng: torch.Generator) -> Batch:
@@ -275,7 +282,7 @@ class _ListEpochs(_Steady):
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
         lists = self.lists
-        for rows in shuffled_slices(len(lists), self.view.batch_size, rng):
+        for rows in shuffled_slices(len(lists), batch_of(len(lists), self.view.batch_size), rng):
             pair = lists.candidates.pair
             candidates = Candidates(lists.candidates.items[rows], None if pair is None else pair[rows])
             contexts = lists.contexts.take(rows).recent(self.view.history)
@@ -288,7 +295,7 @@ class _LabelEpochs(_Steady):
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
         events = self.train.events
-        for rows in shuffled_slices(len(events), self.view.batch_size, rng):
+        for rows in shuffled_slices(len(events), batch_of(len(events), self.view.batch_size), rng):
             yield Batch(
                 self.train.contexts(rows, self.view.history),
                 Candidates(events.item[rows, None]),
@@ -306,7 +313,7 @@ class _SampledEpochs(_Steady):
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
         view, events = self.view, self.train.events
-        for chosen in shuffled_slices(self.rows.numel(), view.batch_size, rng):
+        for chosen in shuffled_slices(self.rows.numel(), batch_of(self.rows.numel(), view.batch_size), rng):
             rows = self.rows[chosen]
             contexts = self.train.contexts(rows, view.history)
             drawn = self.sampler.draw_for(contexts.user, view.negatives, rng)

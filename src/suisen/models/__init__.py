@@ -32,6 +32,9 @@ RANKERS: dict[str, type[Any]] = {
 
 MODELS = RETRIEVERS | RANKERS
 
+SECOND_STAGES = RANKERS | {name: kind for name, kind in RETRIEVERS.items() if name not in ("ease", "popularity")}
+"""What can rank: the rankers, and retrievers with vectors standing in for one."""
+
 
 def name_of(model: Model) -> str:
     """The model's name in the manifest and on the command line."""
@@ -49,6 +52,6 @@ def model_of(name: str, **hyper: Any) -> Any:
 
 
 __all__ = [
-    "EASE", "FM", "IALS", "MF", "MODELS", "RANKERS", "RETRIEVERS", "CatalogueScorer", "DeepFM", "Model", "Net",
+    "EASE", "FM", "IALS", "MF", "MODELS", "RANKERS", "RETRIEVERS", "SECOND_STAGES", "CatalogueScorer", "DeepFM", "Model", "Net",
     "Popularity", "Ranker", "Retriever", "SASRec", "TwoTower", "model_of", "name_of",
 ]  # fmt: skip

@@ -80,6 +80,8 @@ class FMCore(nn.Module):
         self.context = ContextVectors(schema, dim + 1, spans)
         self.item = ItemVectors(schema, dim + 1)
         self.pair = nn.Parameter(torch.randn(len(schema.pair), dim + 1) * 0.01)
+        with torch.no_grad():  # a second stage starts from the order of the first
+            self.pair[:, 0] = torch.tensor([float(name == "retrieval_score") for name in schema.pair])
         self.bias = nn.Parameter(torch.zeros(()))
 
     def square_norm(self) -> Tensor:

@@ -19,7 +19,9 @@ import json
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,7 +31,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 import suisen
 from suisen.data.batch import Schema
@@ -42,6 +43,7 @@ from suisen.models.contract import Model, Net, Ranker
 from suisen.pipeline import parity
 from suisen.pipeline.engine import PAIR, Engine
 from suisen.pipeline.recommender import Recommender
+from suisen.pipeline.standin import Undrawn, build_ranker
 from suisen.pipeline.store import Store
 from suisen.pipeline.two_stage import may_recommend
 from suisen.retrieval import open_index
@@ -253,8 +255,11 @@ def _read(place: Path, manifest: dict[str, Any]) -> Recommender:
     made = Recommender(retriever, ranker, candidates=manifest["candidates"], seed=manifest["seed"])
     store = made.store = _store(place, manifest)
     both = retriever is not None and ranker is not None
-    first = _net(place / "retriever.safetensors", retriever, store, ()) if retriever is not None else None
-    second = _net(place / "ranker.safetensors", ranker, store, PAIR if both else ()) if ranker is not None else None
+    first = _net(place / "retriever.safetensors", retriever.build, store, ()) if retriever is not None else None
+    second = None
+    if ranker is not None:
+        build = partial(build_ranker, ranker)
+        second = _net(place / "ranker.safetensors", build, store, PAIR if both else ())
     if second is not None and not isinstance(second, Ranker):
         raise BundleError(f"{place / MANIFEST}: ranker = {manifest['ranker']['name']!r} is not a ranker")
     index = None if manifest["index"] is None else open_index(manifest["index"], place / "index")
@@ -278,24 +283,10 @@ def _model(described: dict[str, Any] | None) -> Any:
     return model_of(described["name"], **lists)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Inside it networks are built without drawing their first weights: nothing is computed, no page is touched.
-
-    The device ``meta`` would do as much, but random numbers there import torch's compiler first (two seconds).
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
-            return args[0]
-        return (torch.empty if func in (torch.randn, torch.rand) else func)(*args, **(kwargs or {}))
-
-
-def _net(path: Path, model: Model, store: Store, pair: tuple[str, ...]) -> Net:
+def _net(path: Path, build: Callable[[Schema], Net], store: Store, pair: tuple[str, ...]) -> Net:
     """The network with the weights of a file."""
-    with _Undrawn():
-        net = model.build(replace(store.schema, pair=pair))
+    with Undrawn():
+        net = build(replace(store.schema, pair=pair))
     net.bind(store.item_table)
     try:
         net.load_state_dict(load_file(path), assign=True)

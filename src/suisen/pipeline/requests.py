@@ -140,11 +140,12 @@ def _with_histories(store: Store, contexts: Contexts, histories: Sequence[Sequen
     """Unknown items of a history are passed over.  Their times are not known: all stand at the request's."""
     for row in histories:
         check_list("history", row)
-    lengths = torch.tensor([len(row or ()) for row in histories], dtype=torch.int64)
-    dense = torch.from_numpy(store.items.dense([item for row in histories if row for item in row]))
+    rows = [() if row is None else row for row in histories]
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    dense = torch.from_numpy(store.items.dense([item for row in rows for item in row]))
     given = Ragged(dense, offsets_of(lengths)).keep(dense > 0)
     times = given.with_values(torch.repeat_interleave(contexts.time, given.lengths))
-    stored = torch.tensor([row is None for row in histories])
+    stored = torch.tensor([row is None for row in histories], dtype=torch.bool)
     if bool(stored.any()):
         chosen = torch.arange(len(contexts)) + stored.long() * len(contexts)
         given, times = (

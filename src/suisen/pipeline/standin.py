@@ -6,17 +6,21 @@ models that err differently are better together than either alone, and one numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from suisen.data.batch import Candidates, Contexts, Schema
+from suisen.data.batch import Candidates, Contexts, Queries, Schema
 from suisen.errors import InputError
 from suisen.models.contract import Model, Net, Ranker, Retriever
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0, 1.5)
 """What ``blend`` is tried at, in standard deviations of the ranker's own scores within a list."""
+
+RANKERS = "FM, DeepFM and every retriever with vectors"
 
 
 class StandIn(Ranker):
@@ -45,36 +49,62 @@ class StandIn(Ranker):
         own = (item @ context.unsqueeze(2)).squeeze(2)
         return own if pair is None else own + self.blend * pair[..., 0]
 
-    def pick_blend(self, contexts: Contexts, candidates: Candidates, validate: Callable[[Net], float]) -> float:
-        """Sets ``blend`` to the best of ``SHARES`` on valid lists (equal: the smaller); returns the metric it reached."""
+    def pick_blend(self, lists: Sequence[tuple[Queries, Tensor, Tensor]], validate: Callable[[Net], float]) -> None:
+        """Sets ``blend`` to the best of ``SHARES`` on valid lists (queries, ids, pair features); equal: the smaller."""
         self.blend.zero_()
         with torch.no_grad():
-            scores = self.score(contexts, candidates)
-            spread = float(scores[candidates.items.to(scores.device) > 0].std())
-            best, best_metric = 0.0, -1.0
+            spread = self._spread(*lists[0])
+            reached = []
             for share in SHARES:
                 self.blend.fill_(share * spread)
-                metric = validate(self)
-                if metric > best_metric:
-                    best, best_metric = share * spread, metric
-            self.blend.fill_(best)
-        return best_metric
+                reached.append(validate(self))
+            self.blend.fill_(SHARES[max(range(len(SHARES)), key=reached.__getitem__)] * spread)
+
+    def _spread(self, queries: Queries, ids: Tensor, pair: Tensor) -> float:
+        """Mean standard deviation of the inner products within a list."""
+        device = self.items.trained.device
+        scores = self.score(queries.contexts.to(device), Candidates(ids, pair).to(device)).float()
+        held = torch.where(ids.to(device) > 0, scores, torch.nan)
+        middle = held.nanmean(1, keepdim=True)
+        return float((held - middle).square().nanmean(1).sqrt().nanmean())
+
+
+def as_ranker(net: Net) -> Ranker:
+    """A ranker as it is, a retriever as a stand-in, bound to the same items."""
+    if isinstance(net, Ranker):
+        return net
+    if isinstance(net, Retriever):
+        ranker = StandIn(net)
+        ranker.items = net.items
+        return ranker
+    raise InputError(f"{type(net).__name__} scores the whole catalogue only; rankers are {RANKERS}")
 
 
 def build_ranker(model: Model, schema: Schema) -> Ranker:
-    """The network of a model as a second stage: a ranker's own, a retriever's as a stand-in."""
+    """The network of a model as a second stage, not yet bound to items."""
     net = model.build(schema)
     if isinstance(net, Ranker):
         return net
     if isinstance(net, Retriever):
         return StandIn(net)
-    raise InputError(
-        f"ranker = {type(model).__name__} can only score the whole catalogue; "
-        "rankers are FM, DeepFM, and every retriever with vectors"
-    )
+    raise InputError(f"ranker = {type(model).__name__} scores the whole catalogue only; rankers are {RANKERS}")
+
+
+class Undrawn(TorchFunctionMode):
+    """Inside it networks are built without drawing their first weights: nothing is computed, no page is touched.
+
+    The device ``meta`` would do as much, but random numbers there import torch's compiler first (two seconds).
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return (torch.empty if func in (torch.randn, torch.rand) else func)(*args, **(kwargs or {}))
 
 
 def stands_in(model: Model, schema: Schema) -> bool:
-    """Whether the model is a retriever (nothing is allocated to find out)."""
-    with torch.device("meta"):
+    """Whether the model is a retriever (its network is built, undrawn, to find out)."""
+    with Undrawn():
         return isinstance(build_ranker(model, schema), StandIn)

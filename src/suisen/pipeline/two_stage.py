@@ -22,6 +22,7 @@ from suisen.evaluation import evaluate
 from suisen.models.contract import Model, Net, Ranker
 from suisen.pipeline.engine import PAIR, Engine, Filters, marked, pair_features
 from suisen.pipeline.scorers import NetScorer
+from suisen.pipeline.standin import StandIn, as_ranker, stands_in
 from suisen.pipeline.store import Store
 from suisen.retrieval import IndexSettings
 from suisen.training.options import Curve, RunOptions
@@ -191,20 +192,19 @@ def retriever_validator(model: Model, train: Dataset, valid: Queries, metric: st
     return lambda net: evaluate(NetScorer(net, allowed), valid, [metric]).value(metric)
 
 
-def list_validator(engine: Engine, valid: Queries, candidates: int, k: int = 10) -> Validate:
-    """NDCG@k of a ranker on lists that ``engine`` retrieves once for the valid queries; what it missed stays missed."""
+def valid_lists(engine: Engine, valid: Queries, candidates: int) -> list[tuple[Queries, Tensor, Tensor]]:
+    """What ``engine`` retrieves for the valid queries, made once: queries, (B, C) ids and pair features, in parts."""
     parts = []
     for rows in torch.arange(len(valid)).split(AT_ONCE):  # type: ignore[no-untyped-call]
         some = valid.take(rows)
         ids, scores = engine.retrieve(some.contexts, candidates, Filters(some.seen))
-        pair = pair_features(scores, ids > 0)
-        parts.append((some, ids, pair))
+        parts.append((some, ids, pair_features(scores, ids > 0)))
+    return parts
 
-    def validate(net: Net) -> float:
-        total = torch.cat([_list_ndcg(net, *part, k) for part in parts])
-        return float(total.mean())
 
-    return validate
+def list_validator(parts: list[tuple[Queries, Tensor, Tensor]], k: int = 10) -> Validate:
+    """NDCG@k of a ranker on valid lists; what was not retrieved stays missed."""
+    return lambda net: float(torch.cat([_list_ndcg(net, *part, k) for part in parts]).mean())
 
 
 def _list_ndcg(net: Net, queries: Queries, ids: Tensor, pair: Tensor, k: int) -> Tensor:
@@ -230,7 +230,29 @@ def train_stages(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stage
         return Stages(net, None, {"retriever": curves}, ())
     if recipe.retriever is None:
         return _fit_ranker_alone(recipe, train, valid)
+    if stands_in(recipe.ranker, train.schema):
+        return _fit_stand_in(recipe, train, valid)
     return _fit_both(recipe, train, valid)
+
+
+def _fit_stand_in(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
+    """Two retrievers, each on all of train: the second ranks what the first found.  Neither learns from lists, so no
+    event needs to be held out for it; the one number that joins them is picked on the valid lists.
+    """
+    model = _needed(recipe.ranker)
+    net, first_curves = _fit_retriever(recipe, train, valid, "retriever")
+    validate = None if valid is None else retriever_validator(model, train, valid, recipe.stop_on)
+    second, curves = fit(model, train, validate, recipe.options.for_stage("ranker"))
+    ranker = as_ranker(second)
+    notes: tuple[str, ...] = ()
+    if valid is not None and isinstance(ranker, StandIn):
+        engine = Engine(net, None, may_recommend(_needed(recipe.retriever), train), recipe.candidates, recipe.index)
+        parts = valid_lists(engine, valid, recipe.candidates)
+        ranker.pick_blend(parts, list_validator(parts))
+        notes = (
+            f"the ranker's score is blended with {float(ranker.blend):.3g} × the retrieval score, picked on valid",
+        )
+    return Stages(net, ranker.eval(), {"retriever": first_curves, "ranker": curves}, notes)
 
 
 def _fit_retriever(
@@ -246,7 +268,7 @@ def _fit_ranker_alone(recipe: Recipe, train: Dataset, valid: Queries | None) -> 
     metric = "auc" if valid is not None and valid.labels is not None else recipe.stop_on
     validate = None if valid is None else retriever_validator(model, train, valid, metric)
     net, curves = fit(model, train, validate, recipe.options.for_stage("ranker"))
-    return Stages(None, _ranker(net), {"ranker": curves}, ())
+    return Stages(None, as_ranker(net), {"ranker": curves}, ())
 
 
 def _fit_both(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
@@ -265,7 +287,7 @@ def _fit_both(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
         parts += [] if lists is None else [lists]
         missed += lost
         if valid is not None and validate is None:
-            validate = list_validator(engine, valid, recipe.candidates)
+            validate = list_validator(valid_lists(engine, valid, recipe.candidates))
     if not parts:
         raise InputError(f"the retriever found none of {missed:,} held-out items; raise candidates, or hold out less")
     lists = _joined(parts)
@@ -276,16 +298,10 @@ def _fit_both(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
         f"the ranker learnt on {len(lists):,} lists of a retriever that had not seen their events; {missed:,} more "
         f"events ({missed / (len(lists) + missed):.0%}) were left out, for their item was not retrieved"
     )
-    return Stages(again, _ranker(net), curves, (note,))
+    return Stages(again, as_ranker(net), curves, (note,))
 
 
 def _needed(model: Model | None) -> Model:
     if model is None:
         raise TypeError("this stage has no model")
     return model
-
-
-def _ranker(net: Net) -> Ranker:
-    if not isinstance(net, Ranker):
-        raise InputError(f"ranker = {type(net).__name__} is not a ranker; rankers are FM and DeepFM")
-    return net
