@@ -91,8 +91,8 @@ def test_the_policy_for_unknowns_is_the_callers(client):
     assert [len(found) for found in lists(skipped)] == [10, 0]
     assert skipped.json["answers"][1]["answered_by"] == "nobody"
     detail = refused(client.post("/v1/recommend", {**asked, "unknown": "error"}), 422, "unanswerable")
-    assert detail.startswith("queries[1]: user 'nobody' is unknown and brings neither")
-    assert '"unknown": "popular"' in detail
+    assert detail.startswith("queries[1]: user 'nobody' is unknown to train and brings neither")
+    assert detail.endswith('or send "unknown": "popular" or "skip"')
     assert refused(client.get("/v1/recommend/nobody?unknown=error"), 422, "unanswerable").startswith("user 'nobody'")
 
 

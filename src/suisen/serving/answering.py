@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from suisen.data.encode import Encoder
 from suisen.data.ids import RawId
@@ -18,8 +18,9 @@ from suisen.pipeline.requests import Ask, Who
 from suisen.serving.messages import LIST_ITEMS, Answer, Item, Query
 from suisen.serving.problems import Refusal
 
-Shape = tuple[Ask, bool, bool, bool]
-"""Queries of one shape are answered together: the same wish, and history, features, context given or not."""
+G = TypeVar("G")
+POLICY_MEND = "or pass unknown='popular' or unknown='skip'", 'or send "unknown": "popular" or "skip"'
+"""The library's mend, and how it is written over HTTP."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,11 @@ class Answering:
     def work(self, jobs: list[Job]) -> list[Result | Exception]:
         """One result or error a job."""
         slots = [[_Slot(q) for q in job.queries] if isinstance(job, Recommend) else [] for job in jobs]
-        groups: dict[Shape, list[_Slot]] = defaultdict(list)
+        groups: dict[Ask, list[_Slot]] = defaultdict(list)
         for job, mine in zip(jobs, slots, strict=True):
             if isinstance(job, Recommend):
-                for slot in mine:
-                    groups[_shape(slot.query, job.ask)].append(slot)
-        for (ask, *_), group in groups.items():
+                groups[job.ask].extend(mine)
+        for ask, group in groups.items():
             self._fill(group, ask)
         return [
             self._similar(job) if isinstance(job, Similar) else _collected(mine)
@@ -90,7 +90,7 @@ class Answering:
         ]
 
     def _fill(self, group: list[_Slot], ask: Ask) -> None:
-        """Answers a group; where one of its queries is refused, each is asked alone, so that it spoils no other."""
+        """Answers a group; one that is refused is halved until the query at fault is alone, so that it spoils no other."""
         try:
             who = self._who([slot.query for slot in group])
             answers = self._answers(self.recommender.answer(who, ask), [slot.query for slot in group])
@@ -98,23 +98,24 @@ class Answering:
             if len(group) == 1:
                 group[0].answer = _refusal(error)
                 return
-            for slot in group:
-                self._fill([slot], ask)
+            middle = len(group) // 2
+            self._fill(group[:middle], ask)
+            self._fill(group[middle:], ask)
             return
         for slot, answer in zip(group, answers, strict=True):
             slot.answer = answer
 
     def _who(self, queries: list[Query]) -> Who:
-        """Queries of one shape."""
-        first, encoders = queries[0], self.recommender.store.encoders
-        histories = None if first.history is None else [query.history or [] for query in queries]
-        features = None
-        if first.user_features is not None:
-            features = [_checked("user_features", encoders["user"], query.user_features or {}) for query in queries]
-        contexts = None
-        if first.context is not None:
-            contexts = [_checked("context", encoders["request"], query.context or {}) for query in queries]
-        return Who([query.user_id for query in queries], histories, features, contexts)
+        encoders = self.recommender.store.encoders
+        for query in queries:
+            _check_single("user_features", encoders["user"], query.user_features)
+            _check_single("context", encoders["request"], query.context)
+        return Who(
+            [query.user_id for query in queries],
+            _where_any([query.history for query in queries]),
+            _where_any([query.user_features for query in queries]),
+            _where_any([query.context for query in queries]),
+        )
 
     def _answers(self, answers: Answers, queries: list[Query]) -> list[Answer]:
         lists = zip(queries, answers.by, answers.items.tolist(), answers.scores.tolist(), strict=True)
@@ -139,8 +140,9 @@ class Answering:
         return self._items(dense.tolist(), frame["score"].to_list())
 
 
-def _shape(query: Query, ask: Ask) -> Shape:
-    return ask, query.history is None, query.user_features is None, query.context is None
+def _where_any(given: list[G | None]) -> list[G | None] | None:
+    """None where no query gives any: nothing is looked up then."""
+    return given if any(one is not None for one in given) else None
 
 
 def _collected(slots: list[_Slot]) -> list[Answer] | Exception:
@@ -158,16 +160,17 @@ def _collected(slots: list[_Slot]) -> list[Answer] | Exception:
 def _refusal(error: Exception) -> Exception:
     """What the Recommender refuses, as a problem; anything else is a fault of ours and stays what it is."""
     if isinstance(error, UnsupportedQuery):
-        return Refusal("unanswerable", str(error).replace("unknown='popular'", '"unknown": "popular"'))
+        return Refusal("unanswerable", str(error).replace(*POLICY_MEND))
     if isinstance(error, InputError):
         return Refusal("unknown_field" if " is unknown; " in str(error) else "invalid_value", str(error))
     return error
 
 
-def _checked(field: str, encoder: Encoder, values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _check_single(field: str, encoder: Encoder, values: Mapping[str, Any] | None) -> None:
     """Refuses lists where a feature has one value; names and numbers are checked where they are encoded."""
+    if values is None:
+        return
     kinds = {column.name: column.kind for column in encoder.columns}
     for name, value in values.items():
         if isinstance(value, list) and kinds.get(name, "multi") != "multi":
             raise InputError(f"{field}.{name} = {value} is a list; the feature is {kinds[name]}: give one value")
-    return values

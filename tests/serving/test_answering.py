@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from suisen.pipeline.recommender import Recommender
+from suisen.pipeline.requests import Ask
+from suisen.serving.answering import Answering, Recommend, Similar
+from suisen.serving.messages import Query
+from suisen.serving.problems import Refusal
+
+
+def job(*users, **ask):
+    return Recommend([Query(user_id=user) for user in users], Ask(**ask))
+
+
+@pytest.fixture
+def asked(recommender, monkeypatch):
+    """(Answering, the sizes of the calls that it makes)."""
+    sizes, answer = [], Recommender.answer
+
+    def counted(self, who, ask):
+        sizes.append(who.size)
+        return answer(self, who, ask)
+
+    monkeypatch.setattr(Recommender, "answer", counted)
+    return Answering(recommender), sizes
+
+
+def items(answers):
+    return [[item.item_id for item in answer.items] for answer in answers]
+
+
+def test_equal_wishes_are_computed_together(asked, recommender):
+    answering, sizes = asked
+    jobs = [job(1, 2, k=3), job(3, k=4), job(4, k=3), Similar(7, 2), job(5, k=4, exclude=(1,))]
+    found = answering.work(jobs)
+    assert sorted(sizes) == [1, 1, 3]
+    for one, answers in zip(jobs, found):
+        if isinstance(one, Similar):
+            assert [item.item_id for item in answers] == recommender.similar_items([7], 2)["similar_id"].to_list()
+            continue
+        for query, got in zip(one.queries, items(answers)):
+            exclude = list(one.ask.exclude)
+            assert got == recommender.recommend([query.user_id], one.ask.k, exclude=exclude)["item_id"].to_list()
+
+
+def test_a_refused_query_spoils_no_other_request(asked):
+    answering, sizes = asked
+    jobs = [job(user) for user in range(1, 33)]
+    jobs[20] = job("nobody")
+    found = answering.work(jobs)
+    assert isinstance(found[20], Refusal)
+    assert found[20].code == "unanswerable"
+    assert all(len(items(answers)[0]) == 10 for place, answers in enumerate(found) if place != 20)
+    assert len(sizes) == 11  # halved five times, not asked one by one
+
+
+def test_faults_of_ours_stay_what_they_are(recommender, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Recommender, "answer", broken)
+    monkeypatch.setattr(Recommender, "similar_items", broken)
+    found = Answering(recommender).work([job(1), Similar(7, 2)])
+    assert [type(error) for error in found] == [ZeroDivisionError, ZeroDivisionError]
+
+
+def test_ids_are_known_whatever_their_type(recommender):
+    answering = Answering(recommender)
+    assert answering.knows(7)
+    assert answering.knows("7")
+    assert not answering.knows("x")
