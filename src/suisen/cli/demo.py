@@ -80,19 +80,17 @@ def random_ranker(run: Run, metrics: list[str]) -> Report:
     import torch
 
     from suisen.cli import run as running
-    from suisen.models.contract import Ranker
     from suisen.pipeline.engine import PAIR, Engine
+    from suisen.pipeline.standin import build_ranker
 
     rec = run.recommender
     if rec.ranker is None:
         raise TypeError("the demo has a ranker")
     with torch.random.fork_rng():
         torch.manual_seed(run.config.run.seed)
-        net = rec.ranker.build(replace(rec.store.schema, pair=PAIR))
+        net = build_ranker(rec.ranker, replace(rec.store.schema, pair=PAIR))
     net.bind(rec.store.item_table)
     net.eval()
-    if not isinstance(net, Ranker):
-        raise TypeError("the demo's ranker is a ranker")
     engine = Engine(rec.engine.retriever, net, rec.engine.allowed, rec.candidates, rec.engine.index)
     return running.report_on(rec, run.split.test, metrics, RANDOM, engine)
 
