@@ -90,7 +90,7 @@ class Answering:
         ]
 
     def _fill(self, group: list[_Slot], ask: Ask) -> None:
-        """Answers a group; one that is refused is halved until the query at fault is alone, so that it spoils no other."""
+        """Answers a group; a refused one is halved until the query at fault is alone, so that it spoils no other."""
         try:
             who = self._who([slot.query for slot in group])
             answers = self._answers(self.recommender.answer(who, ask), [slot.query for slot in group])
