@@ -1,0 +1,87 @@
+"""EASE against the closed form written as loops, and against what defines it: a constrained least squares problem."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import suisen.models.ease as module
+from suisen.data.batch import Schema
+from suisen.data.dataset import Dataset
+from suisen.data.ragged import Ragged
+from suisen.errors import InputError
+from suisen.models import EASE
+from suisen.models.ease import binary_matrix
+from suisen.training.trainer import fit
+from tests.helpers import logs, make_data
+from tests.models.toys import asked, checkerboard
+
+
+def dense_matrix(data: Dataset) -> np.ndarray:
+    """(visitors, items) of 0 and 1, by a double loop."""
+    x = np.zeros((data.events.offsets.numel() - 1, data.schema.n_items))
+    for visitor, item, taken in zip(data.events.visitor.tolist(), data.events.item.tolist(), data.positive.tolist()):
+        if taken:
+            x[visitor, item] = 1.0
+    return x
+
+
+def slow_weights(x: np.ndarray, l2: float) -> np.ndarray:
+    """Column j: the ridge regression of item j on the other items, one at a time."""
+    n = x.shape[1]
+    b = np.zeros((n, n))
+    for j in range(n):
+        others = [i for i in range(n) if i != j]
+        a = x[:, others]
+        b[others, j] = np.linalg.solve(a.T @ a + l2 * np.eye(n - 1), a.T @ x[:, j])
+    return b
+
+
+@settings(max_examples=40)
+@given(log=logs(), l2=st.sampled_from([0.5, 3.0, 100.0]))
+def test_weights_are_the_ridge_regressions(log, l2):
+    data = Dataset.of(log)
+    if not data.positive.any():
+        return
+    net, _ = fit(EASE(l2=l2), data)
+    np.testing.assert_allclose(net.weight.numpy(), slow_weights(dense_matrix(data), l2), atol=1e-5)
+    assert not net.weight.diagonal().any()
+
+
+@given(log=logs())
+def test_binary_matrix_is_its_definition(log):
+    data = Dataset.of(log)
+    np.testing.assert_array_equal(binary_matrix(data).toarray(), dense_matrix(data))
+
+
+def test_scores_are_sums_over_different_items():
+    data = checkerboard()
+    net, _ = fit(EASE(l2=2.0), data)
+    contexts = asked(data).take(torch.arange(3))
+    past = Ragged.of([[3, 5, 3, 3], [], [7]])
+    scores = net.score_all(
+        type(contexts)(contexts.user, contexts.user_features, contexts.request, contexts.time, past, past.values)
+    )
+    wanted = torch.stack([net.weight[3] + net.weight[5], torch.zeros(data.schema.n_items), net.weight[7]])
+    torch.testing.assert_close(scores, wanted)
+
+
+def test_guests_teach_like_users():
+    columns = {"item": [1, 2, 1, 3], "time": [1, 2, 3, 4]}
+    guests = make_data(user=[None, None, "a", "a"], session=["s", "s", "r", "r"], **columns)
+    users = make_data(user=["b", "b", "a", "a"], **columns)
+    assert torch.equal(fit(EASE(), guests)[0].weight, fit(EASE(), users)[0].weight)
+
+
+def test_refused_events_teach_nothing():
+    data = make_data(user=["a", "a", "b"], item=[1, 2, 1], label=[1, 0, 1])
+    assert not fit(EASE(l2=1.0), data)[0].weight.any()
+
+
+def test_a_catalogue_too_large_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "MOST_ITEMS", 10)
+    with pytest.raises(InputError, match=r"the catalogue has 11 items \(at most 10\); use IALS"):
+        EASE().build(Schema(3, 11))

@@ -1,0 +1,175 @@
+"""Losses against slow loops, their gradients against autograd's."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from suisen.models.losses import bpr, full_softmax, info_nce, logistic, logistic_pairs, of_rows, softmax_lists
+
+
+def draws(*shape: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def weighted(losses: list[float], weights: list[float]) -> float:
+    return sum(a * b for a, b in zip(losses, weights, strict=True)) / sum(weights)
+
+
+W = torch.tensor([[1.0], [0.5], [2.0]])
+"""Weights of three examples."""
+
+
+@pytest.mark.parametrize("weights", [None, W])
+def test_logistic_pairs_is_its_loop(weights):
+    positive, negative = draws(3, 1), draws(3, 4, seed=1)
+    losses = [
+        -(math.log(sigmoid(float(p))) + sum(math.log(1 - sigmoid(float(n))) for n in row)) / 5
+        for p, row in zip(positive[:, 0], negative)
+    ]
+    wanted = weighted(losses, [1.0] * 3 if weights is None else weights[:, 0].tolist())
+    assert float(logistic_pairs(positive, negative, weights)) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, W])
+def test_bpr_is_its_loop(weights):
+    positive, negative = draws(3, 1), draws(3, 4, seed=1)
+    losses = [-sum(math.log(sigmoid(float(p - n))) for n in row) / 4 for p, row in zip(positive[:, 0], negative)]
+    wanted = weighted(losses, [1.0] * 3 if weights is None else weights[:, 0].tolist())
+    assert float(bpr(positive, negative, weights)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_logistic_is_its_loop():
+    scores, labels = draws(2, 3), torch.tensor([[1.0, 0, 1], [0, 1, 0]])
+    weights = torch.tensor([[1.0, 2, 0], [1, 0.5, 1]])
+    pairs = list(zip(scores.flatten().tolist(), labels.flatten().tolist()))
+    losses = [-math.log(sigmoid(s) if y else 1 - sigmoid(s)) for s, y in pairs]
+    assert float(logistic(scores, labels)) == pytest.approx(sum(losses) / 6, rel=1e-5)
+    assert float(logistic(scores, labels, weights)) == pytest.approx(weighted(losses, weights.flatten().tolist()), 1e-5)
+    assert float(logistic(scores, labels, torch.zeros(2, 3))) == 0.0
+
+
+def slow_lists(scores, labels, weights) -> float:
+    losses, masses = [], []
+    for s, y, w in zip(scores.tolist(), labels.tolist(), weights.tolist()):
+        total = sum(math.exp(a) for a, b in zip(s, w) if b > 0)
+        taken = [(a, b) for a, hit, b in zip(s, y, w) if hit and b > 0]
+        if taken:
+            mass = sum(b for _, b in taken)
+            losses.append(-sum(b * math.log(math.exp(a) / total) for a, b in taken) / mass)
+            masses.append(mass / len(taken))
+    return weighted(losses, masses) if losses else 0.0
+
+
+@given(
+    labels=st.lists(st.lists(st.integers(0, 1), min_size=4, max_size=4), min_size=3, max_size=3),
+    weights=st.lists(st.lists(st.sampled_from([0.0, 1.0, 3.0]), min_size=4, max_size=4), min_size=3, max_size=3),
+)
+def test_softmax_of_lists_is_its_loop(labels, weights):
+    scores = draws(3, 4).float().requires_grad_()
+    y, w = torch.tensor(labels).float(), torch.tensor(weights)
+    loss = softmax_lists(scores, y, w)
+    assert float(loss.detach()) == pytest.approx(slow_lists(scores.detach(), y, w), rel=1e-4, abs=1e-6)
+    loss.backward()
+    assert scores.grad.isfinite().all()  # also where a list holds nothing
+    assert not scores.grad[w == 0].any()
+
+
+def test_rows_of_one_are_logistic_and_lists_are_lists():
+    scores, labels = draws(4, 3), torch.eye(4)[:, :3]
+    assert torch.equal(of_rows(scores[:, :1], labels[:, :1]), logistic(scores[:, :1], labels[:, :1]))
+    assert torch.equal(of_rows(scores, labels), softmax_lists(scores, labels))
+
+
+# -- in-batch softmax ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_q", [None, torch.tensor([-1.0, -2.0, -0.5, -1.0])])
+@pytest.mark.parametrize("weights", [None, torch.tensor([[1.0], [2.0], [0.5], [1.0]])])
+def test_info_nce_is_its_loop(log_q, weights):
+    logits, ids = draws(4, 4), torch.tensor([3, 7, 1, 3])  # rows 0 and 3 took the same item
+    losses = []
+    for row in range(4):
+        shifted = [float(logits[row, c]) - (0 if log_q is None else float(log_q[c])) for c in range(4)]
+        others = [shifted[c] for c in range(4) if c == row or ids[c] != ids[row]]
+        losses.append(-math.log(math.exp(shifted[row]) / sum(map(math.exp, others))))
+    wanted = weighted(losses, [1.0] * 4 if weights is None else weights[:, 0].tolist())
+    assert float(info_nce(logits, log_q, ids, weights)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_accidental_hits_get_no_gradient():
+    logits = draws(4, 4, dtype=torch.float32).requires_grad_()
+    info_nce(logits, None, torch.tensor([3, 7, 1, 3])).backward()
+    assert logits.grad[0, 3] == logits.grad[3, 0] == 0
+    assert (logits.grad[[0, 0, 1, 1], [1, 2, 0, 3]] != 0).all()
+
+
+def test_log_q_brings_the_gradient_of_the_whole_softmax():
+    """A toy of 6 items of very unequal frequency.  Averaged over many batches, the corrected loss pulls where the
+    softmax over the catalogue does; the plain one pushes frequent items down.
+    """
+    rng = torch.Generator().manual_seed(0)
+    share = torch.tensor([0.5, 0.25, 0.12, 0.07, 0.04, 0.02])
+    scores = torch.tensor([0.3, -0.2, 0.5, 0.0, -0.4, 0.1])  # of one and the same query
+    size, batches = 256, 300
+
+    def mean_gradient(corrected: bool) -> torch.Tensor:
+        total = torch.zeros(6)
+        for _ in range(batches):
+            ids = torch.multinomial(share, size, replacement=True, generator=rng)
+            s = scores.clone().requires_grad_()
+            logits = s[ids].expand(size, size)
+            info_nce(logits, share.log()[ids] if corrected else None, ids).backward()
+            total += s.grad
+        return total / batches
+
+    full = scores.softmax(0) - share  # gradient of the cross-entropy of events against the softmax over all items
+    corrected, plain = mean_gradient(True), mean_gradient(False)
+    assert F.cosine_similarity(corrected, full, 0) > 0.99
+    assert F.cosine_similarity(plain, full, 0) < 0.9
+    torch.testing.assert_close(corrected, full, atol=0.08, rtol=0.2)
+
+
+# -- full softmax ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+def test_full_softmax_is_cross_entropy_over_the_items(chunk):
+    hidden, table = draws(7, 5).requires_grad_(), draws(6, 5, seed=1).requires_grad_()
+    targets = torch.tensor([1, 5, 3, 3, 2, 4, 1])
+    ours = full_softmax(hidden, table, targets, chunk)
+    plain = F.cross_entropy(hidden @ table[1:].T, targets - 1)
+    torch.testing.assert_close(ours, plain)
+    for a, b in zip(torch.autograd.grad(3 * ours, (hidden, table)), torch.autograd.grad(3 * plain, (hidden, table))):
+        torch.testing.assert_close(a, b)
+        assert a.shape == b.shape
+
+
+def test_full_softmax_passes_gradcheck():
+    hidden, table = draws(4, 3).requires_grad_(), draws(5, 3, seed=1).requires_grad_()
+    targets = torch.tensor([1, 4, 2, 2])
+    assert torch.autograd.gradcheck(lambda h, t: full_softmax(h, t, targets, 3), (hidden, table))
+
+
+def test_full_softmax_survives_large_logits():
+    hidden = torch.full((2, 1), 300.0, requires_grad=True)
+    table = torch.tensor([[0.0], [1.0], [-1.0]])
+    loss = full_softmax(hidden, table, torch.tensor([1, 1]))
+    assert float(loss.detach()) == 0.0
+    loss.backward()
+    assert hidden.grad.isfinite().all()
+
+
+def test_row_zero_of_the_table_is_no_item():
+    table = draws(5, 3, dtype=torch.float32).requires_grad_()
+    full_softmax(draws(4, 3, seed=2, dtype=torch.float32), table, torch.tensor([1, 2, 3, 4])).backward()
+    assert not table.grad[0].any()
