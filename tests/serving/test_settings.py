@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,10 @@ from suisen.serving.settings import Settings
 def test_bounds(options, message):
     with pytest.raises(InputError, match=message):
         Settings(**options)
+
+
+def test_the_folder_of_the_log_may_be_text():
+    assert Settings(log_dir="logs").log_dir == Path("logs")
 
 
 def test_no_wait_for_balancers_is_allowed():

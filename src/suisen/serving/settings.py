@@ -33,6 +33,8 @@ class Settings:
     """Most seconds that running requests get to finish."""
 
     def __post_init__(self) -> None:
+        if self.log_dir is not None:
+            object.__setattr__(self, "log_dir", Path(self.log_dir))  # a command line brings text
         for field in fields(self):
             if field.type not in ("int", "float"):
                 continue
