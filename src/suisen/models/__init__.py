@@ -52,6 +52,6 @@ def model_of(name: str, **hyper: Any) -> Any:
 
 
 __all__ = [
-    "EASE", "FM", "IALS", "MF", "MODELS", "RANKERS", "RETRIEVERS", "SECOND_STAGES", "CatalogueScorer", "DeepFM", "Model",
-    "Net", "Popularity", "Ranker", "Retriever", "SASRec", "TwoTower", "model_of", "name_of",
+    "EASE", "FM", "IALS", "MF", "MODELS", "RANKERS", "RETRIEVERS", "SECOND_STAGES", "CatalogueScorer", "DeepFM",
+    "Model", "Net", "Popularity", "Ranker", "Retriever", "SASRec", "TwoTower", "model_of", "name_of",
 ]  # fmt: skip

@@ -11,12 +11,10 @@ its *network* is built from them and from a schema.  Mathematics only: no file, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, dataclass_transform, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
-from pydantic import ConfigDict, ValidationError
-from pydantic.dataclasses import dataclass as pydantic_dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -24,7 +22,7 @@ from suisen.data.batch import Batch, Candidates, Contexts, Features, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged
 from suisen.data.views import View
-from suisen.errors import InputError, unknown
+from suisen.parameters import parameters
 
 T = TypeVar("T")
 Ability = Literal["new users", "new items", "history", "features", "time"]
@@ -182,35 +180,5 @@ class Model(Protocol):
         """What the trainer runs, in order; empty where ``prepare`` learns everything."""
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def hyper_parameters(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen, validated, keyword-only dataclass.
-
-    A field is written once, with its bounds (``Annotated[int, Field(ge=1)]``) and its docstring underneath; from that
-    come validation, ``--help``, the documentation table and the bundle's manifest.  Mistakes raise InputError.
-    """
-    config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-    made = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
-    validated = made.__init__
-
-    def __init__(self: Any, *args: Any, **values: Any) -> None:
-        if args:
-            raise InputError(f"{cls.__name__} takes its hyper-parameters by name, like {cls.__name__}(dim=64)")
-        try:
-            validated(self, **values)
-        except ValidationError as error:
-            raise _as_input_error(made, error) from None
-
-    made.__init__ = __init__  # type: ignore[method-assign]
-    return made  # type: ignore[return-value]
-
-
-def _as_input_error(cls: type, error: ValidationError) -> InputError:
-    """Pydantic's first complaint in the house's voice."""
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "unexpected_keyword_argument":
-        return unknown("hyper-parameter", name, [field.name for field in fields(cls)])
-    reason = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    said = f"{name} = {first['input']!r} " if name else ""  # a validator over several fields names them itself
-    return InputError(f"{cls.__name__}: {said}{reason}")
+hyper_parameters = parameters
+"""Class decorator of hyper-parameters: see ``suisen.parameters``."""

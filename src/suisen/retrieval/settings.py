@@ -2,57 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+from typing import Annotated, ClassVar
 
-from pydantic import ConfigDict, Field, ValidationError
-from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic import Field
 
-from suisen.errors import InputError, unknown
-
-T = TypeVar("T")
+from suisen.parameters import parameters
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def index_settings(cls: type[T]) -> type[T]:
-    """Class decorator: a frozen, validated, keyword-only dataclass whose mistakes raise InputError."""
-    config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-    made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
-    validated = made.__init__
-
-    def __init__(self: Any, **values: Any) -> None:
-        try:
-            validated(self, **values)
-        except ValidationError as error:
-            raise _as_input_error(made, error) from None
-
-    made.__init__ = __init__
-    settings: type[T] = made
-    return settings
-
-
-def _as_input_error(cls: type, error: ValidationError) -> InputError:
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "unexpected_keyword_argument":
-        return unknown(f"{cls.__name__} parameter", name, cls.__dataclass_fields__)  # type: ignore[attr-defined]
-    return InputError(f"{cls.__name__}: {name} = {first['input']!r} {first['msg'].removeprefix('Input ')}")
-
-
-@index_settings
+@parameters
 class Exact:
     """Every inner product, on torch: the right choice up to some 100,000 items.  Memory: 4·n·d bytes."""
 
     kind: ClassVar[str] = "exact"
 
 
-@index_settings
+@parameters
 class Flat:
     """Every inner product, on FAISS.  Memory: 4·n·d bytes."""
 
     kind: ClassVar[str] = "flat"
 
 
-@index_settings
+@parameters
 class HNSW:
     """A graph of neighbours (Malkov & Yashunin 2018).  Memory: (4·d + 8·m)·n bytes."""
 
@@ -65,7 +36,7 @@ class HNSW:
     """Candidates kept in a search, at least 2·k: the higher, the better and slower."""
 
 
-@index_settings
+@parameters
 class IVFSQ8:
     """Lists around centroids, one byte a dimension, answers re-scored with the vectors.  Memory: (5·d + 8)·n bytes,
     of which 4·d·n are memory-mapped after loading and touched only for the candidates.
@@ -78,7 +49,7 @@ class IVFSQ8:
     """Lists looked into in a search; more where these hold fewer than 16·k vectors on average."""
 
 
-@index_settings
+@parameters
 class IVFPQ:
     """Lists around centroids, product-quantised to 4 bits for each 2 dimensions and scanned in registers (André et al.
     2015), the best re-scored with the vectors.  Memory: (4.25·d + 8)·n bytes, of which 4·d·n are memory-mapped after

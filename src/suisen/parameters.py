@@ -1,0 +1,54 @@
+"""Parameters that are written once: frozen dataclasses validated by Pydantic, complaining in the house's voice."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from suisen.errors import InputError, unknown
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def parameters(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen, validated, keyword-only dataclass.
+
+    A field is written once, with its bounds (``Annotated[int, Field(ge=1)]``) and its docstring underneath; from that
+    come validation, ``--help``, the documentation table and the bundle's manifest.  Mistakes raise InputError.
+    """
+    config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+    validated = made.__init__
+
+    def __init__(self: Any, *args: Any, **values: Any) -> None:
+        if args:
+            raise InputError(f"{cls.__name__} takes its parameters by name, like {_example(cls)}")
+        try:
+            validated(self, **values)
+        except ValidationError as error:
+            raise _as_input_error(made, error) from None
+
+    made.__init__ = __init__
+    out: type[T] = made
+    return out
+
+
+def _example(cls: type) -> str:
+    """A call with the first field's default."""
+    first = next(iter(fields(cls)), None)
+    return f"{cls.__name__}()" if first is None else f"{cls.__name__}({first.name}={first.default!r})"
+
+
+def _as_input_error(cls: type, error: ValidationError) -> InputError:
+    """Pydantic's first complaint: the class, the field, the value and the bound."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        return unknown(f"{cls.__name__} parameter", name, [field.name for field in fields(cls)])
+    reason = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    said = f"{name} = {first['input']!r} " if name else ""  # a validator over several fields names them itself
+    return InputError(f"{cls.__name__}: {said}{reason}")
