@@ -13,7 +13,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from suisen.data.dataset import Dataset
-    from suisen.data.sources import load as load_log
     from suisen.data.splits import ClickRatio, GlobalTime, LeaveLast, Ratio, Sessions, k_core
     from suisen.data.synthetic import World
     from suisen.errors import InputError, SuisenError
@@ -47,7 +46,6 @@ def load(folder: str | Path) -> Recommender:
 def load_data(name: str, **options: Any) -> Dataset:
     """A Dataset by name, like ``ml-100k``: see ``suisen.data.sources``."""
     from suisen.data.dataset import Dataset
-    from suisen.data.sources import load as load_log
 
     return Dataset.of(load_log(name, **options))
 

@@ -1,4 +1,4 @@
-"""EASE: embarrassingly shallow autoencoders (Steck 2019).  score(u, ·) = x_u B,  B = I − P / diag(P),  diag(B) = 0,
+"""EASE: embarrassingly shallow autoencoders (Steck, 2019).  score(u, ·) = x_u B,  B = I − P / diag(P),  diag(B) = 0,
 P = (XᵀX + λI)⁻¹, X the binary user × item matrix.
 
 Cost: XᵀX from sparse X, one inverse of n_items³ multiply-adds; memory: three n_items² matrices while learning, one

@@ -1,4 +1,4 @@
-"""SASRec: causal self-attention over a visitor's items (Kang & McAuley 2018), trained with the full softmax.
+"""SASRec: causal self-attention over a visitor's items (Kang & McAuley, 2018), trained with the full softmax.
 
 x = √d · E[items] + P[positions];  each block: x + attention(norm(x)), then x + feed-forward(norm(x));  score(u, i) =
 last state · E[i].  Positions are counted from the end (the newest item always has the last one), so that padding on the
