@@ -46,6 +46,7 @@ def load(folder: str | Path) -> Recommender:
 def load_data(name: str, **options: Any) -> Dataset:
     """A Dataset by name, like ``ml-100k``: see ``suisen.data.sources``."""
     from suisen.data.dataset import Dataset
+    from suisen.data.sources import load as load_log
 
     return Dataset.of(load_log(name, **options))
 
