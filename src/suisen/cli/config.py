@@ -30,10 +30,12 @@ from suisen.data.screen import k_core
 from suisen.data.sources import SOURCES, load
 from suisen.data.splits import ClickRatio, GlobalTime, LeaveLast, Ratio, Sessions, Split
 from suisen.errors import InputError, unknown
+from suisen.evaluation.metrics import parse_all
 from suisen.models import RETRIEVERS, SECOND_STAGES
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.two_stage import ListOptions
 from suisen.retrieval import KINDS
+from suisen.training.options import RunOptions, pick_device
 
 SPLITS: dict[str, type[Any]] = {
     "leave-last": LeaveLast,
@@ -227,6 +229,27 @@ class Config:
         """Train, valid and test."""
         return data.split(self.split)
 
+    def options(self, **more: Any) -> RunOptions:
+        """How the run goes, for the trainer."""
+        run = self.run
+        return RunOptions(
+            seed=run.seed,
+            device=run.device,
+            precision=run.precision,
+            patience=run.patience,
+            clip=run.clip,
+            max_seconds=run.max_seconds,
+            checkpoint_seconds=run.checkpoint_seconds,
+            **more,
+        )
+
+    def check(self) -> None:
+        """What would otherwise be refused after hours: device, options, metrics, sizes."""
+        self.options()
+        self.recommender()
+        parse_all(self.run.metrics)
+        pick_device(self.run.device)
+
     def recommender(self) -> Recommender:
         """Not fitted yet."""
         return Recommender(
@@ -250,10 +273,11 @@ def resolve(raw: Raw, models: bool = True) -> Config:
     place = {key: read["data"].pop(key) for key in list(read["data"]) if key in Place.__dataclass_fields__}
     made = {section: _made(section, names[section], read[section]) for section in CHOICES if section in names}
     if models and "retriever" not in made and "ranker" not in made:
-        raise InputError(
-            f"no model is named; pass --retriever ({', '.join(RETRIEVERS)}), --ranker ({', '.join(SECOND_STAGES)}) or both"
-        )
+        known = f"--retriever ({', '.join(RETRIEVERS)}), --ranker ({', '.join(SECOND_STAGES)})"
+        raise InputError(f"no model is named; pass {known} or both")
     run = RunSettings(**read["run"])
+    if run.threads < 0:
+        raise InputError(f"threads = {run.threads} must be 0 (one a core) or more")
     run = replace(run, threads=run.threads or os.cpu_count() or 1)
     where, reading = _data(Place(**place), read["data"])
     split, retriever, ranker, index = (made.get(section) for section in CHOICES)
@@ -321,8 +345,6 @@ def threads(config: Config) -> None:
     """Gives torch the threads that the run asks for."""
     import torch
 
-    if config.run.threads < 0:
-        raise InputError(f"threads = {config.run.threads} must be 0 (one a core) or more")
     torch.set_num_threads(config.run.threads)
 
 

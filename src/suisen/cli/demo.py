@@ -13,6 +13,7 @@ import click
 from suisen.cli import folder as place
 
 if TYPE_CHECKING:
+    from suisen.cli.config import Raw
     from suisen.cli.run import Run
     from suisen.evaluation import Report
 
@@ -51,10 +52,10 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
     started = time.perf_counter()
     data = {**DATA, "data_dir": data_dir} if data_dir else dict(DATA)
     options = {**RUN, "threads": threads}
-    raw = {"data": data, "retriever": dict(RETRIEVER), "ranker": dict(RANKER), "run": options}
+    raw: Raw = {"data": data, "retriever": dict(RETRIEVER), "ranker": dict(RANKER), "run": options}
     config = resolve(with_epochs(raw, epochs, {}))
-    folder = place.new_folder(Path(out), overwrite=True)
-    run = running.execute(config, folder, callbacks=[] if quiet else [Progress()])
+    folder = Path(out)
+    run = running.execute(config, folder, callbacks=lambda: [] if quiet else [Progress()], overwrite=True)
     _add_random_ranker(run)
     running.save(run)
     running.say_run(run)

@@ -36,7 +36,8 @@ def evaluate(**given: Any) -> None:
     suisen evaluate runs/a/bundle --events my.csv --user uid --item sku --time ts --split.test 1
 
     A run folder knows its data and its split, a bundle remembers them where a run wrote it; other files of the same
-    events may be named with the data options.  Data whose train part has other ids than the bundle is refused.
+    events may be named with the data options.  Another train part than the
+    bundle was trained on is refused.
     """
     from suisen.cli.run import metrics_for
     from suisen.evaluation import evaluate as measure
@@ -77,9 +78,12 @@ def _check(recommender: Any, split: Any, queries: Any, part: str) -> None:
 
     if queries is None:
         raise InputError(f"part = {part!r}: the split holds nothing out for it; use --part test")
-    if Store.of(split.train).fingerprint() != recommender.store.fingerprint():
+    ours, theirs = Store.of(split.train), recommender.store
+    same = ours.fingerprint() == theirs.fingerprint() and ours.item_counts.equal(theirs.item_counts)
+    if not (same and ours.histories.values.equal(theirs.histories.values)):
         raise InputError(
-            "the train part of these data has other ids than the bundle; give the data and the split it was trained on"
+            "the train part of these data is not what the bundle was trained on: ids would mean something else, or "
+            "test would hold what training has seen; give the data and the split it was trained on"
         )
 
 

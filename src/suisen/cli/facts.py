@@ -94,7 +94,7 @@ def _of_event(data: Dataset, name: str) -> str:
     if name == "label":
         return f"{int(data.positive.sum()):,} positives of {column.len():,}"
     if name == "weight":
-        return f"{column.cast(float).min()} to {column.cast(float).max()}"
+        return f"{column.min()!s} to {column.max()!s}"
     return f"{column.n_unique():,} different"
 
 

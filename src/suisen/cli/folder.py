@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -22,8 +23,8 @@ REPORT, CHECKPOINTS, BUNDLE = "report.html", "checkpoints", "bundle"
 LIBRARIES = ("suisen", "torch", "numpy", "polars", "scipy", "faiss-cpu", "safetensors", "pydantic")
 
 
-def new_folder(folder: Path, overwrite: bool) -> Path:
-    """An empty run folder; an old run in its place goes only when asked, and only if it is one."""
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Raises InputError where a run cannot be written: an old run goes only when asked, other files never."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out = {folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -32,6 +33,11 @@ def new_folder(folder: Path, overwrite: bool) -> Path:
             raise InputError(f"out = {folder} is not empty; {mend} another --out, or pass --overwrite")
         if not (folder / CONFIG).exists():
             raise InputError(f"out = {folder} holds something else than a run; give another --out")
+
+
+def new_folder(folder: Path) -> Path:
+    """An empty run folder in the place of an old run; ``check_folder`` came before."""
+    if is_run(folder):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -61,9 +67,7 @@ def finite(data: Any) -> Any:
         return {str(key): finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
         return [finite(value) for value in data]
-    if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
-        return None
-    return data
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def read_json(path: Path) -> Any:

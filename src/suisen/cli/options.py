@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from suisen.cli import config
-from suisen.cli.config import CHOICES, Raw
+from suisen.cli.config import CHOICES, DEFAULTS, Raw
 from suisen.cli.settings import Setting
 from suisen.errors import InputError, unknown
 
@@ -29,7 +29,6 @@ HELP = {
     "ranker": "Model of the second stage; alone it ranks the whole catalogue.",
     "index": "How the nearest item vectors are found.",
 }
-DEFAULTS = {"split": "leave-last"}
 
 
 class GroupedOption(click.Option):
@@ -156,10 +155,16 @@ def with_settings(*sections: str, **more: Any) -> Callable[[Callable[..., Any]],
     return click.command(cls=SettingsCommand, sections=sections, **more)
 
 
+def _flag(section: str, key: str) -> str:
+    """As the command line spells it."""
+    plain = key.replace("_", "-")
+    return config.FLAGS.get(key, f"--{plain}") if section in ("data", "run") else f"--{section}.{plain}"
+
+
 def only_with(given: Mapping[str, Any], what: str) -> None:
     """Refuses settings where they would have no effect."""
     for parameter, value in given.items():
         if "__" in parameter and value not in (None, ()):
             section, _, key = parameter.partition("__")
-            flag = f"--{section}" if key == "name" else f"--{section}.{key}"
+            flag = f"--{section}" if key == "name" else _flag(section, key)
             raise InputError(f"{flag} does not go with {what}")

@@ -26,7 +26,7 @@ def page_of(run: Run) -> ReportData:
     """Everything that the page shows."""
     test, rec = run.reports["test"], run.recommender
     tables = run.config.tables()
-    hyper = {
+    hyper: dict[str, dict[str, str]] = {
         name: _texts(tables[name])
         for name in ("retriever", "ranker", "index", "lists", "split", "run")
         if name in tables

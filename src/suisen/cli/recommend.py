@@ -118,7 +118,12 @@ def _some(recommender: Recommender, given: dict[str, Any], options: dict[str, An
     users, histories = list(given["users"]) or None, [ids(text) for text in given["histories"]] or None
     size = max(len(users or ()), len(histories or ()), 1)
     features, context = pairs("user-features", given["features"]), pairs("context", given["context"])
-    who = Who(users, histories, features and [features] * size, context and [context] * size)
+    who = Who(
+        users,
+        histories,
+        None if features is None else [features] * size,
+        None if context is None else [context] * size,
+    )
     if histories is not None:
         _say_lost(recommender, histories)
     answers = recommender.answer(who, Ask(k=given["k"], **options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from suisen.evaluation.report import SCORE_HEAD, interval, number, text_table
 from suisen.models import Popularity
 from suisen.pipeline.funnel import Funnel, funnel
 from suisen.pipeline.recommender import Recommender
-from suisen.training.options import Callback, RunOptions
+from suisen.training.options import Callback
 
 FORMAT = 1
 
@@ -51,35 +51,32 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def start(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
-    """Writes what is known before training and returns the environment."""
-    threads(config)
-    environment = place.environment(config.run.threads)
+def execute(
+    config: Config,
+    folder: Path,
+    *,
+    callbacks: Callable[[], Sequence[Callback]] = tuple,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> Run:
+    """Trains and measures; ``save`` comes next.
+
+    The data are read before the folder is made, so that a mistake in them leaves nothing behind.  ``callbacks`` are
+    made when the folder is there.  ``resume``: goes on from the checkpoints of the folder.
+    """
+    config.check()
     if not resume:
-        place.write_text(folder / place.CONFIG, config.toml())
-    place.write_json(folder / place.ENVIRONMENT, environment)
-    return environment
-
-
-def execute(config: Config, folder: Path, *, callbacks: Sequence[Callback] = (), resume: bool = False) -> Run:
-    """Trains, measures and saves.  ``resume``: goes on from the checkpoints of the folder."""
-    environment = start(config, folder, resume=resume)
+        place.check_folder(folder, overwrite)
+    threads(config)
     clock = time.perf_counter()
     data = config.dataset()
     split = config.cut(data)
     read = time.perf_counter()
-    options = RunOptions(
-        seed=config.run.seed,
-        device=config.run.device,
-        precision=config.run.precision,
-        patience=config.run.patience,
-        clip=config.run.clip,
-        max_seconds=config.run.max_seconds,
-        checkpoint=folder / place.CHECKPOINTS,
-        checkpoint_seconds=config.run.checkpoint_seconds,
-        resume=resume,
-        callbacks=tuple(callbacks),
-    )
+    environment = place.environment(config.run.threads)
+    if not resume:
+        place.write_text(place.new_folder(folder) / place.CONFIG, config.toml())
+    place.write_json(folder / place.ENVIRONMENT, environment)
+    options = config.options(checkpoint=folder / place.CHECKPOINTS, resume=resume, callbacks=tuple(callbacks()))
     recommender = config.recommender().fit(split.train, split.valid, options)
     fitted = time.perf_counter()
     run = Run(config, folder, environment, data, split, recommender)

@@ -33,10 +33,12 @@ def serve(target: str, host: str, port: int, **given: Any) -> None:
     The server is ready once it has given the answers that the bundle was saved with.  GET /openapi.json describes
     all paths; an id that nobody knows gets the popular list and is told so.
     """
+    from suisen.pipeline.bundle import find, read_manifest
     from suisen.serving.server import serve as run
 
     by_name = {setting.parameter: setting for setting in OPTIONS}
     values = {by_name[name].key: by_name[name].read(value) for name, value in given.items() if value is not None}
+    read_manifest(find(Path(target)))  # what is damaged is said here, in one line, and not in the server's log
     run(Path(target), host=host, port=port, settings=Settings(**values), on_ready=_say)
 
 

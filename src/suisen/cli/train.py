@@ -45,7 +45,13 @@ def train(**given: Any) -> None:
 
     quiet = given["quiet"]
     try:
-        run = running.execute(config, folder, callbacks=_callbacks(given, config, folder), resume=bool(given["resume"]))
+        run = running.execute(
+            config,
+            folder,
+            callbacks=lambda: _callbacks(given, config, folder),
+            overwrite=given["overwrite"],
+            resume=bool(given["resume"]),
+        )
         running.save(run)
     except KeyboardInterrupt:
         click.echo(f"stopped; go on with: suisen train --resume {folder}", err=True)
@@ -58,14 +64,12 @@ def train(**given: Any) -> None:
 
 
 def _fresh(given: dict[str, Any]) -> tuple[Any, Path]:
-    from suisen.cli.config import resolve
-    from suisen.training.options import pick_device
+    from suisen.cli.config import resolve, with_epochs
 
-    config = resolve(raw_of(given, given["config_file"]), given["epochs"])
-    pick_device(config.run.device)  # before anything is read or written
+    config = resolve(with_epochs(raw_of(given, given["config_file"]), given["epochs"], given))
     models = "-".join(config.names[part] for part in ("retriever", "ranker") if part in config.names)
     folder = Path(given["out"]) if given["out"] else place.default_folder(models)
-    return config, place.new_folder(folder, given["overwrite"])
+    return config, folder
 
 
 def _resumed(given: dict[str, Any]) -> tuple[Any, Path]:

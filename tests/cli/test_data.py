@@ -1,0 +1,39 @@
+import json
+
+from tests.cli.conftest import call, data_flags, refused
+
+
+def inspect(shop, *words):
+    flags = [word for word in data_flags(shop) if word not in ("--threads", "1")]
+    return call("data", "inspect", *flags, *words).stdout
+
+
+def test_inspect_shows_schema_facts_notes_and_split(shop):
+    said = inspect(shop)
+    assert "item   shelf  categorical  2: A, B" in said
+    assert "item   name   text         shown to people, not to models" in said
+    assert "events         480, of which 480 positives" in said
+    assert "50.0000% are empty" not in said
+    assert "split leave-last: LeaveLast(test=1, valid=1)" in said
+    assert "my.csv: user = uid, item = sku, time = ts" in said
+
+
+def test_inspect_as_json(shop):
+    said = json.loads(inspect(shop, "--kind", "shelf=multi", "--split", "ratio", "--split.test", "0.5", "--json"))
+    assert said["facts"]["events"] == 480
+    assert said["facts"]["users"] == 40
+    assert 0.1 <= said["facts"]["head_share"] <= 0.5
+    assert said["facts"]["tail"][-1] == [1.0, 1.0]
+    assert {"of": "item", "field": "shelf", "kind": "multi", "values": "2: A, B"} in said["schema"]
+    assert said["split"]["facts"]["test_positives"] == 240
+
+
+def test_a_refused_split_is_said(tmp_path):
+    (tmp_path / "one.csv").write_text("user,item,time\na,x,1\nb,y,2\n")
+    assert "refused: only one event a user" in call("data", "inspect", "--events", tmp_path / "one.csv").stdout
+
+
+def test_fetch_lists_what_there_is(tmp_path):
+    assert "ml-100k" in call("data", "fetch").stdout
+    assert "did you mean 'ml-1m'" in refused("data", "fetch", "ml-1mm")
+    assert "ml-100k is not in" in refused("data", "fetch", "ml-100k", "--data-dir", tmp_path)
