@@ -60,11 +60,11 @@ def fitted(name: str, ids: str = "text") -> Recommender:
     """``ease``, ``fm``, ``ease + fm``, …: fitted on the small train.  Shared: not to be changed."""
     first, _, second = name.partition(" + ")
     retriever = MODELS.get(first)
-    ranker = RANKERS.get(second or first)
+    ranker = (MODELS | RANKERS)[second] if second else RANKERS.get(first)
     return Recommender(retriever, ranker, candidates=30, seed=1).fit(small_split(ids).train)
 
 
-EVERY = [*MODELS, *RANKERS, "ease + fm", "two-tower + deepfm", "popularity + fm"]
+EVERY = [*MODELS, *RANKERS, "ease + fm", "two-tower + deepfm", "popularity + fm", "ease + sasrec"]
 
 
 @pytest.fixture(params=EVERY)

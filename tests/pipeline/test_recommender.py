@@ -130,7 +130,7 @@ def test_a_history_is_enough_where_the_model_reads_it(rec):
     whole(lists_of(frame), rec, 500, seen=lambda _: set(PAST))
     two = rec.recommend(history=[PAST, ["i030", "no such item"]], k=5)
     assert list(lists_of(two)) == [0, 1]
-    assert two.filter(pl.col("user_id") == 0)["item_id"].to_list() == frame["item_id"].to_list()[:5]
+    assert lists_of(two)[0] == rec.recommend(history=[PAST], k=5)["item_id"].to_list()
 
 
 @pytest.mark.parametrize("name", ["ease", "ials", "sasrec", "two-tower", "fm", "deepfm", "ease + fm"])

@@ -99,9 +99,10 @@ class Undrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
-            return args[0]
-        return (torch.empty if func in (torch.randn, torch.rand) else func)(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "").endswith(("normal_", "uniform_")):  # of tensors and of torch.nn.init
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return (torch.empty if func in (torch.randn, torch.rand) else func)(*args, **kwargs)
 
 
 def stands_in(model: Model, schema: Schema) -> bool:
