@@ -1,0 +1,170 @@
+"""What all benchmarks share: where data are, what the machine is, records that are only ever appended."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+THREADS = min(2, os.cpu_count() or 1)
+"""Cores that both sides of a comparison may use."""
+
+OFFICIAL = {
+    "ml-1m.zip": "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+    "ncf-ml-1m": "https://github.com/hexiangnan/neural_collaborative_filtering (folder Data, ml-1m.*; gzip them)",
+    "sasrec": "https://github.com/kang205/SASRec (data/ml-1m.txt; gzip it)",
+}
+
+
+class Missing(SystemExit):
+    """Data that are not there: one line, exit code 2."""
+
+    def __init__(self, what: str, folder: Path) -> None:
+        print(f"{folder / what} is absent; get it from {OFFICIAL[what]} or set DATA_DIR", file=sys.stderr)
+        super().__init__(2)
+
+
+def place(folder: Path, what: str) -> Path:
+    """The file or folder ``what`` of the data directory; ends the program with one line where it is absent."""
+    path = folder / what
+    if not path.exists():
+        raise Missing(what, folder)
+    return path
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Options that every benchmark has."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
+    made.add_argument("--rounds", type=int, default=5, help="measurements of each side, interleaved")
+    made.add_argument("--threads", type=int, default=THREADS, help="cores that either side may use")
+    return made
+
+
+def commit() -> str:
+    """The short commit of the checkout; ``+`` behind it where the package or the benchmarks differ from it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src/suisen", "benchmarks/*.py")
+    return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if changed else "")
+
+
+def machine() -> str:
+    """The CPU's family and what it can do, in words: names of virtual CPUs say little."""
+    facts = {}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip(), value.strip())
+    flags = set(facts.get("flags", "").split())
+    has = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+    model = facts.get("model name", platform.processor() or platform.machine())
+    family = f" family {facts['cpu family']} model {facts['model']}" if "cpu family" in facts else ""
+    return f"{model}{family}, {os.cpu_count()} cores, {' '.join(has)}"
+
+
+def stamp() -> dict[str, Any]:
+    """What every record says of where and when it came to be."""
+    return {"machine": machine(), "commit": commit(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def append(file: str, record: dict[str, Any]) -> None:
+    """Adds a line to a results file; lines are never removed."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with (RESULTS / file).open("a") as out:
+        out.write(json.dumps(record) + "\n")
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """All lines of a results file; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+
+
+def interleaved(sides: dict[str, Callable[[], Any]], rounds: int) -> Iterator[tuple[int, str, float, Any]]:
+    """(round, side, seconds, result), the sides alternating, the order turned around every other round: what slows
+    the machine for a while slows both.
+    """
+    for number in range(rounds):
+        names = list(sides) if number % 2 == 0 else list(sides)[::-1]
+        for name in names:
+            started = time.perf_counter()
+            result = sides[name]()
+            yield number, name, time.perf_counter() - started, result
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle value; the mean of the two middle ones."""
+    ordered = sorted(values)
+    if not ordered:
+        raise ValueError("median of nothing")
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def peak_rss() -> int:
+    """Most bytes that this process ever held resident (VmHWM, which a child does not inherit from its parent)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status holds no VmHWM")
+
+
+def environment(name: str, *requirements: list[str]) -> Path:
+    """The Python of a peer's own environment, made once under .venv-peers: one pip call a list of requirements."""
+    folder = Path(os.environ.get("SUISEN_PEERS", ROOT / ".venv-peers")) / name
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        print(f"making {folder} (once)", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        for words in requirements:
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *words], check=True)
+        (folder / "ready").touch()
+    return python
+
+
+class Peer:
+    """A peer in a process of its own that answers one line of JSON a question, so that both sides can alternate."""
+
+    def __init__(self, python: Path, script: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [python, script, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        self.facts = self._read()
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        """The answer to a question; the peer idles in between."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):  # peers print other things too
+                return json.loads(line)
+        raise RuntimeError(f"the peer ended with code {self.process.wait()}")
+
+    def close(self) -> None:
+        """Ends the peer's process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
