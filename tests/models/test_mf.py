@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from suisen.data.batch import Batch, Candidates, Contexts, Schema
-from suisen.models import MF
+from suisen.models import MF, TwoTower
 from suisen.training.trainer import fit
 from tests.helpers import make_data
 
@@ -99,6 +99,15 @@ def test_a_click_log_is_learnt(loss):
     for u in range(1, 9):
         mine = data.user == u
         assert own[mine & positive].min() > own[mine & ~positive].max()
+
+
+def test_losses_of_pairs_leave_refusals_aside():
+    """A loss that cannot read a refusal must not take it for something taken."""
+    data = make_data(user=["a", "a", "b"], item=[1, 2, 3], label=[1, 0, 1])
+    for model, labelled in ((MF(), True), (MF(loss="bpr"), False), (TwoTower(), False)):
+        (batch,) = model.view.open(data).batches(torch.Generator())
+        assert (batch.labels is not None) == labelled
+        assert len(batch) == (3 if labelled else 2)
 
 
 def test_the_bias_is_a_dimension_of_the_item():
