@@ -119,12 +119,15 @@ def test_a_finished_run_has_nothing_to_resume(run_folder):
 
 
 def test_killed_and_resumed_ends_with_the_same_weights(shop, tmp_path):
-    words = ["train", *data_flags(shop), *SMALL, "--epochs", "12", "--patience", "12", "--checkpoint-seconds", "0"]
+    """Killed while the ranker learns: the inner retriever is done, the last one has not begun."""
+    words = ["train", *data_flags(shop), "--retriever", "mf", "--retriever.dim", "4", "--retriever.epochs", "2",
+             "--ranker", "deepfm", "--ranker.dim", "4", "--ranker.hidden", "8", "--ranker.batch-size", "16",
+             "--ranker.epochs", "3", "--patience", "12", "--checkpoint-seconds", "0"]  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     call(*words, "--out", whole, "--quiet")
     command = [sys.executable, "-m", "suisen.cli.main", *words, "--out", str(killed), "--quiet"]
     child = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    checkpoint = killed / "checkpoints" / "retriever.safetensors"
+    checkpoint = killed / "checkpoints" / "ranker.safetensors"
     seen = set()
     deadline = time.monotonic() + 120
     while len(seen) < 7 and child.poll() is None and time.monotonic() < deadline:
@@ -134,6 +137,8 @@ def test_killed_and_resumed_ends_with_the_same_weights(shop, tmp_path):
     assert child.poll() is None, "the run was over before it could be killed"
     child.send_signal(signal.SIGKILL)
     child.wait()
+    assert (killed / "checkpoints" / "retriever-inner1.safetensors").exists()
+    assert not (killed / "checkpoints" / "retriever.safetensors").exists()
     assert not (killed / "metrics.json").exists()
     assert not (killed / "bundle").exists()
     assert "the run is not finished" in refused("compare", whole, killed)

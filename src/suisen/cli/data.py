@@ -11,27 +11,27 @@ from suisen.cli.options import raw_of, with_settings
 
 @click.group(short_help="Fetch a public data set, look into any event log.")
 def data() -> None:
-    r"""Fetch a public data set, look into any event log.
+    """Fetch a public data set, look into any event log.
 
     \b
     suisen data fetch ml-100k
     suisen data inspect --data ml-100k
     suisen data inspect --events my.csv --user uid --item sku --time ts
-    """
+    """  # noqa: D301 - \b keeps the lines for click
 
 
 @data.command(short_help="Fetch a data set into the cache, verified.")
 @click.argument("name", required=False)
 @click.option("--data-dir", metavar="DIR", help="Look here (folder or zip file) and nowhere else.")
 def fetch(name: str | None, data_dir: str | None) -> None:
-    r"""Fetch the data set NAME, verify it and say what is in it; without a NAME: which there are.
+    """Fetch the data set NAME, verify it and say what is in it; without a NAME: which there are.
 
     \b
     suisen data fetch ml-100k
 
     Files come from the official server into the cache (SUISEN_HOME, else suisen in your data folder); a broken
     download goes on where it stopped.  Of ml-100k a second, verified copy is known that a package index serves.
-    """
+    """  # noqa: D301 - \b keeps the lines for click
     from suisen.data.dataset import Dataset
     from suisen.data.sources import SOURCES, load
 
@@ -51,7 +51,7 @@ def fetch(name: str | None, data_dir: str | None) -> None:
 @click.option("--config", "config_file", metavar="FILE", help="TOML file with the same settings; flags win over it.")
 @click.option("--json", "as_json", is_flag=True, help="Plain data instead of tables.")
 def inspect(**given: Any) -> None:
-    r"""Show what is in an event log: schema, counts, times, long tail, what reading dropped, what a split makes of it.
+    """Show what is in an event log: schema, counts, times, long tail, what reading dropped, what a split makes of it.
 
     \b
     suisen data inspect --data ml-100k
@@ -59,7 +59,7 @@ def inspect(**given: Any) -> None:
     suisen data inspect --events clicks.csv --label clicked --split click-ratio
 
     Kinds of features (categorical, numeric, multi, text) are inferred and shown; --kind age=numeric declares one.
-    """
+    """  # noqa: D301 - \b keeps the lines for click
     from suisen.cli.config import resolve
     from suisen.cli.facts import data_facts, fact_lines, schema_rows, split_lines
     from suisen.errors import InputError

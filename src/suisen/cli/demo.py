@@ -36,7 +36,7 @@ RANDOM = "random ranker"
 @click.option("--threads", type=int, default=0, show_default=True, help="Threads of torch; 0: one a core.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads: int, quiet: bool) -> None:
-    r"""Fetch MovieLens-100K, train a retriever and a ranker, measure them against simpler ones, serve, ask, stop.
+    """Fetch MovieLens-100K, train a retriever and a ranker, measure them against simpler ones, serve, ask, stop.
 
     \b
     suisen demo
@@ -44,7 +44,7 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
     Prints the metric table (popularity, the retriever alone, both stages, and both with a ranker of random weights)
     with paired differences and a verdict, writes the bundle and the report into runs/demo, serves it on this machine
     and asks it over HTTP for ten titles.  Some minutes on two cores.  Afterwards: suisen recommend runs/demo --user 196
-    """
+    """  # noqa: D301 - \b keeps the lines for click
     from suisen.cli import run as running
     from suisen.cli.config import resolve, with_epochs
     from suisen.training.progress import Progress

@@ -29,7 +29,7 @@ PART = click.option(
 )
 @click.option("--json", "as_json", is_flag=True, help="Plain data, with each query's own value, instead of a table.")
 def evaluate(**given: Any) -> None:
-    r"""Measure a trained run or bundle, with intervals and the protocol that belongs to the numbers.
+    """Measure a trained run or bundle, with intervals and the protocol that belongs to the numbers.
 
     \b
     suisen evaluate runs/a --metrics ndcg@10,ndcg@100,coverage@10,novelty@10
@@ -38,7 +38,7 @@ def evaluate(**given: Any) -> None:
     A run folder knows its data and its split, a bundle remembers them where a run wrote it; other files of the same
     events may be named with the data options.  Another train part than the
     bundle was trained on is refused.
-    """
+    """  # noqa: D301 - \b keeps the lines for click
     from suisen.cli.run import metrics_for
     from suisen.evaluation import evaluate as measure
     from suisen.pipeline.bundle import load
@@ -99,14 +99,14 @@ def _wants_facts(names: list[str]) -> bool:
 @PART
 @click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
 def compare(runs: tuple[str, ...], metrics: str | None, part: str, as_json: bool) -> None:
-    r"""Paired differences of runs on the same test queries; the first run is the baseline.
+    """Paired differences of runs on the same test queries; the first run is the baseline.
 
     \b
     suisen compare runs/a runs/b runs/c --metrics ndcg@10
 
     Each row says how much a run is better than the baseline, with a 95 % interval over the queries and a p-value
     corrected for all rows (Holm).  Runs on other data, another split or another protocol are refused.
-    """
+    """  # noqa: D301 - \b keeps the lines for click
     from suisen.errors import InputError
     from suisen.evaluation import compare as paired
 

@@ -87,7 +87,7 @@ def line_of(error: Exception) -> str:
 @click.group(cls=Suisen, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="suisen", message="suisen %(version)s")
 def cli() -> None:
-    r"""From an event log to a measured, served two-stage recommender.
+    """From an event log to a measured, served two-stage recommender.
 
     \b
     suisen demo                                        the whole path on MovieLens-100K, in minutes
@@ -97,7 +97,7 @@ def cli() -> None:
     suisen serve runs/a
 
     Every command has its own --help, with an example.
-    """
+    """  # noqa: D301 - \b keeps the lines for click
 
 
 def main() -> NoReturn:

@@ -52,7 +52,7 @@ def option_of(setting: Setting, title: str) -> GroupedOption:
     )
 
 
-def chooser(section: str) -> GroupedOption:
+def chooser(section: str, title: str) -> GroupedOption:
     """``--retriever NAME``: picks a class."""
     names = "|".join(CHOICES[section])
     default = f" [default: {DEFAULTS[section]}]" if section in DEFAULTS else ""
@@ -62,7 +62,7 @@ def chooser(section: str) -> GroupedOption:
         type=click.UNPROCESSED,
         metavar="NAME",
         help=f"{HELP[section]} One of {names}; see its parameters with --{section} NAME --help.{default}",
-        group=TITLES[section],
+        group=title,
     )
 
 
@@ -93,8 +93,8 @@ class SettingsCommand(click.Command):
             name = _last(args, f"--{section}") or names.get(section) if section in CHOICES else None
             title = TITLES[section]
             if section in CHOICES:
-                out.append(chooser(section))
                 title = f"{title}: {CHOICES[section][name].__name__}" if name in CHOICES[section] else title
+                out.append(chooser(section, title))
             out += [option_of(setting, title) for setting in config.settings_in(section, name)]
         return out
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.option("--all-users", is_flag=True, help="Lists for every user of train, into --out.")
 @click.option("--out", metavar="FILE", help="A .parquet or .csv file of user_id, item_id, score, rank.")
 def recommend(**given: Any) -> None:
-    r"""Recommendations from a run or bundle, with titles, for users, anonymous histories or features alone.
+    """Recommendations from a run or bundle, with titles, for users, anonymous histories or features alone.
 
     \b
     suisen recommend runs/demo --user 196 -k 10
@@ -56,7 +56,7 @@ def recommend(**given: Any) -> None:
     suisen recommend runs/demo --all-users -k 100 --out recs.parquet
 
     An id that train does not know gets the popular list and is told so, as from the server; --unknown changes that.
-    """
+    """  # noqa: D301 - \b keeps the lines for click
     from suisen.pipeline.bundle import load
 
     _check(given)

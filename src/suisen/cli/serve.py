@@ -23,7 +23,7 @@ OPTIONS = settings_of(Settings, "serving", "--")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: every one.")
 @click.option("--port", type=int, default=8000, show_default=True, help="0: a free one.")
 def serve(target: str, host: str, port: int, **given: Any) -> None:
-    r"""Answer recommendations over HTTP until SIGTERM or Ctrl-C.
+    """Answer recommendations over HTTP until SIGTERM or Ctrl-C.
 
     \b
     suisen serve runs/demo --port 8000
@@ -32,7 +32,7 @@ def serve(target: str, host: str, port: int, **given: Any) -> None:
 
     The server is ready once it has given the answers that the bundle was saved with.  GET /openapi.json describes
     all paths; an id that nobody knows gets the popular list and is told so.
-    """
+    """  # noqa: D301 - \b keeps the lines for click
     from suisen.pipeline.bundle import find, read_manifest
     from suisen.serving.server import serve as run
 

@@ -61,7 +61,7 @@ class Setting:
     @property
     def help(self) -> str:
         """Docstring, bounds and default in one line."""
-        facts = [self.bounds, f"default: {_spelt(self.default)}" if self.default not in ("", (), {}) else ""]
+        facts = [self.bounds, f"default: {_spelt(self.default)}" if self.default not in (None, "", (), {}) else ""]
         said = "; ".join(fact for fact in facts if fact)
         return f"{self.doc} [{said}]" if said else self.doc
 

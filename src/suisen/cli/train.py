@@ -26,7 +26,7 @@ SECTIONS = ("data", "split", "retriever", "ranker", "index", "lists", "run")
 @click.option("--tensorboard", is_flag=True, help="Write the course to RUN/tensorboard (extra: tensorboard).")
 @click.option("--mlflow", metavar="URI", help="Log the course to this MLflow server or store (extra: mlflow).")
 def train(**given: Any) -> None:
-    r"""Train a retriever, a ranker or both on an event log, measure them, and keep it all in a run folder.
+    """Train a retriever, a ranker or both on an event log, measure them, and keep it all in a run folder.
 
     \b
     suisen train --data ml-100k --retriever ease --ranker deepfm --out runs/a
@@ -37,7 +37,7 @@ def train(**given: Any) -> None:
 
     A setting is a flag (--retriever.dim 32) or a line of a TOML file (dim = 32 under [retriever]); flags win.
     With two models the retriever proposes candidates and the ranker orders them.
-    """
+    """  # noqa: D301 - \b keeps the lines for click
     config, folder = _resumed(given) if given["resume"] else _fresh(given)
     if config is None:
         return

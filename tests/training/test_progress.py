@@ -1,0 +1,57 @@
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from suisen.training import progress
+from suisen.training.options import Curve, EpochRow
+from suisen.training.progress import Progress
+
+
+def watched(console, epochs=3):
+    """What a console shows of a phase of three epochs."""
+    bar = Progress(console)
+    bar.on_start("retriever", epochs, 100)
+    curve = Curve(stopped="all 3 epochs done", best_epoch=2, best_metric=0.25)
+    for epoch in range(1, epochs + 1):
+        bar.on_batch(60, 1.0 / epoch)
+        bar.on_batch(40, 1.0 / epoch)
+        row = EpochRow(epoch, 1.0 / epoch, 0.1 * epoch, 0.5, 200.0)
+        curve.rows.append(row)
+        bar.on_epoch(row)
+    bar.on_end(curve)
+    return console.file.getvalue()
+
+
+def test_lines_where_there_is_no_terminal(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    lines = watched(Console(file=StringIO(), force_terminal=False)).splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("retriever: epoch 1/3, loss 1.0000, metric 0.1000, 200 samples/s, at most ")
+    assert lines[0].endswith(" s left")
+    assert lines[3].startswith("retriever: 3 epochs in ")
+    assert lines[3].endswith(", best epoch 2 with 0.2500 (all 3 epochs done)")
+
+
+def test_lines_are_not_too_many(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 3600.0)
+    clock = iter(range(1000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: 10_000.0 + next(clock))
+    assert len(watched(Console(file=StringIO(), force_terminal=False), epochs=9).splitlines()) == 2
+
+
+@pytest.mark.parametrize("metric", [None, 0.5])
+def test_a_bar_on_a_terminal(monkeypatch, metric):
+    monkeypatch.setattr(progress, "DRAW_SECONDS", -1.0)
+    console = Console(file=StringIO(), force_terminal=True, width=120, color_system=None)
+    bar = Progress(console)
+    bar.on_start("ranker", 2, 10)
+    bar.on_batch(5, 0.7)
+    bar.on_epoch(EpochRow(1, 0.7, metric, 0.5, 1234.0))
+    assert bar._facts().startswith("loss 0.7000, metric 0.5000, " if metric else "loss 0.7000, ")
+    bar.on_end(Curve([EpochRow(1, 0.7, metric, 0.5, 1234.0)], 1, metric, "stopped"))
+    shown = console.file.getvalue()
+    assert "ranker" in shown
+    assert "loss 0.7000" in shown
+    assert "1,234 samples/s" in shown
+    assert ("best epoch 1 with 0.5000" in shown) == (metric is not None)
