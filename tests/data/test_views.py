@@ -353,3 +353,13 @@ def test_a_model_that_asks_for_the_wrong_view_is_told():
         _ = batch.taken
     with pytest.raises(TypeError, match="a ranker asks for Rows"):
         _ = batch.listed
+
+
+@given(log=logs(times=True), most=st.integers(0, 4))
+def test_recent_histories_keep_their_times(log, most):
+    data = Dataset.of(log)
+    contexts = data.contexts(torch.arange(len(data.events)), history=10)
+    short = contexts.recent(most)
+    whole = contexts.history.with_values(contexts.history_time).tolist()
+    assert short.history.tolist() == [row[-most:] if most else [] for row in contexts.history.tolist()]
+    assert short.history.with_values(short.history_time).tolist() == [row[-most:] if most else [] for row in whole]
