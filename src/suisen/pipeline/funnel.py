@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from suisen.data.batch import Queries
+from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.evaluation.report import interval, number, text_table
 from suisen.pipeline.engine import AT_ONCE, Engine, Filters, marked
@@ -74,7 +75,8 @@ class Funnel:
     counted: float
     """Hits a query, counted."""
     halves: tuple[Figure, Figure]
-    """Hits a query: predicted from the first half's stage figures (with its interval), counted in the second half."""
+    """Hits a query: predicted from the first half's stage figures (with the interval in which the other half's mean is
+    to be expected), counted in the second half."""
     protocol: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,13 +111,16 @@ def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0) -> Funn
     """Runs both stages over the queries and counts.  Raises InputError for queries with given candidates."""
     if queries.candidates is not None:
         raise InputError("a funnel needs queries over the catalogue; these have given candidates")
-    hits = _count(engine, queries, k)
+    if not len(queries):
+        raise InputError("queries hold no row; split with a larger test part")
+    depth = max(k, engine.candidates)
+    hits = _count(engine, queries, k, depth)
     relevant = queries.truth.lengths.double()
     retrieved, top, gains = hits["retrieved"], hits["top"], hits["ndcg"]
     asked = relevant > 0
     some = (retrieved > 0) & asked
     figures = (
-        _figure(f"recall@{engine.candidates}", (retrieved / relevant.clamp(min=1))[asked], seed),
+        _figure(f"recall@{depth}", (retrieved / relevant.clamp(min=1))[asked], seed),
         _figure(f"precision@{k} end to end", (top / k)[asked], seed),
         _figure(f"precision@{k} given a relevant candidate", (top / k)[some], seed),
         _figure(f"ndcg@{k} end to end", gains[asked], seed),
@@ -125,32 +130,32 @@ def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0) -> Funn
         StageLoss("catalogue", float(hits["allowed"]), int(relevant.sum()), 0),
         StageLoss("not filtered", hits["open"], int(hits["possible"].sum()), 0),
         StageLoss("retrieved", hits["listed"], int(retrieved.sum()), 0),
-        StageLoss("top list", float(k), int(top.sum()), 0),
+        StageLoss("top list", hits["shown"], int(top.sum()), 0),
     ]
     lost = [stages[0], *(s._replace(lost=before.hits - s.hits) for before, s in pairwise(stages))]
     return Funnel(
         k=k,
-        candidates=engine.candidates,
+        candidates=depth,
         queries=len(queries),
         relevant=int(relevant.sum()),
         stages=tuple(lost),
         figures=figures,
         expected_end_to_end=expected_hits(k, figures[1].value),
-        expected_given_retrieved=share * expected_hits(k, figures[2].value),
+        expected_given_retrieved=share * expected_hits(k, figures[2].value) if share else 0.0,
         counted=float(top[asked].mean()),
         halves=_halves(top, some, asked, k, seed),
         protocol=queries.protocol,
     )
 
 
-def _count(engine: Engine, queries: Queries, k: int) -> dict[str, Any]:
+def _count(engine: Engine, queries: Queries, k: int, depth: int) -> dict[str, Any]:
     """Of each query: relevant items that may be recommended, are retrieved, are in the top k; its NDCG@k."""
     parts: dict[str, list[Tensor]] = {"possible": [], "retrieved": [], "top": [], "ndcg": []}
-    listed, barred = 0, 0
+    listed, barred, shown = 0, 0, 0
     discount = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64))
     for rows in torch.arange(len(queries)).split(AT_ONCE):  # type: ignore[no-untyped-call]
         some = queries.take(rows)
-        ids, scores = engine.retrieve(some.contexts, max(k, engine.candidates), Filters(some.seen))
+        ids, scores = engine.retrieve(some.contexts, depth, Filters(some.seen))
         ranked, _ = engine.rerank(some.contexts, ids, scores)
         hit = marked(some.truth, ranked)
         found = hit[:, :k].double()
@@ -160,18 +165,23 @@ def _count(engine: Engine, queries: Queries, k: int) -> dict[str, Any]:
         parts["ndcg"].append((found * discount[: found.shape[1]]).sum(1) / ideal)
         parts["possible"].append(_possible(engine, some))
         listed += int((ids > 0).sum())
-        barred += some.seen.values.numel()
-    allowed = int(engine.allowed.sum())
-    means = {"listed": listed / len(queries), "allowed": allowed, "open": allowed - barred / len(queries)}
+        shown += int((ranked[:, :k] > 0).sum())
+        barred += torch.unique(_keys(some.seen, engine)[engine.allowed[some.seen.values]]).numel()
+    allowed, n = engine.n_allowed, len(queries)
+    means = {"listed": listed / n, "allowed": allowed, "open": allowed - barred / n, "shown": shown / n}
     return {**{name: torch.cat(part) for name, part in parts.items()}, **means}
 
 
 def _possible(engine: Engine, queries: Queries) -> Tensor:
     """(B,) relevant items that are known, may be recommended and are not filtered."""
-    n_items, truth, seen = len(engine.allowed), queries.truth, queries.seen
-    keys = truth.rows() * n_items + truth.values
-    free = engine.allowed[truth.values] & ~torch.isin(keys, seen.rows() * n_items + seen.values)
+    truth = queries.truth
+    free = engine.allowed[truth.values] & ~torch.isin(_keys(truth, engine), _keys(queries.seen, engine))
     return torch.bincount(truth.rows()[free], minlength=len(queries)).double()
+
+
+def _keys(rows: Ragged, engine: Engine) -> Tensor:
+    """(n,) one number for each (row, item)."""
+    return rows.rows() * len(engine.allowed) + rows.values
 
 
 def _figure(name: str, values: Tensor, seed: int) -> Figure:
@@ -182,7 +192,11 @@ def _figure(name: str, values: Tensor, seed: int) -> Figure:
 
 
 def _halves(top: Tensor, some: Tensor, asked: Tensor, k: int, seed: int) -> tuple[Figure, Figure]:
-    """Stage figures of one half of the queries against the hits of the other half."""
+    """Stage figures of one half of the queries against the hits of the other half.
+
+    The prediction's interval is where the other half's mean falls in 95 % of halvings: the bootstrap's, widened by
+    √(1 + n₁/n₂), for that mean varies too.
+    """
     rows = asked.nonzero().squeeze(1)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(rows.numel()))
     first, second = rows[order[: rows.numel() // 2]], rows[order[rows.numel() // 2 :]]
@@ -190,4 +204,7 @@ def _halves(top: Tensor, some: Tensor, asked: Tensor, k: int, seed: int) -> tupl
     given = top[first][some[first]]
     predicted = share * expected_hits(k, float((given / k).mean())) if given.numel() else 0.0
     drawn = _figure("predicted hits a query", top[first], seed)
-    return drawn._replace(value=predicted), _figure("counted hits a query", top[second], seed + 1)
+    wider = (1 + first.numel() / max(second.numel(), 1)) ** 0.5
+    low, high = (predicted + (end - drawn.value) * wider for end in (drawn.low, drawn.high))
+    prediction = drawn._replace(value=predicted, low=max(0.0, low), high=high)
+    return prediction, _figure("counted hits a query", top[second], seed + 1)

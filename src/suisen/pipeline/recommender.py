@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 import numpy as np
 import polars as pl
@@ -37,6 +37,9 @@ from suisen.pipeline.store import Store
 from suisen.pipeline.two_stage import ListOptions, Recipe, may_recommend, train_stages
 from suisen.retrieval import IndexSettings, measured_recall
 from suisen.training.options import Curve, RunOptions
+
+if TYPE_CHECKING:
+    from suisen.pipeline.funnel import Funnel
 
 By = Literal["model", "popular", "nobody"]
 USERS_AT_ONCE = 8192
@@ -308,6 +311,13 @@ class Recommender:
                     f"the queries ask for dense {what} {largest} and the Recommender knows 1 to {size - 1}; "
                     "give queries of the split that it was trained on"
                 )
+
+    def funnel(self, queries: Queries, k: int = 10, seed: int = 0) -> Funnel:
+        """What each stage keeps of what the users went on to take; see ``suisen.pipeline.funnel``."""
+        from suisen.pipeline.funnel import funnel
+
+        self.check_queries(queries)
+        return funnel(self.engine, queries, k, seed)
 
     # -- keeping ----------------------------------------------------------------------------------------------------
 
