@@ -33,6 +33,16 @@ def test_a_refused_split_is_said(tmp_path):
     assert "refused: only one event a user" in call("data", "inspect", "--events", tmp_path / "one.csv").stdout
 
 
+def test_sessions_labels_and_weights_are_in_the_schema(tmp_path):
+    rows = [f"u{n % 3},i{n % 4},{n},{n % 2},{1 + n % 5},s{n % 6}" for n in range(30)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time,label,weight,session", *rows]))
+    words = ["--label", "label", "--weight", "weight", "--session", "session", "--split", "ratio"]
+    said = call("data", "inspect", "--events", tmp_path / "log.csv", *words).stdout
+    assert "event  label    label    15 positives of 30" in said
+    assert "event  weight   weight   1.0 to 5.0" in said
+    assert "event  session  session  6 different" in said
+
+
 def test_fetch_lists_what_there_is(tmp_path):
     assert "ml-100k" in call("data", "fetch").stdout
     assert "did you mean 'ml-1m'" in refused("data", "fetch", "ml-1mm")

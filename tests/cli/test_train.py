@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -221,3 +222,24 @@ def test_an_index_and_labelled_clicks(shop, tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_json_holds_no_infinities(value):
     assert finite({"a": [value, 1.0]}) == {"a": [None, 1.0]}
+
+
+def test_an_interrupted_run_says_how_to_go_on(shop, tmp_path, monkeypatch):
+    from suisen.pipeline.recommender import Recommender
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recommender, "fit", interrupted)
+    words = ["train", *data_flags(shop), "--retriever", "popularity", "--out", tmp_path / "a", "--quiet"]
+    assert f"stopped; go on with: suisen train --resume {tmp_path / 'a'}" in call(*words, code=130).stderr
+    monkeypatch.undo()
+    call("train", "--resume", tmp_path / "a", "--quiet")
+    assert (tmp_path / "a" / "bundle" / "manifest.json").exists()
+
+
+def test_without_out_the_folder_is_named_by_date_and_models(shop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = call("train", *data_flags(shop), "--retriever", "popularity", "--quiet").stdout.strip()
+    assert re.fullmatch(r"runs/\d{8}-\d{6}-popularity", said)
+    assert (tmp_path / said / "metrics.json").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -244,8 +243,3 @@ def say_run(run: Run) -> None:
         click.echo(f"\n{remark}" if remark is run.remarks[0] else remark)
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.seconds.items())
     click.echo(f"\n{took}; all of it in {run.folder}/ (look at {run.folder / place.REPORT})")
-
-
-def interactive() -> bool:
-    """Whether somebody watches the error stream."""
-    return sys.stderr.isatty()
