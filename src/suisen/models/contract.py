@@ -22,6 +22,7 @@ from suisen.data.batch import Batch, Candidates, Contexts, Features, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged
 from suisen.data.views import View
+from suisen.models.tables import distinct, lookup
 from suisen.parameters import parameters
 
 T = TypeVar("T")
@@ -144,8 +145,9 @@ class Ranker(Net):
         """(B, C).  States of the unique candidates are computed once and gathered: 256 × 500 states of 256 floats
         would be 140 MB, the 3,000 different items among them are 3 MB.
         """
-        ids, where = torch.unique(candidates.items, return_inverse=True)
-        return self.combine(self.context_state(contexts), self.item_state(ids)[where], candidates.pair, weights)
+        ids, where, _ = distinct(candidates.items, len(self.items))
+        items = lookup(self.item_state(ids), where, padding=False)
+        return self.combine(self.context_state(contexts), items, candidates.pair, weights)
 
 
 @dataclass(frozen=True)

@@ -79,19 +79,22 @@ class DeepFMNet(Ranker):
 
     def context_state(self, contexts: Contexts) -> Tensor:
         """(B, 1 + k + h₁)."""
-        fields = self.core.context(contexts, self.model.hide_ids)
-        return torch.cat([self.core.side(fields), self.deep.context(fields[..., 1:].flatten(1))], 1)
+        side, vectors = self.core.parts(self.core.context(contexts, self.model.hide_ids))
+        return torch.cat([side, self.deep.context(vectors.flatten(1))], 1)
 
     def item_state(self, ids: Tensor) -> Tensor:
         """(n, 1 + k + h₁)."""
         fields = self.core.item(self.items.known(ids), self.items.features.take(ids), self.model.hide_ids)
-        return torch.cat([self.core.side(fields), self.deep.item(fields[..., 1:].flatten(1))], 1)
+        side, vectors = self.core.parts(fields)
+        return torch.cat([side, self.deep.item(vectors.flatten(1))], 1)
 
     def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
         """(B, C) logits."""
         cut = 1 + self.core.dim
-        shallow = self.core(context[..., :cut], item[..., :cut], pair)
-        deep = self.deep(context[..., cut:], item[..., cut:], pair, weights)
+        of_context, deep_context = torch.split(context, [cut, self.deep.width], -1)
+        of_item, deep_item = torch.split(item, [cut, self.deep.width], -1)
+        shallow = self.core(of_context, of_item, pair)
+        deep = self.deep(deep_context, deep_item, pair, weights)
         return shallow + self.out(deep).squeeze(-1)
 
     def forward(self, batch: Batch) -> Tensor:

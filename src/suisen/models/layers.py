@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from suisen.data.batch import Contexts, Features, Field, Schema
 from suisen.data.ragged import Ragged
+from suisen.models.tables import bag_sums, lookup
 
 
 def adam(rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> Callable[[nn.Module], list[torch.optim.Optimizer]]:
@@ -28,12 +29,16 @@ class IdEmbedding(nn.Embedding):
         with torch.no_grad():
             self.weight[0] = 0
 
+    def forward(self, input: Tensor) -> Tensor:
+        """(…, dim) of (…,) ids."""
+        return lookup(self.weight, input)
+
 
 def pooled(bags: Ragged, table: Tensor) -> Tensor:
     """(B, d): the (weighted) mean of each row's vectors, zero for an empty row; code 0 counts for nothing."""
     known = (bags.values > 0).to(table.dtype)
     weights = known if bags.weights is None else known * bags.weights
-    total = F.embedding_bag(bags.values, table, bags.offsets[:-1], mode="sum", per_sample_weights=weights)
+    total = bag_sums(table, bags.values, bags.offsets, weights)
     mass = torch.zeros(len(bags), dtype=table.dtype, device=table.device).index_add_(0, bags.rows(), weights)
     return total / torch.where(mass == 0, 1, mass)[:, None]
 
@@ -60,7 +65,7 @@ class FieldVectors(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """(n, F, dim) of n rows: categorical fields, then numeric, then multi-valued."""
         codes = features.categorical
-        looked = F.embedding(codes + self.starts, self.categorical) * (codes > 0).unsqueeze(-1)
+        looked = lookup(self.categorical, codes + self.starts, padding=False) * (codes > 0).unsqueeze(-1)
         scaled = features.numeric.unsqueeze(-1) * self.numeric
         tables: Any = self.multi
         bags = [pooled(bag, table.weight).unsqueeze(1) for bag, table in zip(features.multi, tables, strict=True)]
@@ -119,6 +124,18 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
     return x * kept * (256 / (256 - cut))
 
 
+class Dropout(nn.Module):
+    """``dropout`` as a layer."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape."""
+        return dropout(x, self.share, self.training)
+
+
 def drop_some(ids: Tensor, share: float) -> Tensor:
     """``ids`` with a random share of them set to 0, so that a network learns to do without."""
     return ids if share == 0 else torch.where(torch.rand(ids.shape, device=ids.device) < share, 0, ids)
@@ -147,21 +164,25 @@ class SplitMLP(nn.Module):
 
     def context(self, x: Tensor) -> Tensor:
         """(B, width) of (B, context)."""
-        scale, shift = self._fold(0)
-        return F.linear(x, self.from_context, self.bias) * scale + shift
+        out = F.linear(x, self.from_context, self.bias)
+        folded = self._fold(0)
+        return out if folded is None else out * folded[0] + folded[1]
 
     def item(self, x: Tensor) -> Tensor:
         """(n, width) of (n, item)."""
-        return F.linear(x, self.from_item) * self._fold(0)[0]
+        out = F.linear(x, self.from_item)
+        folded = self._fold(0)
+        return out if folded is None else out * folded[0]
 
     def forward(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
         """(B, C, out): the last hidden layer, from (B, width), (B or 1, C, width) and (B, C, pair)."""
         x = context.unsqueeze(1) + item
         if pair is not None and self.from_pair.shape[1]:
-            x = x + F.linear(pair, self.from_pair) * self._fold(0)[0]
-        if weights is None or not self.training or self.norms is None:
+            folded = self._fold(0)
+            x = x + F.linear(pair, self.from_pair if folded is None else self.from_pair * folded[0][:, None])
+        real = None if weights is None or not self.training or self.norms is None else weights > 0
+        if real is None or bool(real.all()):
             return self._layers(x.flatten(0, 1)).reshape(*x.shape[:2], self.out)
-        real = weights > 0
         out = x.new_zeros((*x.shape[:2], self.out))
         out[real] = self._layers(x[real]).to(out.dtype)
         return out
@@ -170,11 +191,11 @@ class SplitMLP(nn.Module):
         x = self._activate(x, 0)
         layer: Any
         for depth, layer in enumerate(self.upper, start=1):
-            scale, shift = self._fold(depth)
-            if isinstance(scale, Tensor):
-                x = F.linear(x, layer.weight * scale[:, None], layer.bias * scale + shift)
-            else:
+            folded = self._fold(depth)
+            if folded is None:
                 x = layer(x)
+            else:
+                x = F.linear(x, layer.weight * folded[0][:, None], layer.bias * folded[0] + folded[1])
             x = self._activate(x, depth)
         return x
 
@@ -183,10 +204,10 @@ class SplitMLP(nn.Module):
             x = self.norms[depth](x)
         return dropout(F.relu(x), self.dropout, self.training)
 
-    def _fold(self, depth: int) -> tuple[Tensor | float, Tensor | float]:
-        """Scale and shift of the batch norm behind a layer, out of training; (1, 0) otherwise."""
+    def _fold(self, depth: int) -> tuple[Tensor, Tensor] | None:
+        """Scale and shift of the batch norm behind a layer, out of training; None: there is nothing to fold."""
         if self.training or self.norms is None:
-            return 1.0, 0.0
+            return None
         norm: Any = self.norms[depth]
         scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         return scale, norm.bias - norm.running_mean * scale
@@ -198,6 +219,6 @@ def perceptron(width: int, hidden: Sequence[int], dropout: float = 0.0) -> nn.Se
     for i, size in enumerate(hidden):
         layers.append(nn.Linear(width, size))
         if i < len(hidden) - 1:
-            layers += [nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.ReLU(), Dropout(dropout)]
         width = size
     return nn.Sequential(*layers)

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+IN_CACHE = 2**19
+"""Logits that are worked on at a time: 2 MB."""
+
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
     """Mean of ``values``; with weights of the same shape, their weighted mean (0 where all weigh 0)."""
@@ -70,32 +73,38 @@ def info_nce(logits: Tensor, log_q: Tensor | None, ids: Tensor, weights: Tensor 
 
 
 class _ChunkedSoftmax(torch.autograd.Function):
-    """Cross-entropy over all rows of a table without ever holding all logits; gradients are made on the way forward."""
+    """Weighted cross-entropy over all rows of a table without ever holding all logits; gradients are made on the way
+    forward.  ``bias`` (m,) is added to every row of logits, ``own`` (n,) to the target's logit, ``share`` (n,) weighs
+    the rows.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, chunk: int) -> Tensor:
-        rows = targets.numel()
+    def forward(
+        ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor, own: Tensor, share: Tensor, chunk: int
+    ) -> Tensor:
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
         total = hidden.new_zeros(())
-        for start in range(0, rows, chunk):
+        for start in range(0, targets.numel(), chunk):
             part, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
+            weight = share[start : start + chunk, None]
             logits = (part @ table.T).to(hidden.dtype)  # a half-precision product under autocast; sums are not
-            logits[:, 0] = -torch.inf  # row 0 is padding, no item
+            logits += bias
+            logits.scatter_add_(1, wanted, own[start : start + chunk, None])
             peak = logits.amax(1, keepdim=True)
             right = logits.gather(1, wanted)
             mass = logits.sub_(peak).exp_().sum(1, keepdim=True)
-            total += (mass.log() + peak - right).sum()
-            logits.div_(mass * rows)  # now the softmax, scaled by the mean
-            logits.scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0 / rows))
-            grad_hidden[start : start + chunk] = logits @ table
-            grad_table += logits.T @ part
+            total += ((mass.log() + peak - right) * weight).sum()
+            logits.mul_(weight / mass)  # now the softmax, weighted
+            logits.scatter_add_(1, wanted, -weight)
+            torch.mm(logits, table, out=grad_hidden[start : start + chunk])
+            grad_table.addmm_(logits.T, part)
         ctx.save_for_backward(grad_hidden, grad_table)
-        return total / rows
+        return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_table = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_table * grads[0], None, None
+        return grad_hidden * grads[0], grad_table * grads[0], None, None, None, None, None
 
 
 def full_softmax(hidden: Tensor, table: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
@@ -105,5 +114,31 @@ def full_softmax(hidden: Tensor, table: Tensor, targets: Tensor, chunk: int = 10
     n·m·d multiply-adds in all, forward and backward together (a plain cross-entropy needs the same three, and twice
     the logits' bytes in traffic).
     """
-    loss: Tensor = _ChunkedSoftmax.apply(hidden.to(table.dtype), table, targets, chunk)  # type: ignore[no-untyped-call]
+    hidden = hidden.to(table.dtype)
+    bias, rows = table.new_zeros(len(table)), max(1, targets.numel())
+    bias[0] = -torch.inf  # row 0 is padding, no item
+    own, share = table.new_zeros(targets.shape), table.new_full(targets.shape, 1.0 / rows)
+    loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
+        hidden, table, targets, bias, own, share, chunk
+    )
+    return loss
+
+
+def in_batch(
+    query: Tensor, items: Tensor, where: Tensor, counts: Tensor, log_q: Tensor | None, weights: Tensor | None = None
+) -> Tensor:
+    """``info_nce`` from the batch's different items: row b's positive is item ``where[b]``, an item that stands in the
+    batch ``counts`` times is as many negatives of every other row, and no negative of its own rows.
+
+    ``query`` (B, d), already divided by the temperature; ``items`` (u, d); ``counts`` and ``log_q`` (u,); ``weights``
+    (B, 1).  Cost: 3·B·u·d multiply-adds with u at most the catalogue, however large the batch; no (B, B) array.
+    """
+    query, items = query.float(), items.float()
+    times = counts.to(items.dtype).log()
+    bias = times if log_q is None else times - log_q
+    share = torch.full_like(query[:, 0], 1.0) if weights is None else weights[:, 0]
+    share = share / share.sum().clamp(min=1e-12)
+    loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
+        query, items, where, bias, -times[where], share, IN_CACHE // max(1, len(items)) + 1
+    )
     return loss

@@ -17,6 +17,7 @@ from suisen.data.views import Pairs, View
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
 from suisen.models.layers import IdEmbedding, adam
 from suisen.models.losses import bpr, logistic, logistic_pairs
+from suisen.models.tables import products
 
 
 @hyper_parameters
@@ -75,9 +76,10 @@ class MFNet(Retriever):
         ids = batch.taken[:, None]
         if batch.negatives is not None:
             ids = torch.cat([ids, batch.negatives], 1)  # (B, 1 + N)
-        q = self.item(ids)  # (B, 1 + N, d)
-        scores = torch.bmm(q, p.unsqueeze(2)).squeeze(2) + self.bias[ids]
-        penalty = self.model.l2 * (p.square().sum(1).mean() + q.square().sum(2).mean())
+        scores = products(p, self.item.weight, self.bias, ids)
+        times = torch.bincount(ids.flatten(), minlength=len(self.bias)).to(p.dtype)  # |q|² once an item, not a pair
+        mean_square = times @ self.item.weight.square().sum(1) / ids.numel()
+        penalty = self.model.l2 * (p.square().sum(1).mean() + mean_square)
         if batch.labels is not None:
             return logistic(scores, batch.labels, batch.weights) + penalty
         loss = logistic_pairs if self.model.loss == "logistic" else bpr

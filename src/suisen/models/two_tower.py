@@ -4,7 +4,8 @@ User tower: user id, user features, request features, mean of the history.  Item
 Loss: InfoNCE over the batch's own items with temperature τ: −log softmax((q_u · v_i)/τ − log q_i), log q_i the share
 of item i among train's events (the logQ correction, subtracted).  Items and users that train does not know are served
 by their features: their id is 0, whose vector is zero, and training hides a share of the ids so that the features
-learn to carry the weight.  Cost: both towers once an example, and B² · d multiply-adds for the batch's products.
+learn to carry the weight.  Cost: the user tower once an example, the item tower once for each of the batch's u
+different items, and 3·B·u·d multiply-adds for the products of both.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.views import Pairs, View
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
 from suisen.models.layers import ContextVectors, ItemVectors, adam, perceptron
-from suisen.models.losses import info_nce
+from suisen.models.losses import in_batch
+from suisen.models.tables import distinct
 
 
 @hyper_parameters
@@ -109,7 +111,9 @@ class TwoTowerNet(Retriever):
 
     def forward(self, batch: Batch) -> Tensor:
         """InfoNCE over the batch; only its different items pass through the tower."""
-        ids = batch.taken
-        unique, where = torch.unique(ids, return_inverse=True)
-        logits = self.query_vectors(batch.contexts) @ self.vectors_of(unique)[where].T / self.model.temperature
-        return info_nce(logits, batch.log_q if self.model.log_q else None, ids, batch.weights)
+        ids, where, counts = distinct(batch.taken, len(self.items))
+        query = self.query_vectors(batch.contexts) / self.model.temperature
+        log_q = None
+        if self.model.log_q and batch.log_q is not None:
+            log_q = batch.log_q.new_empty(len(ids)).index_copy_(0, where, batch.log_q)
+        return in_batch(query, self.vectors_of(ids), where, counts, log_q, batch.weights)
