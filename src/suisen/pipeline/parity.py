@@ -65,18 +65,16 @@ def check(recommender: Recommender, fixture: list[dict[str, Any]]) -> None:
 def _compare(row: dict[str, Any], items: list[Any], scores: list[float]) -> tuple[float, float]:
     """The share of the expected items that is there, and the largest relative difference of a score.
 
-    Another item counts as the expected one where its score ties with the last of the expected list.
+    Only where a score ties with the last of the expected list may another item take the place of one.
     """
     expected = dict(zip(row["items"], row["scores"], strict=True))
+    answered = dict(zip(items, scores, strict=True))
     size = max([1.0, *(abs(score) for score in row["scores"])])
-    lowest = min(row["scores"], default=0.0)
-    lost, apart = 0, 0.0
-    for item, score in zip(items, scores, strict=True):
-        if item in expected:
-            apart = max(apart, abs(score - expected[item]) / size)
-        elif abs(score - lowest) > TOLERANCE * size:
-            lost += 1
-    return 1.0 - lost / max(1, len(expected)), apart
+    slack, last = TOLERANCE * size, min(row["scores"], default=0.0)
+    apart = max((abs(answered[item] - expected[item]) / size for item in answered.keys() & expected), default=0.0)
+    lost = sum(expected[item] > last + slack for item in expected.keys() - answered)
+    strange = sum(abs(answered[item] - last) > slack for item in answered.keys() - expected)
+    return 1.0 - max(lost, strange) / max(1, len(expected)), apart
 
 
 def _mismatch(row: dict[str, Any], what: str) -> BundleError:
