@@ -38,7 +38,7 @@ class KnownPairs:
         """Bool, of the broadcast shape of the two."""
         keys = user * self._n_items + item
         if self._table is not None:
-            return self._table[keys]
+            return self._table.index_select(0, keys.reshape(-1)).view(keys.shape)
         if not self._keys.numel():
             return torch.zeros_like(keys, dtype=torch.bool)
         at = torch.searchsorted(self._keys, keys).clamp(max=self._keys.numel() - 1)
@@ -76,7 +76,8 @@ class Sampler:
     def draw(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
         """Independent draws."""
         if self.cumulative is None:
-            return self.items[torch.randint(self.items.numel(), shape, generator=rng)]
+            at = torch.randint(self.items.numel(), shape, generator=rng)
+            return self.items.index_select(0, at.view(-1)).view(shape)
         at = torch.searchsorted(self.cumulative, torch.rand(shape, dtype=torch.float64, generator=rng))
         return self.items[at.clamp(max=self.items.numel() - 1)]
 

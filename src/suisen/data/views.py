@@ -113,6 +113,8 @@ class Pairs:
     """Most items of history that a context carries; 0: models that do not read it are not made to pay for it."""
     guests: bool = False
     """Whether events without a user are examples too."""
+    features: bool = True
+    """False: contexts carry nothing but the user, for models that read nothing else (``history`` must be 0)."""
     labels: bool = True
     """False: events labelled 0 are left out, for losses of positives and drawn negatives alone (BPR, in-batch)."""
 
@@ -141,7 +143,7 @@ class _PairEpochs(_Steady):
 
     def _batch(self, rows: Tensor, rng: torch.Generator) -> Batch:
         train, view = self.train, self.view
-        contexts = train.contexts(rows, view.history)
+        contexts = train.contexts(rows, view.history) if view.features else Contexts.of_users(train.user[rows])
         item = train.events.item[rows]
         weight = train.events.weight
         batch = Batch(contexts, Candidates(item[:, None]), weights=None if weight is None else weight[rows, None])
