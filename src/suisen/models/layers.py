@@ -87,9 +87,14 @@ class ContextVectors(nn.Module):
         self.count = 1 + self.fields.count + self.request.count + len(self.spans)
 
     def forward(self, contexts: Contexts, drop_ids: float = 0.0) -> Tensor:
-        """(B, count, dim).  In training a share ``drop_ids`` of the users is shown as unknown."""
-        user = drop_some(contexts.user, drop_ids) if self.training else contexts.user
-        parts = [self.user(user).unsqueeze(1), self.fields(contexts.user_features), self.request(contexts.request)]
+        """(B, count, dim).  In training a share ``drop_ids`` of the users is shown as unknown, and, drawn apart, the
+        same share without features: who brings a history alone must not be a surprise.
+        """
+        user, own = contexts.user, self.fields(contexts.user_features)
+        if self.training and drop_ids:
+            user = drop_some(user, drop_ids)
+            own = own * (torch.rand((len(contexts), 1, 1), device=own.device) >= drop_ids)
+        parts = [self.user(user).unsqueeze(1), own, self.request(contexts.request)]
         tables: Any = self.history
         for span, table in zip(self.spans, tables, strict=True):
             parts.append(pooled(contexts.history.last(span), table.weight).unsqueeze(1))

@@ -44,7 +44,7 @@ class TwoTower:
     history: Annotated[int, Field(ge=0, le=1000)] = 50
     """Most items of history that the user tower reads; 0: none."""
     hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of user and item ids hidden in training, so that unknown ones are no surprise."""
+    """Share of user and item ids, and of user features, hidden in training: unknown ones are then no surprise."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """In the hidden layers."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
