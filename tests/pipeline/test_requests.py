@@ -123,6 +123,19 @@ def test_filters_hold_the_seen_and_the_excluded():
     assert filters.among.nonzero().squeeze(1).tolist() == barred[:1]
 
 
+def test_much_that_all_exclude_is_taken_out_of_the_catalogue():
+    store = STORE()
+    questions = questions_of(store, Who(["u0001", "u0002", "u0003"]), None)
+    names = store.items.raw_ids.to_list()
+    barred, some = names[10:60], names[:40]
+    filters = filters_of(store, Ask(exclude=barred), questions)
+    assert filters.exclude.tolist() == questions.seen.tolist()
+    out = set(store.items.dense(barred).tolist())
+    assert {i for i in range(1, store.schema.n_items) if not filters.among[i]} == out
+    filters = filters_of(store, Ask(exclude=barred, among=some), questions)
+    assert set(filters.among.nonzero().squeeze(1).tolist()) == set(store.items.dense(some).tolist()) - out
+
+
 @given(st.lists(st.sets(st.integers(1, 70)), max_size=5), st.integers(1, 90), st.none() | st.sets(st.integers(1, 70)))
 @settings(max_examples=60)
 def test_popular_lists_are_their_definition(rows, k, among):

@@ -231,23 +231,26 @@ def refusal(who: Who, at: int, questions: Questions, model: str, abilities: froz
 
 
 def filters_of(store: Store, ask: Ask, questions: Questions) -> Filters:
-    """What each list may not hold, and the only items it may."""
-    rows = len(questions)
+    """What each list may not hold, and the only items it may.
+
+    What all lists exclude is added to each row, or, where that would be longer than the catalogue, taken out of it.
+    """
+    rows, n_items = len(questions), store.schema.n_items
     seen = questions.seen if ask.exclude_seen else Ragged.empty(rows)
     barred = torch.from_numpy(np.unique(store.items.dense(list(ask.exclude))))
     barred = barred[barred > 0]
-    if barred.numel():
-        lengths = seen.lengths + barred.numel()
-        values = torch.empty(int(lengths.sum()), dtype=torch.int64)
-        mine = torch.arange(values.numel()) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-        own = mine < torch.repeat_interleave(seen.lengths, lengths)
-        values[own], values[~own] = seen.values, barred.repeat(rows)
-        seen = Ragged(values, offsets_of(lengths))
     among = None
     if ask.among is not None:
-        among = torch.zeros(store.schema.n_items, dtype=torch.bool)
+        among = torch.zeros(n_items, dtype=torch.bool)
         among[torch.from_numpy(store.items.dense(list(ask.among)))] = True
         among[0] = False
+    if barred.numel() * rows > n_items:
+        among = torch.ones(n_items, dtype=torch.bool) if among is None else among
+        among[barred] = False
+    elif barred.numel():
+        both = concat([seen, Ragged(barred.repeat(rows), torch.arange(rows + 1) * barred.numel())])
+        pairs = both.take(torch.arange(2 * rows).view(2, rows).T.reshape(-1))  # each row's own, then what all exclude
+        seen = Ragged(pairs.values, pairs.offsets[::2])
     return Filters(seen, among)
 
 
