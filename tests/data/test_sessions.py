@@ -35,10 +35,7 @@ def test_every_prefix_of_a_test_session_asks_for_the_next_item():
     assert split.train.schema.n_users == 1
     assert split.train.histories.lengths.tolist() == [0, 3, 1]
     assert split.test.seen.tolist() == [[], []]
-    assert (
-        "next item"
-        in data.split(Sessions(test=0.3, valid=None, exclude_seen=True)).test.protocol
-    )
+    assert "next item" in data.split(Sessions(test=0.3, valid=None, exclude_seen=True)).test.protocol
     check_no_future(split)
 
 

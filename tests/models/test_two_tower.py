@@ -65,11 +65,13 @@ def test_scores_of_one_row_do_not_depend_on_the_others_in_the_batch():
     torch.testing.assert_close(net.query_vectors(batch.contexts)[:3], net.query_vectors(short.contexts))
 
 
-def test_ids_are_hidden_in_training_alone():
+def test_ids_and_user_features_are_hidden_in_training_alone():
     data = checkerboard()
     net = net_of(hide_ids=0.999, dropout=0.0)
     ids = torch.arange(len(net.items))
-    unknown = replace(asked(data), user=torch.zeros(len(asked(data)), dtype=torch.int64))
+    rows = len(asked(data))
+    nobody, nothing = torch.zeros(rows, dtype=torch.int64), Features.missing(data.schema.user, rows)
+    unknown = replace(asked(data), user=nobody, user_features=nothing)
     with torch.no_grad():
         torch.manual_seed(0)
         hidden_items, hidden_users = net.train().vectors_of(ids), net.query_vectors(asked(data))
