@@ -380,3 +380,16 @@ def test_fitting_twice_with_a_seed_is_fitting_once():
     first = fitted("two-tower + deepfm").recommend(ASKED, 20)
     assert one.recommend(ASKED, 20).equals(first)
     assert not two.recommend(ASKED, 20).equals(first)
+
+
+def test_titles_and_ids_of_several_types():
+    rec = fitted("ease", "int")
+    plain, named = rec.recommend([1, 7], 3), rec.recommend([1, 7], 3, titles=True)
+    assert named.drop("title").equals(plain)
+    dense = torch.from_numpy(rec.store.items.dense(plain["item_id"]))
+    assert named["title"].to_list() == rec.store.titles(dense)
+    assert all(title.startswith("日本 «Item ") for title in named["title"])
+    assert rec.recommend([], 3, titles=True)["title"].dtype == pl.String
+    mixed = rec.recommend(["1", 7], 3)
+    assert mixed["user_id"].to_list() == ["1"] * 3 + ["7"] * 3
+    assert mixed["item_id"].equals(plain["item_id"])
