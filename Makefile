@@ -21,7 +21,7 @@ demo: .venv/ready  ## MovieLens-100K in, a served two-stage recommender out
 	$(BIN)/suisen demo
 
 test: .venv/ready  ## all tests, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 lint: .venv/ready  ## format, rules, types, doors between rooms, sizes
 	$(BIN)/ruff format --check .
