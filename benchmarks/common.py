@@ -124,8 +124,8 @@ def peak_rss() -> int:
 
 
 def environment(name: str, *requirements: list[str]) -> Path:
-    """The Python of a peer's own environment, made once under .venv-peers: one pip call a list of requirements."""
-    folder = Path(os.environ.get("SUISEN_PEERS", ROOT / ".venv-peers")) / name
+    """The Python of a peer's own environment, made once under .venv/peers: one pip call a list of requirements."""
+    folder = Path(os.environ.get("SUISEN_PEERS", ROOT / ".venv" / "peers")) / name
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         print(f"making {folder} (once)", flush=True)

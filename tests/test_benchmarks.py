@@ -1,0 +1,113 @@
+"""Benchmarks: the pure functions that make figures of records."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
+
+import check_docs  # noqa: E402
+import common  # noqa: E402
+import report  # noqa: E402
+
+PLACE = {"machine": "a machine", "commit": "abc", "threads": 2, "run": "1"}
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1))
+def test_median_is_numpys(values):
+    assert common.median(values) == pytest.approx(float(np.median(values)))
+
+
+def test_sides_alternate_and_turn_around():
+    order = [name for _, name, _, _ in common.interleaved({"a": lambda: 1, "b": lambda: 2}, 3)]
+    assert order == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_absent_data_say_where_they_come_from(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        common.place(tmp_path, "ncf-ml-1m")
+    assert stop.value.code == 2
+    assert "neural_collaborative_filtering" in capsys.readouterr().err
+
+
+def test_records_are_only_ever_appended(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    common.append("x.jsonl", {"a": 1})
+    common.append("x.jsonl", {"a": 2})
+    assert common.records(tmp_path / "results" / "x.jsonl") == [{"a": 1}, {"a": 2}]
+    assert common.records(tmp_path / "none.jsonl") == []
+
+
+def line(side, batch, workers, rate, run="1"):
+    return {
+        "what": "throughput", "case": "MF", "side": side, "batch_size": batch, "workers": workers,
+        "samples_per_second": rate, **PLACE, "run": run,
+    }  # fmt: skip
+
+
+def test_training_row_compares_each_sides_best():
+    lines = [
+        line("ours", 256, 0, 100.0), line("ours", 8192, 0, 4000.0), line("ours", 8192, 0, 2000.0),
+        line("textbook", 256, 0, 50.0), line("textbook", 256, 2, 40.0), line("textbook", 1024, 2, 100.0),
+    ]  # fmt: skip
+    row = report.training_row("MF", lines, [])
+    assert row[1:4] == ["3,000 (8,192)", "100 (1,024, 2)", "30.0x"]
+    assert row[4] == "reached"
+    assert row[5] == "2.0x"
+
+
+def test_only_the_newest_run_counts(tmp_path):
+    lines = [line(side, 256, 0, rate, run) for run, factor in (("1", 1), ("2", 3)) for side, rate in
+             (("ours", 100.0 * factor), ("textbook", 10.0))]  # fmt: skip
+    (tmp_path / "train_speed.jsonl").write_text("\n".join(json.dumps(one) for one in lines))
+    assert "30.0x" in report.page(tmp_path)
+    assert "10.0x" not in report.page(tmp_path)
+
+
+def test_race_is_seconds_to_the_score_that_both_reach():
+    curve = {"ours": [[1.0, 0.1], [2.0, 0.5], [3.0, 0.6]], "textbook": [[10.0, 0.2], [20.0, 0.5], [30.0, 0.4]]}
+    assert report.race_ratio([{"side": side, "curve": points} for side, points in curve.items()]) == 10.0
+
+
+def test_missed_targets_say_so_and_what_was_tried():
+    assert report.verdict(True, "ials") == "reached"
+    assert report.verdict(False, "ials").startswith("**missed**; tried")
+
+
+def test_accuracy_leaves_trials_out():
+    base = {
+        "model": "ease", "data": "d", "metrics": {"hr@10": 0.5}, "floors": {"hr@10": 0.6}, "epochs": None,
+        "picked_on": "validation", "seconds": 1.0, "protocol": "p", "machine": "m", "commit": "c",
+    }  # fmt: skip
+    text = report.accuracy([{**base, "purpose": "smoke"}, {**base, "metrics": {"hr@10": 0.9}, "purpose": "trial"}])
+    assert "0.5000" in text
+    assert "**missed**" in text
+    assert "0.9000" not in text
+
+
+def test_tables_are_rectangular():
+    assert report.table(("a", "b"), [("1", "2")]).splitlines() == ["| a | b |", "|---|---|", "| 1 | 2 |"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("# Changelog\n\n## 0.2.0 (soon)\n", None),
+        ("## [0.1.0]\n", "starts with 0.1.0"),
+        ("# Changelog\n", "no version"),
+    ],
+)
+def test_changelogs_head_is_the_version(text, said):
+    found = check_docs.changelog(text, "0.2.0")
+    assert found is None if said is None else said in found
+
+
+def test_a_page_that_differs_is_named_with_its_first_difference():
+    assert check_docs.page("a\n", "a\n") is None
+    assert "'-a'" in check_docs.page("a\nb\n", "c\nb\n")
