@@ -1,4 +1,4 @@
-"""Pages that must agree with what they speak of: the changelog with the version, docs/benchmarks.md with the results."""
+"""Pages that must agree with their sources: the changelog with the version, docs/benchmarks.md with the results."""
 
 import difflib
 import re
