@@ -116,7 +116,9 @@ class IALSNet(Retriever):
     def _half(self, rows: Ragged, fixed: Tensor, others: int) -> Tensor:
         """(len(rows), d): the best vector of every row, the other side ``fixed`` (``others`` of it took anything)."""
         model = self.model
-        values, basis = torch.linalg.eigh(model.unobserved * (fixed.T @ fixed))
+        gram = model.unobserved * (fixed.T @ fixed)
+        with _single():  # hundreds of small steps, which wait for each other's threads longer than they work
+            values, basis = torch.linalg.eigh(gram)
         rotated = fixed @ basis
         scale = model.l2 * (rows.lengths.to(fixed.dtype) + model.unobserved * others) ** model.frequency_power
         rotated[0] = 0.0  # row 0 pads
