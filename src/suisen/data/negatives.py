@@ -11,8 +11,10 @@ from suisen.data.dataset import Dataset
 
 MOST_BITS = 64 * 2**20
 """Bytes of the dense membership table; above it sorted keys are searched instead."""
-ROUNDS = 16
+ROUNDS = 8
 """How often what hits a positive is drawn again before the rest of the catalogue is listed."""
+TRIES = 16
+"""Most draws for one place in a round: what is left of a batch after two rounds is little, and the calls cost most."""
 MOST_CELLS = 2**20
 """(user, item) cells listed at a time for users who know nearly everything."""
 
@@ -97,8 +99,12 @@ class Sampler:
         for _ in range(ROUNDS):
             if not hit.numel():
                 return drawn
-            flat[hit] = self.draw((hit.numel(),), rng)
-            hit = hit[known.contains(owner[hit], flat[hit])]
+            tries = min(TRIES, 1 + flat.numel() // (16 * hit.numel()))
+            more = self.draw((hit.numel(), tries), rng)
+            free = ~known.contains(owner[hit, None], more)
+            first = free.byte().argmax(1, keepdim=True)  # the first that is no positive: rejection, in one go
+            flat[hit] = more.gather(1, first).squeeze(1)
+            hit = hit[~free.any(1)]
         for some in hit.split(max(1, MOST_CELLS // self.items.numel())):  # type: ignore[no-untyped-call]
             flat[some] = self._listed(~known.contains(owner[some, None], self.items), flat[some], rng)
         return drawn
