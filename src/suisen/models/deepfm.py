@@ -48,7 +48,7 @@ class DeepFM:
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=2)] = 1024
-    """Contexts in a batch."""
+    """Contexts in a batch; fewer where an epoch would have fewer than 20 batches."""
     epochs: Annotated[int, Field(ge=1)] = 30
     """Most passes over train."""
 

@@ -42,7 +42,7 @@ class FM:
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 2048
-    """Contexts in a batch."""
+    """Contexts in a batch; fewer where an epoch would have fewer than 20 batches."""
     epochs: Annotated[int, Field(ge=1)] = 30
     """Most passes over train."""
 

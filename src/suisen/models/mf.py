@@ -41,7 +41,7 @@ class MF:
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 8192
-    """Positives in a batch."""
+    """Positives in a batch; fewer where an epoch would have fewer than 20 batches."""
     epochs: Annotated[int, Field(ge=1)] = 60
     """Most passes over the positives; with validation data training stops earlier."""
 

@@ -50,7 +50,7 @@ class TwoTower:
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=2)] = 2048
-    """Positives in a batch: also the number of candidates each must be picked from."""
+    """Positives in a batch, each picked from all of them; fewer where an epoch would have fewer than 20 batches."""
     epochs: Annotated[int, Field(ge=1)] = 30
     """Most passes over the positives."""
 
