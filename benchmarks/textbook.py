@@ -1,16 +1,19 @@
 """The loop of the textbooks: a Dataset that makes one example at a time, a DataLoader that stacks them, dense Adam.
 
-It trains the package's own networks on the same examples, with negatives of the same law: only the loop differs.
+It trains the same networks (architecture, first weights, loss) on the same examples, with negatives of the same law;
+written as textbooks write them, with ``nn.Embedding``'s look-ups and autograd, or (``plain=False``) with the package's
+own layers and losses, so that only the loop differs.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
@@ -19,6 +22,11 @@ from suisen.data.dataset import Dataset
 from suisen.data.negatives import Sampler
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.data.views import has_negatives
+from suisen.models import tables
+from suisen.models.deepfm import DeepFMNet
+from suisen.models.losses import info_nce, logistic_pairs, of_rows
+from suisen.models.mf import MFNet
+from suisen.models.two_tower import TwoTowerNet
 
 
 class Examples(TorchDataset[dict[str, Any]]):
@@ -91,18 +99,57 @@ def batch_of(stack: dict[str, Tensor], log_q: Tensor | None) -> Batch:
     )
 
 
+@contextmanager
+def torch_lookups() -> Iterator[None]:
+    """Tables are read and their gradients made by torch's own embedding layers."""
+    ours, tables._ours = tables._ours, lambda table: False
+    try:
+        yield
+    finally:
+        tables._ours = ours
+
+
+def plain_loss(net: Any, batch: Batch) -> Tensor:
+    """The loss of the network's ``forward`` without its short cuts: every pair, every row, every logit."""
+    with torch_lookups():
+        if isinstance(net, TwoTowerNet):
+            ids = batch.taken
+            logits = net.query_vectors(batch.contexts) @ net.vectors_of(ids).T / net.model.temperature
+            return info_nce(logits, batch.log_q if net.model.log_q else None, ids)
+        if isinstance(net, DeepFMNet):
+            candidates, labels = batch.listed
+            states = net.item_state(candidates.items.flatten()).view(*candidates.items.shape, -1)
+            scores = net.combine(net.context_state(batch.contexts), states, None)
+            return of_rows(scores, labels) + net.model.l2 / 2 * net.core.square_norm()
+        return _mf_loss(net, batch)
+
+
+def _mf_loss(net: MFNet, batch: Batch) -> Tensor:
+    if batch.negatives is None:
+        raise TypeError("the textbook's factorisation wants drawn negatives")
+    ids = torch.cat([batch.taken[:, None], batch.negatives], 1)
+    p, q = net.user(batch.contexts.user), net.item(ids)
+    scores = (p.unsqueeze(1) * q).sum(2) + net.bias[ids]
+    penalty = net.model.l2 * (p.square().sum(1).mean() + q.square().sum(2).mean())
+    return logistic_pairs(scores[:, :1], scores[:, 1:]) + penalty
+
+
 def steps(
-    net: nn.Module, examples: Examples, train: Dataset, batch_size: int, workers: int, rate: float
+    net: Any, examples: Examples, train: Dataset, size: tuple[int, int], rate: float, plain: bool = True
 ) -> Iterator[int]:
-    """Trains one epoch; yields the number of examples after each step."""
+    """Trains one epoch in batches and with workers of ``size``; yields the number of examples after each step."""
     in_batch = not examples.negatives and not examples.labelled
     log_q = Sampler.of(train, 1.0, False).log_q if in_batch else None
-    loader = DataLoader(examples, batch_size, shuffle=True, num_workers=workers, collate_fn=stacked, drop_last=True)
+    loader = DataLoader(examples, size[0], shuffle=True, num_workers=size[1], collate_fn=stacked, drop_last=True)
     optimiser = torch.optim.Adam(net.parameters(), rate)
     net.train()
     for stack in loader:
-        loss = net(batch_of(stack, log_q))
+        batch = batch_of(stack, log_q)
         optimiser.zero_grad()
-        loss.backward()
+        if plain:
+            with torch_lookups():
+                plain_loss(net, batch).backward()
+        else:
+            net(batch).backward()
         optimiser.step()
         yield stack["user"].numel()

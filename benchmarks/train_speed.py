@@ -14,6 +14,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,13 +100,16 @@ def ours(case: Case, train: Dataset, size: int, seconds: float) -> float:
     return clock.rate
 
 
-def theirs(case: Case, train: Dataset, examples: textbook.Examples, size: int, workers: int, seconds: float) -> float:
-    """Examples a second of the textbook loop."""
+def theirs(
+    case: Case, train: Dataset, examples: textbook.Examples, size: tuple[int, int], how: tuple[bool, float]
+) -> float:
+    """Examples a second of the textbook loop: batch and workers; plain layers or ours, and the length of the window."""
+    plain, seconds = how
     clock = Clock(seconds)
     net = built(case.model, train)
     try:
         while True:
-            for count in textbook.steps(net, examples, train, size, workers, case.model.learning_rate):
+            for count in textbook.steps(net, examples, train, size, case.model.learning_rate, plain):
                 clock.on_batch(count, 0.0)
     except Enough:
         return clock.rate
@@ -130,12 +134,14 @@ def throughput(case: Case, train: Dataset, options: Namespace) -> None:
     """Windows of every batch size, both sides in turn."""
     examples = examples_of(case, train)
     sides: list[tuple[str, int, int, Callable[[], float]]] = [
-        ("ours", size, 0, lambda size=size: ours(case, train, size, options.seconds)) for size in case.ours
-    ] + [
-        ("textbook", size, n, lambda size=size, n=n: theirs(case, train, examples, size, n, options.seconds))
-        for size in case.textbook
-        for n in (0, 2)
+        ("ours", size, 0, partial(ours, case, train, size, options.seconds)) for size in case.ours
     ]
+    for size in case.textbook:
+        for n in (0, 2):
+            run = partial(theirs, case, train, examples, (size, n), (True, options.seconds))
+            sides.append(("textbook", size, n, run))
+        run = partial(theirs, case, train, examples, (size, 0), (False, options.seconds))
+        sides.append(("textbook with our layers", size, 0, run))
     facts = {"case": case.name, "model": type(case.model).__name__, "params": plain(case.model), **run_facts(options)}
     for number in range(options.rounds):
         for side, size, workers, run in sides if number % 2 == 0 else sides[::-1]:
@@ -178,7 +184,7 @@ def score_of_theirs(
     optimised: Iterator[int]
     for _ in range(model.epochs):
         started = time.perf_counter()
-        optimised = textbook.steps(net, examples, train, model.batch_size, 0, model.learning_rate)
+        optimised = textbook.steps(net, examples, train, (model.batch_size, 0), model.learning_rate)
         for _count in optimised:
             pass
         spent += time.perf_counter() - started

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,11 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
 import check_docs  # noqa: E402
 import common  # noqa: E402
 import report  # noqa: E402
+import textbook  # noqa: E402
+
+from suisen.data.dataset import Dataset  # noqa: E402
+from suisen.models import MF, DeepFM, TwoTower  # noqa: E402
+from suisen.models.contract import ItemTable  # noqa: E402
 
 PLACE = {"machine": "a machine", "commit": "abc", "threads": 2, "run": "1"}
 
@@ -111,3 +118,33 @@ def test_changelogs_head_is_the_version(text, said):
 def test_a_page_that_differs_is_named_with_its_first_difference():
     assert check_docs.page("a\n", "a\n") is None
     assert "'-a'" in check_docs.page("a\nb\n", "c\nb\n")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        MF(dim=4, negatives=2),
+        TwoTower(dim=4, hidden=(3,), history=2, dropout=0, hide_ids=0),
+        DeepFM(dim=4, hidden=(5,), history=2, recent=0, dropout=0, hide_ids=0),
+    ],
+)
+def test_the_textbooks_network_is_the_same_network(model):
+    clicks = isinstance(model, DeepFM)
+    events = {"u": [f"u{i % 5}" for i in range(40)], "i": [f"i{(i * i) % 7}" for i in range(40)], "t": list(range(40))}
+    more = {"y": [i % 2 for i in range(40)]} if clicks else {}
+    options = {"user": "u", "item": "i", "time": "t", "duplicates": "all", **({"label": "y"} if clicks else {})}
+    train = Dataset.from_frame(pl.DataFrame(events | more), **options)
+    torch.manual_seed(0)
+    net = model.build(train.schema)
+    net.bind(ItemTable(train.item_features, train.trained_items))
+    batch = next(model.view.open(train).batches(torch.Generator().manual_seed(0)))
+    ours = net(batch)
+    theirs = textbook.plain_loss(net, batch)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    with textbook.torch_lookups():
+        wanted = torch.autograd.grad(textbook.plain_loss(net, batch), list(net.parameters()), allow_unused=True)
+    found = torch.autograd.grad(ours, list(net.parameters()), allow_unused=True)
+    for a, b in zip(found, wanted, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
