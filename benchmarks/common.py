@@ -139,13 +139,16 @@ def environment(name: str, *requirements: list[str]) -> Path:
 class Peer:
     """A peer in a process of its own that answers one line of JSON a question, so that both sides can alternate."""
 
-    def __init__(self, python: Path, script: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, python: Path, script: Path, *arguments: str, env: dict[str, str] | None = None, cwd: str | None = None
+    ) -> None:
         self.process = subprocess.Popen(
             [python, script, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **(env or {})},
+            cwd=cwd,  # some peers leave logs where they stand
         )
         self.facts = self._read()
 
