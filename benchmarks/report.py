@@ -115,8 +115,8 @@ def training(lines: list[Record]) -> str:
         "Target: 20x at each side's best batch size. Textbook: a `Dataset` that makes one example at a time, a "
         "`DataLoader` (the better of 0 and 2 workers), dense Adam; the same architecture, first weights, loss, data "
         "and law of negatives, written with `nn.Embedding` and autograd. Loop alone: the ratio where the textbook's "
-        "loop is given our layers and losses too. Same score: ratio of seconds of training until the validation score reaches "
-        "98 % of what both sides reach, a tenth of ML-1M's users, batch 1,024 on both sides."
+        "loop is given our layers and losses too. Same score: ratio of seconds of training until the validation score "
+        "reaches 98 % of what both sides reach, a tenth of ML-1M's users, batch 1,024 on both sides."
     )
     head = (
         "model",
