@@ -223,9 +223,10 @@ def auc(scores: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> float:
 def tokens(options: Namespace) -> None:
     """Whole epochs with and without batching by length; a token is a position with a next item, padding is none."""
     train = splits.sasrec(options.data_dir).train
+    train = train.keep(train.user % options.every == 0)
     model = su.SASRec(epochs=1)
     real = int((train.histories.lengths.clamp(max=model.length + 1) - 1).clamp(min=0).sum())
-    facts = {"case": "SASRec", "model": "SASRec", "params": plain(model), **run_facts(options)}
+    facts = {"case": "SASRec", "model": "SASRec", "params": plain(model), "tokens": real, **run_facts(options)}
     for number in range(min(options.rounds, 2)):
         for by_length in (True, False) if number % 2 == 0 else (False, True):
             _, curves = fit(replace(model, batch_by_length=by_length), train)
@@ -258,6 +259,7 @@ def main() -> int:
     made = parser(__doc__ or "")
     made.add_argument("--only", nargs="+", default=[*[case.name for case in CASES], "SASRec"])
     made.add_argument("--seconds", type=float, default=2.5, help="length of a window")
+    made.add_argument("--every", type=int, default=1, help="SASRec reads every so many-th user")
     made.add_argument("--epochs", type=int, default=20, help="epochs of the race to the same score")
     options = made.parse_args()
     options.run = time.strftime("%Y%m%dT%H%M%S", time.gmtime())

@@ -31,6 +31,11 @@ class MissingExtra(SuisenError, ImportError):
     """An optional library is not installed: the message names the extra that brings it."""
 
 
+def one_line(text: str) -> str:
+    """``text`` with every character that is not printable escaped: a caller's own words must not break a line."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def unknown(field: str, value: object, known: Iterable[Any]) -> InputError:
     """The error for a value outside a closed list, with the nearest known one.
 

@@ -117,3 +117,9 @@ def test_paths_of_anything(client, path, prefix, query):
 
     client.runner.run(client.app(call(), receive, send))
     assert sent[0]["status"] in (200, 400, 404, 405, 422), sent
+
+
+def test_a_name_that_breaks_lines_is_escaped(client):
+    response = client.post("/v1/recommend", b'{"queries": [{"user_features": {"\\u001e\\n": [null]}}]}')
+    judged(response)
+    assert "\\x1e\\n" in response.json["detail"]

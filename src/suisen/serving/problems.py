@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from suisen.errors import one_line
+
 Code = Literal[
     "malformed_json",
     "malformed_request",
@@ -73,7 +75,7 @@ class Refusal(Exception):
 
     def __init__(self, code: Code, detail: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(detail)
-        self.code, self.detail = code, detail
+        self.code, self.detail = code, one_line(detail)
         self.headers = (*headers, (b"retry-after", b"1")) if KINDS[code].retry else headers
 
     @property
