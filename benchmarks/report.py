@@ -32,7 +32,8 @@ TRIED = {
     "sorted sums, no passes of a folded batch norm in training; what is left is the deep net, which both sides pay",
     "SASRec": "tried: chunks of 16 batches sorted by length; the softmax is computed for real tokens alone on both "
     "sides and is half of the time, so that only the other half can gain",
-    "eval": "tried: counting instead of sorting, tiles that stay in the cache; with batches of many users the peer is a "
+    "eval": "tried: counting instead of sorting, tiles that stay in the cache; with batches of many "
+    "users the peer is a "
     "product and a top-k too, in more memory",
     "ials": "tried: the smaller of primal and dual systems, half of each Gram matrix, groups as whole tasks of threads",
     "million": "tried: a smaller budget of scores",
