@@ -82,10 +82,9 @@ def atomic(folder: Path, split: Split) -> None:
     frame.write_csv(folder / "ml" / "ml.inter", separator="\t")
 
 
-def reset_peak() -> int:
-    """Lets the peak start anew; bytes held now."""
+def reset_peak() -> None:
+    """Lets the peak start anew."""
     Path("/proc/self/clear_refs").write_text("5")
-    return peak_rss()
 
 
 def beside_recbole(options: Namespace) -> None:
@@ -121,14 +120,19 @@ class Comparison:
         self.topk, self.peer, self.facts = topk, peer, {"what": "beside recbole", "k": topk[-1], **facts}
 
     def ours(self) -> dict[str, Any]:
-        held, started = reset_peak(), time.perf_counter()
+        reset_peak()
+        started = time.perf_counter()
         report = su.evaluate(self.scorer(), self.split.test, self.metrics)
         values = {metric: report.value(metric) for metric in self.metrics}
         seconds = time.perf_counter() - started
-        return {"seconds": seconds, "peak_bytes": peak_rss() - held, "metrics": values}
+        return {"seconds": seconds, "resident_bytes": peak_rss(), "metrics": values}
 
     def note(self, side: str, number: int, found: dict[str, Any]) -> float:
-        kept = {"seconds": round(found["seconds"], 4), "peak_bytes": found["peak_bytes"], "batch": found.get("batch")}
+        kept = {
+            "seconds": round(found["seconds"], 4),
+            "resident_bytes": found["resident_bytes"],
+            "batch": found.get("batch"),
+        }
         append(FILE, {"side": side, "round": number, **kept, "metrics": found["metrics"], **self.facts})
         return float(found["seconds"])
 
