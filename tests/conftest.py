@@ -1,4 +1,4 @@
-"""For all tests: one thread (the machine is shared), Hypothesis without a deadline (a busy machine is no failure).
+"""For all tests: one thread (machines are shared), Hypothesis without a deadline (a busy machine is no failure).
 
 In CI (CI is set) Hypothesis draws the same examples every time: what passes once passes again; at a desk it searches on.
 """
