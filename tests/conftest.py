@@ -1,6 +1,6 @@
 """For all tests: one thread (machines are shared), Hypothesis without a deadline (a busy machine is no failure).
 
-In CI (CI is set) Hypothesis draws the same examples every time: what passes once passes again; at a desk it searches on.
+In CI (CI is set) Hypothesis draws the same examples every time: what passes once passes again.
 """
 
 import os
