@@ -36,7 +36,7 @@ TRIED = {
     "users the peer is a "
     "product and a top-k too, in more memory",
     "ials": "tried: the smaller of primal and dual systems, half of each Gram matrix, groups as whole tasks of threads",
-    "million": "tried: a smaller budget of scores",
+    "million": "",
     "accuracy": "",
 }
 """What was done about a target, printed where it was missed."""
