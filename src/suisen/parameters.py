@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, ValidationError
@@ -11,6 +11,19 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from suisen.errors import InputError, unknown
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Where tuning looks for a parameter, written in its annotation: ``Annotated[float, Field(gt=0), Search(1e-4, 1e-2,
+    log=True)]``, or ``Search(choices=(32, 64, 128))``.  A parameter without one is not searched.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
