@@ -1,6 +1,6 @@
 """Gowalla in the split of LightGCN and NGCF: check-ins as lines ``user item item …``, train and test, without times.
 
-The split has no validation part: ``tuning`` holds a tenth of each user's train out; what is picked there is trained
+The split has no validation part: ``validation`` holds a tenth of each user's train out; what is picked there is trained
 again on all of train.
 """
 
@@ -26,7 +26,7 @@ def gowalla(folder: Path) -> Split:
     return replace(split, test=replace(split.test, protocol="split of He et al. 2020"))
 
 
-def tuning(train: Dataset, seed: int = 0) -> Split:
+def validation(train: Dataset, seed: int = 0) -> Split:
     """A tenth of each user's train, drawn, as the test of a smaller train: for picking, never from test."""
     return Ratio(test=0.1, valid=0, by="random", seed=seed).split(train)
 

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent / "benchmarks")]
 
@@ -37,9 +36,13 @@ def test_each_item_of_a_line_is_an_event_and_train_is_taken_out(folder):
     assert split.valid is None
 
 
-def test_tuning_holds_a_tenth_of_train_out(folder):
+def test_validation_is_a_drawn_tenth_of_train(folder):
     train = gowalla.gowalla(folder).train
-    first, again, other = (gowalla.tuning(train, seed) for seed in (0, 0, 1))
-    assert first.facts["test_events"] == 2  # two of twenty, none of two and of one
-    assert torch.equal(first.test.truth.values, again.test.truth.values)
-    assert not torch.equal(first.test.truth.values, other.test.truth.values)
+
+    def held(seed: int) -> list[int]:
+        inner = gowalla.validation(train, seed)
+        assert inner.facts["test_events"] == 2  # two of twenty, none of two and of one
+        return sorted(set(raw_items(train, range(1, 21))) - set(raw_items(inner.train, inner.train.events.item)))
+
+    assert held(0) == held(0)
+    assert held(0) != held(1)
