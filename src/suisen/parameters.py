@@ -24,6 +24,21 @@ class Search:
     log: bool = False
     choices: tuple[Any, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.choices and not self.low < self.high:
+            raise InputError(f"{self}: low must be below high, or give choices")
+        if not self.choices and self.log and self.low <= 0:
+            raise InputError(f"{self}: a logarithmic range must begin above 0")
+
+    def __contains__(self, value: Any) -> bool:
+        return value in self.choices if self.choices else self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        if self.choices:
+            return " | ".join(
+                ", ".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in self.choices
+            )
+        return f"{self.low:g} … {self.high:g}{', log' if self.log else ''}"
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

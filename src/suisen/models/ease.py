@@ -22,6 +22,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.views import Pairs, View
 from suisen.errors import InputError
 from suisen.models.contract import Ability, CatalogueScorer, Phase, hyper_parameters
+from suisen.parameters import Search
 
 MOST_ITEMS = 60_000
 
@@ -32,7 +33,7 @@ class EASE:
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
 
-    l2: Annotated[float, Field(gt=0)] = 500.0
+    l2: Annotated[float, Field(gt=0), Search(10, 5000, log=True)] = 500.0
     """λ, added to the diagonal of XᵀX."""
 
     @property

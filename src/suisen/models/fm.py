@@ -19,6 +19,7 @@ from suisen.data.views import Rows, View
 from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
 from suisen.models.layers import ContextVectors, ItemVectors, adam
 from suisen.models.losses import of_rows
+from suisen.parameters import Search
 
 
 @hyper_parameters
@@ -27,19 +28,19 @@ class FM:
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
 
-    dim: Annotated[int, Field(ge=1, le=4096)] = 16
+    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(8, 16, 32, 64))] = 16
     """k, the length of a field's vector."""
     history: Annotated[int, Field(ge=0, le=1000)] = 50
     """Most items of history read as one more field (their mean); 0: none."""
     recent: Annotated[int, Field(ge=0, le=1000)] = 3
     """The same for the newest items alone: what follows what (Rendle et al. 2010, FPMC); 0: none."""
-    hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    hide_ids: Annotated[float, Field(ge=0, lt=1), Search(0, 0.3)] = 0.05
     """Share of user and item ids, and of user features, hidden in training: unknown ones are then no surprise."""
-    l2: Annotated[float, Field(ge=0)] = 1e-6
+    l2: Annotated[float, Field(ge=0), Search(1e-7, 0.1, log=True)] = 1e-6
     """λ: half of it times the squared norm of all field tables is added to each batch's loss."""
     negatives: Annotated[int, Field(ge=1, le=1000)] = 4
     """Items drawn for each positive where train has neither labels nor lists."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1), Search(3e-4, 1e-2, log=True)] = 2e-3
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 2048
     """Contexts in a batch; fewer where an epoch would have fewer than 20 batches."""

@@ -31,6 +31,7 @@ from suisen.data.views import View, Whole
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
 from suisen.models.ease import binary_matrix
 from suisen.models.layers import IdEmbedding
+from suisen.parameters import Search
 
 GROUP = 2**20
 """Floats of one group's stacked vectors (4 MB): large enough for full speed, small enough for the caches."""
@@ -47,13 +48,13 @@ class IALS:
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
 
-    dim: Annotated[int, Field(ge=1, le=4096)] = 128
+    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(64, 128, 192, 256))] = 128
     """Length of a user or item vector."""
-    unobserved: Annotated[float, Field(gt=0)] = 0.3
+    unobserved: Annotated[float, Field(gt=0), Search(0.02, 1, log=True)] = 0.3
     """α₀, the weight of a pair that was not taken (a taken one weighs 1 more)."""
-    l2: Annotated[float, Field(gt=0)] = 0.007
+    l2: Annotated[float, Field(gt=0), Search(1e-3, 0.1, log=True)] = 0.007
     """λ."""
-    frequency_power: Annotated[float, Field(ge=0, le=1)] = 1.0
+    frequency_power: Annotated[float, Field(ge=0, le=1), Search(0, 1)] = 1.0
     """ν: 0 regularises every vector alike, 1 in proportion to its events."""
     init: Annotated[float, Field(gt=0)] = 0.1
     """Standard deviation of a first vector's length."""

@@ -18,6 +18,7 @@ from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
 from suisen.models.layers import IdEmbedding, adam
 from suisen.models.losses import bpr, logistic, logistic_pairs
 from suisen.models.tables import products
+from suisen.parameters import Search
 
 
 @hyper_parameters
@@ -26,19 +27,19 @@ class MF:
 
     abilities: ClassVar[frozenset[Ability]] = frozenset()
 
-    dim: Annotated[int, Field(ge=1, le=4096)] = 64
+    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(32, 64, 128, 256))] = 64
     """Length of a user or item vector."""
     loss: Literal["logistic", "bpr"] = "logistic"
     """logistic: each pair a yes or a no; bpr: the positive above each of its negatives."""
-    negatives: Annotated[int, Field(ge=1, le=1000)] = 8
+    negatives: Annotated[int, Field(ge=1, le=1000), Search(2, 16)] = 8
     """Items drawn for each positive."""
-    popularity_power: Annotated[float, Field(ge=0, le=1)] = 0.0
+    popularity_power: Annotated[float, Field(ge=0, le=1), Search(0, 1)] = 0.0
     """Negatives are drawn with probability ~ events ^ power; 0 is uniform."""
-    l2: Annotated[float, Field(ge=0)] = 1e-4
+    l2: Annotated[float, Field(ge=0), Search(1e-6, 1e-2, log=True)] = 1e-4
     """Weight of the squared norm of the vectors in each example."""
     init: Annotated[float, Field(gt=0)] = 0.1
     """Standard deviation of the first vectors."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1), Search(5e-4, 1e-2, log=True)] = 2e-3
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 8192
     """Positives in a batch; fewer where an epoch would have fewer than 20 batches."""

@@ -21,6 +21,7 @@ from suisen.data.views import Sequences, View
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
 from suisen.models.layers import IdEmbedding, adam, dropout
 from suisen.models.losses import full_softmax
+from suisen.parameters import Search
 
 
 @hyper_parameters
@@ -29,17 +30,17 @@ class SASRec:
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
 
-    dim: Annotated[int, Field(ge=1, le=4096)] = 64
+    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(32, 64, 128))] = 64
     """Length of an item vector and of the states."""
-    blocks: Annotated[int, Field(ge=1, le=48)] = 2
+    blocks: Annotated[int, Field(ge=1, le=48), Search(1, 3)] = 2
     """Transformer blocks."""
     heads: Annotated[int, Field(ge=1)] = 1
     """Attention heads; must divide ``dim``."""
-    length: Annotated[int, Field(ge=1, le=4096)] = 200
+    length: Annotated[int, Field(ge=1, le=4096), Search(choices=(50, 100, 200))] = 200
     """Most items of history that are read."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1), Search(0, 0.5)] = 0.1
     """In the embeddings, the attention and the feed-forward layers."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1), Search(3e-4, 3e-3, log=True)] = 1e-3
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Sequences in a batch."""

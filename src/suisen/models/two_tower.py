@@ -23,6 +23,7 @@ from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
 from suisen.models.layers import ContextVectors, ItemVectors, adam, perceptron
 from suisen.models.losses import in_batch
 from suisen.models.tables import distinct
+from suisen.parameters import Search
 
 
 @hyper_parameters
@@ -31,11 +32,11 @@ class TwoTower:
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
 
-    dim: Annotated[int, Field(ge=1, le=4096)] = 64
+    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(32, 64, 128))] = 64
     """Length of the vectors that meet, and of each field's embedding."""
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (128,)
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Search(choices=((128,), (256,), (256, 128)))] = (128,)
     """Widths of each tower's hidden layers."""
-    temperature: Annotated[float, Field(gt=0)] = 0.1
+    temperature: Annotated[float, Field(gt=0), Search(0.03, 0.5, log=True)] = 0.1
     """τ: the smaller, the harder the nearest negatives are pushed away."""
     cosine: bool = True
     """Vectors of length 1, so that scores are cosines; False: plain inner products."""
@@ -43,11 +44,11 @@ class TwoTower:
     """Correct for frequent items standing in the batch more often."""
     history: Annotated[int, Field(ge=0, le=1000)] = 50
     """Most items of history that the user tower reads; 0: none."""
-    hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    hide_ids: Annotated[float, Field(ge=0, lt=1), Search(0, 0.3)] = 0.1
     """Share of user and item ids, and of user features, hidden in training: unknown ones are then no surprise."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1), Search(0, 0.5)] = 0.1
     """In the hidden layers."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1), Search(5e-4, 1e-2, log=True)] = 2e-3
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=2)] = 2048
     """Positives in a batch, each picked from all of them; fewer where an epoch would have fewer than 20 batches."""
