@@ -242,6 +242,26 @@ def test_rows_of_positives_alone_draw_their_own_refusals(label):
             assert not {(user, item) for item in row[1:]} & own
 
 
+@pytest.mark.parametrize("labels", [None, [1, 1, 0, 0]])
+def test_rows_leave_guests_out_where_asked_to(labels):
+    columns = {"user": ["a", "a", None, None], "item": [1, 2, 3, 1], "session": ["r", "r", "s", "s"]}
+    data = make_data(**columns) if labels is None else make_data(**columns, label=labels)
+    known, everybody = (epoch(Rows(guests=guests), data) for guests in (False, True))
+    assert [batch.contexts.user.tolist() for batch in known] == [[1, 1]]
+    assert sum(map(len, everybody)) == 4
+    with pytest.raises(InputError, match="no event of a known user to learn from"):
+        Rows(guests=False).open(data.keep(data.user == 0))
+
+
+def test_rows_of_lists_leave_guests_out_where_asked_to():
+    data = with_lists(community(), guest=True)
+    whole = Rows().open(data)
+    opened = Rows(guests=False).open(data)
+    assert (opened.examples, whole.examples) == (2, 3)
+    (batch,) = opened.batches(seeded())
+    assert (batch.contexts.user > 0).all()
+
+
 # -- sequences -------------------------------------------------------------------------------------------------------
 
 

@@ -268,6 +268,8 @@ class Rows:
     power: float = 0.0
     history: int = 0
     """Most items of history that a context carries."""
+    guests: bool = True
+    """Whether what has no known user is an example too; models of user ids alone have nothing to learn from it."""
 
     def open(self, train: Dataset) -> _ListEpochs | _LabelEpochs | _SampledEpochs:
         """The kind that fits the Dataset."""
@@ -278,14 +280,26 @@ class Rows:
         return _SampledEpochs(self, train)
 
 
+def _of_whom(view: Rows, rows: Tensor, user: Tensor) -> Tensor:
+    """The rows that are examples; ``user`` stands beside them.  Raises InputError where none is of a known user."""
+    if view.guests:
+        return rows
+    rows = rows[user > 0]
+    if not rows.numel():
+        raise InputError("train has no event of a known user to learn from; use a model that reads histories")
+    return rows
+
+
 class _ListEpochs(_Steady):
     def __init__(self, view: Rows, lists: Lists) -> None:
-        self.view, self.lists, self.examples = view, lists, len(lists)
+        self.view, self.lists = view, lists
+        self.rows = _of_whom(view, torch.arange(len(lists)), lists.contexts.user)
+        self.examples = self.rows.numel()
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
         lists = self.lists
-        for rows in shuffled_slices(len(lists), batch_of(len(lists), self.view.batch_size), rng):
-            pair = lists.candidates.pair
+        for chosen in shuffled_slices(self.examples, batch_of(self.examples, self.view.batch_size), rng):
+            rows, pair = self.rows[chosen], lists.candidates.pair
             candidates = Candidates(lists.candidates.items[rows], None if pair is None else pair[rows])
             contexts = lists.contexts.take(rows).recent(self.view.history)
             yield Batch(contexts, candidates, lists.labels[rows], lists.weights[rows])
@@ -293,11 +307,14 @@ class _ListEpochs(_Steady):
 
 class _LabelEpochs(_Steady):
     def __init__(self, view: Rows, train: Dataset) -> None:
-        self.view, self.train, self.examples = view, train, len(train.events)
+        self.view, self.train = view, train
+        self.rows = _of_whom(view, torch.arange(len(train.events)), train.user)
+        self.examples = self.rows.numel()
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
         events = self.train.events
-        for rows in shuffled_slices(len(events), batch_of(len(events), self.view.batch_size), rng):
+        for chosen in shuffled_slices(self.examples, batch_of(self.examples, self.view.batch_size), rng):
+            rows = self.rows[chosen]
             yield Batch(
                 self.train.contexts(rows, self.view.history),
                 Candidates(events.item[rows, None]),
@@ -309,7 +326,8 @@ class _LabelEpochs(_Steady):
 class _SampledEpochs(_Steady):
     def __init__(self, view: Rows, train: Dataset) -> None:
         self.view, self.train = view, train
-        self.rows = train.positive.nonzero().squeeze(1)
+        rows = train.positive.nonzero().squeeze(1)
+        self.rows = _of_whom(view, rows, train.user[rows])
         self.examples = self.rows.numel()
         self.sampler = Sampler.of(train, view.power)
 
