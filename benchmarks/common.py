@@ -23,6 +23,7 @@ OFFICIAL = {
     "ml-1m.zip": "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
     "ncf-ml-1m": "https://github.com/hexiangnan/neural_collaborative_filtering (folder Data, ml-1m.*; gzip them)",
     "sasrec": "https://github.com/kang205/SASRec (data/ml-1m.txt; gzip it)",
+    "frappe": "https://github.com/hexiangnan/neural_factorization_machine (data/frappe; gzip: train as .redrawn)",
     "gowalla": "https://github.com/kuandeng/LightGCN (Data/gowalla, train.txt and test.txt; gzip them)",
 }
 

@@ -158,10 +158,7 @@ class ClickRatio:
         """Fails without labels; with ``by="time"`` without time."""
         if data.events.label is None:
             raise InputError("ClickRatio needs labels and the log has none; name the label column, or use Ratio")
-        parts = self._by_time(data) if self.by == "time" else self._by_chance(data)
-        known = Known.of(data, train_of(data, parts.part))
-        made = {number: self._asked(known, parts, number) for number in (VALID, TEST)}
-        return assembled(known, parts, made[VALID], made[TEST])
+        return click_split(data, self._by_time(data) if self.by == "time" else self._by_chance(data), self.history)
 
     @property
     def _rule(self) -> str:
@@ -182,16 +179,24 @@ class ClickRatio:
         part = (draw < test).long() + (draw < test + valid).long()
         return Parts(part, "random", f"{self._rule}, seed {self.seed}")
 
-    def _asked(self, known: Known, parts: Parts, number: int) -> Queries | None:
-        data = known.data
-        at = torch.nonzero(parts.part == number).squeeze(1)
-        if not at.numel():
-            return None
-        taken = _singles(at).keep(data.positive[at])
-        among = data.positive & (parts.part == TRAIN) if parts.order == "random" else data.positive
-        past = past_of(data, among, data.events.visitor[at], at if data.has_time else None, self.history)
-        queries = queries_of(known, Asked(at, taken, past), f"{parts.rule}; each row scored by itself")
-        items = known.items[data.events.item[at]][:, None]
-        return replace(
-            queries, seen=Ragged.empty(len(queries)), candidates=items, labels=data.positive[at].float()[:, None]
-        )
+
+def click_split(data: Dataset, parts: Parts, history: int = 200) -> Split:
+    """Every row of valid and test asked by itself, whatever rule parted them: one candidate, one label, and as history
+    its visitor's last ``history`` positives before it (in a random split: those in train).
+    """
+    known = Known.of(data, train_of(data, parts.part))
+    made = {number: _click_queries(known, parts, number, history) for number in (VALID, TEST)}
+    return assembled(known, parts, made[VALID], made[TEST])
+
+
+def _click_queries(known: Known, parts: Parts, number: int, history: int) -> Queries | None:
+    data = known.data
+    at = torch.nonzero(parts.part == number).squeeze(1)
+    if not at.numel():
+        return None
+    taken = _singles(at).keep(data.positive[at])
+    among = data.positive & (parts.part == TRAIN) if parts.order == "random" else data.positive
+    past = past_of(data, among, data.events.visitor[at], at if data.has_time else None, history)
+    queries = queries_of(known, Asked(at, taken, past), f"{parts.rule}; each row scored by itself")
+    items, labels = known.items[data.events.item[at]][:, None], data.positive[at].float()[:, None]
+    return replace(queries, seen=Ragged.empty(len(queries)), candidates=items, labels=labels)
