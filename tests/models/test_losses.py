@@ -173,3 +173,30 @@ def test_row_zero_of_the_table_is_no_item():
     table = draws(5, 3, dtype=torch.float32).requires_grad_()
     full_softmax(draws(4, 3, seed=2, dtype=torch.float32), table, torch.tensor([1, 2, 3, 4])).backward()
     assert not table.grad[0].any()
+
+
+def test_full_softmax_learns_the_bias():
+    hidden, table, bias = draws(7, 5).requires_grad_(), draws(6, 5, seed=1).requires_grad_(), draws(6, seed=2)
+    targets, bias = torch.tensor([1, 5, 3, 3, 2, 4, 1]), bias.requires_grad_()
+    ours = full_softmax(hidden, table, targets, 3, bias)
+    plain = F.cross_entropy(hidden @ table[1:].T + bias[1:], targets - 1)
+    torch.testing.assert_close(ours, plain)
+    parts = (hidden, table, bias)
+    for a, b in zip(torch.autograd.grad(3 * ours, parts), torch.autograd.grad(3 * plain, parts)):
+        torch.testing.assert_close(a, b)
+
+
+def test_full_softmax_in_half_precision_is_near():
+    """bfloat16 keeps 8 bits: a product is off by up to 2⁻⁸ of its size, the sums over rows by less."""
+    hidden, table = draws(300, 16, dtype=torch.float32).requires_grad_(), draws(50, 16, seed=1, dtype=torch.float32)
+    table = (table * 0.3).requires_grad_()
+    targets = torch.randint(1, 50, (300,), generator=torch.Generator().manual_seed(3))
+    exact = full_softmax(hidden, table, targets, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = full_softmax(hidden, table, targets, 64)
+    assert half.dtype == torch.float32
+    assert half != exact
+    torch.testing.assert_close(half, exact, rtol=2e-3, atol=0)
+    for a, b in zip(torch.autograd.grad(half, (hidden, table)), torch.autograd.grad(exact, (hidden, table))):
+        assert a.dtype == torch.float32
+        assert float((a - b).norm() / b.norm()) < 2**-7

