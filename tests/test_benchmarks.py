@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
 
+import accuracy_table  # noqa: E402
 import check_docs  # noqa: E402
 import common  # noqa: E402
 import report  # noqa: E402
@@ -87,15 +88,64 @@ def test_missed_targets_say_so_and_what_was_tried():
     assert report.verdict(False, "ials").startswith("**missed**; tried")
 
 
-def test_accuracy_leaves_trials_out():
-    base = {
-        "model": "ease", "data": "d", "metrics": {"hr@10": 0.5}, "floors": {"hr@10": 0.6}, "epochs": None,
-        "picked_on": "validation", "seconds": 1.0, "protocol": "p", "machine": "m", "commit": "c",
-    }  # fmt: skip
-    text = report.accuracy([{**base, "purpose": "smoke"}, {**base, "metrics": {"hr@10": 0.9}, "purpose": "trial"}])
+RUN = {
+    "model": "ease", "data": "d", "metrics": {"hr@10": 0.5}, "floors": {"hr@10": 0.6}, "epochs": None, "seed": 0,
+    "picked_on": "validation", "seconds": 60.0, "protocol": "p", "machine": "m", "commit": "c", "purpose": "table",
+}  # fmt: skip
+
+
+def test_smoke_leaves_trials_out():
+    text = report.smoke([{**RUN, "purpose": "smoke"}, {**RUN, "metrics": {"hr@10": 0.9}, "purpose": "trial"}])
     assert "0.5000" in text
     assert "**missed**" in text
     assert "0.9000" not in text
+
+
+def rows_of(folder, lines, **row):
+    """The table's cells for one row file."""
+    text = {"model": '"ease"', "data": '"d"', "floor": '{ "hr@10" = 0.6 }', "best": '"0.7"', **row}
+    (folder / "a.toml").write_text("[row]\n" + "\n".join(f"{key} = {value}" for key, value in text.items()))
+    return [accuracy_table.cells(line) for line in accuracy_table.table_lines(lines, folder)]
+
+
+def test_the_table_is_the_mean_of_each_seeds_newest_table_run(tmp_path):
+    lines = [
+        {**RUN, "metrics": {"hr@10": 0.1}},
+        {**RUN, "metrics": {"hr@10": 0.9}, "purpose": "trial"},
+        {**RUN, "metrics": {"hr@10": 0.9}, "data": "other"},
+        {**RUN, "metrics": {"hr@10": 0.6, "auc": 0.5}, "seconds": 30.0, "epochs": 7},
+        {**RUN, "metrics": {"hr@10": 0.7}, "seed": 1, "seconds": 90.0, "epochs": [7, 9]},
+    ]
+    (found,) = rows_of(tmp_path, lines)
+    assert found == ["ease", "d", "0.7", "hr@10 0.6", "hr@10 0.6500", "2", "reached", "1.0",
+                     "epochs 7, [7, 9]; validation"]  # fmt: skip
+
+
+def test_a_floor_missed_says_what_was_tried(tmp_path):
+    (found,) = rows_of(tmp_path, [{**RUN, "seed": 2}], tried='"more | epochs"')
+    assert found[4:7] == ["hr@10 0.5000", "1 (2)", "**missed**; tried: more \\| epochs"]
+    (reached,) = rows_of(tmp_path, [{**RUN, "metrics": {"hr@10": 0.6}}], tried='"more"')
+    assert reached[6] == "reached"
+    (absent,) = rows_of(tmp_path, [{**RUN, "metrics": {"ndcg@10": 0.9}}])
+    assert absent[6] == "**missed**"
+
+
+def test_a_row_without_runs_says_so(tmp_path):
+    (found,) = rows_of(tmp_path, [])
+    assert found == ["ease", "d", "0.7", "hr@10 0.6", "–", "–", "not run yet", "–", "–"]
+    assert "not run yet" in report.accuracy([], tmp_path)
+    assert "Protocols" not in report.accuracy([], tmp_path)
+    assert report.accuracy([], tmp_path / "none") == ""
+
+
+def test_rows_of_one_model_and_data_are_told_apart_by_name(tmp_path):
+    lines = [RUN, {**RUN, "row": "ease, wide", "metrics": {"hr@10": 0.8}}]
+    (plain,) = rows_of(tmp_path, lines)
+    assert plain[4] == "hr@10 0.5000"
+    (named,) = rows_of(tmp_path, lines, name='"ease, wide"')
+    assert named[0] == "ease, wide"
+    assert named[4] == "hr@10 0.8000"
+    assert "* d: p" in report.accuracy(lines, tmp_path)
 
 
 def test_tables_are_rectangular():

@@ -1,0 +1,126 @@
+"""The accuracy table: one row a file of configs/accuracy, filled from the records of purpose ``table``.
+
+``benchmarks/report.py`` and ``tools/models_page.py`` print it; nothing here runs a model.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from common import RESULTS, ROOT, records
+
+CONFIGS = ROOT / "benchmarks" / "configs" / "accuracy"
+ORDER = ("ncf-ml-1m", "gowalla", "ml-1m", "sasrec", "s3rec-beauty", "yoochoose1_64", "frappe", "clicks-ml-1m")
+"""Data in the order of the table; others behind them, by name."""
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One (model, data): what it must reach and what it reached."""
+
+    name: str
+    """The model's, where no other row has the same model and data."""
+    model: str
+    data: str
+    floor: dict[str, float]
+    best: str
+    tried: str
+    runs: tuple[Record, ...]
+    """The newest record of each seed."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over the seeds: the floor's metrics first, then what was recorded beside them."""
+        if not self.runs:
+            return {}
+        shared = [name for name in self.runs[-1]["metrics"] if all(name in run["metrics"] for run in self.runs)]
+        names = dict.fromkeys([*(name for name in self.floor if name in shared), *shared])
+        return {name: fmean(run["metrics"][name] for run in self.runs) for name in names}
+
+    @property
+    def seconds(self) -> float:
+        """Of one run, the mean over the seeds."""
+        return fmean(run["seconds"] for run in self.runs)
+
+    @property
+    def reached(self) -> bool:
+        """Whether every floor is."""
+        return all(self.metrics.get(name, float("-inf")) >= floor for name, floor in self.floor.items())
+
+    @property
+    def seeds(self) -> str:
+        """How many, and which where they are not 0, 1, …"""
+        numbers = sorted(run["seed"] for run in self.runs)
+        plain = numbers == list(range(len(numbers)))
+        return str(len(numbers)) if plain else f"{len(numbers)} ({', '.join(map(str, numbers))})"
+
+    @property
+    def command(self) -> str:
+        """What runs it again."""
+        return f"make bench-accuracy MODEL={self.model} DATA={self.data}"
+
+
+def runs_of(lines: Iterable[Record], name: str, data: str) -> tuple[Record, ...]:
+    """The newest record of purpose ``table`` of each seed, by seed."""
+    found = {line["seed"]: line for line in lines if _is_of(line, name, data)}
+    return tuple(found[seed] for seed in sorted(found))
+
+
+def _is_of(line: Record, name: str, data: str) -> bool:
+    return line["purpose"] == "table" and (line.get("row") or line["model"], line["data"]) == (name, data)
+
+
+def table_lines(lines: Iterable[Record], configs: Path = CONFIGS) -> list[Line]:
+    """Every row that the configurations name, in the table's order."""
+    lines, out = list(lines), []
+    for path in sorted(configs.glob("*.toml")):
+        row = tomllib.loads(path.read_text(encoding="utf-8"))["row"]
+        name, data = row.get("name", row["model"]), row["data"]
+        runs = runs_of(lines, name, data)
+        out.append(Line(name, row["model"], data, row["floor"], row.get("best", ""), row.get("tried", ""), runs))
+    return sorted(out, key=lambda line: (ORDER.index(line.data) if line.data in ORDER else len(ORDER), line.data))
+
+
+def all_lines() -> list[Line]:
+    """Of this repository's records and configurations."""
+    return table_lines(records(RESULTS / "accuracy.jsonl"))
+
+
+def cells(line: Line) -> list[str]:
+    """A row of the page."""
+    return [text.replace("|", "\\|") for text in _cells(line)]
+
+
+def _cells(line: Line) -> list[str]:
+    floor = ", ".join(f"{name} {value:g}" for name, value in line.floor.items())
+    head = [line.name, line.data, line.best or "–", floor]
+    if not line.runs:
+        return [*head, "–", "–", "not run yet", "–", "–"]
+    ours = ", ".join(f"{name} {value:.4f}" for name, value in line.metrics.items())
+    verdict = "reached" if line.reached else "**missed**" + (f"; tried: {line.tried}" if line.tried else "")
+    return [*head, ours, line.seeds, verdict, f"{line.seconds / 60:.1f}", "; ".join(_picked(line))]
+
+
+def _picked(line: Line) -> list[str]:
+    """Epochs of the seeds, and on what they were picked."""
+    epochs = [str(run["epochs"]) for run in line.runs if run["epochs"]]
+    said = f"epochs {', '.join(dict.fromkeys(epochs))}" if epochs else "closed form"
+    return [said, *dict.fromkeys(run["picked_on"] for run in line.runs)]
+
+
+HEAD = ("model", "data", "best published", "floor", "ours", "seeds", "", "minutes a run", "epochs; picked on")
+
+
+def protocols(lines: Iterable[Line]) -> list[str]:
+    """One line of Markdown a data set: no number without its protocol."""
+    found: dict[str, dict[str, None]] = {}
+    for line in lines:
+        for run in line.runs:
+            found.setdefault(line.data, {})[run["protocol"]] = None
+    return [f"* {data}: {' / '.join(said)}" for data, said in found.items()]
