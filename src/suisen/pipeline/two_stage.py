@@ -75,6 +75,21 @@ class Recipe:
     """The metric that stops a retriever early."""
 
 
+@dataclass(frozen=True)
+class First:
+    """The first stage and all that any number of second stages can learn from it."""
+
+    engine: Engine
+    """Of the retriever that made the lists."""
+    lists: Lists | None
+    """Lists of events that the retriever had not seen; None for a stand-in, which learns from none."""
+    missed: int
+    """Events without a list, for their item was not retrieved."""
+    valid: list[tuple[Queries, Tensor, Tensor]] | None
+    """What ``valid_lists`` made; None without valid."""
+    curves: dict[str, list[Curve]]
+
+
 def may_recommend(model: Model, train: Dataset | Store) -> Tensor:
     """(n_items,) bool: all items for a model that can score new ones, else those that train has events of."""
     if "new items" in model.abilities:
@@ -230,29 +245,13 @@ def train_stages(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stage
         return Stages(net, None, {"retriever": curves}, ())
     if recipe.retriever is None:
         return _fit_ranker_alone(recipe, train, valid)
-    if stands_in(recipe.ranker, train.schema):
-        return _fit_stand_in(recipe, train, valid)
-    return _fit_both(recipe, train, valid)
-
-
-def _fit_stand_in(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
-    """Two retrievers, each on all of train: the second ranks what the first found.  Neither learns from lists, so no
-    event needs to be held out for it; the one number that joins them is picked on the valid lists.
-    """
-    model = _needed(recipe.ranker)
-    net, first_curves = _fit_retriever(recipe, train, valid, "retriever")
-    validate = None if valid is None else retriever_validator(model, train, valid, recipe.stop_on)
-    second, curves = fit(model, train, validate, recipe.options.for_stage("ranker"))
-    ranker = as_ranker(second)
-    notes: tuple[str, ...] = ()
-    if valid is not None and isinstance(ranker, StandIn):
-        engine = Engine(net, None, may_recommend(_needed(recipe.retriever), train), recipe.candidates, recipe.index)
-        parts = valid_lists(engine, valid, recipe.candidates)
-        ranker.pick_blend(parts, list_validator(parts))
-        notes = (
-            f"the ranker's score is blended with {float(ranker.blend):.3g} × the retrieval score, picked on valid",
-        )
-    return Stages(net, ranker.eval(), {"retriever": first_curves, "ranker": curves}, notes)
+    first = first_stage(recipe, train, valid)
+    ranker, curves, note = second_stage(recipe, first, train, valid)
+    if first.lists is None:
+        return Stages(first.engine.retriever, ranker, {**first.curves, "ranker": curves}, note)
+    found = [curve.best_epoch for curve in first.curves["retriever-inner1"]]
+    again, last = _fit_retriever(recipe, train, valid, "retriever", epochs=found)
+    return Stages(again, ranker, {**first.curves, "ranker": curves, "retriever": last}, note)
 
 
 def _fit_retriever(
@@ -271,34 +270,66 @@ def _fit_ranker_alone(recipe: Recipe, train: Dataset, valid: Queries | None) -> 
     return Stages(None, as_ranker(net), {"ranker": curves}, ())
 
 
-def _fit_both(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
-    retriever, ranker, options = _needed(recipe.retriever), _needed(recipe.ranker), recipe.options
-    schema = replace(train.schema, pair=PAIR)
-    rng = torch.Generator().manual_seed(options.for_stage("lists").stage_seed)
-    allowed = may_recommend(retriever, train)
-    curves: dict[str, list[Curve]] = {}
-    fresh = first_takes(train)
-    parts, missed, validate = [], 0, None
-    for i, asked in enumerate(held_out(train, recipe.lists, options.seed), start=1):
-        inner = train.keep(~asked)
-        net, curves[f"retriever-inner{i}"] = _fit_retriever(recipe, inner, valid, f"retriever-inner{i}")
-        engine = Engine(net, None, allowed & may_recommend(retriever, inner), recipe.candidates, recipe.index)
-        lists, lost = make_lists(engine, train, asked & fresh, recipe.lists, rng)
-        parts += [] if lists is None else [lists]
+def first_stage(recipe: Recipe, train: Dataset, valid: Queries | None) -> First:
+    """Fits the retriever, and makes the lists that second stages learn on.
+
+    A retriever as the second stage learns from no list, so no event needs to be held out for it: the first one is
+    fitted on all of train.  Raises InputError where the retriever finds nothing of what was held out.
+    """
+    model = _needed(recipe.retriever)
+    allowed = may_recommend(model, train)
+    if stands_in(_needed(recipe.ranker), train.schema):
+        net, curves = _fit_retriever(recipe, train, valid, "retriever")
+        engine = Engine(net, None, allowed, recipe.candidates, recipe.index)
+        lists = None if valid is None else valid_lists(engine, valid, recipe.candidates)
+        return First(engine, None, 0, lists, {"retriever": curves})
+    rng = torch.Generator().manual_seed(recipe.options.for_stage("lists").stage_seed)
+    engines: list[Engine] = []
+    of_stage: dict[str, list[Curve]] = {}
+    fresh, parts, missed = first_takes(train), [], 0
+    for i, asked in enumerate(held_out(train, recipe.lists, recipe.options.seed), start=1):
+        inner, stage = train.keep(~asked), f"retriever-inner{i}"
+        net, of_stage[stage] = _fit_retriever(recipe, inner, valid, stage)
+        engine = Engine(net, None, allowed & may_recommend(model, inner), recipe.candidates, recipe.index)
+        made, lost = make_lists(engine, train, asked & fresh, recipe.lists, rng)
+        engines += [] if engines else [engine]
+        parts += [] if made is None else [made]
         missed += lost
-        if valid is not None and validate is None:
-            validate = list_validator(valid_lists(engine, valid, recipe.candidates))
     if not parts:
         raise InputError(f"the retriever found none of {missed:,} held-out items; raise candidates, or hold out less")
-    lists = _joined(parts)
-    net, curves["ranker"] = fit(ranker, replace(train, lists=lists), validate, options.for_stage("ranker"), schema)
-    found = [curve.best_epoch for curve in curves["retriever-inner1"]]
-    again, curves["retriever"] = _fit_retriever(recipe, train, valid, "retriever", epochs=found)
+    lists = None if valid is None else valid_lists(engines[0], valid, recipe.candidates)
+    return First(engines[0], _joined(parts), missed, lists, of_stage)
+
+
+def second_stage(
+    recipe: Recipe, first: First, train: Dataset, valid: Queries | None
+) -> tuple[Ranker, list[Curve], tuple[str, ...]]:
+    """Fits the ranker behind a first stage: the network, its curves, and what is to be said of it.
+
+    A stand-in is fitted like any retriever; the one number that joins both is picked on the valid lists.
+    """
+    model, options = _needed(recipe.ranker), recipe.options.for_stage("ranker")
+    if first.lists is None:
+        validate = None if valid is None else retriever_validator(model, train, valid, recipe.stop_on)
+        net, curves = fit(model, train, validate, options)
+        return _blended(as_ranker(net), first, curves)
+    validate = None if first.valid is None else list_validator(first.valid)
+    schema = replace(train.schema, pair=PAIR)
+    net, curves = fit(model, replace(train, lists=first.lists), validate, options, schema)
+    asked = len(first.lists) + first.missed
     note = (
-        f"the ranker learnt on {len(lists):,} lists of a retriever that had not seen their events; {missed:,} more "
-        f"events ({missed / (len(lists) + missed):.0%}) were left out, for their item was not retrieved"
+        f"the ranker learnt on {len(first.lists):,} lists of a retriever that had not seen their events; "
+        f"{first.missed:,} more events ({first.missed / asked:.0%}) were left out, for their item was not retrieved"
     )
-    return Stages(again, as_ranker(net), curves, (note,))
+    return as_ranker(net), curves, (note,)
+
+
+def _blended(ranker: Ranker, first: First, curves: list[Curve]) -> tuple[Ranker, list[Curve], tuple[str, ...]]:
+    if first.valid is None or not isinstance(ranker, StandIn):
+        return ranker.eval(), curves, ()
+    ranker.pick_blend(first.valid, list_validator(first.valid))
+    note = f"the ranker's score is blended with {float(ranker.blend):.3g} × the retrieval score, picked on valid"
+    return ranker.eval(), curves, (note,)
 
 
 def _needed(model: Model | None) -> Model:
