@@ -3,8 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 DATA_DIR ?= ../shared/data
+SEEDS ?= 0
 
-.PHONY: help setup demo test lint docs-test format bench-smoke bench-train-speed bench-eval-speed bench-ials clean
+.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-train-speed bench-eval-speed bench-ials clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -41,6 +42,9 @@ format: .venv/ready  ## mend what format and rules can mend themselves
 
 bench-smoke: .venv/ready  ## accuracy of iALS, EASE and SASRec on public splits (50 minutes on 2 cores)
 	$(BIN)/python benchmarks/smoke.py --data-dir $(DATA_DIR)
+
+bench-accuracy: .venv/ready  ## every model on public splits: MODEL=gmf DATA=ncf-ml-1m SEEDS="0 1 2"
+	$(BIN)/python benchmarks/accuracy.py --data-dir $(DATA_DIR) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS)
 
 bench-train-speed: .venv/ready  ## training against the textbook loop
 	$(BIN)/python benchmarks/train_speed.py --data-dir $(DATA_DIR)

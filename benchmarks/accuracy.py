@@ -1,0 +1,195 @@
+"""Accuracy of every model: one row a file of configs/accuracy, one line a run in results/accuracy.jsonl.
+
+    python benchmarks/accuracy.py --model gmf --data ncf-ml-1m --seeds 0 1 2
+
+A row names a model, its data, the floor, and what differs from the model's defaults.  The number of epochs is picked
+on validation, never on test: where the split has a validation part, training stops on it; where it has none, a part of
+train is held out, the epochs found there are run again on all of train (``refit``).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import tomllib
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import clicks
+import gowalla
+import sequences
+import splits
+import torch
+from common import ROOT, append, parser, stamp
+from smoke import Lines
+
+import suisen as su
+from suisen.data.batch import Queries
+from suisen.data.dataset import Dataset
+from suisen.data.splits import Split
+from suisen.models import model_of
+from suisen.models.contract import Net
+from suisen.pipeline.scorers import NetScorer
+from suisen.pipeline.two_stage import may_recommend
+from suisen.training.trainer import fit
+
+CONFIGS = ROOT / "benchmarks" / "configs" / "accuracy"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what is trained on what, and what it must reach."""
+
+    model: str
+    data: str
+    floor: dict[str, float]
+    best: str = ""
+    patience: int = 5
+    pick: str = ""
+    """The validation metric; the last of the floor's where it is empty."""
+    epochs: tuple[int, ...] | None = None
+    """Fixed epochs, one a phase (empty: the model has no phase); None: picked on validation."""
+    picked_on: str = ""
+    """How the settings came to be, where validation picked more than the epochs."""
+    precision: str = "auto"
+    tried: str = ""
+    """Printed where the floor is missed."""
+    also: tuple[str, ...] = ()
+    """Further metrics that are recorded."""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Row:
+        """Of ``[row]`` and ``[model]`` of a file."""
+        tree = tomllib.loads(path.read_text())
+        row = {**tree["row"], "settings": tree.get("model", {})}
+        return cls(**{name: tuple(part) if isinstance(part, list) else part for name, part in row.items()})
+
+    @property
+    def metrics(self) -> list[str]:
+        """What is measured on test."""
+        return [*self.floor, *self.also]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A published split, and where its epochs are picked if it has no validation part."""
+
+    load: Callable[[Path, int], Split]
+    inner: Callable[[Dataset, int], Split] | None = None
+    picked_on: str = ""
+
+
+DATA = {
+    "ncf-ml-1m": Data(
+        lambda folder, seed: splits.ncf(folder),
+        splits.ncf_validation,
+        "each user's last event of train among 99 drawn negatives; refit on all of train",
+    ),
+    "sasrec": Data(lambda folder, seed: splits.sasrec(folder), picked_on="each user's last but one"),
+    "s3rec-beauty": Data(lambda folder, seed: sequences.beauty(folder), picked_on="each user's last but one"),
+    "yoochoose1_64": Data(
+        lambda folder, seed: sequences.yoochoose(folder), picked_on="the last tenth of train's sessions"
+    ),
+    "gowalla": Data(
+        lambda folder, seed: gowalla.gowalla(folder),
+        gowalla.validation,
+        "a tenth of each user's train; refit on all of train",
+    ),
+    "frappe": Data(lambda folder, seed: clicks.frappe(folder), picked_on="the split's validation part"),
+    "clicks-ml-1m": Data(clicks.ml1m_clicks, picked_on="a tenth of the rows"),
+}
+
+
+def rows(model: str | None, data: str | None) -> list[Row]:
+    """The rows asked for, in the order of their files."""
+    found = [Row.read(path) for path in sorted(CONFIGS.glob("*.toml"))]
+    return [row for row in found if model in (None, row.model) and data in (None, row.data)]
+
+
+def value(model: Any, train: Dataset, net: Net, queries: Queries, metric: str) -> float:
+    """One metric of a network on queries."""
+    return su.evaluate(NetScorer(net, may_recommend(model, train)), queries, [metric]).value(metric)
+
+
+def trained(row: Row, model: Any, split: Split, options: su.RunOptions, seed: int) -> tuple[Net, list[int], str]:
+    """The network, the epochs of each phase, and how they were picked."""
+    data, pick = DATA[row.data], row.pick or list(row.floor)[-1]
+    if row.epochs is not None:
+        net, _ = fit(model, split.train, options=options, epochs=row.epochs or None)
+        return net, list(row.epochs), "epochs fixed"
+    if data.inner is None:
+        valid = split.valid
+        assert valid is not None
+        net, curves = fit(model, split.train, lambda n: value(model, split.train, n, valid, pick), options)
+        return net, [curve.best_epoch for curve in curves], f"validation {pick}: {data.picked_on}"
+    inner = data.inner(split.train, seed)
+    net, curves = fit(model, inner.train, lambda n: value(model, inner.train, n, inner.test, pick), options)
+    found = [curve.best_epoch for curve in curves]
+    print(f"  epochs found: {found}; now on all of train", flush=True)
+    net, _ = fit(model, split.train, options=options, epochs=found)
+    return net, found, f"validation {pick}: {data.picked_on}"
+
+
+def run(row: Row, seed: int, options: Namespace) -> bool:
+    """One record; whether the floor is reached."""
+    started = time.perf_counter()
+    split = DATA[row.data].load(options.data_dir, seed)
+    model = model_of(row.model, **row.settings)
+    how = su.RunOptions(seed=seed, patience=row.patience, precision=row.precision, callbacks=(Lines(),))
+    net, epochs, picked_on = trained(row, model, split, how, seed)
+    report = su.evaluate(NetScorer(net, may_recommend(model, split.train)), split.test, row.metrics)
+    found = {score.metric: round(score.value, 5) for score in report.scores}
+    record = {
+        "model": row.model,
+        "data": row.data,
+        "protocol": report.protocol,
+        "seed": seed,
+        "metrics": found,
+        "epochs": epochs[0] if len(epochs) == 1 else epochs or None,
+        "picked_on": "; ".join(part for part in (row.picked_on, picked_on) if part),
+        "seconds": round(time.perf_counter() - started, 1),
+        "config": {"model": type(model).__name__, **asdict(model)},
+        "floors": row.floor,
+        "threads": options.threads,
+        **stamp(),
+        "purpose": options.purpose,
+    }
+    append("accuracy.jsonl", record)
+    reached = all(found[metric] >= floor for metric, floor in row.floor.items())
+    figures = ", ".join(f"{metric} {found[metric]:.4f} (floor {floor:g})" for metric, floor in row.floor.items())
+    verdict = "reached" if reached else "MISSED"
+    print(f"{row.model} on {row.data}, seed {seed}: {figures} {verdict}, {record['seconds']:.0f} s", flush=True)
+    return reached
+
+
+def main() -> int:
+    """Runs what is asked for; 1 where a floor is missed."""
+    made = parser(__doc__ or "")
+    made.add_argument("--model", help="a model's name; without it all of them")
+    made.add_argument("--data", help="a split's name; without it all of the model's rows")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--purpose", choices=("smoke", "trial", "table"), default="table")
+    made.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings, as TOML values")
+    options = made.parse_args()
+    torch.set_num_threads(options.threads)
+    asked = rows(options.model, options.data)
+    if not asked:
+        known = ", ".join(f"{row.model} {row.data}" for row in rows(None, None))
+        print(f"no row for --model {options.model} --data {options.data}; there are: {known}", file=sys.stderr)
+        return 2
+    changed = tomllib.loads("\n".join(options.set))
+    if changed and options.purpose == "table":
+        print("--set is for trials: a row of the table says its settings in its file", file=sys.stderr)
+        return 2
+    reached = [
+        run(replace(row, settings={**row.settings, **changed}), seed, options) for row in asked for seed in options.seeds
+    ]
+    return int(not all(reached))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
