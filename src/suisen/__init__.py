@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from suisen.data.synthetic import World
     from suisen.errors import InputError, SuisenError
     from suisen.evaluation import compare
-    from suisen.models import EASE, FM, IALS, MF, DeepFM, Popularity, SASRec, TwoTower
+    from suisen.models import DNN, EASE, FM, IALS, MF, DeepFM, Popularity, SASRec, TwoTower, WideDeep
     from suisen.pipeline import Recommender, evaluate
     from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Flat
     from suisen.training.options import RunOptions
@@ -28,7 +28,7 @@ _HOMES = {
     "suisen.data.synthetic": ("World",),
     "suisen.errors": ("InputError", "SuisenError"),
     "suisen.evaluation": ("compare",),
-    "suisen.models": ("EASE", "FM", "IALS", "MF", "DeepFM", "Popularity", "SASRec", "TwoTower"),
+    "suisen.models": ("DNN", "EASE", "FM", "IALS", "MF", "DeepFM", "Popularity", "SASRec", "TwoTower", "WideDeep"),
     "suisen.pipeline": ("Recommender", "evaluate"),
     "suisen.retrieval": ("HNSW", "IVFPQ", "IVFSQ8", "Exact", "Flat"),
     "suisen.training.options": ("RunOptions",),
@@ -62,7 +62,8 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "EASE", "FM", "HNSW", "IALS", "IVFPQ", "IVFSQ8", "MF", "ClickRatio", "Dataset", "DeepFM", "Exact", "Flat",
+    "DNN", "EASE", "FM", "HNSW", "IALS", "IVFPQ", "IVFSQ8", "MF", "ClickRatio", "Dataset", "DeepFM", "Exact", "Flat",
     "GlobalTime", "InputError", "LeaveLast", "Popularity", "Ratio", "Recommender", "RunOptions", "SASRec", "Sessions",
-    "SuisenError", "TwoTower", "World", "__version__", "compare", "evaluate", "k_core", "load", "load_data",
+    "SuisenError", "TwoTower", "WideDeep", "World", "__version__", "compare", "evaluate", "k_core", "load",
+    "load_data",
 ]  # fmt: skip

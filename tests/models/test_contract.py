@@ -45,6 +45,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "sasrec": {"dim": 16, "length": N, "batch_size": 8, "learning_rate": 0.01, "epochs": 25},
     "fm": {"dim": 4, "batch_size": 64, "learning_rate": 0.02, "epochs": 15},
     "deepfm": {"dim": 4, "hidden": (16, 8), "batch_size": 64, "learning_rate": 0.02, "epochs": 15},
+    "wide-deep": {
+        "crosses": (("user", "item"), ("history", "item")),
+        "dim": 4,
+        "hidden": (16, 8),
+        "batch_size": 64,
+        "learning_rate": 0.02,
+        "wide_rate": 0.05,
+        "epochs": 15,
+    },
+    "dnn": {"dim": 8, "hidden": (32, 16), "batch_size": 64, "learning_rate": 0.02, "epochs": 25},
 }
 IMPERSONAL = {"popularity"}
 """Kinds that recommend the same to everybody: nobody's own answer is asked of them."""

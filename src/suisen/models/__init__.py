@@ -7,6 +7,7 @@ from typing import Any
 from suisen.errors import unknown
 from suisen.models.contract import CatalogueScorer, Model, Net, Ranker, Retriever
 from suisen.models.deepfm import DeepFM
+from suisen.models.dnn import DNN
 from suisen.models.ease import EASE
 from suisen.models.fm import FM
 from suisen.models.ials import IALS
@@ -14,6 +15,7 @@ from suisen.models.mf import MF
 from suisen.models.popularity import Popularity
 from suisen.models.sasrec import SASRec
 from suisen.models.two_tower import TwoTower
+from suisen.models.wide_deep import WideDeep
 
 RETRIEVERS: dict[str, type[Any]] = {
     "popularity": Popularity,
@@ -28,6 +30,8 @@ RETRIEVERS: dict[str, type[Any]] = {
 RANKERS: dict[str, type[Any]] = {
     "fm": FM,
     "deepfm": DeepFM,
+    "wide-deep": WideDeep,
+    "dnn": DNN,
 }
 
 MODELS = RETRIEVERS | RANKERS
@@ -52,6 +56,7 @@ def model_of(name: str, **hyper: Any) -> Any:
 
 
 __all__ = [
-    "EASE", "FM", "IALS", "MF", "MODELS", "RANKERS", "RETRIEVERS", "SECOND_STAGES", "CatalogueScorer", "DeepFM",
-    "Model", "Net", "Popularity", "Ranker", "Retriever", "SASRec", "TwoTower", "model_of", "name_of",
+    "DNN", "EASE", "FM", "IALS", "MF", "MODELS", "RANKERS", "RETRIEVERS", "SECOND_STAGES", "CatalogueScorer",
+    "DeepFM", "Model", "Net", "Popularity", "Ranker", "Retriever", "SASRec", "TwoTower", "WideDeep", "model_of",
+    "name_of",
 ]  # fmt: skip

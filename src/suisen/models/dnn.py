@@ -1,0 +1,139 @@
+"""DNN for ranking (Covington et al. 2016): everything known of context and item, side by side, through a tower.
+
+score = MLP([user id; user and request features; mean of the history's items; example age; item id; item features;
+pair features]).  Items of the history and the item that is scored share one table (section 4.1 of the paper).
+
+*Example age* (section 3.3): a net trained on a window of time learns what was taken in the window on average, not what
+is taken now.  Training therefore tells it how old each example was, as a share of the window from its newest event
+back, and the root of that share; whoever asks afterwards stands at the window's end, where the age is 0.  Data without
+times have no age.
+
+Cost left per pair: h₁·h₂ + h₂·h₃ + … multiply-adds, for the first layer is split into sides (see ``SplitMLP``), and
+4·h₁ bytes of item state.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from suisen.data.batch import Batch, Contexts, Schema
+from suisen.data.dataset import Dataset
+from suisen.data.views import Rows, View
+from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
+from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, adam, pooled
+from suisen.models.losses import of_rows
+from suisen.parameters import Search
+
+
+@hyper_parameters
+class DNN:
+    """Tower over pooled history, user, context and item; logistic loss."""
+
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
+
+    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(8, 16, 32, 64))] = 16
+    """Length of a field's vector."""
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((256, 128, 64), min_length=1)
+    """Widths of the tower's layers."""
+    dropout: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.5)] = 0.2
+    """In the tower."""
+    batch_norm: bool = True
+    """Batch norm behind each of the tower's linear layers."""
+    history: Annotated[int, Field(ge=0, le=1000)] = 50
+    """Most items of history read, as the mean of their vectors; 0: none."""
+    recent: Annotated[int, Field(ge=0, le=1000)] = 3
+    """The same once more for the newest items alone; 0: none."""
+    example_age: bool = True
+    """Whether training tells the tower how old each example was; asked later, the age is 0."""
+    hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of user and item ids, and of user features, hidden in training: unknown ones are then no surprise."""
+    l2: Annotated[float, Field(ge=0), Search(1e-6, 1e-1, log=True)] = 1e-6
+    """λ: half of it times the squared norm of all field tables is added to each batch's loss."""
+    negatives: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Items drawn for each positive where train has neither labels nor lists."""
+    learning_rate: Annotated[float, Field(gt=0, le=1), Search(1e-4, 1e-2, log=True)] = 1e-3
+    """Step of Adam."""
+    batch_size: Annotated[int, Field(ge=2)] = 1024
+    """Contexts in a batch; fewer where an epoch would have fewer than 20 batches."""
+    epochs: Annotated[int, Field(ge=1)] = 30
+    """Most passes over train."""
+
+    @property
+    def view(self) -> View:
+        """Contexts with candidates and labels."""
+        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=max(self.history, self.recent))
+
+    def build(self, schema: Schema) -> DNNNet:
+        """Field tables and the tower."""
+        return DNNNet(self, schema)
+
+    def phases(self, net: Any) -> list[Phase]:
+        """One phase of Adam."""
+        return [Phase(net, adam(self.learning_rate), self.epochs)]
+
+
+class DNNNet(Ranker):
+    """A side's state is its part of the tower's first layer (h₁)."""
+
+    newest: Tensor
+    window: Tensor
+
+    def __init__(self, model: DNN, schema: Schema) -> None:
+        super().__init__()
+        self.model = model
+        self.spans = [span for span in (model.history, model.recent) if span]
+        self.context = ContextVectors(schema, model.dim, ())
+        self.item = ItemVectors(schema, model.dim)
+        fields = self.context.count + len(self.spans)
+        widths = fields * model.dim + 2 * model.example_age, self.item.count * model.dim, len(schema.pair)
+        self.tower = SplitMLP(widths, model.hidden, model.dropout, model.batch_norm)
+        self.out = nn.Linear(self.tower.out, 1)
+        # a second stage starts from the order of the first
+        self.pair = nn.Parameter(torch.tensor([float(name == "retrieval_score") for name in schema.pair]))
+        self.register_buffer("newest", torch.tensor(0), persistent=False)
+        self.register_buffer("window", torch.tensor(0), persistent=False)
+
+    def prepare(self, train: Dataset) -> None:
+        """The window of time in which train lies; 0 where it has no times."""
+        if train.has_time and len(train.events):
+            self.newest = train.events.time.max()
+            self.window = self.newest - train.events.time.min()
+
+    def ages(self, contexts: Contexts) -> Tensor:
+        """(B, 2): the example's age as a share of train's window, and its root; 0 out of training."""
+        if not self.training or not int(self.window):
+            return torch.zeros((len(contexts), 2), dtype=self.out.weight.dtype, device=contexts.user.device)
+        age = ((self.newest - contexts.time).double() / self.window).clamp(0, 1).to(self.out.weight.dtype)
+        return torch.stack([age, age.sqrt()], 1)
+
+    def context_state(self, contexts: Contexts) -> Tensor:
+        """(B, h₁)."""
+        fields = self.context(contexts, self.model.hide_ids).flatten(1)
+        watched = [pooled(contexts.history.last(span), self.item.item.weight) for span in self.spans]
+        age = [self.ages(contexts)] if self.model.example_age else []
+        return self.tower.context(torch.cat([fields, *watched, *age], 1))
+
+    def item_state(self, ids: Tensor) -> Tensor:
+        """(n, h₁)."""
+        fields = self.item(self.items.known(ids), self.items.features.take(ids), self.model.hide_ids)
+        return self.tower.item(fields.flatten(1))
+
+    def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """(B, C) logits."""
+        score = self.out(self.tower(context, item, pair, weights)).squeeze(-1)
+        return score if pair is None or not self.pair.numel() else score + pair @ self.pair
+
+    def square_norm(self) -> Tensor:
+        """Scalar: sum of the squares of every field table."""
+        tables = [*self.context.parameters(), *self.item.parameters()]
+        return torch.stack([table.square().sum() for table in tables]).sum()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Softmax over each list (logistic loss of single candidates) plus l2/2 · the squared norm of the tables."""
+        candidates, labels = batch.listed
+        scores = self.score(batch.contexts, candidates, batch.weights)
+        return of_rows(scores, labels, batch.weights) + self.model.l2 / 2 * self.square_norm()

@@ -1,0 +1,371 @@
+"""Wide & Deep (Cheng et al. 2016): a linear model that memorises, a deep net that generalises, trained together.
+
+score = w·x + Σ_crosses w_φ·φ(x) + MLP([fields of context; fields of item; pair features]).
+
+φ is a cross of two fields: 1 where both take given values (AND).  Of a multi-valued field or a history each value
+counts by its share, so that a cross with "the last 50 items" is the mean over 50 crosses with one item.  Each part has
+its own optimiser: FTRL-proximal with L1 (McMahan et al. 2013) for the wide one, whose useless weights become exactly
+0, and Adam for the deep one.
+
+Cost left per pair: h₁·h₂ + h₂·h₃ + … multiply-adds of the deep net, and of each cross between a context's field of v
+values and an item's of w values v·w reads of the table at random places (8 bytes each with the index).  Crosses inside
+one side are that side's own.  FTRL reads and writes each wide weight, its gradient and two sums in every step: 24
+bytes a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field as Bounds
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from suisen.data.batch import Batch, Contexts, Features, Field, Schema
+from suisen.data.ragged import Ragged
+from suisen.data.views import Rows, View
+from suisen.errors import InputError, unknown
+from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
+from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, adam
+from suisen.models.losses import of_rows
+from suisen.models.tables import lookup
+from suisen.parameters import Search
+
+MOST_CODES = 2**24
+"""Codes travel inside the states, as float32: whole numbers up to here are exact."""
+MOST_MULTI = 1024
+"""Largest multi-valued field that can be crossed: its state is dense."""
+
+
+@hyper_parameters
+class WideDeep:
+    """Linear terms and declared crosses beside a deep net, logistic loss; without hidden layers logistic regression."""
+
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
+
+    crosses: tuple[tuple[str, str], ...] = ()
+    """Pairs of fields that the wide part crosses: names of features, user, item, history; user.name where a user's and
+    an item's feature have one name."""
+    buckets: Annotated[int, Bounds(ge=1, le=MOST_CODES)] = 2**18
+    """Most weights of a cross; a cross of more combinations is hashed into so many."""
+    dim: Annotated[int, Bounds(ge=1, le=4096), Search(choices=(8, 16, 32))] = 16
+    """Length of a field's vector in the deep net."""
+    hidden: tuple[Annotated[int, Bounds(ge=1)], ...] = (128, 64)
+    """Widths of the deep net's layers; none: the wide part alone, logistic regression."""
+    dropout: Annotated[float, Bounds(ge=0, lt=1), Search(0.0, 0.5)] = 0.2
+    """In the deep net."""
+    batch_norm: bool = True
+    """Batch norm behind each of the deep net's linear layers."""
+    history: Annotated[int, Bounds(ge=0, le=1000)] = 50
+    """Most items of history read as one more field (their mean); 0: none."""
+    recent: Annotated[int, Bounds(ge=0, le=1000)] = 3
+    """The same for the newest items alone; 0: none."""
+    hide_ids: Annotated[float, Bounds(ge=0, lt=1)] = 0.05
+    """Share of user and item ids, and of user features, hidden from the deep net in training."""
+    l2: Annotated[float, Bounds(ge=0), Search(1e-6, 1e-1, log=True)] = 1e-6
+    """λ: half of it times the squared norm of the deep net's field tables is added to each batch's loss."""
+    wide_rate: Annotated[float, Bounds(gt=0, le=10), Search(1e-3, 1e-1, log=True)] = 0.01
+    """α of FTRL, the wide part's step."""
+    l1: Annotated[float, Bounds(ge=0)] = 1e-4
+    """λ₁ of FTRL: wide weights whose summed gradients stay below it are 0."""
+    negatives: Annotated[int, Bounds(ge=1, le=1000)] = 4
+    """Items drawn for each positive where train has neither labels nor lists."""
+    learning_rate: Annotated[float, Bounds(gt=0, le=1), Search(1e-4, 1e-2, log=True)] = 1e-3
+    """Step of Adam, for the deep net."""
+    batch_size: Annotated[int, Bounds(ge=2)] = 1024
+    """Contexts in a batch; fewer where an epoch would have fewer than 20 batches."""
+    epochs: Annotated[int, Bounds(ge=1)] = 30
+    """Most passes over train."""
+
+    @property
+    def view(self) -> View:
+        """Contexts with candidates and labels."""
+        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=max(self.history, self.recent))
+
+    def build(self, schema: Schema) -> WideDeepNet:
+        """Both parts.  Raises InputError for a cross of fields that are not there or cannot be crossed."""
+        return WideDeepNet(self, schema)
+
+    def phases(self, net: Any) -> list[Phase]:
+        """One phase with two optimisers."""
+        return [Phase(net, self._optimisers, self.epochs)]
+
+    def _optimisers(self, module: Any) -> list[Optimizer]:
+        wide = FTRL(module.wide.parameters(), self.wide_rate, self.l1)
+        return [wide, *([] if module.deep is None else adam(self.learning_rate)(module.deep))]
+
+
+# -- the wide part's optimiser ----------------------------------------------------------------------------------------
+
+
+class FTRL(Optimizer):
+    """FTRL-proximal (McMahan et al. 2013, algorithm 1) with per-coordinate steps α / (β + √Σg²) and L1.
+
+    w = 0 where |z| ≤ λ₁, else (sign(z)·λ₁ − z) · α / (β + √n); n sums g², z sums g less what moving the step size would
+    change.  The linear terms z begin so that the first weights are the initial ones.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], rate: float, l1: float = 0.0, beta: float = 1e-3) -> None:
+        super().__init__(list(weights), {"lr": rate, "l1": l1, "beta": beta})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step; weights without a gradient stay."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._step(weight, weight.grad, **group)
+
+    def _step(self, weight: Tensor, grad: Tensor, lr: float, l1: float, beta: float, **_: Any) -> None:
+        state = self.state[weight]
+        if not state:
+            state["n"] = torch.zeros_like(weight)
+            state["z"] = -weight * (beta / lr) - weight.sign() * l1
+        n, z = state["n"], state["z"]
+        before = n.sqrt()
+        n.addcmul_(grad, grad)
+        root = n.sqrt()
+        z.add_(grad).addcmul_((root - before) / lr, weight, value=-1)
+        weight.copy_(torch.nn.functional.softshrink(z, l1) * -lr / (beta + root))
+
+
+# -- crosses ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """A field as crosses read it: (n, width) numbers a row, which travel in its side's state.
+
+    Ids, categorical fields and histories give codes (0: nothing); a multi-valued field gives the share of each code.
+    """
+
+    name: str
+    owner: str
+    """user, request or item."""
+    kind: str
+    """id, categorical, multi or history."""
+    size: int
+    """Codes, 0 included."""
+    width: int
+    column: int = 0
+    """Place among the owner's features of this kind."""
+
+    @property
+    def of_item(self) -> bool:
+        """Whether it belongs to the item's side."""
+        return self.owner == "item"
+
+    def read(self, ids: Tensor, features: Features, history: Ragged | None) -> Tensor:
+        """(n, width) of n rows of its owner."""
+        if self.kind == "multi":
+            return _shares(features.multi[self.column], self.size)
+        if self.kind == "history" and history is not None:
+            codes = history.last(self.width).padded(self.width)
+        else:
+            codes = ids[:, None] if self.kind == "id" else features.categorical[:, self.column, None]
+        return torch.where(codes > 0, (codes - 1) % (MOST_CODES - 1) + 1, 0)
+
+    def values(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and their shares, both (…, width), of the (…, width) that ``read`` gave."""
+        if self.kind == "multi":
+            return torch.arange(1, self.size, device=state.device), state
+        there = (state > 0).to(state.dtype)
+        return state.detach().long(), there / there.sum(-1, keepdim=True).clamp(min=1)
+
+
+def _shares(bags: Ragged, size: int) -> Tensor:
+    """(n, size − 1): each code's share of its row's weight; code 0 counts for nothing."""
+    weights = torch.ones_like(bags.values, dtype=torch.float32) if bags.weights is None else bags.weights
+    flat = torch.zeros(len(bags) * size, dtype=weights.dtype, device=weights.device)
+    dense = flat.index_add_(0, bags.rows() * size + bags.values, weights).view(len(bags), size)[:, 1:]
+    mass = dense.sum(1, keepdim=True)
+    return dense / torch.where(mass == 0, 1, mass)
+
+
+def crossable(schema: Schema, history: int) -> dict[str, Crossed | str]:
+    """By name, and by ``owner.name``: each field, or why it cannot be crossed."""
+    found: dict[str, Crossed | str] = {
+        "user": Crossed("user", "user", "id", schema.n_users, 1),
+        "item": Crossed("item", "item", "id", schema.n_items, 1),
+    }
+    if history:
+        found["history"] = Crossed("history", "user", "history", schema.n_items, history)
+    names = [field.name for fields in (schema.user, schema.request, schema.item) for field in fields]
+    for owner, fields in (("user", schema.user), ("request", schema.request), ("item", schema.item)):
+        seen: dict[str, int] = {}
+        for field in fields:
+            one = _crossed(owner, field, seen.get(field.kind, 0))
+            seen[field.kind] = seen.get(field.kind, 0) + 1
+            found[f"{owner}.{field.name}"] = one
+            if field.name not in found:
+                twice = f"{field.name!r} names several fields; write {owner}.{field.name}"
+                found[field.name] = one if names.count(field.name) == 1 else twice
+    return found
+
+
+def _crossed(owner: str, field: Field, column: int) -> Crossed | str:
+    if field.kind == "numeric":
+        return f"{field.name!r} is numeric; cross a categorical field, say of its ranges"
+    if field.kind == "multi" and field.size > MOST_MULTI:
+        return f"{field.name!r} has {field.size - 1:,} values, more than {MOST_MULTI:,}; cross a smaller field"
+    return Crossed(field.name, owner, field.kind, field.size, field.size - 1 if field.kind == "multi" else 1, column)
+
+
+class Cross(nn.Module):
+    """One weight for each pair of values of two fields; pairs are hashed where they are more than ``buckets``."""
+
+    def __init__(self, left: Crossed, right: Crossed, buckets: int) -> None:
+        super().__init__()
+        self.left, self.right = left, right
+        self.hashed = left.size * right.size > buckets
+        self.weight = nn.Parameter(torch.zeros(buckets if self.hashed else left.size * right.size, 1))
+
+    def places(self, left: Tensor, right: Tensor) -> Tensor:
+        """Rows of the table for codes of any one shape."""
+        if not self.hashed:
+            return left * self.right.size + right
+        mixed = left * 0x9E3779B97F4A7C1 + right * 0x85EBCA77C2B2AE3  # int64 wraps around
+        mixed = (mixed ^ (mixed >> 29)) * 0x165667B19E3779F
+        return (mixed ^ (mixed >> 32)) % len(self.weight)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        """(…) of what the two fields' ``read`` gave, (…, v) and (…, w), broadcast."""
+        (a, share), (b, other) = self.left.values(left), self.right.values(right)
+        weights = lookup(self.weight, self.places(a.unsqueeze(-1), b.unsqueeze(-2)), padding=False).squeeze(-1)
+        return (weights * share.unsqueeze(-1) * other.unsqueeze(-2)).sum((-2, -1))
+
+
+def crosses_of(model: WideDeep, schema: Schema) -> list[Cross]:
+    """The declared crosses, the context's field first.  Raises InputError naming the field and what there is."""
+    known = crossable(schema, model.history)
+    made = []
+    for pair in model.crosses:
+        found = []
+        for name in pair:
+            one = known.get(name)
+            if one is None:
+                raise unknown("WideDeep: field of crosses", name, known)
+            if isinstance(one, str):
+                raise InputError(f"WideDeep: crosses = {pair!r}: {one}")
+            found.append(one)
+        if found[0] == found[1]:
+            raise InputError(f"WideDeep: crosses = {pair!r} crosses a field with itself; name two fields")
+        left, right = sorted(found, key=lambda one: one.of_item)
+        made.append(Cross(left, right, model.buckets))
+    return made
+
+
+# -- the parts --------------------------------------------------------------------------------------------------------
+
+
+class Wide(nn.Module):
+    """Linear terms of all fields and the crosses.  A side's state: [its own sum, what mixed crosses read of it]."""
+
+    def __init__(self, model: WideDeep, schema: Schema) -> None:
+        super().__init__()
+        self.context = ContextVectors(schema, 1, (model.history, model.recent), std=0.0)
+        self.item = ItemVectors(schema, 1, std=0.0)
+        self.bias = nn.Parameter(torch.zeros(()))
+        # a second stage starts from the order of the first
+        self.pair = nn.Parameter(torch.tensor([float(name == "retrieval_score") for name in schema.pair]))
+        crosses = crosses_of(model, schema)
+        self.crosses = nn.ModuleList(crosses)
+        mixed = [cross for cross in crosses if cross.right.of_item and not cross.left.of_item]
+        self.reads = [list(dict.fromkeys(cross.left for cross in mixed)), list(dict.fromkeys(c.right for c in mixed))]
+        self.widths = [1 + sum(one.width for one in reads) for reads in self.reads]
+
+    def of_context(self, contexts: Contexts) -> Tensor:
+        """(B, widths[0])."""
+        rows = {"user": contexts.user_features, "request": contexts.request}
+        linear = self.context(contexts).sum((1, 2))
+        return self._side(linear, 0, lambda one: one.read(contexts.user, rows[one.owner], contexts.history))
+
+    def of_item(self, ids: Tensor, features: Features) -> Tensor:
+        """(n, widths[1]) of known ids and their features."""
+        return self._side(self.item(ids, features).sum((1, 2)), 1, lambda one: one.read(ids, features, None))
+
+    def _side(self, linear: Tensor, item: int, read: Callable[[Crossed], Tensor]) -> Tensor:
+        crosses: Any = self.crosses
+        for cross in crosses:
+            if cross.left.of_item == cross.right.of_item == bool(item):
+                linear = linear + cross(read(cross.left).to(linear.dtype), read(cross.right).to(linear.dtype))
+        return torch.cat([linear[:, None], *(read(one).to(linear.dtype) for one in self.reads[item])], 1)
+
+    def forward(self, context: Tensor, item: Tensor, pair: Tensor | None) -> Tensor:
+        """(B, C) of (B, widths[0]) and (B or 1, C, widths[1]) states and (B, C, p) pair features."""
+        context = context.unsqueeze(1)
+        score = self.bias + context[..., 0] + item[..., 0]
+        if pair is not None and self.pair.numel():
+            score = score + pair @ self.pair
+        given = {**self._cut(context, 0), **self._cut(item, 1)}
+        crosses: Any = self.crosses
+        for cross in crosses:
+            if cross.left.of_item != cross.right.of_item:
+                score = score + cross(given[cross.left], given[cross.right])
+        return score
+
+    def _cut(self, state: Tensor, item: int) -> dict[Crossed, Tensor]:
+        parts = torch.split(state[..., 1:], [one.width for one in self.reads[item]], -1)
+        return dict(zip(self.reads[item], parts, strict=True))
+
+
+class Deep(nn.Module):
+    """Field vectors and the deep net."""
+
+    def __init__(self, model: WideDeep, schema: Schema) -> None:
+        super().__init__()
+        self.context = ContextVectors(schema, model.dim, (model.history, model.recent))
+        self.item = ItemVectors(schema, model.dim)
+        widths = self.context.count * model.dim, self.item.count * model.dim, len(schema.pair)
+        self.net = SplitMLP(widths, model.hidden, model.dropout, model.batch_norm)
+        self.out = nn.Linear(self.net.out, 1, bias=False)
+
+    def square_norm(self) -> Tensor:
+        """Scalar: sum of the squares of every field table."""
+        tables = [*self.context.parameters(), *self.item.parameters()]
+        return torch.stack([table.square().sum() for table in tables]).sum()
+
+
+class WideDeepNet(Ranker):
+    """A side's state: the wide part's and, behind it, its part of the deep net's first layer (h₁)."""
+
+    def __init__(self, model: WideDeep, schema: Schema) -> None:
+        super().__init__()
+        self.model = model
+        self.wide = Wide(model, schema)
+        self.deep = Deep(model, schema) if model.hidden else None
+
+    def context_state(self, contexts: Contexts) -> Tensor:
+        """(B, wide + h₁)."""
+        wide = self.wide.of_context(contexts)
+        if self.deep is None:
+            return wide
+        fields = self.deep.context(contexts, self.model.hide_ids)
+        return torch.cat([wide, self.deep.net.context(fields.flatten(1))], 1)
+
+    def item_state(self, ids: Tensor) -> Tensor:
+        """(n, wide + h₁)."""
+        known, features = self.items.known(ids), self.items.features.take(ids)
+        wide = self.wide.of_item(known, features)
+        if self.deep is None:
+            return wide
+        fields = self.deep.item(known, features, self.model.hide_ids)
+        return torch.cat([wide, self.deep.net.item(fields.flatten(1))], 1)
+
+    def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """(B, C) logits."""
+        cuts = self.wide.widths
+        wide = self.wide(context[..., : cuts[0]], item[..., : cuts[1]], pair)
+        if self.deep is None:
+            return wide
+        deep = self.deep.net(context[..., cuts[0] :], item[..., cuts[1] :], pair, weights)
+        return wide + self.deep.out(deep).squeeze(-1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Softmax over each list (logistic loss of single candidates) plus l2/2 · the norm of the deep net's tables."""
+        candidates, labels = batch.listed
+        loss = of_rows(self.score(batch.contexts, candidates, batch.weights), labels, batch.weights)
+        return loss if self.deep is None else loss + self.model.l2 / 2 * self.deep.square_norm()
