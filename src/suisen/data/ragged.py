@@ -84,8 +84,8 @@ class Ragged:
 
     def _cut(self, starts: Tensor, lengths: Tensor) -> Self:
         index = spans(starts, lengths)
-        weights = None if self.weights is None else self.weights[index]
-        return replace(self, values=self.values[index], offsets=offsets_of(lengths), weights=weights)
+        weights = None if self.weights is None else self.weights.index_select(0, index)
+        return replace(self, values=self.values.index_select(0, index), offsets=offsets_of(lengths), weights=weights)
 
     def with_values(self, values: Tensor) -> Self:
         """The same rows over other values of the same number."""

@@ -72,9 +72,19 @@ class _Bags(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         values, offsets, weights = ctx.saved_tensors
-        places = _Places.of(values, ctx.rows)
-        owner = torch.repeat_interleave(torch.arange(offsets.numel() - 1), offsets.diff())
-        return places.sums(grads[0], owner[places.order], weights[places.order]), None, None, None
+        grad = transposed_sums(grads[0], values, offsets, weights, ctx.rows)
+        grad[0] = 0.0
+        return grad, None, None, None
+
+
+def transposed_sums(grad: Tensor, values: Tensor, offsets: Tensor, weights: Tensor, rows: int) -> Tensor:
+    """(rows, d): what ``bag_sums`` of these bags sends back to its table, from (B, d); each row is one sum, so that no
+    two additions race.
+    """
+    places = _Places.of(values, rows)
+    owner = torch.repeat_interleave(torch.arange(offsets.numel() - 1, device=values.device), offsets.diff())
+    at, share = owner.index_select(0, places.order), weights.index_select(0, places.order)
+    return places.sums(grad, at, share, padding=False)
 
 
 def bag_sums(table: Tensor, values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
