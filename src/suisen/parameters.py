@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -39,6 +39,17 @@ class Search:
                 ", ".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in self.choices
             )
         return f"{self.low:g} … {self.high:g}{', log' if self.log else ''}"
+
+
+def searches_of(cls: type) -> dict[str, tuple[Any, Search]]:
+    """Parameter → (its type, where tuning looks for it), of those that have a ``Search`` in their annotation."""
+    out = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        found = [note for note in notes if isinstance(note, Search)]
+        if found:
+            out[name] = (kind, found[0])
+    return out
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

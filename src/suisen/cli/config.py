@@ -33,6 +33,7 @@ from suisen.errors import InputError, unknown
 from suisen.evaluation.metrics import parse_all
 from suisen.models import RETRIEVERS, SECOND_STAGES
 from suisen.pipeline.recommender import Recommender
+from suisen.pipeline.tuning import TuneSettings
 from suisen.pipeline.two_stage import ListOptions
 from suisen.retrieval import KINDS
 from suisen.training.options import RunOptions, pick_device
@@ -119,6 +120,11 @@ def list_settings() -> list[Setting]:
     return settings_of(ListOptions, "lists", "--lists.", skip=("candidates", "history"))
 
 
+def tune_settings() -> list[Setting]:
+    """Of [tune], which ``suisen tune`` alone has."""
+    return settings_of(TuneSettings, "tune", "--")
+
+
 def choice_settings(section: str, name: str | None) -> list[Setting]:
     """Of the class that ``name`` picks in a section; none without a name."""
     if name is None:
@@ -130,18 +136,21 @@ def choice_settings(section: str, name: str | None) -> list[Setting]:
 
 def settings_in(section: str, name: str | None = None) -> list[Setting]:
     """All settings of a section."""
-    plain_sections = {"data": data_settings, "run": run_settings, "lists": list_settings}
+    plain_sections = {"data": data_settings, "run": run_settings, "lists": list_settings, "tune": tune_settings}
     return plain_sections[section]() if section in plain_sections else choice_settings(section, name)
 
 
 # -- flags over file ---------------------------------------------------------------------------------------------------
 
 
-def read_file(path: Path) -> Raw:
-    """Sections of a TOML file, their names and shapes checked; keys are checked when they meet their class."""
+def read_file(path: Path, more: Sequence[str] = ()) -> Raw:
+    """Sections of a TOML file, their names and shapes checked; keys are checked when they meet their class.
+
+    ``more``: sections beside those of a run.
+    """
     tables = toml.load(path)
     for name, table in tables.items():
-        if name not in SECTIONS:
+        if name not in (*SECTIONS, *more):
             raise unknown(f"{path}: section", name, SECTIONS)
         if not isinstance(table, dict):
             raise InputError(f"{path}: {name} = {table!r} must be a section, [{name}]")
@@ -210,11 +219,9 @@ class Config:
         reading = {key: "none" if value is None else value for key, value in self.reading.items()}
         return {**values_of(self.place, settings), **reading}
 
-    def toml(self) -> str:
+    def toml(self, head: str = "suisen train --config THIS_FILE repeats the run") -> str:
         """The file."""
-        return toml.dumps(
-            self.tables(), f"suisen {suisen.__version__}\nsuisen train --config THIS_FILE repeats the run"
-        )
+        return toml.dumps(self.tables(), f"suisen {suisen.__version__}\n{head}")
 
     def dataset(self) -> Dataset:
         """The data, read anew."""
@@ -282,6 +289,11 @@ def resolve(raw: Raw, models: bool = True) -> Config:
     where, reading = _data(Place(**place), read["data"])
     split, retriever, ranker, index = (made.get(section) for section in CHOICES)
     return Config(where, reading, split, retriever, ranker, index, ListOptions(**read["lists"]), run, names)
+
+
+def tuning_of(table: Mapping[str, Any]) -> TuneSettings:
+    """The values of [tune], converted and checked."""
+    return TuneSettings(**_read("tune", dict(table)))
 
 
 def with_epochs(raw: Raw, epochs: int | None, given: Mapping[str, Any]) -> Raw:

@@ -19,25 +19,29 @@ from suisen.errors import InputError
 from suisen.evaluation import Report
 
 CONFIG, METRICS, ENVIRONMENT, CURVES = "config.toml", "metrics.json", "environment.json", "curves.json"
+TUNING, TRIALS, BEST, JOURNAL = "tuning.toml", "trials.json", "best.toml", "study.journal"
 REPORT, CHECKPOINTS, BUNDLE = "report.html", "checkpoints", "bundle"
 LIBRARIES = ("suisen", "torch", "numpy", "polars", "scipy", "faiss-cpu", "safetensors", "pydantic")
 
 
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raises InputError where a run cannot be written: an old run goes only when asked, other files never."""
+def check_folder(folder: Path, overwrite: bool, mark: str = CONFIG) -> None:
+    """Raises InputError where a run cannot be written: an old run goes only when asked, other files never.
+
+    ``mark``: the file that tells a run.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out = {folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()):
         if not overwrite:
-            mend = f"go on with --resume {folder}, give" if (folder / CONFIG).exists() else "give"
+            mend = f"go on with --resume {folder}, give" if (folder / mark).exists() else "give"
             raise InputError(f"out = {folder} is not empty; {mend} another --out, or pass --overwrite")
-        if not (folder / CONFIG).exists():
+        if not (folder / mark).exists():
             raise InputError(f"out = {folder} holds something else than a run; give another --out")
 
 
-def new_folder(folder: Path) -> Path:
+def new_folder(folder: Path, mark: str = CONFIG) -> Path:
     """An empty run folder in the place of an old run; ``check_folder`` came before."""
-    if is_run(folder):
+    if (folder / mark).is_file():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

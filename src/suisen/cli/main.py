@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo:demo", "The whole path in one go on MovieLens-100K: data, training, measuring, serving."),
     "data": ("data:data", "Fetch a public data set, look into any event log."),
     "train": ("train:train", "Train a retriever, a ranker or both, and measure them, into a run folder."),
+    "tune": ("tune:tune", "Search the settings of a model that are best on validation (extra: tune)."),
     "evaluate": ("evaluate:evaluate", "Measure a trained run or bundle again, with other metrics."),
     "compare": ("evaluate:compare", "Paired differences between runs on the same test queries."),
     "recommend": ("recommend:recommend", "Recommendations for users, histories or features, or for everybody."),

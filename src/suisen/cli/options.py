@@ -22,6 +22,7 @@ TITLES = {
     "index": "Index",
     "lists": "Lists that the ranker learns on",
     "run": "Run",
+    "tune": "Tuning",
 }
 HELP = {
     "split": "Rule that cuts the log into train, valid and test.",
@@ -158,7 +159,7 @@ def with_settings(*sections: str, **more: Any) -> Callable[[Callable[..., Any]],
 def _flag(section: str, key: str) -> str:
     """As the command line spells it."""
     plain = key.replace("_", "-")
-    return config.FLAGS.get(key, f"--{plain}") if section in ("data", "run") else f"--{section}.{plain}"
+    return config.FLAGS.get(key, f"--{plain}") if section in ("data", "run", "tune") else f"--{section}.{plain}"
 
 
 def only_with(given: Mapping[str, Any], what: str) -> None:

@@ -120,16 +120,7 @@ class Recommender:
 
     def fit(self, train: Dataset, valid: Queries | None = None, options: RunOptions | None = None) -> Self:
         """Learns from train; ``valid`` tells each stage when to stop.  Returns itself."""
-        history = self.ranker.view.history if self.ranker is not None and hasattr(self.ranker.view, "history") else 0
-        recipe = Recipe(
-            self.retriever,
-            self.ranker,
-            self.candidates,
-            replace(self.lists, candidates=self.candidates, history=history),
-            options or RunOptions(seed=self.seed),
-            self.index_settings,
-        )
-        stages = train_stages(recipe, train, valid)
+        stages = train_stages(self.recipe(options), train, valid)
         self.curves, self.notes = stages.curves, stages.notes
         self.store = Store.of(train)
         first = self.retriever if self.retriever is not None else self.ranker
@@ -137,6 +128,18 @@ class Recommender:
         self.engine = Engine(stages.retriever, stages.ranker, allowed, self.candidates, self.index_settings)
         self.index_recall = self._measure_index()
         return self
+
+    def recipe(self, options: RunOptions | None = None) -> Recipe:
+        """What ``fit`` trains, and how."""
+        history = self.ranker.view.history if self.ranker is not None and hasattr(self.ranker.view, "history") else 0
+        return Recipe(
+            self.retriever,
+            self.ranker,
+            self.candidates,
+            replace(self.lists, candidates=self.candidates, history=history),
+            options or RunOptions(seed=self.seed),
+            self.index_settings,
+        )
 
     def _measure_index(self) -> float | None:
         """Share of the exact nearest that the index finds for some of train's users."""

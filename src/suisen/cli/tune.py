@@ -1,0 +1,247 @@
+"""``suisen tune``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from suisen.cli import folder as place
+from suisen.cli.options import only_with, raw_of, with_settings
+
+SECTIONS = ("data", "split", "retriever", "ranker", "index", "lists", "run", "tune")
+SHOWN = 30
+"""Most trials in the table."""
+ONGOING = ("tune__trials", "tune__time_limit")
+"""What may be said of a tuning that goes on."""
+
+
+@with_settings(*SECTIONS, short_help="Search the settings that are best on validation.")
+@click.option("--config", "config_file", metavar="FILE", help="TOML file of a run; its settings are the first trial.")
+@click.option("--out", metavar="DIR", help="Folder of the tuning. [default: runs/<date>-tune-<models>]")
+@click.option("--overwrite", is_flag=True, help="Replace the tuning that --out holds.")
+@click.option("--resume", metavar="DIR", help="Go on with a tuning; --trials and --time-limit may be said anew.")
+@click.option("--epochs", type=int, metavar="INT", help="Most epochs of every model that has epochs.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress, no table.")
+def tune(**given: Any) -> None:
+    """Search the settings of a retriever, a ranker or both that are best on validation, never on test.
+
+    \b
+    suisen tune --events my.csv --user uid --item sku --time ts --retriever sasrec --metric ndcg@10 --trials 20
+    suisen tune --data ml-100k --retriever ease --ranker deepfm --stage both --time-limit 1h --out runs/t
+    suisen tune --resume runs/t --trials 40       goes on, after a kill too
+    suisen train --config runs/t/best.toml        trains and measures what was found
+
+    What is searched stands beside each hyper-parameter (docs/models.md).  A setting that is given as a flag keeps its
+    value; what a file says is the first trial.  Trials whose validation metric falls behind are pruned.  The folder
+    holds best.toml, trials.json and the journal of the study.
+    """  # noqa: D301 - \b keeps the lines for click
+    from suisen.pipeline.tuning import need_optuna
+
+    need_optuna()
+    job = _resumed(given) if given["resume"] else _fresh(given)
+    try:
+        _run(job, given)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; go on with: suisen tune --resume {job.folder}", err=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Job:
+    """A tuning and where it is kept."""
+
+    config: Any
+    """Settings of the run: the first trial."""
+    settings: Any
+    folder: Path
+    resume: bool
+
+
+def _fresh(given: dict[str, Any]) -> Job:
+    from suisen.cli.config import flags_of, resolve, tuning_of, with_epochs
+
+    config = resolve(with_epochs(raw_of(given, given["config_file"]), given["epochs"], given))
+    settings = tuning_of(flags_of(given).get("tune", {}))
+    models = "-".join(config.names[part] for part in ("retriever", "ranker") if part in config.names)
+    folder = Path(given["out"]) if given["out"] else place.default_folder(f"tune-{models}")
+    said = [name.split("__") for name, value in given.items() if "__" in name and value not in (None, ())]
+    flags = [f"{section}.{key}" for section, key in said if section in ("retriever", "ranker") and key != "name"]
+    return Job(config, replace(settings, fixed=(*settings.fixed, *flags)), folder, False)
+
+
+def _resumed(given: dict[str, Any]) -> Job:
+    """The tuning's own settings."""
+    from suisen.cli.config import flags_of, read_file, resolve, tuning_of
+    from suisen.errors import InputError
+
+    why = "--resume: a tuning goes on with its own settings"
+    only_with({name: value for name, value in given.items() if name not in ONGOING}, why)
+    for name in ("config_file", "out", "epochs", "overwrite"):
+        if given[name]:
+            raise InputError(f"--{name.removesuffix('_file')} does not go with {why}")
+    folder = Path(given["resume"])
+    if not (folder / place.TUNING).is_file():
+        raise InputError(f"resume = {folder} holds no tuning ({place.TUNING} is missing); start it with --out {folder}")
+    tables = read_file(folder / place.TUNING, more=("tune",))
+    kept = {**tables.pop("tune", {}), **flags_of(given).get("tune", {})}
+    return Job(resolve(tables), tuning_of(kept), folder, True)
+
+
+def _run(job: Job, given: dict[str, Any]) -> None:
+    from suisen.cli.config import threads
+    from suisen.errors import InputError
+    from suisen.pipeline import tuning
+
+    config, folder = job.config, job.folder
+    config.check()
+    recommender = config.recommender()
+    tuning.searched(recommender, job.settings)
+    if not job.resume:
+        place.check_folder(folder, given["overwrite"], place.TUNING)
+    threads(config)
+    split = config.cut(config.dataset())
+    train, valid, notes = split.train, split.valid, split.notes
+    del split  # with its test part: from here on nobody can look at it
+    tuning.metric_for(recommender, job.settings, valid)
+    if not job.resume:
+        place.write_text(place.new_folder(folder, place.TUNING) / place.TUNING, _file(job))
+    with _Watch(job, quiet=given["quiet"]) as watch:
+        options = config.options(callbacks=(watch,))
+        found = tuning.tune(
+            recommender, train, valid, job.settings, options=options, store=folder / place.JOURNAL, watch=watch
+        )
+    if found.best is None:
+        raise InputError(f"no trial was finished; give more time: suisen tune --resume {folder} --time-limit …")
+    _keep(job, found)
+    if given["quiet"]:
+        click.echo(str(folder / place.BEST))
+        return
+    for note in notes:
+        click.echo(f"note: {note}")
+    _say(found, folder / place.BEST)
+
+
+def _keep(job: Job, found: Any) -> None:
+    """trials.json and, where there is a best trial, best.toml."""
+    place.write_json(job.folder / place.TRIALS, [each._asdict() for each in found.trials])
+    if found.best is not None:
+        place.write_text(job.folder / place.BEST, _best(job.config, found))
+
+
+def _file(job: Job) -> str:
+    """All that ``--resume`` needs."""
+    from suisen.cli import toml
+    from suisen.cli.config import tune_settings
+    from suisen.cli.settings import values_of
+
+    tables = {**job.config.tables(), "tune": values_of(job.settings, tune_settings())}
+    return toml.dumps(tables, f"suisen tune --resume {job.folder.name} goes on")
+
+
+def _best(config: Any, found: Any) -> str:
+    """A file for ``suisen train --config``."""
+    best = found.best
+    said = f"{found.metric} {best.value:.4f} on valid: trial {best.number} of {found.finished} of suisen tune"
+    tuned = replace(config, retriever=found.recommender.retriever, ranker=found.recommender.ranker)
+    text: str = tuned.toml(f"{said}\nsuisen train --config THIS_FILE trains and measures it")
+    return text
+
+
+def _say(found: Any, best: Path) -> None:
+    from suisen.evaluation.report import text_table
+
+    names = list(found.best.settings)
+    short = [name.partition(".")[2] for name in names]
+    heads = short if len(set(short)) == len(short) else names
+    order = sorted(found.trials, key=lambda each: (each.state != "done", -(each.value or 0.0), each.number))
+    rows = [
+        [str(each.number), each.state, _number(each.value), str(each.epochs), f"{each.seconds:.1f}"]
+        + [_spelt(each.settings.get(name)) for name in names]
+        for each in order[:SHOWN]
+    ]
+    click.echo(text_table(("trial", "", found.metric, "epochs", "seconds", *heads), rows))
+    if len(order) > SHOWN:
+        click.echo(f"{len(order) - SHOWN} more in {best.parent / place.TRIALS}")
+    for each in order:
+        if each.note:
+            click.echo(f"note: trial {each.number} failed: {each.note}")
+    click.echo(f"\nbest: trial {found.best.number} with {found.metric} {found.best.value:.4f} on valid")
+    click.echo(f"next: suisen train --config {best}")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _spelt(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class _Watch:
+    """Keeps the files up to date and says how far the tuning is: a bar on a terminal, elsewhere a line a trial.
+
+    It is a training callback too, for the epochs.
+    """
+
+    def __init__(self, job: Job, quiet: bool) -> None:
+        from rich.console import Console
+
+        self.job, self.quiet = job, quiet
+        self.console = Console(stderr=True, highlight=False)
+        self.stage, self.number, self.best = "", 1, ""
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Watch:
+        if not self.quiet and self.console.is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._task = self._bar.add_task("tuning", total=self.job.settings.trials)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, found: Any) -> None:
+        """A trial has ended."""
+        _keep(self.job, found)
+        trial, best = found.trials[-1], found.best
+        self.number = trial.number + 1
+        self.best = "" if best is None else f", best {best.value:.4f} (trial {best.number})"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=found.finished)
+        elif not self.quiet:
+            told = ", ".join(f"{name} {_spelt(value)}" for name, value in trial.settings.items())
+            self._print(
+                f"trial {trial.number}: {trial.state}, {_number(trial.value)}{self.best}; {told}; "
+                f"{trial.epochs} epochs, {trial.seconds:.1f} s"
+            )
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def on_start(self, stage: str, epochs: int, examples: int) -> None:
+        """A phase starts."""
+        self.stage = stage
+
+    def on_batch(self, examples: int, loss: float) -> None:
+        """Batches are too many to tell."""
+
+    def on_epoch(self, row: Any) -> None:
+        """An epoch is done."""
+        if self._bar is not None:
+            metric = "" if row.metric is None else f", metric {row.metric:.4f}"
+            told = f"trial {self.number}: {self.stage} epoch {row.epoch}{metric}{self.best}"
+            self._bar.update(self._task, description=told)
+
+    def on_end(self, curve: Any) -> None:
+        """The phase is done."""
