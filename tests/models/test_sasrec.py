@@ -13,6 +13,7 @@ from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.models import SASRec
+from tests.helpers import make_data
 
 ITEMS = 11
 ROWS = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10, 1], [2, 2, 2]]
@@ -38,11 +39,11 @@ def slow_states(net, past: list[int]) -> torch.Tensor:
     """(n, d) states of one history, written from the paper: one position, one head at a time."""
     model, n = net.model, len(past)
     x = torch.stack([
-        net.item.weight[item] * math.sqrt(model.dim) + net.position.weight[model.length - n + t]
+        net.item.weight[item] * math.sqrt(model.dim) + net.body.position.weight[model.length - n + t]
         for t, item in enumerate(past)
     ])  # fmt: skip
     wide = model.dim // model.heads
-    for block in net.blocks:
+    for block in net.body.blocks:
         normed = F.layer_norm(x, (model.dim,), block.norm_attention.weight, block.norm_attention.bias, 1e-8)
         q, k, v = (normed @ block.qkv.weight.T + block.qkv.bias).split(model.dim, 1)
         out = torch.zeros_like(x)
@@ -55,7 +56,7 @@ def slow_states(net, past: list[int]) -> torch.Tensor:
         normed = F.layer_norm(x, (model.dim,), block.norm_forward.weight, block.norm_forward.bias, 1e-8)
         inner = (normed @ block.first.weight.T + block.first.bias).relu()
         x = x + inner @ block.second.weight.T + block.second.bias
-    return F.layer_norm(x, (model.dim,), net.norm.weight, net.norm.bias, 1e-8)
+    return F.layer_norm(x, (model.dim,), net.body.norm.weight, net.body.norm.bias, 1e-8)
 
 
 @torch.no_grad()
@@ -98,9 +99,9 @@ def test_neighbours_and_padding_change_no_score():
 def test_positions_count_from_the_end():
     net = net_of()
     before = net.query_vectors(contexts_of([[3, 4]]))
-    net.position.weight[: net.model.length - 2] += 5  # positions that a history of two does not reach
+    net.body.position.weight[: net.model.length - 2] += 5  # positions that a history of two does not reach
     assert torch.equal(net.query_vectors(contexts_of([[3, 4]])), before)
-    net.position.weight[-1] += torch.randn(8)
+    net.body.position.weight[-1] += torch.randn(8)
     assert not torch.allclose(net.query_vectors(contexts_of([[3, 4]])), before)
 
 
@@ -114,8 +115,103 @@ def test_long_histories_are_cut_and_empty_ones_are_zero():
     assert not net.query_vectors(contexts_of([[], []])).any()
 
 
-def test_gradients_reach_every_weight_but_row_zero():
-    net = net_of(dropout=0.2).train()
+SAMPLED = ["sampled", "bce", "gbce"]
+
+
+def trained_net(**hyper):
+    """A network that knows the counts of ROWS, so that it can draw."""
+    net = net_of(**hyper)
+    data = make_data(user=[u for u, row in enumerate(ROWS) for _ in row], item=[i for row in ROWS for i in row])
+    assert data.schema.n_items == ITEMS
+    net.prepare(data)
+    return net
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("loss", SAMPLED)
+@pytest.mark.parametrize("per", ["auto", "position", "sequence", "batch"])
+def test_sampled_losses_are_their_slow_definitions(loss, per):
+    """The draws are the network's own, seen by a spy; all else is written position by position from the papers."""
+    net = trained_net(loss=loss, negatives=3, negatives_per=per, calibration=0.6)
+    seen = []
+    scores = net.negatives.scores
+    net.negatives.scores = lambda at, hidden, table, ids: (seen.append(ids), scores(at, hidden, table, ids))[1]
+    torch.manual_seed(4)
+    value = float(net(Batch(contexts_of(ROWS))))
+    per = {"sampled": "batch", "bce": "position", "gbce": "sequence"}[loss] if per == "auto" else per
+    ids, table, losses, place = seen[0].tolist(), net.item.weight, [], 0
+    for row, past in enumerate(ROWS):
+        for state, item in zip(slow_states(net, past[:-1]), past[1:], strict=True):
+            mine = ids if per == "batch" else ids[place if per == "position" else row]
+            losses.append(
+                slow_loss(loss, float(state @ table[item]), [(n, float(state @ table[n])) for n in mine], item, past)
+            )
+            place += 1
+    assert value == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+def slow_loss(loss: str, positive: float, negatives: list[tuple[int, float]], item: int, past: list[int]) -> float:
+    """One position; three negatives drawn uniformly from the ten items of train."""
+    if loss == "sampled":
+        others = sum(math.exp(s) * 10 / 3 for n, s in negatives if n != item)
+        return -math.log(math.exp(positive) / (math.exp(positive) + others))
+    share = 3 / 9
+    beta = 1.0 if loss == "bce" else share * (0.6 * (1 - 1 / share) + 1 / share)
+    refused = sum(math.log(1 - 1 / (1 + math.exp(-s))) for n, s in negatives if n not in past)
+    return -(beta * math.log(1 / (1 + math.exp(-positive))) + refused) / 4
+
+
+def test_usual_numbers_of_negatives():
+    assert trained_net(loss="bce").negatives.count == 1
+    assert trained_net(loss="gbce").negatives.count == 256
+    assert trained_net().negatives is None
+
+
+@torch.no_grad()
+def test_all_items_as_negatives_are_nearly_the_full_softmax():
+    batch = Batch(contexts_of(ROWS))
+    full, many = net_of(), trained_net(loss="sampled", negatives=200_000)
+    assert float(many(batch)) == pytest.approx(float(full(batch)), rel=5e-3)
+
+
+@pytest.mark.parametrize("loss", ["softmax", *SAMPLED])
+def test_half_precision_is_near(loss):
+    batch = Batch(contexts_of(ROWS))
+    values = []
+    for half in (False, True):
+        net = trained_net(loss=loss)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            value = net(batch)
+        value.backward()
+        assert all(weight.grad.dtype == torch.float32 for weight in net.parameters())
+        values.append((float(value.detach()), torch.cat([w.grad.flatten() for w in net.parameters()])))
+    assert values[1][0] == pytest.approx(values[0][0], rel=0.03)
+    assert F.cosine_similarity(values[0][1], values[1][1], 0) > 0.99
+
+
+@pytest.mark.parametrize("loss", ["softmax", *SAMPLED])
+def test_sequences_of_one_are_nothing_to_learn_from(loss):
+    """The view leaves visitors of one item out; should one come, it adds nothing."""
+    net = trained_net(loss=loss, negatives_per="batch")
+    with torch.no_grad():
+        torch.manual_seed(0)
+        alone = net(Batch(contexts_of([[1, 2, 3]])))
+        torch.manual_seed(0)
+        together = net(Batch(contexts_of([[1, 2, 3], [4]])))
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_rows_of_padding_alone_are_finite():
+    net = net_of()
+    assert net.states(Ragged.of([[], [1, 2]])).isfinite().all()
+    assert net.query_vectors(contexts_of([[0, 0]])).isfinite().all()
+
+
+@pytest.mark.parametrize("loss", ["softmax", *SAMPLED])
+def test_gradients_reach_every_weight_but_row_zero(loss):
+    net = trained_net(dropout=0.2, loss=loss).train()
     net(Batch(contexts_of(ROWS))).backward()
     for name, weight in net.named_parameters():
         assert weight.grad is not None, name

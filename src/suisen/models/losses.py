@@ -126,20 +126,20 @@ def full_softmax(
     """Mean cross-entropy of ``hidden`` (n, d) against every row 1… of ``table`` (m, d), plus ``bias`` (m,) where
     given; targets (n,) ids ≥ 1.
 
-    Memory: one chunk of logits (``chunk`` × m floats; by default 256 rows on a CPU, 3.5 MB at m = 3,500, which stay in
-    its caches, and 4,096 rows elsewhere) instead of n × m; three matrix products of n·m·d multiply-adds in all,
-    forward and backward together (a plain cross-entropy needs the same three, and twice
-    the logits' bytes in traffic).  Under autocast the products are made in bfloat16: 1.5–1.8x faster in all on a core
-    with AVX-512 BF16 (m = 3,417 and 12,102, d = 64).
+    Memory: one chunk of logits (``chunk`` × m floats) instead of n × m.  By default on a CPU 256 rows, 3.5 MB at
+    m = 3,500, which stay in its caches, and at most 16 MB or 16 rows; elsewhere 4,096 rows and at most 1 GB.
+    Cost: three matrix products of n·m·d multiply-adds in all, forward and backward together (a plain cross-entropy
+    needs the same three, and twice the logits' bytes in traffic).  Under autocast the products are made in bfloat16:
+    1.5–1.8x faster in all on a core with AVX-512 BF16 (m = 3,417 and 12,102, d = 64).
     """
     hidden = hidden.to(table.dtype)
     if chunk is None:
-        chunk = 256 if table.device.type == "cpu" else 4096
-    rows = max(1, targets.numel())
+        rows, floats = (256, 2**22) if table.device.type == "cpu" else (4096, 2**28)
+        chunk = max(16, min(rows, floats // len(table)))
     items = torch.ones(len(table), dtype=torch.bool, device=table.device)
     items[0] = False  # row 0 is padding, no item
     bias = (table.new_zeros(len(table)) if bias is None else bias).masked_fill(~items, -torch.inf)
-    own, share = table.new_zeros(targets.shape), table.new_full(targets.shape, 1.0 / rows)
+    own, share = table.new_zeros(targets.shape), table.new_full(targets.shape, 1.0 / max(1, targets.numel()))
     loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
         hidden, table, targets, bias, own, share, chunk
     )
