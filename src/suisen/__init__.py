@@ -17,7 +17,22 @@ if TYPE_CHECKING:
     from suisen.data.synthetic import World
     from suisen.errors import InputError, SuisenError
     from suisen.evaluation import compare
-    from suisen.models import DNN, EASE, FM, IALS, MF, DeepFM, Popularity, SASRec, TwoTower, WideDeep
+    from suisen.models import (
+        DNN,
+        EASE,
+        FM,
+        GMF,
+        IALS,
+        MF,
+        MLP,
+        DeepFM,
+        ItemKNN,
+        NeuMF,
+        Popularity,
+        SASRec,
+        TwoTower,
+        WideDeep,
+    )
     from suisen.pipeline import Recommender, evaluate
     from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Flat
     from suisen.training.options import RunOptions
@@ -28,7 +43,22 @@ _HOMES = {
     "suisen.data.synthetic": ("World",),
     "suisen.errors": ("InputError", "SuisenError"),
     "suisen.evaluation": ("compare",),
-    "suisen.models": ("DNN", "EASE", "FM", "IALS", "MF", "DeepFM", "Popularity", "SASRec", "TwoTower", "WideDeep"),
+    "suisen.models": (
+        "DNN",
+        "EASE",
+        "FM",
+        "GMF",
+        "IALS",
+        "MF",
+        "MLP",
+        "DeepFM",
+        "ItemKNN",
+        "NeuMF",
+        "Popularity",
+        "SASRec",
+        "TwoTower",
+        "WideDeep",
+    ),
     "suisen.pipeline": ("Recommender", "evaluate"),
     "suisen.retrieval": ("HNSW", "IVFPQ", "IVFSQ8", "Exact", "Flat"),
     "suisen.training.options": ("RunOptions",),
@@ -62,8 +92,8 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "DNN", "EASE", "FM", "HNSW", "IALS", "IVFPQ", "IVFSQ8", "MF", "ClickRatio", "Dataset", "DeepFM", "Exact", "Flat",
-    "GlobalTime", "InputError", "LeaveLast", "Popularity", "Ratio", "Recommender", "RunOptions", "SASRec", "Sessions",
-    "SuisenError", "TwoTower", "WideDeep", "World", "__version__", "compare", "evaluate", "k_core", "load",
-    "load_data",
+    "DNN", "EASE", "FM", "GMF", "HNSW", "IALS", "IVFPQ", "IVFSQ8", "MF", "MLP", "ClickRatio", "Dataset", "DeepFM",
+    "Exact", "Flat", "GlobalTime", "InputError", "ItemKNN", "LeaveLast", "NeuMF", "Popularity", "Ratio", "Recommender",
+    "RunOptions", "SASRec", "Sessions", "SuisenError", "TwoTower", "WideDeep", "World", "__version__", "compare",
+    "evaluate", "k_core", "load", "load_data",
 ]  # fmt: skip

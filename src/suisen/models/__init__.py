@@ -10,8 +10,13 @@ from suisen.models.deepfm import DeepFM
 from suisen.models.dnn import DNN
 from suisen.models.ease import EASE
 from suisen.models.fm import FM
+from suisen.models.gmf import GMF
 from suisen.models.ials import IALS
+from suisen.models.item_knn import ItemKNN
+from suisen.models.lightgcn import LightGCN
 from suisen.models.mf import MF
+from suisen.models.mlp import MLP
+from suisen.models.neumf import NeuMF
 from suisen.models.popularity import Popularity
 from suisen.models.sasrec import SASRec
 from suisen.models.two_tower import TwoTower
@@ -21,13 +26,18 @@ RETRIEVERS: dict[str, type[Any]] = {
     "popularity": Popularity,
     "ease": EASE,
     "ials": IALS,
+    "item-knn": ItemKNN,
     "mf": MF,
+    "gmf": GMF,
     "two-tower": TwoTower,
     "sasrec": SASRec,
+    "lightgcn": LightGCN,
 }
 """By the name the command line and the manifest use."""
 
 RANKERS: dict[str, type[Any]] = {
+    "mlp": MLP,
+    "neumf": NeuMF,
     "fm": FM,
     "deepfm": DeepFM,
     "wide-deep": WideDeep,
@@ -36,7 +46,9 @@ RANKERS: dict[str, type[Any]] = {
 
 MODELS = RETRIEVERS | RANKERS
 
-SECOND_STAGES = RANKERS | {name: kind for name, kind in RETRIEVERS.items() if name not in ("ease", "popularity")}
+SECOND_STAGES = RANKERS | {
+    name: kind for name, kind in RETRIEVERS.items() if name not in ("ease", "item-knn", "popularity")
+}
 """What can rank: the rankers, and retrievers with vectors standing in for one."""
 
 
@@ -56,7 +68,7 @@ def model_of(name: str, **hyper: Any) -> Any:
 
 
 __all__ = [
-    "DNN", "EASE", "FM", "IALS", "MF", "MODELS", "RANKERS", "RETRIEVERS", "SECOND_STAGES", "CatalogueScorer",
-    "DeepFM", "Model", "Net", "Popularity", "Ranker", "Retriever", "SASRec", "TwoTower", "WideDeep", "model_of",
-    "name_of",
+    "DNN", "EASE", "FM", "GMF", "IALS", "MF", "MLP", "MODELS", "RANKERS", "RETRIEVERS", "SECOND_STAGES",
+    "CatalogueScorer", "DeepFM", "ItemKNN", "Model", "Net", "NeuMF", "Popularity", "Ranker", "Retriever", "SASRec",
+    "TwoTower", "WideDeep", "model_of", "name_of",
 ]  # fmt: skip

@@ -145,5 +145,11 @@ def products(vectors: Tensor, table: Tensor, bias: Tensor, ids: Tensor) -> Tenso
     return out
 
 
+def mean_square(table: Tensor, ids: Tensor) -> Tensor:
+    """Scalar: mean over ``ids`` (any shape) of the squared norm of their row of (n, d); each row is squared once."""
+    times = torch.bincount(ids.flatten(), minlength=len(table)).to(table.dtype)
+    return times @ table.square().sum(1) / ids.numel()
+
+
 def _ours(table: Tensor) -> bool:
     return table.device.type == "cpu" and table.requires_grad and torch.is_grad_enabled()

@@ -1,0 +1,137 @@
+"""ItemKNN: item-based nearest neighbours (Sarwar et al. 2001), cosine with shrinkage.
+
+s_ij = c_ij / (√(c_i c_j) + h), c_ij the visitors who took both items, c_i those who took item i, h the shrinkage;
+score(u, j) = Σ of s_ij over those of j's k nearest neighbours that are in the history.  Reads histories, so that new
+users need no training.  (The k neighbours of what was taken, in place of those of what is scored, rank far worse:
+popular items are everybody's neighbours.  MovieLens-1M, split of He et al. 2017, validation HR@10 0.62 against 0.68.)
+
+Memory: k neighbours and similarities an item, 8·k bytes: 1.5 MB for 3,700 items and k = 50, 400 MB for a million.  The
+similarities are found in tiles of at most ``TILE`` pairs; no items × items matrix is ever made.  Learning costs
+Σ_u n_u² additions and a sort of each tile; a request of n different items about n·k additions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from suisen.data.batch import Contexts, Schema
+from suisen.data.dataset import Dataset
+from suisen.data.ragged import offsets_of, spans
+from suisen.data.views import Pairs, View
+from suisen.models.contract import Ability, CatalogueScorer, Phase, hyper_parameters
+from suisen.models.ease import binary_matrix
+from suisen.parameters import Search
+
+TILE = 2**22
+"""Most pairs of items whose similarities are held at once: about 200 MB while they are sorted."""
+ONE = int(np.float32(1.0).view(np.int32))
+"""The bits of 1, the largest similarity: bits of positive floats rise with the float."""
+
+
+@hyper_parameters
+class ItemKNN:
+    """Each item's nearest neighbours by the cosine of who took them; reads histories."""
+
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
+
+    neighbours: Annotated[int, Field(ge=1, le=10_000), Search(choices=(20, 50, 100, 200))] = 50
+    """k, the neighbours that are kept of each item."""
+    shrinkage: Annotated[float, Field(ge=0), Search(0, 200)] = 10.0
+    """h: the larger, the less is made of pairs that few took together."""
+
+    @property
+    def view(self) -> View:
+        """Unused: nothing is trained by gradient."""
+        return Pairs()
+
+    def build(self, schema: Schema) -> ItemKNNNet:
+        """Room for n_items · k similarities."""
+        return ItemKNNNet(self, schema)
+
+    def phases(self, net: Any) -> list[Phase]:
+        """None: ``prepare`` counts."""
+        return []
+
+
+class ItemKNNNet(CatalogueScorer):
+    """A sparse matrix of similarities by rows: row i holds the items that item i is a neighbour of.
+
+    Its three arrays have the sizes that the schema alone tells; what is not needed of them stays 0 behind the last row.
+    """
+
+    offsets: Tensor
+    targets: Tensor
+    similarity: Tensor
+
+    def __init__(self, model: ItemKNN, schema: Schema) -> None:
+        super().__init__()
+        self.model, self.k = model, min(model.neighbours, schema.n_items)
+        room = schema.n_items * self.k
+        self.register_buffer("offsets", torch.zeros(schema.n_items + 1, dtype=torch.int64))
+        self.register_buffer("targets", torch.zeros(room, dtype=torch.int32))
+        self.register_buffer("similarity", torch.zeros(room))
+
+    def prepare(self, train: Dataset) -> None:
+        """Counts who took what together, tile by tile.  Guests' sessions are users like any other."""
+        x = binary_matrix(train)
+        takers = x.T.tocsr()
+        counts = torch.from_numpy(np.diff(takers.indptr)).long()
+        found = [self._nearest(takers[lo:hi] @ x, lo, counts) for lo, hi in tiles(x, takers)]
+        target, item, similar = (torch.cat(part) for part in zip(*found, strict=True))
+        order = item.sort(stable=True).indices
+        self.offsets.copy_(offsets_of(torch.bincount(item, minlength=len(counts))))
+        for buffer, part in ((self.targets, target), (self.similarity, similar)):
+            buffer.zero_()
+            buffer[: len(order)] = part[order]
+
+    def _nearest(self, together: sp.csr_matrix, lo: int, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of rows ``lo``… of XᵀX: (target, neighbour, similarity) of each row's k largest; equal ones: lower id first.
+
+        One sort by a key whose upper bits are the row and whose lower ones fall with the similarity.
+        """
+        together = together.tocsc().tocsr()  # there and back sorts each row, by counting
+        row = torch.from_numpy(np.repeat(np.arange(together.shape[0]), np.diff(together.indptr)))
+        item, both = torch.from_numpy(together.indices), torch.from_numpy(together.data)
+        other = row + lo != item
+        row, item, both = row[other], item[other].long(), both[other]
+        similar = both / ((counts[row + lo] * counts[item]).double().sqrt().float() + self.model.shrinkage)
+        order = ((row << 31) + ONE - similar.clamp(max=1.0).view(torch.int32)).sort(stable=True).indices
+        row = row[order]
+        lengths = torch.bincount(row, minlength=together.shape[0])
+        kept = torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row] < self.k
+        order = order[kept]
+        return (row[kept] + lo).int(), item[order], similar[order]
+
+    def score_all(self, contexts: Contexts) -> Tensor:
+        """(B, n_items): sums over the history's rows; repeats count once."""
+        history, n_items = contexts.history, len(self.offsets) - 1
+        pairs = torch.unique(history.rows() * n_items + history.values)
+        item = pairs % n_items
+        first = self.offsets[item]
+        lengths = self.offsets[item + 1] - first
+        at = spans(first, lengths)
+        start = torch.repeat_interleave(pairs - item, lengths)
+        out = self.similarity.new_zeros(len(history) * n_items)
+        return out.index_add_(0, start + self.targets[at], self.similarity[at]).view(len(history), n_items)
+
+
+def tiles(x: sp.csr_matrix, takers: sp.csr_matrix) -> Iterator[tuple[int, int]]:
+    """Ranges of items with at most ``TILE`` pairs each (a single item's can be more), from (visitors, items) and its
+    transpose: an item's pairs are at most what its takers took in all, and at most the catalogue.
+    """
+    taken = np.diff(x.indptr).astype(np.float64)
+    pairs = np.minimum(takers @ taken, x.shape[1])
+    lo, held = 0, 0.0
+    for item, count in enumerate(pairs.tolist()):
+        if held + count > TILE and item > lo:
+            yield lo, item
+            lo, held = item, 0.0
+        held += count
+    yield lo, len(pairs)

@@ -1,0 +1,99 @@
+"""MLP: a deep net over the vectors of user and item (He et al. 2017, Neural Collaborative Filtering, section 3.3).
+
+score(u, i) = w · φ_L(… φ_1([p_u; q_i])) + b, φ_l(z) = ReLU(W_l z + b_l); logistic loss with sampled negatives (eq. 7).
+As a second stage the pair's features are further inputs of φ_1, and reach the score directly too.  φ_1 is split (see
+``SplitMLP``): W_1's two halves are applied once a user of the batch and once for each of its different items; left per
+pair are h₁ additions and h₁·h₂ + h₂·h₃ + … multiply-adds forward, three times as many in training.  Traffic per pair in
+training: about 12 floats for each of the h₁ + h₂ + … activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from suisen.data.batch import Batch, Contexts, Schema
+from suisen.data.views import Rows, View
+from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
+from suisen.models.gmf import loss_of
+from suisen.models.layers import IdEmbedding, SplitMLP, adam
+from suisen.models.tables import mean_square
+from suisen.parameters import Search
+
+
+@hyper_parameters
+class MLP:
+    """A deep net over user and item vectors, logistic loss with sampled negatives."""
+
+    abilities: ClassVar[frozenset[Ability]] = frozenset()
+
+    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64))] = 32
+    """Length of a user or item vector: the net's input is twice as wide."""
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((64, 32, 16), min_length=1)
+    """Widths of the hidden layers."""
+    dropout: Annotated[float, Field(ge=0, lt=1), Search(0, 0.5)] = 0.0
+    """Behind each hidden layer."""
+    negatives: Annotated[int, Field(ge=1, le=1000), Search(2, 10)] = 4
+    """Items drawn for each positive."""
+    l2: Annotated[float, Field(ge=0), Search(1e-7, 1e-3, log=True)] = 0.0
+    """Weight of the squared norm of the vectors in each pair's loss."""
+    learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 1e-3
+    """Step of Adam."""
+    batch_size: Annotated[int, Field(ge=1)] = 2048
+    """Positives in a batch; fewer where an epoch would have fewer than 20 batches."""
+    epochs: Annotated[int, Field(ge=1)] = 40
+    """Most passes over the positives; with validation data training stops earlier."""
+
+    @property
+    def view(self) -> View:
+        """Positives of known users with negatives of their own; labelled pairs or lists where there are such."""
+        return Rows(self.batch_size, self.negatives, guests=False)
+
+    def build(self, schema: Schema) -> MLPNet:
+        """Two tables of vectors and the deep net."""
+        return MLPNet(schema, self.dim, self.hidden, self.dropout, self.l2)
+
+    def phases(self, net: Any) -> list[Phase]:
+        """One phase of Adam."""
+        return [Phase(net, adam(self.learning_rate), self.epochs)]
+
+
+class MLPNet(Ranker):
+    """A side's state is its part of the first layer, (h₁)."""
+
+    def __init__(self, schema: Schema, dim: int, hidden: Sequence[int], dropout: float, l2: float) -> None:
+        super().__init__()
+        self.l2 = l2
+        self.user = IdEmbedding(schema.n_users, dim)
+        self.item = IdEmbedding(schema.n_items, dim)
+        self.deep = SplitMLP((dim, dim, len(schema.pair)), hidden, dropout)
+        self.out = nn.Linear(self.deep.out, 1)
+        # a second stage starts from the order of the first
+        self.pair = nn.Parameter(torch.tensor([float(name == "retrieval_score") for name in schema.pair]))
+
+    def context_state(self, contexts: Contexts) -> Tensor:
+        """(B, h₁)."""
+        return self.deep.context(self.user(contexts.user))
+
+    def item_state(self, ids: Tensor) -> Tensor:
+        """(n, h₁)."""
+        return self.deep.item(self.item(ids))
+
+    def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """(B, C) logits."""
+        logits = self.out(self.deep(context, item, pair, weights)).squeeze(-1)
+        return logits if pair is None else logits + pair @ self.pair
+
+    def penalty(self, user: Tensor, items: Tensor) -> Tensor:
+        """l2 · mean over the pairs of |p_u|² + |q_i|²."""
+        return self.l2 * (mean_square(self.user.weight, user) + mean_square(self.item.weight, items))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logistic loss (listwise on the lists of a first stage) plus l2 times the squared norms."""
+        candidates = batch.listed[0]
+        loss = loss_of(self.score(batch.contexts, candidates, batch.weights), batch)
+        return loss + self.penalty(batch.contexts.user, candidates.items) if self.l2 else loss
