@@ -144,6 +144,15 @@ def test_fields_that_cannot_be_crossed_are_named(crosses, said):
         WideDeep(crosses=crosses).build(checkerboard().schema)
 
 
+def test_a_pair_can_be_one_text():
+    pairs = (("user", "item"), ("side", "tags"))
+    for spelt in (["user*item", "side * tags"], (("user*item",), ("side*tags",)), pairs):
+        assert WideDeep(crosses=spelt).crosses == pairs
+    for wrong in ("user", ("user",), ("a*b*c",)):
+        with pytest.raises(InputError, match=r"WideDeep: crosses"):
+            WideDeep(crosses=(wrong,))
+
+
 def test_without_history_there_is_none_to_cross():
     with pytest.raises(InputError, match="'history' is unknown"):
         WideDeep(crosses=(("history", "item"),), history=0, recent=0).build(checkerboard().schema)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import BeforeValidator
 from pydantic import Field as Bounds
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -40,15 +41,21 @@ MOST_MULTI = 1024
 """Largest multi-valued field that can be crossed: its state is dense."""
 
 
+def _two(pair: Any) -> Any:
+    """A pair that is written as one text, user*item, as its two names; anything else as it is."""
+    text = pair[0] if isinstance(pair, list | tuple) and len(pair) == 1 else pair
+    return tuple(name.strip() for name in text.split("*")) if isinstance(text, str) and "*" in text else pair
+
+
 @hyper_parameters
 class WideDeep:
     """Linear terms and declared crosses beside a deep net, logistic loss; without hidden layers logistic regression."""
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
 
-    crosses: tuple[tuple[str, str], ...] = ()
-    """Pairs of fields that the wide part crosses: names of features, user, item, history; user.name where a user's and
-    an item's feature have one name."""
+    crosses: tuple[Annotated[tuple[str, str], BeforeValidator(_two)], ...] = ()
+    """Pairs of fields that the wide part crosses, like user*item: names of features, user, item, history; user.name
+    where a user's and an item's feature have one name."""
     buckets: Annotated[int, Bounds(ge=1, le=MOST_CODES)] = 2**18
     """Most weights of a cross; a cross of more combinations is hashed into so many."""
     dim: Annotated[int, Bounds(ge=1, le=4096), Search(choices=(8, 16, 32))] = 16
