@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         MLP,
         DeepFM,
         ItemKNN,
+        LightGCN,
         NeuMF,
         Popularity,
         SASRec,
@@ -53,6 +54,7 @@ _HOMES = {
         "MLP",
         "DeepFM",
         "ItemKNN",
+        "LightGCN",
         "NeuMF",
         "Popularity",
         "SASRec",
@@ -93,7 +95,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "DNN", "EASE", "FM", "GMF", "HNSW", "IALS", "IVFPQ", "IVFSQ8", "MF", "MLP", "ClickRatio", "Dataset", "DeepFM",
-    "Exact", "Flat", "GlobalTime", "InputError", "ItemKNN", "LeaveLast", "NeuMF", "Popularity", "Ratio", "Recommender",
+    "Exact", "Flat", "GlobalTime", "InputError", "ItemKNN", "LeaveLast", "LightGCN", "NeuMF", "Popularity", "Ratio", "Recommender",
     "RunOptions", "SASRec", "Sessions", "SuisenError", "TwoTower", "WideDeep", "World", "__version__", "compare",
     "evaluate", "k_core", "load", "load_data",
 ]  # fmt: skip

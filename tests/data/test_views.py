@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -313,6 +314,26 @@ def test_no_batch_of_sequences_is_alone():
         for seed in range(5):
             sizes = sorted(len(batch) for batch in epoch(Sequences(6, 4, by_length=by_length, chunk=2), data, seed))
             assert sizes == [4, 5]
+
+
+@given(length=st.integers(2, 5), sizes=st.lists(st.integers(1, 14), min_size=1, max_size=4))
+def test_windows_show_every_step_once(length, sizes):
+    user = [u for u, n in enumerate(sizes) for _ in range(n)]
+    place = [k for n in sizes for k in range(n)]
+    data = make_data(user=user, item=place, time=place)
+    if max(sizes) < 2:
+        return
+    steps: Counter = Counter()
+    ends = set()
+    for user_id, _, times in sequences_of(epoch(Sequences(length, 3, windows=True, chunk=2), data)):
+        assert 2 <= len(times) <= length
+        steps.update((user_id, a, b) for a, b in pairwise(times))
+        ends.add((user_id, times))
+    dense = data.users.dense(list(range(len(sizes)))).tolist()
+    wanted = {(u, k, k + 1) for u, n in zip(dense, sizes, strict=True) for k in range(n - 1)}
+    assert steps == dict.fromkeys(wanted, 1)
+    for u, n in zip(dense, sizes, strict=True):  # the newest window is the one that is read without windows
+        assert n < 2 or (u, tuple(range(max(0, n - length), n))) in ends
 
 
 def test_guests_are_sequences_too():

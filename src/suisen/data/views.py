@@ -20,6 +20,7 @@ from torch import Tensor
 from suisen.data.batch import Batch, Candidates, Contexts, Features
 from suisen.data.dataset import Dataset, Lists
 from suisen.data.negatives import Sampler
+from suisen.data.ragged import Ragged, offsets_of, spans
 from suisen.errors import InputError
 
 LEAST_STEPS, LEAST_BATCH = 20, 32
@@ -207,6 +208,9 @@ class Sequences:
     by_length: bool = True
     """False: batches of any lengths, for comparison."""
     chunk: int = 16
+    windows: bool = False
+    """What lies before the last ``length`` items becomes examples too, each with one item of the next window at its
+    end: every step from an item to the next is seen once."""
 
     def open(self, train: Dataset) -> _SequenceEpochs:
         """Sequences, once."""
@@ -216,39 +220,51 @@ class Sequences:
 class _SequenceEpochs(_Steady):
     def __init__(self, view: Sequences, train: Dataset) -> None:
         self.view, self.train = view, train
-        self.items = train.histories.last(view.length)
-        self.times = train.histories.with_values(train.history_times).last(view.length).values
-        self.visitors = (self.items.lengths >= view.least).nonzero().squeeze(1)
-        if not self.visitors.numel():
+        places, self.visitors = _windows(train.histories, view.length, view.windows)
+        self.items = places.with_values(train.histories.values[places.values])
+        self.times = train.history_times[places.values]
+        self.rows = (self.items.lengths >= view.least).nonzero().squeeze(1)
+        if not self.rows.numel():
             raise InputError(f"no visitor has {view.least} events in train: there is no next item to learn from")
-        self.examples = self.visitors.numel()
+        self.examples = self.rows.numel()
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
         size = self.view.batch_size
         wide = size * (self.view.chunk if self.view.by_length else 1)
         parts: list[Tensor] = []
-        for chunk in shuffled_slices(self.visitors.numel(), wide, rng):
-            visitors = self.visitors[chunk]
+        for chunk in shuffled_slices(self.rows.numel(), wide, rng):
+            rows = self.rows[chunk]
             if self.view.by_length:
-                visitors = visitors[self.items.lengths[visitors].argsort(stable=True)]
-                parts.extend(slices(visitors, size))
+                rows = rows[self.items.lengths[rows].argsort(stable=True)]
+                parts.extend(slices(rows, size))
             else:
-                parts.append(visitors)
+                parts.append(rows)
         for at in torch.randperm(len(parts), generator=rng).tolist():
             yield Batch(self._contexts(parts[at]))
 
-    def _contexts(self, visitors: Tensor) -> Contexts:
-        train, rows = self.train, visitors.numel()
+    def _contexts(self, rows: Tensor) -> Contexts:
+        train, visitors = self.train, self.visitors[rows]
         user = torch.where(visitors < train.schema.n_users, visitors, 0)
-        times = self.items.with_values(self.times).take(visitors).values
+        times = self.items.with_values(self.times).take(rows).values
         return Contexts(
             user,
             train.user_features.take(user),
-            Features.missing(train.schema.request, rows),
-            torch.zeros(rows, dtype=torch.int64),
-            self.items.take(visitors),
+            Features.missing(train.schema.request, rows.numel()),
+            torch.zeros(rows.numel(), dtype=torch.int64),
+            self.items.take(rows),
             times,
         )
+
+
+def _windows(histories: Ragged, length: int, all_of_them: bool) -> tuple[Ragged, Tensor]:
+    """Places in ``histories.values`` of the windows that end each row, or of all its windows, and (n,) their rows."""
+    step = max(1, length - 1)
+    more = -(-(histories.lengths - length).clamp(min=0) // step) if all_of_them else torch.zeros_like(histories.lengths)
+    row = torch.repeat_interleave(torch.arange(len(histories)), more + 1)
+    number = torch.arange(row.numel()) - (more + 1).cumsum(0)[row] + more[row] + 1  # 0: the last of its row
+    ends = histories.offsets[row + 1] - number * step
+    starts = torch.maximum(ends - length, histories.offsets[row])
+    return Ragged(spans(starts, ends - starts), offsets_of(ends - starts)), row
 
 
 # -- Rows -------------------------------------------------------------------------------------------------------------

@@ -69,6 +69,6 @@ def model_of(name: str, **hyper: Any) -> Any:
 
 __all__ = [
     "DNN", "EASE", "FM", "GMF", "IALS", "MF", "MLP", "MODELS", "RANKERS", "RETRIEVERS", "SECOND_STAGES",
-    "CatalogueScorer", "DeepFM", "ItemKNN", "Model", "Net", "NeuMF", "Popularity", "Ranker", "Retriever", "SASRec",
+    "CatalogueScorer", "DeepFM", "ItemKNN", "LightGCN", "Model", "Net", "NeuMF", "Popularity", "Ranker", "Retriever", "SASRec",
     "TwoTower", "WideDeep", "model_of", "name_of",
 ]  # fmt: skip
