@@ -35,11 +35,11 @@ def test_score_is_fm_plus_the_plain_deep_net(batch_norm):
     net = net_of(batch_norm)
     contexts, items, extra = question()
     flat = items.flatten()
-    context = net.core.context(contexts)
-    item = net.core.item(net.items.known(flat), net.items.features.take(flat)).view(*items.shape, -1, 4)
-    shallow = net.core(net.core.side(context), net.core.side(item.flatten(0, 1)).view(*items.shape, -1), extra)
-    deep_context = context[..., 1:].flatten(1).unsqueeze(1).expand(-1, items.shape[1], -1)
-    whole = torch.cat([deep_context, item[..., 1:].flatten(2), extra], 2)
+    side, context = net.core.of_context(contexts, 0.0)
+    item_side, item = net.core.of_item(net.items.known(flat), net.items.features.take(flat), 0.0)
+    shallow = net.core(side, item_side.view(*items.shape, -1), extra)
+    deep_context = context.flatten(1).unsqueeze(1).expand(-1, items.shape[1], -1)
+    whole = torch.cat([deep_context, item.reshape(*items.shape, -1), extra], 2)
     wanted = shallow + Plain(net.deep)(whole) @ net.out.weight[0]
     torch.testing.assert_close(net.score(contexts, Candidates(items, extra)), wanted, rtol=1e-8, atol=1e-8)
 

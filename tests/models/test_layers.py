@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from suisen.data.batch import Features, Field, Schema
 from suisen.data.ragged import Ragged
-from suisen.models.layers import ContextVectors, FieldVectors, IdEmbedding, SplitMLP, drop_some, dropout, pooled
+from suisen.models import layers
+from suisen.models.layers import (
+    ContextVectors,
+    FieldVectors,
+    IdEmbedding,
+    SplitMLP,
+    activated,
+    drop_some,
+    dropout,
+    inner,
+    inside_pairs,
+    pooled,
+    square_norm,
+)
 from tests.models.toys import asked, checkerboard
 
 
@@ -115,6 +132,82 @@ def test_some_ids_are_hidden():
     assert (hidden == 0).double().mean() == pytest.approx(0.25, abs=0.02)
     assert torch.equal(hidden[hidden > 0], ids[hidden > 0])
     assert drop_some(ids, 0) is ids
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("rows", [2, 5, 700])
+def test_activated_is_norm_relu_dropout_one_by_one(share, norm, rows, monkeypatch):
+    monkeypatch.setattr(layers, "IN_CACHE", 1500)  # several parts
+    outcomes = []
+    for fused in (True, False):
+        torch.manual_seed(3)
+        layer = nn.BatchNorm1d(9).double() if norm else None
+        if layer is not None:
+            nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+        x = (draws(rows, 9).double() * 3 + 50).requires_grad_()
+        torch.manual_seed(5)
+        z = x * 2
+        out = activated(z, layer, share) if fused else dropout(F.relu(layer(z) if norm else z), share, True)
+        (out * draws(rows, 9, seed=1)).sum().backward()
+        outcomes.append([out, x.grad, *((layer.weight.grad, layer.bias.grad, *layer.buffers()) if norm else ())])
+    for one, other in zip(*outcomes, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_activated_of_one_row_uses_what_was_seen_and_learns_nothing_of_it():
+    layer = nn.BatchNorm1d(3)
+    layer.running_mean.fill_(1.0)
+    x = torch.tensor([[2.0, 0.0, 1.5]])
+    torch.testing.assert_close(activated(x, layer, 0.0), torch.tensor([[1.0, 0.0, 0.5]]), rtol=1e-4, atol=1e-4)
+    assert activated(x[:0], layer, 0.5).shape == (0, 3)
+    assert (layer.running_mean == 1).all()
+    assert layer.num_batches_tracked == 0
+
+
+def test_activated_in_half_precision():
+    layer = nn.BatchNorm1d(4)
+    x = draws(64, 4).bfloat16().requires_grad_()
+    out = activated(x, layer, 0.0)
+    out.float().square().sum().backward()
+    assert out.dtype == x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        out.float(), F.relu(F.batch_norm(x.float(), None, None, training=True)), rtol=0.02, atol=0.02
+    )
+
+
+def test_square_norm_and_its_gradient():
+    tables = [draws(5, 3).requires_grad_(), draws(2, seed=1).requires_grad_(), torch.zeros(0, 4, requires_grad=True)]
+    norm = square_norm(tables)
+    (0.5 * norm).backward()
+    assert norm.item() == pytest.approx(sum(float(table.detach().square().sum()) for table in tables))
+    for table in tables:
+        torch.testing.assert_close(table.grad, table.detach())
+
+
+@given(st.data())
+def test_pairs_inside_bags_are_the_double_loop_over_different_codes(data):
+    rows = data.draw(st.lists(st.lists(st.integers(0, 4), max_size=6), min_size=1, max_size=4))
+    bags = Ragged.of(rows)
+    weights = None if data.draw(st.booleans()) else torch.rand(len(bags.values)) + 0.1
+    bags = Ragged(bags.values, bags.offsets, weights)
+    table = draws(5, 3).double()
+    wanted = []
+    for row in range(len(bags)):
+        mass = torch.zeros(5, dtype=torch.float64)
+        for place in range(int(bags.offsets[row]), int(bags.offsets[row + 1])):
+            if bags.values[place]:
+                mass[bags.values[place]] += 1.0 if weights is None else weights[place].double()
+        x = mass / mass.sum() if mass.sum() else mass
+        wanted.append(sum((x[i] * x[j] * (table[i] @ table[j]) for i, j in combinations(range(5), 2)), torch.zeros(())))
+    mean = pooled(bags, table)
+    torch.testing.assert_close(inside_pairs(bags, table, mean), torch.stack(wanted).double(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_shared_list_s_inner_products():
+    context, item = draws(4, 3), draws(1, 6, 3, seed=1)
+    torch.testing.assert_close(inner(context, item), inner(context, item.expand(4, -1, -1)))
+    assert inner(context[:1], item).shape == (1, 6)
 
 
 # -- the split deep net ----------------------------------------------------------------------------------------------

@@ -82,13 +82,13 @@ class DeepFMNet(Ranker):
 
     def context_state(self, contexts: Contexts) -> Tensor:
         """(B, 1 + k + h₁)."""
-        side, vectors = self.core.parts(self.core.context(contexts, self.model.hide_ids))
+        side, vectors = self.core.of_context(contexts, self.model.hide_ids)
         return torch.cat([side, self.deep.context(vectors.flatten(1))], 1)
 
     def item_state(self, ids: Tensor) -> Tensor:
         """(n, 1 + k + h₁)."""
-        fields = self.core.item(self.items.known(ids), self.items.features.take(ids), self.model.hide_ids)
-        side, vectors = self.core.parts(fields)
+        known, features = self.items.known(ids), self.items.features.take(ids)
+        side, vectors = self.core.of_item(known, features, self.model.hide_ids)
         return torch.cat([side, self.deep.item(vectors.flatten(1))], 1)
 
     def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:

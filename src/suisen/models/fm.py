@@ -1,8 +1,16 @@
-"""Factorisation machine (Rendle 2010).  score = w·x + Σ_{f<g} x_f x_g (v_f · v_g) over all fields of context and item.
+"""Factorisation machine (Rendle 2010), over the expanded vector x of a context and an item:
 
-Σ_{f<g} v_f·v_g = ½(|Σ v|² − Σ |v|²): O(kn) in place of O(kn²).  It also splits: pairs inside the context and pairs
-inside the item are each side's own, and all cross pairs are one inner product of the two sums.  Cost left per pair: k
-multiply-adds.  Pair features (retrieval scores) are numeric fields of the pair.
+    score = w₀ + Σ_i w_i x_i + Σ_{i<j} x_i x_j (v_i · v_j).
+
+x holds, one coordinate a code: 1 at the user, at the item and at each categorical code (0 where it is unknown); each
+number itself (standardised by the data room); for a multi-valued field and for the history the codes' shares of the
+field's weight (Rendle's "other movies rated", normalised to 1), a code that stands there twice with both; and each
+feature of the pair.  All pairs i < j count, those inside a multi-valued field and inside the history among them.
+
+Σ_{i<j} = ½(|Σ x_i v_i|² − Σ x_i² |v_i|²): O(k·m) for m coordinates that are not 0, in place of O(k·m²).  It also
+splits: pairs inside the context and pairs inside the item are each side's own, and all cross pairs are one inner
+product of the two sums.  Cost left per pair: k multiply-adds, 4·(1 + k) bytes of item state read.  Pair features
+(retrieval scores) are numeric fields of the pair.
 """
 
 from __future__ import annotations
@@ -14,10 +22,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from suisen.data.batch import Batch, Contexts, Schema
+from suisen.data.batch import Batch, Contexts, Features, Schema
 from suisen.data.views import Rows, View
 from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
-from suisen.models.layers import ContextVectors, ItemVectors, adam
+from suisen.models.layers import ContextVectors, ItemVectors, adam, inner, square_norm
 from suisen.models.losses import of_rows
 from suisen.parameters import Search
 
@@ -68,6 +76,11 @@ def own_pairs(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return pairs, total
 
 
+def _vector(place: int) -> slice:
+    """A field's vector among its columns, whatever field it meets: all behind the linear weight."""
+    return slice(1, None)
+
+
 class FMCore(nn.Module):
     """Field vectors of context and item, and the FM's split: what FM and DeepFM share.
 
@@ -86,34 +99,37 @@ class FMCore(nn.Module):
         self.bias = nn.Parameter(torch.zeros(()))
 
     def square_norm(self) -> Tensor:
-        """Scalar: sum of the squares of every field table."""
-        tables = [*self.context.parameters(), *self.item.parameters(), self.pair]
-        return torch.stack([table.square().sum() for table in tables]).sum()
+        """Scalar: sum of the squares of every field table, linear weights among them."""
+        return square_norm([*self.context.parameters(), *self.item.parameters(), self.pair])
 
-    def side(self, fields: Tensor) -> Tensor:
-        """(n, 1 + k) state of (n, F, 1 + k) field vectors."""
-        return self.parts(fields)[0]
+    def of_context(self, contexts: Contexts, hide_ids: float) -> tuple[Tensor, Tensor]:
+        """(B, 1 + k) state of a context and its (B, F, k) vectors."""
+        return self.parts(*self.context.with_inside(contexts, hide_ids, _vector))
 
-    def parts(self, fields: Tensor) -> tuple[Tensor, Tensor]:
+    def of_item(self, ids: Tensor, features: Features, hide_ids: float) -> tuple[Tensor, Tensor]:
+        """(n, 1 + k) state of items and their (n, F, k) vectors."""
+        return self.parts(*self.item.with_inside(ids, features, hide_ids, _vector))
+
+    def parts(self, fields: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
         """The side's state and its (n, F, k) vectors without their linear weights, cut off once for all who read them:
-        each cut costs two passes over the fields' gradient.
+        each cut costs two passes over the fields' gradient.  ``inside`` (n,): pairs inside multi-valued fields.
         """
         linear, vectors = torch.split(fields, [1, self.dim], 2)
         pairs, total = own_pairs(vectors)
-        return torch.cat([linear.sum(1) + pairs, total], 1), vectors
+        own = linear.sum(1) + pairs
+        return torch.cat([own if inside is None else own + inside.unsqueeze(1), total], 1), vectors
 
     def forward(self, context: Tensor, item: Tensor, pair: Tensor | None) -> Tensor:
         """(B, C) scores of (B, 1 + k) context and (B or 1, C, 1 + k) item states and (B, C, p) pair features."""
-        context = context.unsqueeze(1)
-        own = self.bias + context[..., 0] + item[..., 0]
+        own = self.bias + context[:, :1] + item[..., 0]
+        c, i = context[:, 1:], item[..., 1:]
         if pair is None or not len(self.pair):
-            return own + (context[..., 1:] * item[..., 1:]).sum(-1)
+            return own + inner(c, i)
         linear, vectors = self.pair[:, 0], self.pair[:, 1:]
         extra = pair @ vectors  # (B, C, k)
         squares = pair.square() @ vectors.square().sum(1)
         own = own + pair @ linear + 0.5 * (extra.square().sum(-1) - squares)
-        c, i = context[..., 1:], item[..., 1:]
-        return own + (c * i).sum(-1) + ((c + i) * extra).sum(-1)
+        return own + inner(c, i) + ((c.unsqueeze(1) + i) * extra).sum(-1)
 
 
 class FMNet(Ranker):
@@ -126,11 +142,11 @@ class FMNet(Ranker):
 
     def context_state(self, contexts: Contexts) -> Tensor:
         """(B, 1 + k)."""
-        return self.core.side(self.core.context(contexts, self.model.hide_ids))
+        return self.core.of_context(contexts, self.model.hide_ids)[0]
 
     def item_state(self, ids: Tensor) -> Tensor:
         """(n, 1 + k)."""
-        return self.core.side(self.core.item(self.items.known(ids), self.items.features.take(ids), self.model.hide_ids))
+        return self.core.of_item(self.items.known(ids), self.items.features.take(ids), self.model.hide_ids)[0]
 
     def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
         """(B, C) logits."""
