@@ -23,8 +23,9 @@ from suisen.data.negatives import Sampler
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.data.views import has_negatives
 from suisen.models import tables
+from suisen.models.contrastive import info_nce
 from suisen.models.deepfm import DeepFMNet
-from suisen.models.losses import info_nce, logistic_pairs, of_rows
+from suisen.models.losses import logistic_pairs, of_rows
 from suisen.models.mf import MFNet
 from suisen.models.two_tower import TwoTowerNet
 
@@ -115,7 +116,7 @@ def plain_loss(net: Any, batch: Batch) -> Tensor:
         if isinstance(net, TwoTowerNet):
             ids = batch.taken
             logits = net.query_vectors(batch.contexts) @ net.vectors_of(ids).T / net.model.temperature
-            return info_nce(logits, batch.log_q if net.model.log_q else None, ids)
+            return info_nce(logits, batch.log_q if net.model.log_q != "none" else None, ids)
         if isinstance(net, DeepFMNet):
             candidates, labels = batch.listed
             states = net.item_state(candidates.items.flatten()).view(*candidates.items.shape, -1)

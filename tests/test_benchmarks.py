@@ -187,6 +187,7 @@ def test_the_textbooks_network_is_the_same_network(model):
     torch.manual_seed(0)
     net = model.build(train.schema)
     net.bind(ItemTable(train.item_features, train.trained_items))
+    net.prepare(train)
     batch = next(model.view.open(train).batches(torch.Generator().manual_seed(0)))
     ours = net(batch)
     theirs = textbook.plain_loss(net, batch)

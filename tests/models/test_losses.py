@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suisen.models.losses import bpr, full_softmax, info_nce, logistic, logistic_pairs, of_rows, softmax_lists
+from suisen.models.losses import bpr, full_softmax, logistic, logistic_pairs, of_rows, softmax_lists
 
 
 def draws(*shape: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
@@ -88,55 +88,6 @@ def test_rows_of_one_are_logistic_and_lists_are_lists():
     scores, labels = draws(4, 3), torch.eye(4)[:, :3]
     assert torch.equal(of_rows(scores[:, :1], labels[:, :1]), logistic(scores[:, :1], labels[:, :1]))
     assert torch.equal(of_rows(scores, labels), softmax_lists(scores, labels))
-
-
-# -- in-batch softmax ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("log_q", [None, torch.tensor([-1.0, -2.0, -0.5, -1.0])])
-@pytest.mark.parametrize("weights", [None, torch.tensor([[1.0], [2.0], [0.5], [1.0]])])
-def test_info_nce_is_its_loop(log_q, weights):
-    logits, ids = draws(4, 4), torch.tensor([3, 7, 1, 3])  # rows 0 and 3 took the same item
-    losses = []
-    for row in range(4):
-        shifted = [float(logits[row, c]) - (0 if log_q is None else float(log_q[c])) for c in range(4)]
-        others = [shifted[c] for c in range(4) if c == row or ids[c] != ids[row]]
-        losses.append(-math.log(math.exp(shifted[row]) / sum(map(math.exp, others))))
-    wanted = weighted(losses, [1.0] * 4 if weights is None else weights[:, 0].tolist())
-    assert float(info_nce(logits, log_q, ids, weights)) == pytest.approx(wanted, rel=1e-5)
-
-
-def test_accidental_hits_get_no_gradient():
-    logits = draws(4, 4, dtype=torch.float32).requires_grad_()
-    info_nce(logits, None, torch.tensor([3, 7, 1, 3])).backward()
-    assert logits.grad[0, 3] == logits.grad[3, 0] == 0
-    assert (logits.grad[[0, 0, 1, 1], [1, 2, 0, 3]] != 0).all()
-
-
-def test_log_q_brings_the_gradient_of_the_whole_softmax():
-    """A toy of 6 items of very unequal frequency.  Averaged over many batches, the corrected loss pulls where the
-    softmax over the catalogue does; the plain one pushes frequent items down.
-    """
-    rng = torch.Generator().manual_seed(0)
-    share = torch.tensor([0.5, 0.25, 0.12, 0.07, 0.04, 0.02])
-    scores = torch.tensor([0.3, -0.2, 0.5, 0.0, -0.4, 0.1])  # of one and the same query
-    size, batches = 256, 300
-
-    def mean_gradient(corrected: bool) -> torch.Tensor:
-        total = torch.zeros(6)
-        for _ in range(batches):
-            ids = torch.multinomial(share, size, replacement=True, generator=rng)
-            s = scores.clone().requires_grad_()
-            logits = s[ids].expand(size, size)
-            info_nce(logits, share.log()[ids] if corrected else None, ids).backward()
-            total += s.grad
-        return total / batches
-
-    full = scores.softmax(0) - share  # gradient of the cross-entropy of events against the softmax over all items
-    corrected, plain = mean_gradient(True), mean_gradient(False)
-    assert F.cosine_similarity(corrected, full, 0) > 0.99
-    assert F.cosine_similarity(plain, full, 0) < 0.9
-    torch.testing.assert_close(corrected, full, atol=0.08, rtol=0.2)
 
 
 # -- full softmax ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Tables: values and gradients equal those of torch's own look-ups."""
 
-import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -8,7 +7,6 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from suisen.data.ragged import Ragged
-from suisen.models.losses import in_batch, info_nce
 from suisen.models.tables import bag_sums, distinct, lookup, products
 
 ROWS = 7
@@ -81,22 +79,3 @@ def test_distinct_is_unique(ids, size):
         distinct(ids, size), torch.unique(ids, return_inverse=True, return_counts=True), strict=True
     ):
         assert torch.equal(ours, wanted)
-
-
-@pytest.mark.parametrize("corrected", [True, False])
-@pytest.mark.parametrize("weighted", [True, False])
-def test_in_batch_is_info_nce_of_all_rows(corrected, weighted):
-    taken = torch.tensor([3, 1, 3, 6, 1, 3])
-    log_q = torch.randn(ROWS, generator=torch.Generator().manual_seed(5)) if corrected else None
-    weights = torch.tensor([[1.0], [2.0], [0.5], [0.0], [1.0], [3.0]]) if weighted else None
-    query, table = leaf(6, 3, seed=1).float().detach(), leaf(ROWS, 3, seed=2).float().detach()
-    results = []
-    for fast in (True, False):
-        q, t = query.clone().requires_grad_(), table.clone().requires_grad_()
-        if fast:
-            ids, where, counts = distinct(taken, ROWS)
-            loss = in_batch(q, t[ids], where, counts, None if log_q is None else log_q[ids], weights)
-        else:
-            loss = info_nce(q @ t[taken].T, None if log_q is None else log_q[taken], taken, weights)
-        results.append((loss.detach(), *torch.autograd.grad(loss, (q, t))))
-    assert_close(*results)

@@ -175,6 +175,8 @@ class Batch:
     """(B,): log-probability with which the view yields each row's positive (for in-batch negatives)."""
     negatives_log_q: Tensor | None = None
     """Shape of ``negatives``: log-probability with which the sampler draws each."""
+    hard: Tensor | None = None
+    """(B, H) negatives of each row that the network itself ranks high."""
 
     def __len__(self) -> int:
         return len(self.contexts)

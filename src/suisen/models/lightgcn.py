@@ -33,8 +33,9 @@ from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.data.views import Pairs, View
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
+from suisen.models.contrastive import pool_softmax
 from suisen.models.layers import adam
-from suisen.models.losses import bpr, in_batch, weighted_mean
+from suisen.models.losses import bpr, weighted_mean
 from suisen.models.tables import distinct, lookup, transposed_sums
 from suisen.parameters import Search
 
@@ -212,9 +213,9 @@ class LightGCNNet(Retriever):
         penalty = self.model.l2 / 2 * (times @ own.square().sum(1)) / len(batch)
         if self.model.loss == "softmax":
             p, q = F.normalize(p, dim=1) / self.model.temperature, F.normalize(q, dim=1)
-        p = lookup(p, user_at, padding=False)
         if batch.negatives is None:
-            return in_batch(p, q, at, item_times, None, batch.weights) + penalty
+            return pool_softmax(p, q, item_times.log(), at, user_at, batch.weights) + penalty
+        p = lookup(p, user_at, padding=False)
         taken, others = at[: len(batch)], at[len(batch) :].view(batch.negatives.shape)
         return self._against(batch, p, q, taken, others) + penalty
 

@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IN_CACHE = 2**19
-"""Logits that are worked on at a time: 2 MB."""
-
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
     """Mean of ``values``; with weights of the same shape, their weighted mean (0 where all weigh 0)."""
@@ -54,53 +51,30 @@ def of_rows(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Te
     return logistic(scores, labels, weights) if scores.shape[1] == 1 else softmax_lists(scores, labels, weights)
 
 
-def info_nce(logits: Tensor, log_q: Tensor | None, ids: Tensor, weights: Tensor | None = None) -> Tensor:
-    """In-batch softmax: row b's positive is column b, the other columns are its negatives.
-
-    ``logits`` (B, B), already divided by the temperature.  ``log_q`` (B,), where given, is *subtracted* from each
-    column: frequent items stand in the batch more often than the softmax over the catalogue would ask for (Yi et al.
-    2019, eq. 3).  Columns that hold the row's own item again (``ids``, (B,)) are masked: accidental hits.
-    """
-    logits = logits.float()
-    if log_q is not None:
-        logits = logits - log_q
-    same = ids[:, None] == ids[None, :]
-    same.fill_diagonal_(False)
-    losses = F.cross_entropy(
-        logits.masked_fill(same, -torch.inf), torch.arange(len(ids), device=ids.device), reduction="none"
-    )
-    return weighted_mean(losses[:, None], weights)
-
-
 class _ChunkedSoftmax(torch.autograd.Function):
-    """Weighted cross-entropy over all rows of a table without ever holding all logits; gradients are made on the way
-    forward.  ``bias`` (m,) is added to every row of logits, ``own`` (n,) to the target's logit, ``share`` (n,) weighs
-    the rows.
+    """Mean cross-entropy over all rows of a table without ever holding all logits; gradients are made on the way
+    forward.  ``bias`` (m,) is added to every row of logits.
 
     Under autocast all three products are made in bfloat16 and summed in float32; everything else stays float32.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor, own: Tensor, share: Tensor, chunk: int
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor, chunk: int) -> Tensor:
         kind = torch.bfloat16 if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
         small = table.to(kind)  # no copy where the kind is the table's own
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
-        total = hidden.new_zeros(())
+        total, weight = hidden.new_zeros(()), 1 / max(1, targets.numel())
         for start in range(0, targets.numel(), chunk):
             part, wanted = hidden[start : start + chunk].to(kind), targets[start : start + chunk, None]
-            weight = share[start : start + chunk, None]
             logits = (part @ small.T).to(hidden.dtype)
             logits += bias
-            logits.scatter_add_(1, wanted, own[start : start + chunk, None])
             peak = logits.amax(1, keepdim=True)
             right = logits.gather(1, wanted)
             mass = logits.sub_(peak).exp_().sum(1, keepdim=True)
-            total += ((mass.log() + peak - right) * weight).sum()
+            total += (mass.log() + peak - right).sum() * weight
             logits.mul_(weight / mass)  # now the softmax, weighted
-            logits.scatter_add_(1, wanted, -weight)
+            logits.scatter_add_(1, wanted, logits.new_full(wanted.shape, -weight))
             if grad_bias is not None:
                 grad_bias += logits.sum(0)
             if kind == hidden.dtype:
@@ -117,7 +91,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_table, grad_bias = ctx.saved_tensors
         of_bias = None if grad_bias is None else grad_bias * grads[0]
-        return grad_hidden * grads[0], grad_table * grads[0], None, of_bias, None, None, None
+        return grad_hidden * grads[0], grad_table * grads[0], None, of_bias, None
 
 
 def full_softmax(
@@ -139,28 +113,5 @@ def full_softmax(
     items = torch.ones(len(table), dtype=torch.bool, device=table.device)
     items[0] = False  # row 0 is padding, no item
     bias = (table.new_zeros(len(table)) if bias is None else bias).masked_fill(~items, -torch.inf)
-    own, share = table.new_zeros(targets.shape), table.new_full(targets.shape, 1.0 / max(1, targets.numel()))
-    loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
-        hidden, table, targets, bias, own, share, chunk
-    )
-    return loss
-
-
-def in_batch(
-    query: Tensor, items: Tensor, where: Tensor, counts: Tensor, log_q: Tensor | None, weights: Tensor | None = None
-) -> Tensor:
-    """``info_nce`` from the batch's different items: row b's positive is item ``where[b]``, an item that stands in the
-    batch ``counts`` times is as many negatives of every other row, and no negative of its own rows.
-
-    ``query`` (B, d), already divided by the temperature; ``items`` (u, d); ``counts`` and ``log_q`` (u,); ``weights``
-    (B, 1).  Cost: 3·B·u·d multiply-adds with u at most the catalogue, however large the batch; no (B, B) array.
-    """
-    query, items = query.float(), items.float()
-    times = counts.to(items.dtype).log()
-    bias = times if log_q is None else times - log_q
-    share = torch.full_like(query[:, 0], 1.0) if weights is None else weights[:, 0]
-    share = share / share.sum().clamp(min=1e-12)
-    loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
-        query, items, where, bias, -times[where], share, IN_CACHE // max(1, len(items)) + 1
-    )
+    loss: Tensor = _ChunkedSoftmax.apply(hidden, table, targets, bias, chunk)  # type: ignore[no-untyped-call]
     return loss

@@ -1,34 +1,46 @@
 """Two-Tower: a user network and an item network that meet in one inner product (Covington et al. 2016; Yi et al. 2019).
 
 User tower: user id, user features, request features, mean of the history.  Item tower: item id, item features.
-Loss: InfoNCE over the batch's own items with temperature τ: −log softmax((q_u · v_i)/τ − log q_i), log q_i the share
-of item i among train's events (the logQ correction, subtracted).  Items and users that train does not know are served
-by their features: their id is 0, whose vector is zero, and training hides a share of the ids so that the features
-learn to carry the weight.  Cost: the user tower once an example, the item tower once for each of the batch's u
-different items, and 3·B·u·d multiply-adds for the products of both.
+Losses: −log softmax((q_u · v_i) / τ) with negatives from the batch, drawn uniformly, or both (mixed negative sampling,
+Yang et al. 2020), each divided by the times it was to be expected (the logQ correction: log q is *subtracted*), the
+frequencies exact or learnt from the stream; or semi-hard triplets (Schroff et al. 2015); and, beside any of them, hard
+negatives from the network's own best items (ANCE, Xiong et al. 2021).  Items and users that train does not know are
+served by their features: their id is 0, whose vector is zero, and training hides a share of the ids so that the
+features learn to carry the weight.  Cost: each tower once for each of the batch's different users (examples, where
+they bring a history or request features) and items, and 3·R·m·d multiply-adds for the products of the R and m of both.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+import math
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from suisen.data.batch import Batch, Contexts, Schema
-from suisen.data.views import Pairs, View
+from suisen.data.dataset import Dataset
+from suisen.data.views import Hard, Pairs, View
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
+from suisen.models.contrastive import Frequency, hard_softmax, pool_softmax, triplet
 from suisen.models.layers import ContextVectors, ItemVectors, adam, perceptron
-from suisen.models.losses import in_batch
-from suisen.models.tables import distinct
+from suisen.models.tables import distinct, lookup
 from suisen.parameters import Search
+
+LEAST_TEMPERATURE, MOST_BUCKETS = 0.01, 2**20
+
+
+def _correction(value: Any) -> Any:
+    """``log_q`` was a switch: what was saved then can still be read."""
+    return {True: "exact", False: "none"}[value] if isinstance(value, bool) else value
 
 
 @hyper_parameters
 class TwoTower:
-    """Feature towers trained with in-batch negatives."""
+    """Feature towers trained with negatives from the batch, drawn ones, or both."""
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
 
@@ -36,14 +48,30 @@ class TwoTower:
     """Length of the vectors that meet, and of each field's embedding."""
     hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Search(choices=((128,), (256,), (256, 128)))] = (128,)
     """Widths of each tower's hidden layers."""
+    item_hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """Widths of the item tower's hidden layers where they differ from the user tower's."""
+    loss: Literal["in-batch", "uniform", "mixed", "triplet"] = "in-batch"
+    """Softmax against the batch's other items, against items drawn for the batch, against both; or triplets."""
+    negatives: Annotated[int, Field(ge=1)] = 1024
+    """Items drawn for each batch, uniformly from all of train's; for the losses uniform and mixed."""
+    hard: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Negatives of each example's own, drawn from the user's best items as the network sees them each epoch."""
+    hard_pool: Annotated[int, Field(ge=1)] = 100
+    """How many best items, none of them taken by the user, hard negatives are drawn from."""
+    log_q: Annotated[Literal["none", "exact", "streaming"], BeforeValidator(_correction)] = "exact"
+    """Correct for frequent items being negatives more often: by train's counts, or by a running estimate."""
     temperature: Annotated[float, Field(gt=0), Search(0.03, 0.5, log=True)] = 0.1
     """τ: the smaller, the harder the nearest negatives are pushed away."""
+    learn_temperature: bool = False
+    """Learn τ, from ``temperature`` on and never below 0.01."""
+    margin: Annotated[float, Field(gt=0)] = 0.2
+    """By how much a triplet's positive is to score above its negative."""
     cosine: bool = True
     """Vectors of length 1, so that scores are cosines; False: plain inner products."""
-    log_q: bool = True
-    """Correct for frequent items standing in the batch more often."""
     history: Annotated[int, Field(ge=0, le=1000)] = 50
     """Most items of history that the user tower reads; 0: none."""
+    half_life: Annotated[float, Field(ge=0)] = 0.0
+    """An item of the history weighs half as much as one this many items later; 0: all weigh alike."""
     hide_ids: Annotated[float, Field(ge=0, lt=1), Search(0, 0.3)] = 0.1
     """Share of user and item ids, and of user features, hidden in training: unknown ones are then no surprise."""
     dropout: Annotated[float, Field(ge=0, lt=1), Search(0, 0.5)] = 0.1
@@ -57,8 +85,11 @@ class TwoTower:
 
     @property
     def view(self) -> View:
-        """Positives alone; the batch is its own sample of negatives."""
-        return Pairs(self.batch_size, negatives=0, history=self.history, guests=self.history > 0, labels=False)
+        """Positives; with them the negatives that the loss asks for."""
+        drawn = self.negatives if self.loss in ("uniform", "mixed") else 0
+        reads = self.history > 0
+        pairs = Pairs(self.batch_size, drawn, shared=drawn > 0, history=self.history, guests=reads, labels=False)
+        return Hard(pairs, self.hard, self.hard_pool) if self.hard else pairs
 
     def build(self, schema: Schema) -> TwoTowerNet:
         """Both towers."""
@@ -75,9 +106,9 @@ class Tower(nn.Module):
     The sum is the short way: with it a tower starts as a matrix factorisation of its ids and features.
     """
 
-    def __init__(self, model: TwoTower, fields: int) -> None:
+    def __init__(self, model: TwoTower, fields: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
-        self.layers = perceptron(fields * model.dim, (*model.hidden, model.dim), model.dropout)
+        self.layers = perceptron(fields * model.dim, (*hidden, model.dim), model.dropout)
         self.cosine = model.cosine
 
     def forward(self, fields: Tensor) -> Tensor:
@@ -89,17 +120,32 @@ class Tower(nn.Module):
 class TwoTowerNet(Retriever):
     """Two towers over the shared field encoder."""
 
+    share: Tensor
+
     def __init__(self, model: TwoTower, schema: Schema) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.n_users = model, schema.n_users
         std = model.dim**-0.5
         self.context = ContextVectors(schema, model.dim, (model.history,), std)
         self.item = ItemVectors(schema, model.dim, std)
-        self.user_tower = Tower(model, self.context.count)
-        self.item_tower = Tower(model, self.item.count)
+        self.user_tower = Tower(model, self.context.count, model.hidden)
+        item_hidden = model.hidden if model.item_hidden is None else model.item_hidden
+        self.item_tower = Tower(model, self.item.count, item_hidden)
+        self.by_user = not model.history and not schema.request
+        if model.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(model.temperature)))
+        if model.log_q == "streaming":
+            self.frequency = Frequency(min(2 ** (2 * schema.n_items).bit_length(), MOST_BUCKETS))
+        self.register_buffer("share", torch.zeros(schema.n_items), persistent=False)  # of train's events; log_q = exact
+
+    def prepare(self, train: Dataset) -> None:
+        """The items' share of the positives."""
+        self.share.copy_(train.item_counts / train.item_counts.sum())
 
     def query_vectors(self, contexts: Contexts) -> Tensor:
         """(B, d)."""
+        if self.model.half_life:
+            contexts = faded(contexts.recent(self.model.history), self.model.half_life)
         return self.user_tower(self.context(contexts, self.model.hide_ids))
 
     def vectors_of(self, ids: Tensor) -> Tensor:
@@ -110,11 +156,59 @@ class TwoTowerNet(Retriever):
         """(n_items, d)."""
         return self.vectors_of(torch.arange(len(self.items), device=self.items.trained.device))
 
+    @property
+    def temperature(self) -> Tensor | float:
+        """τ, fixed or as far as it is learnt."""
+        if not self.model.learn_temperature:
+            return self.model.temperature
+        return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE)
+
     def forward(self, batch: Batch) -> Tensor:
-        """InfoNCE over the batch; only its different items pass through the tower."""
-        ids, where, counts = distinct(batch.taken, len(self.items))
-        query = self.query_vectors(batch.contexts) / self.model.temperature
-        log_q = None
-        if self.model.log_q and batch.log_q is not None:
-            log_q = batch.log_q.new_empty(len(ids)).index_copy_(0, where, batch.log_q)
-        return in_batch(query, self.vectors_of(ids), where, counts, log_q, batch.weights)
+        """The loss; only different items, and where nothing but the user counts only different users, pass a tower."""
+        model, row, contexts = self.model, None, batch.contexts
+        if self.by_user:
+            users, row, _ = distinct(contexts.user, self.n_users)
+            first = torch.empty_like(users).scatter_(0, row, torch.arange(len(row), device=row.device))
+            contexts = contexts.take(first)
+        drawn = batch.negatives if model.loss in ("uniform", "mixed") and batch.negatives is not None else None
+        ids, where, _ = distinct(batch.taken if drawn is None else torch.cat([batch.taken, drawn]), len(self.items))
+        query, vectors, own = self.query_vectors(contexts), self.vectors_of(ids), where[: len(batch)]
+        if model.loss == "triplet":
+            loss = triplet(query, vectors, own, model.margin, row, batch.weights)
+        else:
+            bias = self._bias(ids, own, where[len(batch) :])
+            loss = pool_softmax(query / self.temperature, vectors, bias, own, row, batch.weights)
+        if batch.hard is None:
+            return loss
+        return loss + self._hard(batch, batch.hard, query if row is None else query[row], vectors[own])
+
+    def _bias(self, ids: Tensor, own: Tensor, drawn: Tensor) -> Tensor:
+        """(m,) log of what each of the pool's items weighs as a negative."""
+        taken, more = (torch.bincount(part, minlength=len(ids)).float() for part in (own, drawn))
+        in_batch = self.model.loss != "uniform"
+        times = taken + more if in_batch else more
+        if self.model.log_q == "none":
+            return times.log()
+        if self.model.log_q == "streaming":
+            there = times > 0
+            weight = torch.full_like(times, -torch.inf)
+            return weight.index_put_((there,), -self.frequency(ids[there]))
+        expected = self.share[ids] * (len(own) - 1) if in_batch else torch.zeros_like(times)
+        expected += len(drawn) / self.items.trained.sum()
+        return times.log() - expected.log()
+
+    def _hard(self, batch: Batch, hard: Tensor, query: Tensor, right: Tensor) -> Tensor:
+        """The softmax of each example's item among its own (B, H) hard negatives."""
+        ids, where, _ = distinct(hard, len(self.items))
+        wrong = lookup(self.vectors_of(ids), where, padding=False)
+        logits = torch.einsum("bd,bhd->bh", query, wrong).masked_fill(hard == batch.taken[:, None], -torch.inf)
+        tau = self.temperature
+        return hard_softmax((query * right).sum(1) / tau, logits / tau, batch.weights)
+
+
+def faded(contexts: Contexts, half_life: float) -> Contexts:
+    """The same contexts with histories whose items weigh 2^(−age / half_life), the newest one's age being 0."""
+    history = contexts.history
+    places = torch.arange(history.values.numel(), device=history.offsets.device)
+    age = history.offsets[1:][history.rows()] - 1 - places
+    return replace(contexts, history=replace(history, weights=torch.exp2(-age / half_life)))
