@@ -45,7 +45,7 @@ class NeuMF:
     """α, the GMF's share of the blend."""
     negatives: Annotated[int, Field(ge=1, le=1000), Search(2, 10)] = 4
     """Items drawn for each positive."""
-    l2: Annotated[float, Field(ge=0), Search(1e-7, 1e-2, log=True)] = 0.0
+    l2: Annotated[float, Field(ge=0), Search(choices=(0.0, 1e-7, 1e-6, 1e-5, 1e-4))] = 0.0
     """Weight of the squared norm of the vectors in each pair's loss."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 1e-3
     """Step of Adam."""
