@@ -34,6 +34,7 @@ lint: .venv/ready  ## format, rules, types, doors between rooms, sizes
 docs-test: .venv/ready  ## README, guides and docstrings run as written; numbers in docs stand in results files
 	$(BIN)/python -m pytest -q --no-cov --doctest-modules --doctest-glob='*.md' src README.md CONTRIBUTING.md docs
 	$(BIN)/python tools/architecture.py --check
+	$(BIN)/python tools/models_page.py --check
 	$(BIN)/python tools/check_docs.py
 
 format: .venv/ready  ## mend what format and rules can mend themselves
