@@ -11,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from suisen.data import views
 from suisen.data.batch import Candidates
 from suisen.data.dataset import Dataset, Lists
-from suisen.data.views import Pairs, Rows, Sequences, Whole, shuffled_slices, slices
+from suisen.data.views import Hard, Pairs, Rows, Sequences, Whole, shuffled_slices, slices
 from suisen.errors import InputError
 from tests.helpers import in_order, logs, make_data, make_log, raw_items
 
@@ -197,6 +198,81 @@ def test_lists_without_a_refusal_teach_no_pairs():
         Pairs().open(replace(data, lists=lists))
 
 
+def test_shared_negatives_of_lists_are_refusals_of_the_batch():
+    data = with_lists(community())
+    (batch,) = epoch(Pairs(negatives=200, shared=True), data)
+    assert batch.negatives.shape == (200,)
+    assert set(batch.negatives.tolist()) == {2, 4, 7, 8}
+    torch.testing.assert_close(batch.negatives_log_q.exp(), torch.full((200,), 0.25))
+
+
+# -- hard negatives --------------------------------------------------------------------------------------------------
+
+
+class Taste:
+    """A network that scores by fixed vectors, and keeps what it was asked."""
+
+    def __init__(self, data: Dataset, seed: int = 0) -> None:
+        self.users, self.vectors = (torch.randn(n, 3, generator=seeded(seed + n)) for n in
+                                    (data.schema.n_users, data.schema.n_items))  # fmt: skip
+        self.asked: list = []
+
+    def item_vectors(self) -> torch.Tensor:
+        return self.vectors
+
+    def query_vectors(self, contexts) -> torch.Tensor:
+        self.asked.append(contexts)
+        return self.users[contexts.user]
+
+
+def best_unknown(net: Taste, data: Dataset, user: int, pool: int) -> list[int]:
+    """One user's best items by a loop over the catalogue."""
+    own = set(data.events.item[(data.user == user) & data.positive].tolist())
+    items = [i for i in range(1, data.schema.n_items) if i not in own and bool(data.trained_items[i])]
+    return sorted(items, key=lambda i: -float(net.users[user] @ net.vectors[i]))[:pool]
+
+
+@pytest.mark.parametrize("cells", [1, 50, 2**22])
+@pytest.mark.parametrize("labels", [False, True])
+def test_hard_negatives_are_the_networks_best_that_the_user_did_not_take(cells, labels, monkeypatch):
+    monkeypatch.setattr(views, "CELLS", cells)
+    data, pairs = community(labels=labels), Pairs(batch_size=8, negatives=0, history=2, labels=False)
+    net, opened = Taste(data), Hard(pairs, count=40, pool=3).open(data)
+    opened.refresh(net)
+    assert opened.examples == pairs.open(data).examples
+    for batch in opened.batches(seeded()):
+        assert batch.hard.shape == (len(batch), 40)
+        for user, drawn in zip(batch.contexts.user.tolist(), batch.hard.tolist()):
+            assert set(drawn) == set(best_unknown(net, data, user, 3))
+    for contexts in net.asked:  # users after all they did
+        past = [data.histories.take(contexts.user[i : i + 1]).tolist()[0][-2:] for i in range(len(contexts))]
+        assert contexts.history.tolist() == past
+    assert max(len(contexts) for contexts in net.asked) == (1 if cells == 1 else max(1, min(12, cells // 18)))
+
+
+def test_hard_negatives_change_when_the_network_does():
+    data = community()
+    opened = Hard(Pairs(batch_size=8, negatives=0), count=5, pool=3).open(data)
+    drawn = []
+    for seed in (0, 1):
+        opened.refresh(Taste(data, seed))
+        drawn.append([batch.hard for batch in opened.batches(seeded())])
+    assert not all(torch.equal(a, b) for a, b in zip(*drawn))
+    again = Hard(Pairs(batch_size=8, negatives=0), count=5, pool=3).open(data)
+    again.load_state_dict(opened.state_dict())
+    assert all(torch.equal(a, b.hard) for a, b in zip(drawn[1], again.batches(seeded())))
+
+
+def test_guests_and_users_who_know_everything_get_other_draws():
+    columns = {"user": ["a", "a", "a", None, None], "item": [1, 2, 3, 1, 4], "session": ["r", "r", "r", "s", "s"]}
+    data = make_data(**columns, time=[1, 2, 3, 4, 5])
+    opened = Hard(Pairs(negatives=0, guests=True), count=30, pool=9).open(data)
+    opened.refresh(Taste(data))
+    (batch,) = opened.batches(seeded())
+    for user, drawn in zip(batch.contexts.user.tolist(), batch.hard.tolist()):
+        assert set(drawn) == ({4} if user else {1, 2, 3, 4})
+
+
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -354,7 +430,7 @@ VIEWS = {
 
 
 def tensors(batch) -> list[torch.Tensor]:
-    parts = [batch.contexts.user, batch.contexts.history.values, batch.negatives, batch.labels]
+    parts = [batch.contexts.user, batch.contexts.history.values, batch.negatives, batch.hard, batch.labels]
     if batch.candidates is not None:
         parts.append(batch.candidates.items)
     return [part for part in parts if part is not None]

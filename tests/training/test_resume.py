@@ -13,7 +13,7 @@ import torch
 
 from suisen.data.views import Pairs
 from suisen.errors import InputError
-from suisen.models import IALS, MF, SASRec
+from suisen.models import IALS, MF, SASRec, TwoTower
 from suisen.models.contract import Phase
 from suisen.training.checkpoint import weights_of
 from suisen.training.options import RunOptions
@@ -44,6 +44,7 @@ MODELS = {
     "sasrec": SASRec(dim=4, length=4, batch_size=5, dropout=0.3, epochs=3),
     "ials": IALS(dim=3, epochs=4),
     "two-phases": TwoPhases(),
+    "two-tower": TwoTower(dim=4, hidden=(4,), hard=2, hard_pool=3, log_q="streaming", batch_size=16, epochs=2),
     "hard": HardMF(MF(dim=4, batch_size=16, epochs=3)),
 }
 
