@@ -390,7 +390,7 @@ def test_each_hyper_parameter_is_described_and_bounded(name):
     for field, facts in bounds_of(name):
         assert facts.get("description", "").endswith("."), field
         assert "default" in facts, field
-        if facts["type"] in ("integer", "number"):
+        if facts.get("type") in ("integer", "number"):
             assert {"minimum", "exclusiveMinimum"} & facts.keys(), field
 
 
