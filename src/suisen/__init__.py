@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         IALS,
         MF,
         MLP,
+        BERT4Rec,
         DeepFM,
+        GRU4Rec,
         ItemKNN,
         LightGCN,
         NeuMF,
@@ -52,7 +54,9 @@ _HOMES = {
         "IALS",
         "MF",
         "MLP",
+        "BERT4Rec",
         "DeepFM",
+        "GRU4Rec",
         "ItemKNN",
         "LightGCN",
         "NeuMF",
@@ -94,8 +98,8 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "DNN", "EASE", "FM", "GMF", "HNSW", "IALS", "IVFPQ", "IVFSQ8", "MF", "MLP", "ClickRatio", "Dataset", "DeepFM",
-    "Exact", "Flat", "GlobalTime", "InputError", "ItemKNN", "LeaveLast", "LightGCN", "NeuMF", "Popularity", "Ratio", "Recommender",
-    "RunOptions", "SASRec", "Sessions", "SuisenError", "TwoTower", "WideDeep", "World", "__version__", "compare",
-    "evaluate", "k_core", "load", "load_data",
+    "DNN", "EASE", "FM", "GMF", "HNSW", "IALS", "IVFPQ", "IVFSQ8", "MF", "MLP", "BERT4Rec", "ClickRatio", "Dataset",
+    "DeepFM", "Exact", "Flat", "GRU4Rec", "GlobalTime", "InputError", "ItemKNN", "LeaveLast", "LightGCN", "NeuMF",
+    "Popularity", "Ratio", "Recommender", "RunOptions", "SASRec", "Sessions", "SuisenError", "TwoTower", "WideDeep",
+    "World", "__version__", "compare", "evaluate", "k_core", "load", "load_data",
 ]  # fmt: skip

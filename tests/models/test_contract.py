@@ -54,6 +54,16 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "two-tower": {"dim": 8, "hidden": (16,), "batch_size": 64, "learning_rate": 0.01, "epochs": 25},
     "sasrec": {"dim": 16, "length": N, "batch_size": 8, "learning_rate": 0.01, "epochs": 25},
+    "gru4rec": {"dim": 16, "length": N, "batch_size": 8, "learning_rate": 0.01, "epochs": 25},
+    "bert4rec": {
+        "dim": 16,
+        "length": N,
+        "batch_size": 8,
+        "learning_rate": 0.005,
+        "epochs": 60,
+        "mask": 0.5,
+        "last": 0.6,
+    },
     "lightgcn": {"dim": 8, "batch_size": 64, "learning_rate": 0.02, "epochs": 25},
     "fm": {"dim": 4, "batch_size": 64, "learning_rate": 0.02, "epochs": 15},
     "deepfm": {"dim": 4, "hidden": (16, 8), "batch_size": 64, "learning_rate": 0.02, "epochs": 15},
@@ -67,6 +77,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "epochs": 15,
     },
     "dnn": {"dim": 8, "hidden": (32, 16), "batch_size": 64, "learning_rate": 0.02, "epochs": 25},
+    "ffm": {"dim": 4, "batch_size": 64, "learning_rate": 0.02, "epochs": 15},
+    "dcn-v2": {"dim": 4, "hidden": (16, 8), "batch_size": 64, "learning_rate": 0.02, "epochs": 15},
 }
 IMPERSONAL = {"popularity"}
 """Kinds that recommend the same to everybody: nobody's own answer is asked of them."""

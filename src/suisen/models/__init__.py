@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from suisen.errors import unknown
+from suisen.models.bert4rec import BERT4Rec
 from suisen.models.contract import CatalogueScorer, Model, Net, Ranker, Retriever
+from suisen.models.dcn import DCNv2
 from suisen.models.deepfm import DeepFM
 from suisen.models.dnn import DNN
 from suisen.models.ease import EASE
+from suisen.models.ffm import FFM
 from suisen.models.fm import FM
 from suisen.models.gmf import GMF
+from suisen.models.gru4rec import GRU4Rec
 from suisen.models.ials import IALS
 from suisen.models.item_knn import ItemKNN
 from suisen.models.lightgcn import LightGCN
@@ -30,7 +34,9 @@ RETRIEVERS: dict[str, type[Any]] = {
     "mf": MF,
     "gmf": GMF,
     "two-tower": TwoTower,
+    "gru4rec": GRU4Rec,
     "sasrec": SASRec,
+    "bert4rec": BERT4Rec,
     "lightgcn": LightGCN,
 }
 """By the name the command line and the manifest use."""
@@ -42,6 +48,8 @@ RANKERS: dict[str, type[Any]] = {
     "deepfm": DeepFM,
     "wide-deep": WideDeep,
     "dnn": DNN,
+    "ffm": FFM,
+    "dcn-v2": DCNv2,
 }
 
 MODELS = RETRIEVERS | RANKERS
@@ -68,7 +76,7 @@ def model_of(name: str, **hyper: Any) -> Any:
 
 
 __all__ = [
-    "DNN", "EASE", "FM", "GMF", "IALS", "MF", "MLP", "MODELS", "RANKERS", "RETRIEVERS", "SECOND_STAGES",
-    "CatalogueScorer", "DeepFM", "ItemKNN", "LightGCN", "Model", "Net", "NeuMF", "Popularity", "Ranker", "Retriever", "SASRec",
-    "TwoTower", "WideDeep", "model_of", "name_of",
+    "DNN", "EASE", "FFM", "FM", "GMF", "IALS", "MF", "MLP", "MODELS", "RANKERS", "RETRIEVERS", "SECOND_STAGES",
+    "BERT4Rec", "CatalogueScorer", "DCNv2", "DeepFM", "GRU4Rec", "ItemKNN", "LightGCN", "Model", "Net", "NeuMF",
+    "Popularity", "Ranker", "Retriever", "SASRec", "TwoTower", "WideDeep", "model_of", "name_of",
 ]  # fmt: skip

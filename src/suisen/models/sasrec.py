@@ -55,6 +55,8 @@ class SASRec:
     """Attention heads; must divide ``dim``."""
     length: Annotated[int, Field(ge=1, le=4096)] = 200
     """Most items of history that are read."""
+    windows: bool = False
+    """Longer histories are cut into windows, so that every step is learnt from; False: their end alone."""
     dropout: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.5)] = 0.1
     """In the embeddings, the attention and the feed-forward layers."""
     loss: Loss = "softmax"
@@ -86,7 +88,7 @@ class SASRec:
     @property
     def view(self) -> View:
         """Whole histories of at most ``length`` inputs and their next items."""
-        return Sequences(self.length + 1, self.batch_size, by_length=self.batch_by_length)
+        return Sequences(self.length + 1, self.batch_size, by_length=self.batch_by_length, windows=self.windows)
 
     @property
     def shape(self) -> Shape:
