@@ -68,7 +68,7 @@ def rich_net(pair=(), model=FM, **hyper):
     trained[[0, 5]] = False
     net.bind(ItemTable(features(schema.item, schema.n_items, 7), trained))
     for weight in net.parameters():
-        torch.nn.init.normal_(weight, std=0.5)
+        torch.nn.init.normal_(weight, std=0.3)
     with torch.no_grad():
         for table in net.modules():
             if isinstance(table, IdEmbedding):

@@ -1,0 +1,171 @@
+"""Field-aware factorisation machine (Juan et al. 2016), over the expanded vector x of a context and an item:
+
+    score = w₀ + Σ_i w_i x_i + Σ_{i<j} x_i x_j (v_{i, f(j)} · v_{j, f(i)}),
+
+v_{i, g} the vector with which coordinate i meets coordinates of field g.  x is that of ``suisen.models.fm``; pairs
+inside a multi-valued field and inside the history meet with the vectors for the own field.  The paper's equation 4 is
+the double sum alone; bias and linear terms are an FM's, so that both differ in the pairs only.
+
+Parameters: n·(f·k + 1) for n codes and numbers in f fields, f times those of an FM: one million codes in 20 fields at
+k = 4 are 324 MB of weights, and as much again for the gradient and for each of Adam's two moments.
+
+It splits like an FM.  With f_c context and f_i item fields, a side's state holds its own pairs and, for each pair of a
+context and an item field, the k numbers that meet the other side: 1 + p + f_c·f_i·k floats (p features of the pair).
+Cost left per pair: one inner product of f_c·f_i·k multiply-adds (the table of item states is read once a request:
+4·f_c·f_i·k bytes an item).  Own pairs cost f_c²·k once a context and f_i²·k once an item.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from suisen.data.batch import Batch, Contexts, Schema
+from suisen.data.views import Rows, View
+from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
+from suisen.models.layers import ContextVectors, ItemVectors, adam, inner, parts_in_cache, square_norm
+from suisen.models.losses import of_rows
+from suisen.parameters import Search
+
+
+@hyper_parameters
+class FFM:
+    """Field-aware factorisation machine: a vector a feature and field it meets, logistic loss."""
+
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
+
+    dim: Annotated[int, Field(ge=1, le=1024), Search(choices=(4, 8, 16))] = 8
+    """k, the length of each vector; a feature has one for every field."""
+    history: Annotated[int, Field(ge=0, le=1000)] = 50
+    """Most items of history read as one more field (their mean); 0: none."""
+    recent: Annotated[int, Field(ge=0, le=1000)] = 3
+    """The same for the newest items alone: what follows what (Rendle et al. 2010, FPMC); 0: none."""
+    hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of user and item ids, and of user features, hidden in training: unknown ones are then no surprise."""
+    l2: Annotated[float, Field(ge=0), Search(1e-7, 0.1, log=True)] = 1e-6
+    """λ: half of it times the squared norm of all field tables is added to each batch's loss."""
+    negatives: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Items drawn for each positive where train has neither labels nor lists."""
+    learning_rate: Annotated[float, Field(gt=0, le=1), Search(5e-4, 1e-2, log=True)] = 2e-3
+    """Step of Adam."""
+    batch_size: Annotated[int, Field(ge=1)] = 2048
+    """Contexts in a batch; fewer where an epoch would have fewer than 20 batches."""
+    epochs: Annotated[int, Field(ge=1)] = 30
+    """Most passes over train."""
+
+    @property
+    def view(self) -> View:
+        """Contexts with candidates and labels."""
+        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=self.history)
+
+    def build(self, schema: Schema) -> FFMNet:
+        """One table a field, a vector a field in each row."""
+        return FFMNet(self, schema)
+
+    def phases(self, net: Any) -> list[Phase]:
+        """One phase of Adam."""
+        return [Phase(net, adam(self.learning_rate), self.epochs)]
+
+
+class _FieldPairs(torch.autograd.Function):
+    """Σ_{f<g} v[f, g] · v[g, f]; the gradient of v[f, g] is v[g, f]."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:
+        ctx.save_for_backward(v)
+        upper = torch.ones(v.shape[1:3], dtype=v.dtype, device=v.device).triu_(1).flatten()
+        out = v.new_empty(len(v))
+        for part in parts_in_cache(v):
+            out[part] = (v[part] * v[part].transpose(1, 2)).sum(3).flatten(1) @ upper
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor]:
+        (v,) = ctx.saved_tensors
+        out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        for part in parts_in_cache(v):
+            torch.mul(v[part].transpose(1, 2), grads[0][part, None, None, None], out=out[part])
+        out.diagonal(dim1=1, dim2=2).zero_()
+        return (out,)
+
+
+def field_pairs(v: Tensor) -> Tensor:
+    """(n,) Σ_{f<g} v[:, f, g] · v[:, g, f] of (n, F, F, k): v[:, f, g] is field f's vector for field g."""
+    pairs: Tensor = _FieldPairs.apply(v)  # type: ignore[no-untyped-call]
+    return pairs
+
+
+class FFMNet(Ranker):
+    """Fields are numbered context first, then item, then pair.  A field's table has 1 + F·k columns: the linear weight
+    and a vector for each field.  A side's state: [linear terms + own pairs; what each pair feature meets, (p);
+    vectors for the other side's fields, (f_c·f_i·k)].
+    """
+
+    def __init__(self, model: FFM, schema: Schema) -> None:
+        super().__init__()
+        self.model = model
+        spans = (model.history, model.recent)
+        context = 1 + len(schema.user) + len(schema.request) + sum(span > 0 for span in spans)
+        item, pair = 1 + len(schema.item), len(schema.pair)
+        self.counts = context, item, pair
+        columns = 1 + (context + item + pair) * model.dim
+        self.context = ContextVectors(schema, columns, spans)
+        self.item = ItemVectors(schema, columns)
+        self.pair = nn.Parameter(torch.randn(pair, columns) * 0.01)
+        with torch.no_grad():  # a second stage starts from the order of the first
+            self.pair[:, 0] = torch.tensor([float(name == "retrieval_score") for name in schema.pair])
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def _own(self, first: int, place: int) -> slice:
+        """Columns of a field's vector for itself; its side's fields begin at ``first``."""
+        start = 1 + (first + place) * self.model.dim
+        return slice(start, start + self.model.dim)
+
+    def _side(self, fields: Tensor, inside: Tensor | None, first: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(n,) linear terms and own pairs, (n, p) what pair features meet, and (n, count, F, k) vectors by field."""
+        v = fields[..., 1:].view(len(fields), count, sum(self.counts), self.model.dim)
+        own = fields[..., 0].sum(1) + field_pairs(v[:, :, first : first + count])
+        met = torch.einsum(
+            "nfpk,pfk->np", v[:, :, sum(self.counts[:2]) :], self._pair_vectors()[:, first : first + count]
+        )
+        return own if inside is None else own + inside, met, v
+
+    def _pair_vectors(self) -> Tensor:
+        return self.pair[:, 1:].view(self.counts[2], sum(self.counts), self.model.dim)
+
+    def context_state(self, contexts: Contexts) -> Tensor:
+        """(B, 1 + p + f_c·f_i·k)."""
+        context, item, _ = self.counts
+        fields, inside = self.context.with_inside(contexts, self.model.hide_ids, lambda place: self._own(0, place))
+        own, met, v = self._side(fields, inside, 0, context)
+        return torch.cat([own.unsqueeze(1), met, v[:, :, context : context + item].flatten(1)], 1)
+
+    def item_state(self, ids: Tensor) -> Tensor:
+        """(n, 1 + p + f_c·f_i·k)."""
+        context, item, _ = self.counts
+        known, features = self.items.known(ids), self.items.features.take(ids)
+        own_columns = lambda place: self._own(context, place)  # noqa: E731
+        fields, inside = self.item.with_inside(known, features, self.model.hide_ids, own_columns)
+        own, met, v = self._side(fields, inside, context, item)
+        return torch.cat([own.unsqueeze(1), met, v[:, :, :context].transpose(1, 2).flatten(1)], 1)
+
+    def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
+        """(B, C) logits."""
+        start = 1 + self.counts[2]
+        own = self.bias + context[:, :1] + item[..., 0] + inner(context[:, start:], item[..., start:])
+        if pair is None or not len(self.pair):
+            return own
+        vectors = self._pair_vectors()[:, sum(self.counts[:2]) :]  # (p, p, k)
+        meet = (vectors * vectors.transpose(0, 1)).sum(2).triu(1)
+        met = self.pair[:, 0] + context[:, None, 1:start] + item[..., 1:start] + pair @ meet.T
+        return own + (pair * met).sum(-1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Softmax over each list (logistic loss of single candidates) plus l2/2 · the squared norm of the tables."""
+        candidates, labels = batch.listed
+        scores = self.score(batch.contexts, candidates, batch.weights)
+        tables = [*self.context.parameters(), *self.item.parameters(), self.pair]
+        return of_rows(scores, labels, batch.weights) + self.model.l2 / 2 * square_norm(tables)
