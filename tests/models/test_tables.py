@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from suisen.data.ragged import Ragged
-from suisen.models.tables import bag_sums, distinct, lookup, products
+from suisen.models.tables import bag_sums, distinct, lookup, mean_square, products
 
 ROWS = 7
 matrices = st.integers(1, 5).flatmap(
@@ -79,3 +79,11 @@ def test_distinct_is_unique(ids, size):
         distinct(ids, size), torch.unique(ids, return_inverse=True, return_counts=True), strict=True
     ):
         assert torch.equal(ours, wanted)
+
+
+@given(matrices)
+def test_mean_square_is_its_definition(ids):
+    table, ids = leaf(ROWS, 3), torch.tensor(ids)
+    ours, wanted = mean_square(table, ids), F.embedding(ids, table).square().sum(-1).mean()
+    assert_close(ours, wanted)
+    assert_close(gradients(ours, table), gradients(wanted, table))

@@ -17,7 +17,7 @@ from suisen.data.views import Pairs, View
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
 from suisen.models.layers import IdEmbedding, adam
 from suisen.models.losses import bpr, logistic, logistic_pairs
-from suisen.models.tables import products
+from suisen.models.tables import mean_square, products
 from suisen.parameters import Search
 
 
@@ -79,9 +79,7 @@ class MFNet(Retriever):
         if batch.negatives is not None:
             ids = torch.cat([ids, batch.negatives], 1)  # (B, 1 + N)
         scores = products(p, self.item.weight, self.bias, ids)
-        times = torch.bincount(ids.flatten(), minlength=len(self.bias)).to(p.dtype)  # |q|² once an item, not a pair
-        mean_square = times @ self.item.weight.square().sum(1) / ids.numel()
-        penalty = self.model.l2 * (p.square().sum(1).mean() + mean_square)
+        penalty = self.model.l2 * (p.square().sum(1).mean() + mean_square(self.item.weight, ids))
         if batch.labels is not None:
             return logistic(scores, batch.labels, batch.weights) + penalty
         loss = logistic_pairs if self.model.loss == "logistic" else bpr
