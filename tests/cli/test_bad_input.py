@@ -62,7 +62,7 @@ def test_bad_rows_are_dropped_on_request_and_counted(tmp_path):
         (["train", "--retreiver", "ease"], "option = '--retreiver' is unknown; did you mean '--retriever'"),
         (["train", "--retriever", "ease", "--retriever.l3", "1"], "did you mean '--retriever.l2'"),
         (["train", "--retriever", "eese"], "retriever = 'eese' is unknown; did you mean 'ease'"),
-        (["train", "--ranker.dim", "3"], "--ranker.dim needs --ranker NAME; one of fm, deepfm, "),
+        (["train", "--ranker.dim", "3"], "--ranker.dim needs --ranker NAME; one of mlp, neumf, "),
         (["train", "--data", "ml-100k"], "no model is named; pass --retriever"),
         (["train", "--retriever", "ease"], "neither --data nor --events is given"),
         (["train", "--config", "none.toml"], "none.toml does not exist; give a TOML file"),

@@ -73,7 +73,7 @@ def test_only_given_flags_count():
         ({"retriever": {"name": "mf", "dim": 0}}, "MF: dim = 0 should be greater than or equal to 1"),
         ({"retriever": {"name": "mf", "dim": "x"}}, r"retriever.dim = 'x' must be a whole number"),
         ({"run": {"sed": 1}}, "did you mean 'seed'"),
-        ({"ranker": {"hidden": "3"}}, "ranker.hidden needs --ranker NAME; known: fm, deepfm, "),
+        ({"ranker": {"hidden": "3"}}, "ranker.hidden needs --ranker NAME; known: mlp, neumf, "),
         ({"retriever": {}}, "no model is named; pass --retriever"),
         ({"data": {}}, "neither --data nor --events is given"),
         ({"data": {"name": "ml-100k", "events": "x"}}, "both --data and --events are given"),
