@@ -92,7 +92,9 @@ DATA = {
     "sasrec": Data(lambda folder, seed: splits.sasrec(folder), picked_on="each user's last but one"),
     "s3rec-beauty": Data(lambda folder, seed: sequences.beauty(folder), picked_on="each user's last but one"),
     "yoochoose1_64": Data(
-        lambda folder, seed: sequences.yoochoose(folder), picked_on="the last tenth of train's sessions"
+        lambda folder, seed: sequences.yoochoose(folder),
+        sequences.yoochoose_validation,
+        "the last tenth of train's sessions; refit on all of train",
     ),
     "gowalla": Data(
         lambda folder, seed: gowalla.gowalla(folder),

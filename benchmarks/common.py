@@ -25,6 +25,8 @@ OFFICIAL = {
     "sasrec": "https://github.com/kang205/SASRec (data/ml-1m.txt; gzip it)",
     "frappe": "https://github.com/hexiangnan/neural_factorization_machine (data/frappe; gzip: train as .redrawn)",
     "gowalla": "https://github.com/kuandeng/LightGCN (Data/gowalla, train.txt and test.txt; gzip them)",
+    "s3rec-beauty": "https://github.com/RUCAIBox/CIKM2020-S3Rec (data/Beauty.txt; gzip it)",
+    "yoochoose1_64": "https://github.com/CRIPAC-DIG/SR-GNN (its preprocessing; a session a line, prefix TAB target)",
 }
 
 
