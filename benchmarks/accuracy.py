@@ -46,6 +46,8 @@ class Row:
     model: str
     data: str
     floor: dict[str, float]
+    name: str = ""
+    """What the table calls it, where another row has the same model and data."""
     best: str = ""
     patience: int = 5
     pick: str = ""
@@ -147,6 +149,7 @@ def run(row: Row, seed: int, options: Namespace) -> bool:
     found = {score.metric: round(score.value, 5) for score in report.scores}
     record = {
         "model": row.model,
+        "row": row.name or row.model,
         "data": row.data,
         "protocol": report.protocol,
         "seed": seed,
@@ -164,7 +167,7 @@ def run(row: Row, seed: int, options: Namespace) -> bool:
     reached = all(found[metric] >= floor for metric, floor in row.floor.items())
     figures = ", ".join(f"{metric} {found[metric]:.4f} (floor {floor:g})" for metric, floor in row.floor.items())
     verdict = "reached" if reached else "MISSED"
-    print(f"{row.model} on {row.data}, seed {seed}: {figures} {verdict}, {record['seconds']:.0f} s", flush=True)
+    print(f"{row.name or row.model} on {row.data}, seed {seed}: {figures} {verdict}, {record['seconds']:.0f} s", flush=True)
     return reached
 
 
