@@ -167,7 +167,10 @@ def run(row: Row, seed: int, options: Namespace) -> bool:
     reached = all(found[metric] >= floor for metric, floor in row.floor.items())
     figures = ", ".join(f"{metric} {found[metric]:.4f} (floor {floor:g})" for metric, floor in row.floor.items())
     verdict = "reached" if reached else "MISSED"
-    print(f"{row.name or row.model} on {row.data}, seed {seed}: {figures} {verdict}, {record['seconds']:.0f} s", flush=True)
+    print(
+        f"{row.name or row.model} on {row.data}, seed {seed}: {figures} {verdict}, {record['seconds']:.0f} s",
+        flush=True,
+    )
     return reached
 
 
@@ -191,7 +194,9 @@ def main() -> int:
         print("--set is for trials: a row of the table says its settings in its file", file=sys.stderr)
         return 2
     reached = [
-        run(replace(row, settings={**row.settings, **changed}), seed, options) for row in asked for seed in options.seeds
+        run(replace(row, settings={**row.settings, **changed}), seed, options)
+        for row in asked
+        for seed in options.seeds
     ]
     return int(not all(reached))
 
