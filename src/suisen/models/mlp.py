@@ -2,9 +2,9 @@
 
 score(u, i) = w · φ_L(… φ_1([p_u; q_i])) + b, φ_l(z) = ReLU(W_l z + b_l); logistic loss with sampled negatives (eq. 7).
 As a second stage the pair's features are further inputs of φ_1, and reach the score directly too.  φ_1 is split (see
-``SplitMLP``): W_1's two halves are applied once a user of the batch and once for each of its different items; left per
-pair are h₁ additions and h₁·h₂ + h₂·h₃ + … multiply-adds forward, three times as many in training.  Traffic per pair in
-training: about 12 floats for each of the h₁ + h₂ + … activations.
+``SplitMLP``): W_1's two halves are applied once a context and once for each of the batch's different items; left per
+pair are h₁ additions and h₁·h₂ + h₂·h₃ + … multiply-adds forward, three times as many in training, and the traffic of
+its h₁ + h₂ + … activations.
 """
 
 from __future__ import annotations
