@@ -24,7 +24,7 @@ from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.views import Rows, View
 from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
-from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, adam, pooled
+from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, adam, pooled, square_norm
 from suisen.models.losses import of_rows
 from suisen.parameters import Search
 
@@ -127,13 +127,9 @@ class DNNNet(Ranker):
         score = self.out(self.tower(context, item, pair, weights)).squeeze(-1)
         return score if pair is None or not self.pair.numel() else score + pair @ self.pair
 
-    def square_norm(self) -> Tensor:
-        """Scalar: sum of the squares of every field table."""
-        tables = [*self.context.parameters(), *self.item.parameters()]
-        return torch.stack([table.square().sum() for table in tables]).sum()
-
     def forward(self, batch: Batch) -> Tensor:
         """Softmax over each list (logistic loss of single candidates) plus l2/2 · the squared norm of the tables."""
         candidates, labels = batch.listed
         scores = self.score(batch.contexts, candidates, batch.weights)
-        return of_rows(scores, labels, batch.weights) + self.model.l2 / 2 * self.square_norm()
+        norm = square_norm([*self.context.parameters(), *self.item.parameters()])
+        return of_rows(scores, labels, batch.weights) + self.model.l2 / 2 * norm

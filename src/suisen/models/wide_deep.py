@@ -30,7 +30,7 @@ from suisen.data.ragged import Ragged
 from suisen.data.views import Rows, View
 from suisen.errors import InputError, unknown
 from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
-from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, adam
+from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, adam, shares, square_norm
 from suisen.models.losses import of_rows
 from suisen.models.tables import lookup
 from suisen.parameters import Search
@@ -168,7 +168,7 @@ class Crossed:
     def read(self, ids: Tensor, features: Features, history: Ragged | None) -> Tensor:
         """(n, width) of n rows of its owner."""
         if self.kind == "multi":
-            return _shares(features.multi[self.column], self.size)
+            return _dense(features.multi[self.column], self.size)
         if self.kind == "history" and history is not None:
             codes = history.last(self.width).padded(self.width)
         else:
@@ -183,13 +183,10 @@ class Crossed:
         return state.detach().long(), there / there.sum(-1, keepdim=True).clamp(min=1)
 
 
-def _shares(bags: Ragged, size: int) -> Tensor:
-    """(n, size − 1): each code's share of its row's weight; code 0 counts for nothing."""
-    weights = torch.ones_like(bags.values, dtype=torch.float32) if bags.weights is None else bags.weights
-    flat = torch.zeros(len(bags) * size, dtype=weights.dtype, device=weights.device)
-    dense = flat.index_add_(0, bags.rows() * size + bags.values, weights).view(len(bags), size)[:, 1:]
-    mass = dense.sum(1, keepdim=True)
-    return dense / torch.where(mass == 0, 1, mass)
+def _dense(bags: Ragged, size: int) -> Tensor:
+    """(n, size − 1): each code's share of its row's weight."""
+    flat = torch.zeros(len(bags) * size, device=bags.values.device)
+    return flat.index_add_(0, bags.rows() * size + bags.values, shares(bags)).view(len(bags), size)[:, 1:]
 
 
 def crossable(schema: Schema, history: int) -> dict[str, Crossed | str]:
@@ -330,11 +327,6 @@ class Deep(nn.Module):
         self.net = SplitMLP(widths, model.hidden, model.dropout, model.batch_norm)
         self.out = nn.Linear(self.net.out, 1, bias=False)
 
-    def square_norm(self) -> Tensor:
-        """Scalar: sum of the squares of every field table."""
-        tables = [*self.context.parameters(), *self.item.parameters()]
-        return torch.stack([table.square().sum() for table in tables]).sum()
-
 
 class WideDeepNet(Ranker):
     """A side's state: the wide part's and, behind it, its part of the deep net's first layer (h₁)."""
@@ -375,4 +367,6 @@ class WideDeepNet(Ranker):
         """Softmax over each list (logistic loss of single candidates) plus l2/2 · the norm of the deep net's tables."""
         candidates, labels = batch.listed
         loss = of_rows(self.score(batch.contexts, candidates, batch.weights), labels, batch.weights)
-        return loss if self.deep is None else loss + self.model.l2 / 2 * self.deep.square_norm()
+        if self.deep is None:
+            return loss
+        return loss + self.model.l2 / 2 * square_norm([*self.deep.context.parameters(), *self.deep.item.parameters()])
