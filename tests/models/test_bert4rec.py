@@ -122,6 +122,18 @@ def test_places_see_both_sides():
     assert not torch.allclose(one[:, 2], other[:, 2])
 
 
+@pytest.mark.parametrize("groups", [2, 3, 9])
+def test_groups_of_like_length_change_neither_loss_nor_gradients(groups):
+    found = []
+    for number in (1, groups):
+        net = net_of(groups=number, mask=1e-9, last=0.0)  # the last places, whatever the order
+        loss = net(Batch(contexts_of(ROWS)))
+        loss.backward()
+        found.append((loss.detach(), *(weight.grad for weight in net.parameters())))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("training", [False, True])
 def test_neighbours_and_padding_change_no_score(training):

@@ -99,6 +99,18 @@ def test_longer_neighbours_and_padding_change_no_score():
     torch.testing.assert_close(padded[:1], alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("groups", [2, 3, 9])
+def test_groups_of_like_length_change_neither_loss_nor_gradients(groups):
+    found = []
+    for number in (1, groups):
+        net = net_of(groups=number)
+        loss = net(Batch(contexts_of(ROWS)))
+        loss.backward()
+        found.append((loss.detach(), *(weight.grad for weight in net.parameters())))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("loss", ["softmax", "sampled", "bpr-max"])

@@ -115,6 +115,18 @@ def test_long_histories_are_cut_and_empty_ones_are_zero():
     assert not net.query_vectors(contexts_of([[], []])).any()
 
 
+@pytest.mark.parametrize("groups", [2, 3, 9])
+def test_groups_of_like_length_change_neither_loss_nor_gradients(groups):
+    found = []
+    for number in (1, groups):
+        net = net_of(groups=number)
+        loss = net(Batch(contexts_of(ROWS)))
+        loss.backward()
+        found.append((loss.detach(), *(weight.grad for weight in net.parameters())))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
 SAMPLED = ["sampled", "bce", "gbce"]
 
 

@@ -25,7 +25,7 @@ from suisen.data.views import Sequences, View
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
 from suisen.models.layers import IdEmbedding, adam
 from suisen.models.losses import full_softmax
-from suisen.models.sequences import newest
+from suisen.models.sequences import by_length, flat_states, newest
 from suisen.models.transformer import Shape, Transformer
 from suisen.parameters import Search
 
@@ -60,6 +60,8 @@ class BERT4Rec:
     """Sequences in a batch."""
     batch_by_length: bool = True
     """Batches hold sequences of like length, so that little is computed on padding."""
+    groups: Annotated[int, Field(ge=1)] = 1
+    """A batch is worked on in so many groups of like length: little padding, though any lengths meet in a step."""
     epochs: Annotated[int, Field(ge=1)] = 200
     """Most passes over the sequences: each shows only some of the places, so it takes more than a causal model."""
 
@@ -125,10 +127,10 @@ class BERT4RecNet(Retriever):
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden places are predicted from all others, against the whole catalogue."""
-        sequences, hidden = self.examples(batch.contexts.history)
+        history, groups = batch.contexts.history, self.model.groups
+        sequences, hidden = self.examples(by_length(history) if groups > 1 else history)
         shown = sequences.with_values(torch.where(hidden, self.mask, sequences.values))
-        states = self.states(shown)
-        asked = self.head(states[shown.mask(states.shape[1])][hidden]).float()
+        asked = self.head(flat_states(self.states, shown, groups)[hidden]).float()
         return full_softmax(asked, self.item.weight[: self.mask], sequences.values[hidden], bias=self.bias)
 
     def query_vectors(self, contexts: Contexts) -> Tensor:

@@ -63,6 +63,8 @@ class GRU4Rec:
     """Sessions in a batch."""
     batch_by_length: bool = True
     """Batches hold sessions of like length, so that little is computed on padding."""
+    groups: Annotated[int, Field(ge=1)] = 1
+    """A batch is worked on in so many groups of like length: little padding, though any lengths meet in a step."""
     epochs: Annotated[int, Field(ge=1)] = 60
     """Most passes over the sessions."""
 
@@ -108,7 +110,8 @@ class GRU4RecNet(Retriever):
 
     def forward(self, batch: Batch) -> Tensor:
         """Every position predicts the next item."""
-        at, table = positions(self.states, batch.contexts.history), self.item_vectors()
+        at = positions(self.states, batch.contexts.history, self.model.groups)
+        table = self.item_vectors()
         if self.negatives is None:
             return full_softmax(at.hidden, table, at.targets)
         ids, hidden = self.negatives.of(at), at.hidden

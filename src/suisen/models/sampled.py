@@ -63,7 +63,7 @@ class Negatives(nn.Module):
 
     def of(self, at: Positions) -> Tensor:
         """(N,), (B, N) or (n, N) draws, as they are shared."""
-        rows = {"position": (at.targets.numel(),), "sequence": (len(at.real),), "batch": ()}[self.per]
+        rows = {"position": (at.targets.numel(),), "sequence": (len(at.inputs),), "batch": ()}[self.per]
         return self.draw((*rows, self.count))
 
     def strangers(self, at: Positions) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class Negatives(nn.Module):
         ids = self.of(at)
         if self.per == "batch":
             return ids, holds(at.sequences, at.owners[:, None], ids, len(self.log_q))
-        owners = at.owners if self.per == "position" else torch.arange(len(at.real), device=ids.device)
+        owners = at.owners if self.per == "position" else torch.arange(len(at.inputs), device=ids.device)
         hits = holds(at.sequences, owners[:, None], ids, len(self.log_q))
         for _ in range(ROUNDS):
             places = hits.nonzero(as_tuple=True)
@@ -90,7 +90,9 @@ class Negatives(nn.Module):
         rows = lookup(table, ids)
         if self.per == "batch":
             return (hidden @ rows.T).float()
-        return (at.states @ rows.mT)[at.real].float()
+        real = at.inputs.mask(int(at.inputs.lengths.max()))
+        states = hidden.new_zeros((*real.shape, hidden.shape[1])).masked_scatter(real[:, :, None], hidden)
+        return (states @ rows.mT)[real].float()
 
     def own(self, at: Positions, ids: Tensor) -> Tensor:
         """(n, N) bool: draws that are the very item the position is to predict."""

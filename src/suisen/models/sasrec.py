@@ -76,6 +76,8 @@ class SASRec:
     """Sequences in a batch."""
     batch_by_length: bool = True
     """Batches hold sequences of like length, so that little is computed on padding."""
+    groups: Annotated[int, Field(ge=1)] = 1
+    """A batch is worked on in so many groups of like length: little padding, though any lengths meet in a step."""
     epochs: Annotated[int, Field(ge=1)] = 60
     """Most passes over the sequences."""
 
@@ -130,7 +132,7 @@ class SASRecNet(Retriever):
 
     def forward(self, batch: Batch) -> Tensor:
         """Every position predicts the next item."""
-        at = positions(self.states, batch.contexts.history)
+        at = positions(self.states, batch.contexts.history, self.model.groups)
         if self.negatives is None:
             return full_softmax(at.hidden, self.item.weight, at.targets)
         return self._sampled(at, self.negatives)

@@ -15,21 +15,19 @@ from suisen.data.ragged import Ragged
 class Positions:
     """The n positions of a batch that predict something."""
 
-    states: Tensor
-    """(B, L, d), padded on the right."""
-    real: Tensor
-    """(B, L) bool: where the positions are."""
+    hidden: Tensor
+    """(n, d) float32: their states, row by row."""
     targets: Tensor
-    """(n,) the items that follow, row by row."""
-    owners: Tensor
-    """(n,) the row of each position."""
+    """(n,) the items that follow."""
+    inputs: Ragged
+    """B rows of what was read: n values."""
     sequences: Ragged
     """B rows: all items of each sequence."""
 
     @property
-    def hidden(self) -> Tensor:
-        """(n, d) states of the positions."""
-        return self.states[self.real]
+    def owners(self) -> Tensor:
+        """(n,) the row of each position."""
+        return self.inputs.rows()
 
 
 def next_items(sequences: Ragged) -> tuple[Ragged, Tensor]:
@@ -41,11 +39,31 @@ def next_items(sequences: Ragged) -> tuple[Ragged, Tensor]:
     return sequences.drop_last(), sequences.values[~first]
 
 
-def positions(states: Callable[[Ragged], Tensor], sequences: Ragged) -> Positions:
-    """Every position of a causal model that has a next item; ``states``: (B, L, d) of B rows."""
+def positions(states: Callable[[Ragged], Tensor], sequences: Ragged, groups: int = 1) -> Positions:
+    """Every position of a causal model that has a next item, its rows sorted by length where there are ``groups``;
+    ``states``: (B, L, d) of B rows.
+    """
+    if groups > 1:
+        sequences = by_length(sequences)
     inputs, targets = next_items(sequences)
-    made = states(inputs).float()
-    return Positions(made, inputs.mask(made.shape[1]), targets, inputs.rows(), sequences)
+    return Positions(flat_states(states, inputs, groups), targets, inputs, sequences)
+
+
+def by_length(rows: Ragged) -> Ragged:
+    """The same rows, the shortest first."""
+    return rows.take(rows.lengths.argsort(stable=True))
+
+
+def flat_states(states: Callable[[Ragged], Tensor], rows: Ragged, groups: int = 1) -> Tensor:
+    """(n, d) float32 states of the values of B rows, computed in so many ``groups`` of rows one behind the other: of
+    rows in the order of their lengths little is computed on padding, though any lengths meet in a batch.
+    """
+    found = []
+    for part in torch.arange(len(rows), device=rows.offsets.device).tensor_split(min(groups, max(1, len(rows)))):
+        some = rows if groups == 1 else rows.take(part)
+        made = states(some).float()
+        found.append(made[some.mask(made.shape[1])])
+    return torch.cat(found)
 
 
 def newest(states: Callable[[Ragged], Tensor], items: Ragged, dim: int) -> Tensor:
