@@ -50,7 +50,13 @@ class Case:
 
 CASES = (
     Case("MF", su.MF(), False, (256, 8192, 32768), (256, 1024, 4096)),
-    Case("Two-Tower", su.TwoTower(dim=32, hidden=(64,), history=0), False, (256, 1024, 4096), (256, 1024, 4096)),
+    Case(
+        "Two-Tower",
+        su.TwoTower(dim=32, hidden=(64,), history=0),
+        False,
+        (256, 1024, 4096, 16384, 65536),
+        (256, 1024, 4096),
+    ),
     Case("Two-Tower, defaults", su.TwoTower(), False, (256, 1024, 4096), (256, 1024, 4096)),
     Case("DeepFM", su.DeepFM(history=0, recent=0), True, (256, 4096, 16384), (256, 1024, 4096)),
     Case("DeepFM, defaults", su.DeepFM(), True, (256, 4096, 16384), (256, 1024, 4096)),

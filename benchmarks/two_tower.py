@@ -1,0 +1,341 @@
+"""Two-Tower: its losses beside each other, temperature's effect, the warm row and the cold row.
+
+    python benchmarks/two_tower.py losses --data gowalla ml-1m.zip --seeds 0
+    python benchmarks/two_tower.py temperature | plot | warm | cold
+
+Appends a line a run to results/accuracy.jsonl; a run whose line is there is not run again.  Epochs are picked on a part
+of train (``picked_on``) and trained again on all of it; temperatures are compared on that part alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import tomllib
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gowalla
+import torch
+from common import RESULTS, ROOT, append, parser, records
+from smoke import Lines, Outcome, Task, record_of
+
+import suisen as su
+from suisen.data.batch import Queries
+from suisen.data.dataset import Col, Dataset
+from suisen.data.sources import load
+from suisen.data.splits import ByRows, LeaveLast, Split
+from suisen.evaluation import Report
+from suisen.models.contract import Net
+from suisen.pipeline.scorers import NetScorer
+from suisen.training.trainer import fit
+
+FILE = "accuracy.jsonl"
+PICTURE = ROOT / "docs" / "images" / "two_tower_temperature.svg"
+LOSSES: dict[str, dict[str, Any]] = {
+    "in-batch": {"log_q": "none"},
+    "in-batch + logQ": {},
+    "in-batch + streaming logQ": {"log_q": "streaming"},
+    "uniform": {"loss": "uniform"},
+    "mixed": {"loss": "mixed", "log_q": "none"},
+    "mixed + logQ": {"loss": "mixed"},
+    "triplet": {"loss": "triplet"},
+    "in-batch + logQ + hard": {"hard": 4},
+}
+TEMPERATURES = (0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+EASE_GRID, IALS_GRID = (200.0, 500.0, 1000.0, 2000.0), ({}, {"dim": 192, "l2": 0.007, "unobserved": 0.3, "epochs": 12})
+COLD = {"history": 50, "hide_ids": 0.5}
+"""What the cold row changes of the defaults: items without an id are what it is about."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A split, the part of its train that picks, and what the model reads there."""
+
+    load: Callable[[Path], Split]
+    inner: Callable[[Dataset], Split]
+    settings: dict[str, Any]
+    metrics: tuple[str, ...]
+    pick: str
+
+
+def ml1m(folder: Path) -> Split:
+    """Leave-one-out by time."""
+    return LeaveLast(test=1, valid=0).split(Dataset.of(load("ml-1m", folder)))
+
+
+DATA = {
+    "gowalla": Data(gowalla.gowalla, gowalla.validation, {"history": 0}, ("recall@20", "ndcg@20"), "recall@20"),
+    "ml-1m.zip": Data(
+        ml1m,
+        lambda train: LeaveLast(test=1, valid=0).split(train),
+        {},
+        ("recall@20", "ndcg@20", "recall@100", "ndcg@10"),
+        "recall@100",
+    ),
+}
+
+
+# -- one run ----------------------------------------------------------------------------------------------------------
+
+
+def value(net: Net, allowed: torch.Tensor, queries: Queries, metric: str) -> float:
+    """One metric of a network."""
+    return su.evaluate(NetScorer(net, allowed), queries, [metric]).value(metric)
+
+
+def picked(model: Any, inner: Split, pick: str, options: Namespace) -> tuple[int, float]:
+    """The best epoch on the part that picks, and its metric there."""
+    allowed = inner.train.trained_items
+    how = su.RunOptions(seed=options.seed, patience=options.patience, callbacks=(Lines(),))
+    _, curves = fit(model, inner.train, lambda net: value(net, allowed, inner.test, pick), how)
+    return curves[-1].best_epoch, curves[-1].best_metric or 0.0
+
+
+def done(what: str, variant: str, data: str, options: Namespace) -> bool:
+    """Whether the line of this run is in the results."""
+    key = (what, variant, data, options.seed, options.purpose)
+    lines = records(RESULTS / FILE)
+    return any(
+        tuple(line.get(name) for name in ("what", "variant", "data", "seed", "purpose")) == key for line in lines
+    )
+
+
+def keep(what: str, variant: str, task: Task, out: Outcome, options: Namespace, **more: Any) -> dict[str, Any]:
+    """Appends the run's line."""
+    name = str(out.config["model"]).lower() if out.config["model"] != "TwoTower" else "two-tower"
+    record = {**record_of(name, task, out, options), "what": what, "variant": variant, **more}
+    append(FILE, record)
+    figures = ", ".join(f"{metric} {figure:.4f}" for metric, figure in record["metrics"].items())
+    print(f"{what}, {variant} on {task.data}, seed {options.seed}: {figures}, {record['seconds']:.0f} s", flush=True)
+    return record
+
+
+def outcome(report: Report, model: Any, epochs: int | None, picked_on: str, started: float) -> Outcome:
+    """What a record is made of."""
+    config = {"model": type(model).__name__, **asdict(model)}
+    return Outcome(report, config, epochs, picked_on, time.perf_counter() - started)
+
+
+def task_of(data: str, floors: dict[str, float] | None = None) -> Task:
+    """Where a run was measured; nothing in it is run."""
+    return Task(lambda split, seed: None, data, lambda folder: None, floors or {})  # type: ignore[arg-type,return-value]
+
+
+def refitted(model: Any, split: Split, epochs: int, options: Namespace) -> Net:
+    """The network trained on all of train for so many epochs."""
+    net, _ = fit(model, split.train, options=su.RunOptions(seed=options.seed, callbacks=(Lines(),)), epochs=[epochs])
+    return net
+
+
+# -- losses and temperature -------------------------------------------------------------------------------------------
+
+
+def losses(options: Namespace) -> None:
+    """Every loss on every data set."""
+    for name in options.data:
+        data = DATA[name]
+        split = data.load(options.data_dir)
+        inner = data.inner(split.train)
+        for variant, settings in LOSSES.items():
+            if done("losses", variant, name, options):
+                continue
+            started = time.perf_counter()
+            model = su.TwoTower(**{**data.settings, **settings, **options.set})
+            epochs, _ = picked(model, inner, data.pick, options)
+            net = refitted(model, split, epochs, options)
+            report = su.evaluate(NetScorer(net, split.train.trained_items), split.test, data.metrics)
+            out = outcome(report, model, epochs, f"validation {data.pick}: a part of train; refit on all", started)
+            keep("losses", variant, task_of(name), out, options)
+
+
+def temperature(options: Namespace) -> None:
+    """The metric that picks, at every temperature; test is not looked at."""
+    for name in options.data:
+        data = DATA[name]
+        inner = data.inner(data.load(options.data_dir).train)
+        for tau in TEMPERATURES:
+            if done("temperature", f"{tau:g}", name, options):
+                continue
+            started = time.perf_counter()
+            model = su.TwoTower(**{**data.settings, "temperature": tau, **options.set})
+            how = su.RunOptions(seed=options.seed, patience=options.patience, callbacks=(Lines(),))
+            allowed = inner.train.trained_items
+            check = lambda net: value(net, allowed, inner.test, data.pick)  # noqa: B023, E731
+            net, curves = fit(model, inner.train, check, how)
+            report = su.evaluate(NetScorer(net, allowed), inner.test, data.metrics)
+            out = outcome(report, model, curves[-1].best_epoch, f"this part of train itself, {data.pick}", started)
+            keep("temperature", f"{tau:g}", task_of(name), out, options)
+
+
+def plot(options: Namespace) -> None:
+    """Draws what the results hold of temperatures, the mean over seeds."""
+    import matplotlib.pyplot as plt
+
+    lines = [line for line in records(RESULTS / FILE) if line.get("what") == "temperature"]
+    if not lines:
+        raise SystemExit("no line of a temperature in the results; run: python benchmarks/two_tower.py temperature")
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "suisen"})
+    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    for name in dict.fromkeys(line["data"] for line in lines):
+        metric = DATA[name].pick
+        mean: dict[float, list[float]] = {}
+        for line in lines:
+            if line["data"] == name:
+                mean.setdefault(float(line["variant"]), []).append(line["metrics"][metric])
+        taus = sorted(mean)
+        axes.plot(taus, [sum(mean[tau]) / len(mean[tau]) for tau in taus], marker="o", label=f"{name}, {metric}")
+    axes.set_xscale("log")
+    axes.set_xticks(TEMPERATURES, [f"{tau:g}" for tau in TEMPERATURES])
+    axes.minorticks_off()
+    axes.set_xlabel("temperature")
+    axes.set_ylabel("validation")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PICTURE, metadata={"Date": None})
+    print(f"{PICTURE.relative_to(ROOT)} written")
+
+
+# -- the warm row -----------------------------------------------------------------------------------------------------
+
+
+def warm(options: Namespace) -> None:
+    """Two-Tower against the better of iALS and EASE, each picked on the same part of the same train."""
+    name = "ml-1m.zip"
+    data = DATA[name]
+    split = data.load(options.data_dir)
+    inner, allowed = data.inner(split.train), split.train.trained_items
+    best = max(rivals(split, inner, data, options), key=lambda record: record["metrics"][data.pick])
+    floor = round(0.97 * best["metrics"][data.pick], 5)
+    started = time.perf_counter()
+    model = su.TwoTower(**{**data.settings, **options.set})
+    epochs, _ = picked(model, inner, data.pick, options)
+    net = refitted(model, split, epochs, options)
+    report = su.evaluate(NetScorer(net, allowed), split.test, data.metrics)
+    out = outcome(report, model, epochs, f"validation {data.pick}: each user's last of train; refit on all", started)
+    keep("warm", "two-tower", task_of(name, {data.pick: floor}), out, options, against=best["model"])
+
+
+def rivals(split: Split, inner: Split, data: Data, options: Namespace) -> Iterator[dict[str, Any]]:
+    """The records of iALS and EASE at their best setting of a small grid."""
+    grids = {"ials": [su.IALS(**one) for one in IALS_GRID], "ease": [su.EASE(l2=l2) for l2 in EASE_GRID]}
+    for variant, grid in grids.items():
+        started, scores = time.perf_counter(), []
+        for model in grid:
+            net, _ = fit(model, inner.train, options=su.RunOptions(seed=options.seed))
+            scores.append(value(net, inner.train.trained_items, inner.test, data.pick))
+            print(f"  {model}: validation {data.pick} {scores[-1]:.4f}", flush=True)
+        model = grid[scores.index(max(scores))]
+        net, _ = fit(model, split.train, options=su.RunOptions(seed=options.seed))
+        report = su.evaluate(NetScorer(net, split.train.trained_items), split.test, data.metrics)
+        out = outcome(report, model, None, f"validation {data.pick}: each user's last of train", started)
+        yield keep("warm", variant, task_of("ml-1m.zip"), out, options)
+
+
+# -- the cold row -----------------------------------------------------------------------------------------------------
+
+
+def without(data: Dataset, seed: int) -> tuple[Split, torch.Tensor]:
+    """A tenth of the items with events, drawn, all of whose events are test's; and their mask (in train's ids).
+
+    A query is a user with his events of cold items as truth and all others as history.
+    """
+    items = data.trained_items.nonzero().squeeze(1)
+    count = round(0.1 * len(items))
+    drawn = items[torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]]
+    mine = torch.isin(data.events.item, drawn)
+    rows = data.log.events[Col.ROW].to_torch()[mine]
+    split = ByRows(rows, rule=f"{count} cold items, drawn with seed {seed}, without an event in train").split(data)
+    cold = torch.zeros(split.train.schema.n_items, dtype=torch.bool)
+    cold[torch.from_numpy(split.train.items.dense(data.items.raw(drawn.numpy())))] = True
+    return split, cold
+
+
+def of_random(queries: Queries, among: int, k: int = 10) -> float:
+    """The expected NDCG@k of a random order of ``among`` items: mean over queries, exact."""
+    gain = 1 / torch.arange(2, k + 2, dtype=torch.float64).log2()
+    relevant = queries.truth.lengths.clamp(max=among)
+    found = relevant / among * gain[: min(k, among)].sum()
+    return float((found / gain.cumsum(0)[relevant.clamp(max=k) - 1]).mean())
+
+
+@torch.no_grad()
+def ranks_among_all(net: Net, queries: Queries) -> torch.Tensor:
+    """(truth values,) pessimistic ranks among all items, cold and warm, but those that the user has seen."""
+    out = []
+    for rows in torch.arange(len(queries)).split(256):  # type: ignore[no-untyped-call]
+        some = queries.take(rows)
+        scores = net.score_all(some.contexts)  # type: ignore[operator]
+        at, items = some.truth.rows(), some.truth.values
+        own = scores[at, items]
+        scores[some.seen.rows(), some.seen.values] = -torch.inf
+        scores[:, 0] = -torch.inf
+        out.append((scores[at] >= own[:, None]).sum(1))
+    return torch.cat(out)
+
+
+def cold(options: Namespace) -> None:
+    """Ranked among cold items alone against chance, and among all items."""
+    data = Dataset.of(load("ml-1m", options.data_dir))
+    split, mask = without(data, 0)
+    inner, inner_mask = without(split.train, 1)
+    started = time.perf_counter()
+    model = su.TwoTower(**{**COLD, **options.set})
+    how = su.RunOptions(seed=options.seed, patience=options.patience, callbacks=(Lines(),))
+    _, curves = fit(model, inner.train, lambda net: value(net, inner_mask, inner.test, "ndcg@10"), how)
+    net = refitted(model, split, curves[-1].best_epoch, options)
+    report = su.evaluate(NetScorer(net, mask), split.test, ["ndcg@10", "recall@10"])
+    report = replace(report, protocol=f"{report.protocol}; ranked among the cold items alone")
+    out = outcome(
+        report, model, curves[-1].best_epoch, "ndcg@10 on a tenth of train's items made cold, seed 1", started
+    )
+    chance, rank = of_random(split.test, int(mask.sum())), ranks_among_all(net, split.test).double()
+    low, high = report["ndcg@10"].low, report["ndcg@10"].high
+    more = {
+        "random": {"ndcg@10": round(chance, 5)},
+        "interval": {"ndcg@10": [round(low, 5), round(high, 5)]},
+        "rank_among_all": {
+            "mean": round(float(rank.mean()), 1),
+            "median": float(rank.median()),
+            "items": len(mask) - 1,
+        },
+    }
+    floors = {"ndcg@10": round(1.5 * chance, 5)}
+    record = keep("cold", "two-tower", task_of("ml-1m.zip", floors), out, options, **more)
+    times = record["metrics"]["ndcg@10"] / chance
+    print(f"cold: {times:.2f} times random's {chance:.4f}, interval [{low:.4f}, {high:.4f}]", flush=True)
+    print(
+        f"cold: among all {len(mask) - 1:,} items mean rank {rank.mean():.0f}, median {rank.median():.0f}", flush=True
+    )
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """``name=value`` as TOML reads the value."""
+    return next(iter(tomllib.loads(text).items()))
+
+
+def main() -> int:
+    """Runs what is asked for, a seed after the other."""
+    parts = {"losses": losses, "temperature": temperature, "plot": plot, "warm": warm, "cold": cold}
+    made = parser(__doc__ or "")
+    made.add_argument("part", nargs="+", choices=list(parts))
+    made.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--purpose", choices=("trial", "table"), default="trial")
+    made.add_argument("--patience", type=int, default=3)
+    made.add_argument("--set", type=setting, nargs="*", default=[], metavar="NAME=VALUE", help="other hyper-parameters")
+    options = made.parse_args()
+    options.set = dict(options.set)
+    torch.set_num_threads(options.threads)
+    for part in options.part:
+        for seed in options.seeds[: 1 if part == "plot" else None]:
+            parts[part](Namespace(**{**vars(options), "seed": seed}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
