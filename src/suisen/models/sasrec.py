@@ -59,6 +59,8 @@ class SASRec:
     """Longer histories are cut into windows, so that every step is learnt from; False: their end alone."""
     dropout: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.5)] = 0.1
     """In the embeddings, the attention and the feed-forward layers."""
+    published: bool = False
+    """Blocks as in the authors' code, whose residuals start from the normalised input; False: as in the paper."""
     loss: Loss = "softmax"
     """softmax: over all items; sampled: softmax over drawn ones, corrected by log q; bce: of the paper; gbce: bce
     calibrated for many negatives (Petrov & Macdonald 2023)."""
@@ -95,7 +97,9 @@ class SASRec:
     @property
     def shape(self) -> Shape:
         """Of the transformer: the paper's feed-forward layer is as wide as the states."""
-        return Shape(self.dim, self.blocks, self.heads, self.length, self.dropout, inner=self.dim)
+        return Shape(
+            self.dim, self.blocks, self.heads, self.length, self.dropout, inner=self.dim, published=self.published
+        )
 
     def build(self, schema: Schema) -> SASRecNet:
         """Item and position tables and the blocks."""

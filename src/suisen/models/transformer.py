@@ -1,6 +1,8 @@
 """The transformer that SASRec and BERT4Rec share: positions counted from the end, pre-norm blocks, a last norm.
 
 x = x + P[positions];  each block: x + attention(norm(x)), then x + feed-forward(norm(x));  last: norm(x).
+The published code of SASRec does otherwise than its paper, and learns faster (``Shape.published``): n = norm(x), then
+n + attention with queries of n but keys and values of x; the feed-forward layer's residual starts from its norm, too.
 Positions are counted from the end (the newest item always has the last one), so that padding on the right equals the
 papers' padding on the left.  Causal blocks need no mask for it: what pads lies in the future.  Blocks that look both
 ways mask it.
@@ -35,8 +37,10 @@ class Shape:
     activation: Literal["relu", "gelu"] = "relu"
     causal: bool = True
     """Whether a position sees only itself and what came before."""
+    published: bool = False
+    """Blocks as in SASRec's published code; their first weights are N(0, ``std``²), their biases 0."""
     std: float = 0.02
-    """Of the first weights of positions."""
+    """Standard deviation of the first weights of positions."""
 
 
 class Block(nn.Module):
@@ -46,19 +50,37 @@ class Block(nn.Module):
         super().__init__()
         dim = shape.dim
         self.heads, self.dropout, self.causal = shape.heads, shape.dropout, shape.causal
+        self.published = shape.published
         self.activation = F.relu if shape.activation == "relu" else F.gelu
         self.norm_attention, self.norm_forward = nn.LayerNorm(dim, eps=1e-8), nn.LayerNorm(dim, eps=1e-8)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.first, self.second = nn.Linear(dim, shape.inner), nn.Linear(shape.inner, dim)
+        if shape.published:
+            for layer in (self.qkv, self.out, self.first, self.second):
+                nn.init.normal_(layer.weight, std=shape.std)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """(B, L, d) → (B, L, d).  ``keys`` (B, 1, 1, L) bool: which positions may be looked at; None where causal."""
-        rows, length, dim = x.shape
-        q, k, v = self.qkv(self.norm_attention(x)).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        seen = self._attend(q, k, v, keys)
-        x = x + dropout(self.out(seen.transpose(1, 2).reshape(rows, length, dim)), self.dropout, self.training)
-        inner = dropout(self.activation(self.first(self.norm_forward(x))), self.dropout, self.training)
-        return x + dropout(self.second(inner), self.dropout, self.training)
+        normed = self.norm_attention(x)
+        seen = self._attend(*self._projected(normed, x if self.published else normed), keys)
+        base = normed if self.published else x
+        x = base + dropout(self.out(seen.transpose(1, 2).reshape(x.shape)), self.dropout, self.training)
+        normed = self.norm_forward(x)
+        inner = dropout(self.activation(self.first(normed)), self.dropout, self.training)
+        return (normed if self.published else x) + dropout(self.second(inner), self.dropout, self.training)
+
+    def _projected(self, asking: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of one, keys and values of the other (B, L, d): (B, heads, L, d / heads) each."""
+        rows, length, dim = asking.shape
+        if asking is asked:
+            parts = self.qkv(asking)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            mine, others = F.linear(asking, weight[:dim], bias[:dim]), F.linear(asked, weight[dim:], bias[dim:])
+            parts = torch.cat([mine, others], 2)
+        q, k, v = parts.view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return q, k, v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) -> Tensor:
         """(B, heads, L, d).  With dropout torch has no fused kernel for a CPU either, and draws its masks more slowly
