@@ -1,4 +1,4 @@
-"""Click data as labelled rows: Frappe in its published split, ML-1M as clicks; training and measuring a ranker on them.
+"""Click data as labelled rows: Frappe in its published split, ML-1M as clicks.
 
 No row has a time or a history: published figures for these rows are of models that read ids and features alone.
 """
@@ -19,10 +19,6 @@ from suisen.data.dataset import Col, Dataset, Log
 from suisen.data.encode import Kind
 from suisen.data.sessions import ClickRatio, click_split
 from suisen.data.sources import load
-from suisen.evaluation import Report
-from suisen.models.contract import Model
-from suisen.pipeline import Recommender, evaluate
-from suisen.training.options import Curve, RunOptions
 
 CONTEXT = ("daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 OFFSETS = dict(
@@ -31,7 +27,6 @@ OFFSETS = dict(
 """The field that begins at each feature number of the libFM files."""
 FRAPPE_APPS = 4082
 FRAPPE_FILES = {TRAIN: "train.redrawn", VALID: "validation", TEST: "test"}
-METRICS = ("auc", "logloss")
 
 
 def frappe(folder: Path) -> Split:
@@ -91,9 +86,3 @@ def ml1m_clicks(folder: Path, seed: int = 0) -> Split:
 def _table(frame: pl.DataFrame | None) -> pl.DataFrame:
     assert frame is not None
     return frame
-
-
-def measured(model: Model, split: Split, options: RunOptions) -> tuple[Report, Curve]:
-    """A ranker alone, stopped and kept at its best validation AUC: its AUC and logloss on test, and its course."""
-    found = Recommender(ranker=model, seed=options.seed).fit(split.train, split.valid, options)
-    return evaluate(found, split.test, METRICS), found.curves["ranker"][-1]

@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT / "benchmarks")]
 import clicks  # noqa: E402
 
 from suisen.models import FM  # noqa: E402
-from suisen.training.options import RunOptions  # noqa: E402
+from suisen.pipeline import Recommender, evaluate  # noqa: E402
 
 STARTS = list(clicks.OFFSETS.values())
 
@@ -93,9 +93,13 @@ def test_movielens_parts_go_by_the_seed(tmp_path):
     assert not torch.equal(first.train.events.item, other.train.events.item)
 
 
-def test_a_ranker_alone_is_measured(folder):
+def test_a_ranker_alone_is_stopped_and_measured_on_clicks(folder):
+    """A Recommender of a ranker alone validates by AUC; an app that train lacks has a score like any other."""
+    split = clicks.frappe(folder)
     model = FM(dim=2, history=0, recent=0, hide_ids=0.0, epochs=2)
-    report, curve = clicks.measured(model, clicks.frappe(folder), RunOptions())
+    found = Recommender(ranker=model).fit(split.train, split.valid)
+    (curve,) = found.curves["ranker"]
+    assert [row.metric in (0.0, 0.5, 1.0) for row in curve.rows] == [True, True]  # one click, one non-click
+    report = evaluate(found, split.test)
     assert [score.metric for score in report.scores] == ["auc", "logloss"]
-    assert report.value("logloss") < 10  # an app that train lacks has a score like any other
-    assert len(curve.rows) == 2
+    assert report.value("logloss") < 10
