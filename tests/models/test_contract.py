@@ -73,7 +73,6 @@ SMALL: dict[str, dict[str, Any]] = {
         "hidden": (16, 8),
         "batch_size": 64,
         "learning_rate": 0.02,
-        "wide_rate": 0.05,
         "epochs": 15,
     },
     "dnn": {"dim": 8, "hidden": (32, 16), "batch_size": 64, "learning_rate": 0.02, "epochs": 25},

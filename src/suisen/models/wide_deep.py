@@ -74,7 +74,7 @@ class WideDeep:
     """Share of user and item ids, and of user features, hidden from the deep net in training."""
     l2: Annotated[float, Bounds(ge=0), Search(1e-6, 1e-1, log=True)] = 1e-6
     """λ: half of it times the squared norm of the deep net's field tables is added to each batch's loss."""
-    wide_rate: Annotated[float, Bounds(gt=0, le=10), Search(1e-3, 1e-1, log=True)] = 0.01
+    wide_rate: Annotated[float, Bounds(gt=0, le=10), Search(1e-2, 1.0, log=True)] = 0.1
     """α of FTRL, the wide part's step."""
     l1: Annotated[float, Bounds(ge=0)] = 1e-4
     """λ₁ of FTRL: wide weights whose summed gradients stay below it are 0."""
