@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from suisen.data.ragged import offsets_of
 from suisen.models.losses import weighted_mean
 
 IN_CACHE = 2**19
@@ -59,9 +60,9 @@ def pool_softmax(
     if row is None:
         row, starts = torch.arange(len(query), device=query.device), None
     else:
-        row, order = row.sort()
-        where, share = where[order], share[order]
-        starts = torch.searchsorted(row, torch.arange(len(query) + 1, device=row.device)).tolist()
+        starts = offsets_of(torch.bincount(row, minlength=len(query))).tolist()
+        order = row.int().sort().indices
+        row, where, share = row[order], where[order], share[order]
     share = share / share.sum().clamp(min=1e-12)
     loss: Tensor = _PoolSoftmax.apply(  # type: ignore[no-untyped-call]
         query, items, bias, where, row, share, starts
@@ -92,11 +93,13 @@ class _PoolSoftmax(torch.autograd.Function):
             mine = slice(first, last) if starts is None else slice(starts[first], starts[last])
             logits = (part @ small.T).to(query.dtype)
             total += _slopes(logits, bias, row[mine] - first, where[mine], share[mine])
-            grad_query[first:last] = logits.to(kind) @ small
             if kind == query.dtype:
+                torch.mm(logits, small, out=grad_query[first:last])
                 grad_items.addmm_(logits.T, part)
             else:
-                grad_items += logits.to(kind).T @ part
+                slope = logits.to(kind)
+                grad_query[first:last] = slope @ small
+                grad_items += slope.T @ part
         ctx.save_for_backward(grad_query, grad_items)
         return total
 
@@ -118,7 +121,7 @@ def _slopes(logits: Tensor, bias: Tensor, row: Tensor, where: Tensor, share: Ten
     mass = (mass[row] - drawn).clamp_(min=0) + kept
     rate = share / mass
     logits *= torch.zeros_like(peak).index_add_(0, row, rate)[:, None]
-    flat.index_add_(0, cell, rate * (kept - drawn) - share)
+    flat.scatter_add_(0, cell, rate * (kept - drawn) - share)
     return (mass.log() - own) @ share
 
 

@@ -31,6 +31,8 @@ from suisen.models.tables import distinct, lookup
 from suisen.parameters import Search
 
 LEAST_TEMPERATURE, MOST_BUCKETS = 0.01, 2**20
+FEW = 0.75
+"""Different users are brought together where they are at most this share of the examples: sorting has its price."""
 
 
 def _correction(value: Any) -> Any:
@@ -165,11 +167,7 @@ class TwoTowerNet(Retriever):
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss; only different items, and where nothing but the user counts only different users, pass a tower."""
-        model, row, contexts = self.model, None, batch.contexts
-        if self.by_user:
-            users, row, _ = distinct(contexts.user, self.n_users)
-            first = torch.empty_like(users).scatter_(0, row, torch.arange(len(row), device=row.device))
-            contexts = contexts.take(first)
+        model, (contexts, row) = self.model, self._queried(batch.contexts)
         drawn = batch.negatives if model.loss in ("uniform", "mixed") and batch.negatives is not None else None
         ids, where, _ = distinct(batch.taken if drawn is None else torch.cat([batch.taken, drawn]), len(self.items))
         query, vectors, own = self.query_vectors(contexts), self.vectors_of(ids), where[: len(batch)]
@@ -181,6 +179,16 @@ class TwoTowerNet(Retriever):
         if batch.hard is None:
             return loss
         return loss + self._hard(batch, batch.hard, query if row is None else query[row], vectors[own])
+
+    def _queried(self, contexts: Contexts) -> tuple[Contexts, Tensor | None]:
+        """One context a query, and the query of each of the given ones (None: its own)."""
+        if not self.by_user:
+            return contexts, None
+        users, row, _ = distinct(contexts.user, self.n_users)
+        if len(users) > FEW * len(row):
+            return contexts, None
+        one_of = torch.empty_like(users).scatter_(0, row, torch.arange(len(row), device=row.device))
+        return contexts.take(one_of), row
 
     def _bias(self, ids: Tensor, own: Tensor, drawn: Tensor) -> Tensor:
         """(m,) log of what each of the pool's items weighs as a negative."""
