@@ -74,15 +74,15 @@ def test_fit_blends_what_the_parts_learnt_alone():
 @pytest.mark.parametrize("l2", [0.0, 0.2])
 def test_the_loss_is_that_of_the_score(pair, l2):
     """GMF's logits take their own path in training: value and gradients are those of the composed score."""
-    net = net_of(NeuMF(**SMALL, l2=l2), pair)
+    net = net_of(NeuMF(**SMALL, gmf_l2=l2, mlp_l2=2 * l2), pair)
     contexts, candidates = question(pair)
     labels = torch.zeros(candidates.items.shape).double()
     labels[:, 0] = 1
     batch = Batch(contexts, candidates, labels, torch.rand(labels.shape).double())
     wanted = loss_of(net.score(contexts, candidates), batch)
-    for part in (net.gmf, net.mlp):
+    for part, share in ((net.gmf, l2), (net.mlp, 2 * l2)):
         user, item = part.user.weight[contexts.user], part.item.weight[candidates.items]
-        wanted = wanted + l2 * (user.square().sum(1).mean() + item.square().sum(2).mean())
+        wanted = wanted + share * (user.square().sum(1).mean() + item.square().sum(2).mean())
     value, weights = net(batch), list(net.parameters())
     torch.testing.assert_close(value, wanted)
     ours, theirs = (torch.autograd.grad(one, weights, allow_unused=True) for one in (value, wanted))

@@ -31,19 +31,19 @@ class MLP:
 
     abilities: ClassVar[frozenset[Ability]] = frozenset()
 
-    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64))] = 32
+    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128))] = 64
     """Length of a user or item vector: the net's input is twice as wide."""
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((64, 32, 16), min_length=1)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((128, 64, 32), min_length=1)
     """Widths of the hidden layers."""
-    dropout: Annotated[float, Field(ge=0, lt=1), Search(0, 0.5)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1), Search(0, 0.5)] = 0.2
     """Behind each hidden layer."""
     negatives: Annotated[int, Field(ge=1, le=1000), Search(2, 10)] = 4
     """Items drawn for each positive."""
-    l2: Annotated[float, Field(ge=0), Search(choices=(0.0, 1e-7, 1e-6, 1e-5, 1e-4))] = 0.0
+    l2: Annotated[float, Field(ge=0), Search(choices=(0.0, 1e-5, 1e-4, 1e-3))] = 0.0
     """Weight of the squared norm of the vectors in each pair's loss."""
-    learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 2e-3
     """Step of Adam."""
-    batch_size: Annotated[int, Field(ge=1)] = 2048
+    batch_size: Annotated[int, Field(ge=1)] = 1024
     """Positives in a batch; fewer where an epoch would have fewer than 20 batches."""
     epochs: Annotated[int, Field(ge=1)] = 40
     """Most passes over the positives; with validation data training stops earlier."""
@@ -88,12 +88,14 @@ class MLPNet(Ranker):
         logits = self.out(self.deep(context, item, pair, weights)).squeeze(-1)
         return logits if pair is None else logits + pair @ self.pair
 
-    def penalty(self, user: Tensor, items: Tensor) -> Tensor:
-        """l2 · mean over the pairs of |p_u|² + |q_i|²."""
+    def penalty(self, user: Tensor, items: Tensor) -> Tensor | float:
+        """l2 · mean over the pairs of |p_u|² + |q_i|²; two passes over the tables are saved where l2 is 0."""
+        if not self.l2:
+            return 0.0
         return self.l2 * (mean_square(self.user.weight, user) + mean_square(self.item.weight, items))
 
     def forward(self, batch: Batch) -> Tensor:
         """Logistic loss (listwise on the lists of a first stage) plus l2 times the squared norms."""
         candidates = batch.listed[0]
-        loss = loss_of(self.score(batch.contexts, candidates, batch.weights), batch)
-        return loss + self.penalty(batch.contexts.user, candidates.items) if self.l2 else loss
+        logits = self.score(batch.contexts, candidates, batch.weights)
+        return loss_of(logits, batch) + self.penalty(batch.contexts.user, candidates.items)

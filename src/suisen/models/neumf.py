@@ -33,11 +33,11 @@ class NeuMF:
 
     gmf_dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128))] = 64
     """Length of a user or item vector of the GMF part."""
-    mlp_dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64))] = 32
+    mlp_dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128))] = 64
     """Length of a user or item vector of the MLP part."""
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((64, 32, 16), min_length=1)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((128, 64, 32), min_length=1)
     """Widths of the MLP part's hidden layers."""
-    dropout: Annotated[float, Field(ge=0, lt=1), Search(0, 0.5)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1), Search(0, 0.5)] = 0.2
     """Behind each hidden layer."""
     pretrain: bool = True
     """Train GMF and MLP alone, blend them, go on; False: both at once from the start."""
@@ -45,15 +45,17 @@ class NeuMF:
     """α, the GMF's share of the blend."""
     negatives: Annotated[int, Field(ge=1, le=1000), Search(2, 10)] = 4
     """Items drawn for each positive."""
-    l2: Annotated[float, Field(ge=0), Search(choices=(0.0, 1e-7, 1e-6, 1e-5, 1e-4))] = 0.0
-    """Weight of the squared norm of the vectors in each pair's loss."""
-    learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 1e-3
+    gmf_l2: Annotated[float, Field(ge=0), Search(1e-4, 1e-1, log=True)] = 1e-2
+    """Weight of the squared norm of the GMF part's vectors in each pair's loss."""
+    mlp_l2: Annotated[float, Field(ge=0)] = 0.0
+    """The same of the MLP part's vectors."""
+    learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 2e-3
     """Step of Adam."""
     fine_tune: Literal["adam", "sgd"] = "adam"
     """What trains the blend; sgd is the paper's."""
     fine_tune_rate: Annotated[float, Field(gt=0), Search(1e-5, 1e-3, log=True)] = 1e-4
     """Its step."""
-    batch_size: Annotated[int, Field(ge=1)] = 2048
+    batch_size: Annotated[int, Field(ge=1)] = 1024
     """Positives in a batch; fewer where an epoch would have fewer than 20 batches."""
     epochs: Annotated[int, Field(ge=1)] = 40
     """Most passes over the positives in each phase; with validation data a phase stops earlier."""
@@ -90,8 +92,8 @@ class NeuMFNet(Ranker):
     def __init__(self, model: NeuMF, schema: Schema) -> None:
         super().__init__()
         self.alpha = model.alpha
-        self.gmf = GMFNet(schema, model.gmf_dim, model.l2)
-        self.mlp = MLPNet(schema, model.mlp_dim, model.hidden, model.dropout, model.l2)
+        self.gmf = GMFNet(schema, model.gmf_dim, model.gmf_l2)
+        self.mlp = MLPNet(schema, model.mlp_dim, model.hidden, model.dropout, model.mlp_l2)
         self.widths = [model.gmf_dim, self.mlp.deep.width]
 
     @torch.no_grad()
@@ -125,6 +127,4 @@ class NeuMFNet(Ranker):
         contexts, candidates = batch.contexts, batch.listed[0]
         user, items = contexts.user, candidates.items
         loss = loss_of(self.gmf.logits(user, items) + self.mlp.score(contexts, candidates, batch.weights), batch)
-        if not self.gmf.l2:
-            return loss
         return loss + self.gmf.penalty(user, items) + self.mlp.penalty(user, items)
