@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from suisen.models import (
         DNN,
         EASE,
+        FFM,
         FM,
         GMF,
         IALS,
         MF,
         MLP,
         BERT4Rec,
+        DCNv2,
         DeepFM,
         GRU4Rec,
         ItemKNN,
@@ -49,12 +51,14 @@ _HOMES = {
     "suisen.models": (
         "DNN",
         "EASE",
+        "FFM",
         "FM",
         "GMF",
         "IALS",
         "MF",
         "MLP",
         "BERT4Rec",
+        "DCNv2",
         "DeepFM",
         "GRU4Rec",
         "ItemKNN",
@@ -98,8 +102,8 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "DNN", "EASE", "FM", "GMF", "HNSW", "IALS", "IVFPQ", "IVFSQ8", "MF", "MLP", "BERT4Rec", "ClickRatio", "Dataset",
-    "DeepFM", "Exact", "Flat", "GRU4Rec", "GlobalTime", "InputError", "ItemKNN", "LeaveLast", "LightGCN", "NeuMF",
-    "Popularity", "Ratio", "Recommender", "RunOptions", "SASRec", "Sessions", "SuisenError", "TwoTower", "WideDeep",
-    "World", "__version__", "compare", "evaluate", "k_core", "load", "load_data",
+    "DNN", "EASE", "FFM", "FM", "GMF", "HNSW", "IALS", "IVFPQ", "IVFSQ8", "MF", "MLP", "BERT4Rec", "ClickRatio",
+    "DCNv2", "Dataset", "DeepFM", "Exact", "Flat", "GRU4Rec", "GlobalTime", "InputError", "ItemKNN", "LeaveLast",
+    "LightGCN", "NeuMF", "Popularity", "Ratio", "Recommender", "RunOptions", "SASRec", "Sessions", "SuisenError",
+    "TwoTower", "WideDeep", "World", "__version__", "compare", "evaluate", "k_core", "load", "load_data",
 ]  # fmt: skip

@@ -194,6 +194,8 @@ def test_ids_of_two_types_become_text():
     [
         (["1", None, "20"], pl.Int64),
         (["1", "2.5", "-1e3"], pl.Float64),
+        (["1", "NaN", "-Infinity", "+inf"], pl.Float64),
+        (["nan", "inf"], pl.String),
         (["01", "2"], pl.String),
         (["1", "NA"], pl.String),
         ([None, None], pl.String),

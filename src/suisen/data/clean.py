@@ -24,6 +24,8 @@ Keep = Literal["first", "last", "all"]
 INTEGER = r"^(?:0|-?[1-9]\d{0,17})$"
 """Text that is an integer and nothing else: written back it is the same text, so "007" stays text."""
 DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$"
+NO_NUMBER = r"(?i)^[+-]?(?:nan|inf|infinity)$"
+"""What programs write among decimals for what is none: such a column is one of numbers, not of titles."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,18 @@ def as_numbers(values: pl.Series) -> pl.Series:
 
 
 def typed(values: pl.Series) -> pl.Series:
-    """A feature column from a text file: Int64 or Float64 where every value is written as one, else text."""
+    """A feature column from a text file: Int64 or Float64 where every value is written as one, else text.
+
+    Among decimals nan (read as missing) and inf (refused where the column is numeric) are numbers too.
+    """
     if values.dtype != pl.String or values.null_count() == values.len():
         return values
     known = values.drop_nulls()
     if known.str.contains(INTEGER).all():
         return values.cast(pl.Int64)
-    return values.cast(pl.Float64) if known.str.contains(DECIMAL).all() else values
+    decimal = known.str.contains(DECIMAL)
+    numbers = decimal.any() and (decimal | known.str.contains(NO_NUMBER)).all()
+    return values.str.to_lowercase().cast(pl.Float64) if numbers else values
 
 
 # -- rules ------------------------------------------------------------------------------------------------------------
