@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA_DIR ?= ../shared/data
 SEEDS ?= 0
+ROWS ?= accuracy
 
 .PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-train-speed bench-eval-speed bench-ials clean
 
@@ -44,8 +45,8 @@ format: .venv/ready  ## mend what format and rules can mend themselves
 bench-smoke: .venv/ready  ## accuracy of iALS, EASE and SASRec on public splits (50 minutes on 2 cores)
 	$(BIN)/python benchmarks/smoke.py --data-dir $(DATA_DIR)
 
-bench-accuracy: .venv/ready  ## every model on public splits: MODEL=gmf DATA=ncf-ml-1m SEEDS="0 1 2"
-	$(BIN)/python benchmarks/accuracy.py --data-dir $(DATA_DIR) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS)
+bench-accuracy: .venv/ready  ## every model on public splits: MODEL=gmf DATA=ncf-ml-1m SEEDS="0 1 2" ROWS=textbook
+	$(BIN)/python benchmarks/accuracy.py --data-dir $(DATA_DIR) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) --rows $(ROWS)
 
 bench-train-speed: .venv/ready  ## training against the textbook loop
 	$(BIN)/python benchmarks/train_speed.py --data-dir $(DATA_DIR)

@@ -1,6 +1,7 @@
 """Accuracy of every model: one row a file of configs/accuracy, one line a run in results/accuracy.jsonl.
 
     python benchmarks/accuracy.py --model gmf --data ncf-ml-1m --seeds 0 1 2
+    python benchmarks/accuracy.py --model gmf --rows textbook      # a file of configs/textbook: the textbook's settings
 
 A row names a model, its data, the floor, and what differs from the model's defaults.  The number of epochs is picked
 on validation, never on test: where the split has a validation part, training stops on it; where it has none, a part of
@@ -23,20 +24,23 @@ import gowalla
 import sequences
 import splits
 import torch
-from common import ROOT, append, parser, stamp
+import two_tower
+from accuracy_table import CONFIGS, TEXTBOOK
+from common import append, parser, stamp
 from smoke import Lines
 
 import suisen as su
 from suisen.data.batch import Queries
 from suisen.data.dataset import Dataset
-from suisen.data.splits import Split
+from suisen.data.splits import LeaveLast, Split
 from suisen.models import model_of
 from suisen.models.contract import Net
 from suisen.pipeline.scorers import NetScorer
 from suisen.pipeline.two_stage import may_recommend
 from suisen.training.trainer import fit
 
-CONFIGS = ROOT / "benchmarks" / "configs" / "accuracy"
+FOLDERS = {"accuracy": (CONFIGS,), "textbook": (TEXTBOOK,), "all": (CONFIGS, TEXTBOOK)}
+"""Where rows are read from, as ``--rows`` names it."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,13 @@ class Row:
 
     model: str
     data: str
-    floor: dict[str, float]
+    floor: dict[str, float] = field(default_factory=dict)
     name: str = ""
     """What the table calls it, where another row has the same model and data."""
     best: str = ""
     patience: int = 5
     pick: str = ""
-    """The validation metric; the last of the floor's where it is empty."""
+    """The validation metric; the last that is measured first where it is empty."""
     epochs: tuple[int, ...] | None = None
     """Fixed epochs, one a phase (empty: the model has no phase); None: picked on validation."""
     picked_on: str = ""
@@ -73,7 +77,12 @@ class Row:
     @property
     def metrics(self) -> list[str]:
         """What is measured on test."""
-        return [*self.floor, *self.also]
+        return list(dict.fromkeys([*self.floor, *self.also]))
+
+    @property
+    def picks(self) -> str:
+        """The validation metric."""
+        return self.pick or list(self.floor or self.also)[-1]
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,11 @@ DATA = {
         lambda folder, seed: splits.ncf(folder),
         splits.ncf_validation,
         "each user's last event of train among 99 drawn negatives; refit on all of train",
+    ),
+    "ml-1m.zip": Data(
+        lambda folder, seed: two_tower.ml1m(folder),
+        lambda train, seed: LeaveLast(test=1, valid=0).split(train),
+        "each user's last event of train; refit on all of train",
     ),
     "sasrec": Data(lambda folder, seed: splits.sasrec(folder), picked_on="each user's last but one"),
     "s3rec-beauty": Data(lambda folder, seed: sequences.beauty(folder), picked_on="each user's last but one"),
@@ -108,9 +122,9 @@ DATA = {
 }
 
 
-def rows(model: str | None, data: str | None) -> list[Row]:
+def rows(model: str | None, data: str | None, of: str = "accuracy") -> list[Row]:
     """The rows asked for, in the order of their files."""
-    found = [Row.read(path) for path in sorted(CONFIGS.glob("*.toml"))]
+    found = [Row.read(path) for folder in FOLDERS[of] for path in sorted(folder.glob("*.toml"))]
     return [row for row in found if model in (None, row.model) and data in (None, row.data)]
 
 
@@ -121,7 +135,7 @@ def value(model: Any, train: Dataset, net: Net, queries: Queries, metric: str) -
 
 def trained(row: Row, model: Any, split: Split, options: su.RunOptions, seed: int) -> tuple[Net, list[int], str]:
     """The network, the epochs of each phase, and how they were picked."""
-    data, pick = DATA[row.data], row.pick or list(row.floor)[-1]
+    data, pick = DATA[row.data], row.picks
     if row.epochs is not None:
         net, _ = fit(model, split.train, options=options, epochs=row.epochs or None)
         return net, list(row.epochs), "epochs fixed"
@@ -165,8 +179,9 @@ def run(row: Row, seed: int, options: Namespace) -> bool:
     }
     append("accuracy.jsonl", record)
     reached = all(found[metric] >= floor for metric, floor in row.floor.items())
-    figures = ", ".join(f"{metric} {found[metric]:.4f} (floor {floor:g})" for metric, floor in row.floor.items())
-    verdict = "reached" if reached else "MISSED"
+    floors = {metric: f" (floor {floor:g})" for metric, floor in row.floor.items()}
+    figures = ", ".join(f"{metric} {value:.4f}{floors.get(metric, '')}" for metric, value in found.items())
+    verdict = ("reached" if reached else "MISSED") if row.floor else "(no floor)"
     print(
         f"{row.name or row.model} on {row.data}, seed {seed}: {figures} {verdict}, {record['seconds']:.0f} s",
         flush=True,
@@ -179,14 +194,15 @@ def main() -> int:
     made = parser(__doc__ or "")
     made.add_argument("--model", help="a model's name; without it all of them")
     made.add_argument("--data", help="a split's name; without it all of the model's rows")
+    made.add_argument("--rows", choices=FOLDERS, default="accuracy", help="the table's rows, the textbook's, or all")
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     made.add_argument("--purpose", choices=("smoke", "trial", "table"), default="table")
     made.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings, as TOML values")
     options = made.parse_args()
     torch.set_num_threads(options.threads)
-    asked = rows(options.model, options.data)
+    asked = rows(options.model, options.data, options.rows)
     if not asked:
-        known = ", ".join(f"{row.model} {row.data}" for row in rows(None, None))
+        known = ", ".join(f"{row.model} {row.data}" for row in rows(None, None, options.rows))
         print(f"no row for --model {options.model} --data {options.data}; there are: {known}", file=sys.stderr)
         return 2
     changed = tomllib.loads("\n".join(options.set))

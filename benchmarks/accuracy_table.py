@@ -1,4 +1,4 @@
-"""The accuracy table: one row a file of configs/accuracy, filled from the records of purpose ``table``.
+"""The accuracy tables: one row a file of configs/accuracy or configs/textbook, filled from records with purpose table.
 
 ``benchmarks/report.py`` and ``tools/models_page.py`` print it; nothing here runs a model.
 """
@@ -15,7 +15,9 @@ from typing import Any
 from common import RESULTS, ROOT, records
 
 CONFIGS = ROOT / "benchmarks" / "configs" / "accuracy"
-ORDER = ("ncf-ml-1m", "gowalla", "ml-1m", "sasrec", "s3rec-beauty", "yoochoose1_64", "frappe", "clicks-ml-1m")
+TEXTBOOK = ROOT / "benchmarks" / "configs" / "textbook"
+"""The textbook's own settings: rows without a floor."""
+ORDER = ("ncf-ml-1m", "gowalla", "ml-1m.zip", "sasrec", "s3rec-beauty", "yoochoose1_64", "frappe", "clicks-ml-1m")
 """Data in the order of the table; others behind them, by name."""
 Record = dict[str, Any]
 
@@ -33,6 +35,8 @@ class Line:
     tried: str
     runs: tuple[Record, ...]
     """The newest record of each seed."""
+    rows: str = CONFIGS.name
+    """The folder of its file, as ``--rows`` names it."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -63,7 +67,8 @@ class Line:
     @property
     def command(self) -> str:
         """What runs it again."""
-        return f"make bench-accuracy MODEL={self.model} DATA={self.data}"
+        rows = "" if self.rows == CONFIGS.name else f" ROWS={self.rows}"
+        return f"make bench-accuracy MODEL={self.model} DATA={self.data}{rows}"
 
 
 def runs_of(lines: Iterable[Record], name: str, data: str) -> tuple[Record, ...]:
@@ -82,14 +87,15 @@ def table_lines(lines: Iterable[Record], configs: Path = CONFIGS) -> list[Line]:
     for path in sorted(configs.glob("*.toml")):
         row = tomllib.loads(path.read_text(encoding="utf-8"))["row"]
         name, data = row.get("name", row["model"]), row["data"]
-        runs = runs_of(lines, name, data)
-        out.append(Line(name, row["model"], data, row["floor"], row.get("best", ""), row.get("tried", ""), runs))
+        said = row.get("floor", {}), row.get("best", ""), row.get("tried", ""), runs_of(lines, name, data)
+        out.append(Line(name, row["model"], data, *said, configs.name))
     return sorted(out, key=lambda line: (ORDER.index(line.data) if line.data in ORDER else len(ORDER), line.data))
 
 
 def all_lines() -> list[Line]:
     """Of this repository's records and configurations."""
-    return table_lines(records(RESULTS / "accuracy.jsonl"))
+    found = records(RESULTS / "accuracy.jsonl")
+    return [*table_lines(found), *table_lines(found, TEXTBOOK)]
 
 
 def cells(line: Line) -> list[str]:
@@ -99,11 +105,12 @@ def cells(line: Line) -> list[str]:
 
 def _cells(line: Line) -> list[str]:
     floor = ", ".join(f"{name} {value:g}" for name, value in line.floor.items())
-    head = [line.name, line.data, line.best or "–", floor]
+    head = [line.name, line.data, line.best or "–", floor or "–"]
     if not line.runs:
         return [*head, "–", "–", "not run yet", "–", "–"]
     ours = ", ".join(f"{name} {value:.4f}" for name, value in line.metrics.items())
     verdict = "reached" if line.reached else "**missed**" + (f"; tried: {line.tried}" if line.tried else "")
+    verdict = verdict if line.floor else "–"
     return [*head, ours, line.seeds, verdict, f"{line.seconds / 60:.1f}", "; ".join(_picked(line))]
 
 

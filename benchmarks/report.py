@@ -87,18 +87,18 @@ def bytes_of(n: float) -> str:
 # -- sections ---------------------------------------------------------------------------------------------------------
 
 
-def accuracy(lines: list[Record], configs: Path = accuracy_table.CONFIGS) -> str:
-    """Every row that configs/accuracy names: what is published, the floor, and the mean of our runs."""
+def accuracy(lines: list[Record], configs: Path = accuracy_table.CONFIGS, title: str = "Accuracy") -> str:
+    """Every row that a folder of configurations names: what is published, the floor, and the mean of our runs."""
     rows = accuracy_table.table_lines(lines, configs)
     if not rows:
         return ""
     text = (
-        "Each row is a file of `benchmarks/configs/accuracy`; ours is the mean over the seeds of each seed's newest "
-        "run (as many as the column says), minutes are of one run with all its validation. What is picked is picked "
-        "on validation, never on test."
+        f"Each row is a file of `benchmarks/configs/{configs.name}`; ours is the mean over the seeds of each seed's "
+        "newest run (as many as the column says), minutes are of one run with all its validation. What is picked is "
+        "picked on validation, never on test."
     )
     made = table(accuracy_table.HEAD, map(accuracy_table.cells, rows))
-    parts = [f"## Accuracy (`benchmarks/accuracy.py`)\n\n{text}\n\n{made}\n"]
+    parts = [f"## {title} (`benchmarks/accuracy.py`)\n\n{text}\n\n{made}\n"]
     runs = [run for row in rows for run in row.runs]
     if runs:
         parts += ["Protocols:\n", "\n".join(accuracy_table.protocols(rows)) + "\n", where(runs) + "\n"]
@@ -286,6 +286,7 @@ def page(results: Path = RESULTS, configs: Path = accuracy_table.CONFIGS) -> str
     speed, rated, reached = read("train_speed.jsonl"), read("eval_speed.jsonl"), read("accuracy.jsonl")
     sections = [
         accuracy(reached, configs),
+        accuracy(reached, accuracy_table.TEXTBOOK, "Accuracy with the textbook's settings"),
         smoke(reached),
         training(speed),
         sequences(speed),

@@ -148,6 +148,19 @@ def test_rows_of_one_model_and_data_are_told_apart_by_name(tmp_path):
     assert "* d: p" in report.accuracy(lines, tmp_path)
 
 
+def test_a_row_without_a_floor_has_no_verdict_and_says_what_runs_it(tmp_path):
+    folder = tmp_path / "textbook"
+    folder.mkdir()
+    (folder / "a.toml").write_text('[row]\nname = "ease, textbook"\nmodel = "ease"\ndata = "d"\n')
+    lines = [RUN, {**RUN, "row": "ease, textbook", "metrics": {"hr@10": 0.4}}]
+    (found,) = accuracy_table.table_lines(lines, folder)
+    assert accuracy_table.cells(found)[:7] == ["ease, textbook", "d", "–", "–", "hr@10 0.4000", "1", "–"]
+    assert found.command == "make bench-accuracy MODEL=ease DATA=d ROWS=textbook"
+    text = report.accuracy(lines, folder, "Accuracy with the textbook's settings")
+    assert "## Accuracy with the textbook's settings" in text
+    assert "`benchmarks/configs/textbook`" in text
+
+
 def test_tables_are_rectangular():
     assert report.table(("a", "b"), [("1", "2")]).splitlines() == ["| a | b |", "|---|---|", "| 1 | 2 |"]
 
