@@ -1,0 +1,27 @@
+"""Experiments: from assignment to a verdict one can defend; the names below are loaded at first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from suisen.experiments.plan import Plan
+
+_HOMES = {
+    "suisen.experiments.plan": ("Plan",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'suisen.experiments' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME_OF)
+
+
+__all__ = ["Plan"]
