@@ -6,10 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from suisen.experiments.plan import Plan
+    from suisen.experiments.frozen import Change, Frozen, changes, freeze, read_frozen
+    from suisen.experiments.plan import Plan, load
 
 _HOMES = {
-    "suisen.experiments.plan": ("Plan",),
+    "suisen.experiments.frozen": ("Change", "Frozen", "changes", "freeze", "read_frozen"),
+    "suisen.experiments.plan": ("Plan", "load"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -24,4 +26,4 @@ def __dir__() -> list[str]:
     return sorted(_HOME_OF)
 
 
-__all__ = ["Plan"]
+__all__ = ["Change", "Frozen", "Plan", "changes", "freeze", "load", "read_frozen"]

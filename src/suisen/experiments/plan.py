@@ -24,8 +24,8 @@ winsorize = 0.999
 margin = 0.01
 ```
 
-``freeze`` writes the plan and its fingerprint beside the file when the experiment starts; ``Frozen.changes`` says what
-was changed after.
+``suisen.experiments.frozen`` writes the plan and its fingerprint beside the file when the experiment starts, and says
+what was changed after.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, date, datetime
+from dataclasses import asdict
+from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -357,7 +357,7 @@ class Plan:
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the plan in canonical JSON: any change of any field, or of the order of arms, changes it."""
-        return _fingerprint(self.as_dict())
+        return fingerprint_of(self.as_dict())
 
     @classmethod
     def of(cls, tables: Mapping[str, Any]) -> Plan:
@@ -400,8 +400,8 @@ def _moment(field: str, text: str) -> int | None:
         raise InputError(f"{field} = {text!r} is no ISO 8601 date or time, like '2024-05-01T00:00:00Z'") from None
 
 
-def _fingerprint(plan: Mapping[str, Any]) -> str:
-    """Keys in order, but for the arms, whose own order is part of the plan."""
+def fingerprint_of(plan: Mapping[str, Any]) -> str:
+    """SHA-256 of ``Plan.as_dict``: keys in order, but for the arms, whose own order is part of the plan."""
     ordered = {**plan, "arms": list(plan["arms"].items())}
     text = json.dumps(ordered, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -418,116 +418,3 @@ def load(path: Path | str) -> Plan:
         raise InputError(f"{path} is no TOML: {error}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-@dataclass(frozen=True)
-class Change:
-    """A field that is not as it was planned."""
-
-    field: str
-    """Where, like ``arms.treatment``."""
-    planned: Any
-    """As frozen; None: it was not there."""
-    now: Any
-    """As it is now; None: it is gone."""
-
-    def __str__(self) -> str:
-        return f"{self.field}: planned {_shown(self.planned)}, now {_shown(self.now)}"
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """A plan as it was when the experiment started."""
-
-    plan: Plan
-    fingerprint: str
-    frozen_at: str
-    """ISO 8601, UTC."""
-
-    def changes(self, now: Plan) -> tuple[Change, ...]:
-        """What ``now`` says otherwise, field by field; empty: as planned."""
-        return changes(self.plan, now)
-
-
-MOVES_UNITS = frozenset({"unit", "name", "salt", "arms"})
-"""Fields whose change moves units between arms, beside those of the assignment."""
-
-
-def changes(planned: Plan, now: Plan) -> tuple[Change, ...]:
-    """The fields in which two plans differ, in the order of the plan."""
-    before, after = _leaves(planned.as_dict()), _leaves(now.as_dict())
-    names = [*before, *(name for name in after if name not in before)]
-    found = [Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
-    order = list(planned.arms), list(now.arms)
-    if sorted(order[0]) == sorted(order[1]) and order[0] != order[1]:
-        found.append(Change("arms (order of the buckets)", *order))
-    return tuple(found)
-
-
-def moving(found: tuple[Change, ...]) -> tuple[Change, ...]:
-    """The changes that move units between arms or out of the experiment; after the start they spoil it."""
-    harmless = ("assignment.ramp", "assignment.overrides", "assignment.eligible")
-    return tuple(
-        change
-        for change in found
-        if change.field.split(" ")[0].split(".")[0] in MOVES_UNITS
-        or (change.field.startswith("assignment.") and not change.field.startswith(harmless))
-    )
-
-
-def _leaves(value: Any, name: str = "") -> dict[str, Any]:
-    """Every leaf of nested tables under its dotted name; an empty table is no leaf."""
-    if not isinstance(value, dict):
-        return {name: value}
-    out: dict[str, Any] = {}
-    for key, each in value.items():
-        out |= _leaves(each, f"{name}.{key}" if name else str(key))
-    return out
-
-
-def frozen_path(path: Path | str) -> Path:
-    """Where the frozen plan of a TOML file lies: beside it, ``ranker.toml`` → ``ranker.frozen.json``."""
-    return Path(path).with_suffix(".frozen.json")
-
-
-def freeze(path: Path | str, *, at: datetime | None = None) -> Frozen:
-    """Writes the plan and its fingerprint beside the file, once.
-
-    Frozen again, the same plan is left as it is.  Raises InputError for a plan that was changed since.
-    """
-    plan, place = load(path), frozen_path(path)
-    if place.exists():
-        kept = read_frozen(place)
-        found = kept.changes(plan)
-        if found:
-            said = "; ".join(str(change) for change in found)
-            raise InputError(
-                f"{path} was frozen at {kept.frozen_at} and changed since ({said}); put it back, or start a new "
-                "experiment under another name"
-            )
-        return kept
-    when = (at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    made = {"format": 1, "fingerprint": plan.fingerprint(), "frozen_at": when, "plan": plan.as_dict()}
-    place.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Frozen(plan, plan.fingerprint(), when)
-
-
-def read_frozen(path: Path | str) -> Frozen:
-    """The frozen plan in a file (of ``frozen_path``).  Raises InputError where it is damaged or was edited."""
-    path = Path(path)
-    try:
-        made = json.loads(path.read_text(encoding="utf-8"))
-        plan, fingerprint, when = made["plan"], str(made["fingerprint"]), str(made["frozen_at"])
-        true = _fingerprint(plan)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; freeze the plan at the start of the experiment") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} is no frozen plan; take it from the experiment's records") from None
-    if true != fingerprint:
-        raise InputError(f"{path} was edited after it was frozen: its hash is {true[:12]}…, not {fingerprint[:12]}…")
-    known = {field.name for field in fields(Plan)}
-    return Frozen(Plan.of({name: value for name, value in plan.items() if name in known}), fingerprint, when)

@@ -1,0 +1,126 @@
+"""The plan as it was when the experiment started: written once beside its file, and what was changed after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from suisen.errors import InputError
+from suisen.experiments.plan import Plan, fingerprint_of, load
+
+
+@dataclass(frozen=True)
+class Change:
+    """A field that is not as it was planned."""
+
+    field: str
+    """Where, like ``arms.treatment``."""
+    planned: Any
+    """As frozen; None: it was not there."""
+    now: Any
+    """As it is now; None: it is gone."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: planned {_shown(self.planned)}, now {_shown(self.now)}"
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A plan as it was when the experiment started."""
+
+    plan: Plan
+    fingerprint: str
+    frozen_at: str
+    """ISO 8601, UTC."""
+
+    def changes(self, now: Plan) -> tuple[Change, ...]:
+        """What ``now`` says otherwise, field by field; empty: as planned."""
+        return changes(self.plan, now)
+
+
+MOVES_UNITS = frozenset({"unit", "name", "salt", "arms"})
+"""Fields whose change moves units between arms, beside those of the assignment."""
+
+
+def changes(planned: Plan, now: Plan) -> tuple[Change, ...]:
+    """The fields in which two plans differ, in the order of the plan."""
+    before, after = _leaves(planned.as_dict()), _leaves(now.as_dict())
+    names = [*before, *(name for name in after if name not in before)]
+    found = [Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
+    order = list(planned.arms), list(now.arms)
+    if sorted(order[0]) == sorted(order[1]) and order[0] != order[1]:
+        found.append(Change("arms (order of the buckets)", *order))
+    return tuple(found)
+
+
+def moving(found: Iterable[Change]) -> tuple[Change, ...]:
+    """The changes that move units between arms or out of the experiment; after the start they spoil it."""
+    harmless = ("assignment.ramp", "assignment.overrides", "assignment.eligible")
+    return tuple(
+        change
+        for change in found
+        if change.field.split(" ")[0].split(".")[0] in MOVES_UNITS
+        or (change.field.startswith("assignment.") and not change.field.startswith(harmless))
+    )
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """Every leaf of nested tables under its dotted name; an empty table is no leaf."""
+    if not isinstance(value, dict):
+        return {name: value}
+    out: dict[str, Any] = {}
+    for key, each in value.items():
+        out |= _leaves(each, f"{name}.{key}" if name else str(key))
+    return out
+
+
+def frozen_path(path: Path | str) -> Path:
+    """Where the frozen plan of a TOML file lies: beside it, ``ranker.toml`` → ``ranker.frozen.json``."""
+    return Path(path).with_suffix(".frozen.json")
+
+
+def freeze(path: Path | str, *, at: datetime | None = None) -> Frozen:
+    """Writes the plan and its fingerprint beside the file, once.
+
+    Frozen again, the same plan is left as it is.  Raises InputError for a plan that was changed since.
+    """
+    plan, place = load(path), frozen_path(path)
+    if place.exists():
+        kept = read_frozen(place)
+        found = kept.changes(plan)
+        if found:
+            said = "; ".join(str(change) for change in found)
+            raise InputError(
+                f"{path} was frozen at {kept.frozen_at} and changed since ({said}); put it back, or start a new "
+                "experiment under another name"
+            )
+        return kept
+    when = (at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    made = {"format": 1, "fingerprint": plan.fingerprint(), "frozen_at": when, "plan": plan.as_dict()}
+    place.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Frozen(plan, plan.fingerprint(), when)
+
+
+def read_frozen(path: Path | str) -> Frozen:
+    """The frozen plan in a file (of ``frozen_path``).  Raises InputError where it is damaged or was edited."""
+    path = Path(path)
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        plan, fingerprint, when = made["plan"], str(made["fingerprint"]), str(made["frozen_at"])
+        true = fingerprint_of(plan)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; freeze the plan at the start of the experiment") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{path} is no frozen plan; take it from the experiment's records") from None
+    if true != fingerprint:
+        raise InputError(f"{path} was edited after it was frozen: its hash is {true[:12]}…, not {fingerprint[:12]}…")
+    known = {field.name for field in fields(Plan)}
+    return Frozen(Plan.of({name: value for name, value in plan.items() if name in known}), fingerprint, when)
