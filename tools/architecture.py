@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 PAGE, START, END = Path("ARCHITECTURE.md"), "each file -->\n", "<!-- end of map -->"
-ROOMS = ("cli", "serving", "pipeline", "training", "models", "retrieval", "evaluation", "data")
+ROOMS = ("cli", "serving", "experiments", "pipeline", "training", "models", "retrieval", "evaluation", "data")
 
 
 def first_sentence(path: Path) -> str:
