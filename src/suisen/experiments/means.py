@@ -1,0 +1,255 @@
+"""Means and ratios of two arms: Student's t, Welch's t, z; CUPED; post-stratification; absolute and relative effects.
+
+A ratio is Σy/Σd over the units of an arm; its variance is that of the delta method, which treats the unit as what is
+independent and equals cluster-robust regression (Deng, Lu, Qin 2021).  A mean is the ratio whose d is 1.  Everything is
+computed from ``Moments`` and works on any leading axes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from suisen.errors import InputError, unknown
+from suisen.experiments.moments import Floats, Moments
+
+Alternative = Literal["two-sided", "greater", "less"]
+MeanTest = Literal["welch", "student", "z"]
+Scale = Literal["absolute", "relative", "log-relative"]
+
+
+class Estimate(NamedTuple):
+    """The value of a metric in an arm."""
+
+    value: Floats
+    var: Floats
+    """Variance of the value, the squared standard error."""
+    df: Floats
+    """Degrees of freedom of that variance."""
+    n: Floats
+    """Units."""
+
+
+class Effect(NamedTuple):
+    """Treatment against control.  ``value`` is a difference (absolute) or a share of the control (relative)."""
+
+    value: Floats
+    se: Floats
+    df: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+    statistic: Floats
+    """value / se."""
+
+
+class Cuped(NamedTuple):
+    """A covariate's slope and its overall ratio."""
+
+    theta: Floats
+    centre: Floats
+    rho: Floats
+    """Correlation of metric and covariate: the variance falls by the factor 1 − ρ²."""
+
+
+def estimate(m: Moments, *, cuped: Cuped | None = None, shares: npt.ArrayLike | None = None, ddof: int = 1) -> Estimate:
+    """The metric's value in groups of shape (...,), adjusted by a covariate where ``cuped`` is given.
+
+    ``shares`` (..., H) post-stratifies: the last leading axis of ``m`` are strata, and each counts with its share of
+    all units instead of its share of the arm's.  ``ddof`` 1: variances with 1/(n − 1); 0: with 1/n, as in regressions.
+    """
+    if shares is None:
+        m = Moments(m.n[..., None], m.mean[..., None, :], m.products[..., None, :, :], m.cubes[..., None, :])
+        shares = np.ones(1)
+    weight = np.broadcast_to(np.asarray(shares, dtype=np.float64), m.n.shape)
+    mean = np.einsum("...h,...hi->...i", weight, m.mean)
+    gradient, value = _gradient(mean)
+    if cuped is not None:
+        other, ratio = _gradient(mean, at=2)
+        value = value - cuped.theta * (ratio - cuped.centre)
+        gradient = gradient - cuped.theta[..., None] * other
+    square = np.maximum(np.einsum("...i,...hij,...j->...h", gradient, m.products, gradient), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = np.where(weight > 0, weight**2 * square / (m.n * (m.n - ddof)), 0.0)
+        var = parts.sum(-1)
+        df = np.where(var > 0, var**2 / (parts**2 / (m.n - 1)).sum(-1), (m.n - 1).sum(-1))
+    return Estimate(value, var, df, m.n.sum(-1))
+
+
+def _gradient(mean: Floats, at: int = 0) -> tuple[Floats, Floats]:
+    """Of the ratio of columns ``at`` and ``at + 1`` by the four means, (..., 4), and the ratio itself."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = mean[..., at] / mean[..., at + 1]
+        out = np.zeros_like(mean)
+        out[..., at] = 1 / mean[..., at + 1]
+        out[..., at + 1] = -ratio / mean[..., at + 1]
+    return out, ratio
+
+
+def cuped_of(arms: Moments, *, strata: bool = False) -> Cuped:
+    """Slope and centre from all arms (last leading axis) put together (Deng, Xu, Kohavi, Walker 2013).
+
+    ``strata``: the last leading axis are strata, the one before arms; the slope is then the one inside strata.
+    """
+    whole = (
+        Moments(
+            arms.n.reshape(*arms.n.shape[:-2], -1),
+            arms.mean.reshape(*arms.n.shape[:-2], -1, 4),
+            arms.products.reshape(*arms.n.shape[:-2], -1, 4, 4),
+            arms.cubes.reshape(*arms.n.shape[:-2], -1, 4),
+        )
+        if strata
+        else arms
+    )
+    total = whole.pooled()
+    products = whole.within().products if strata else total.products
+    own, _ = _gradient(total.mean)
+    other, centre = _gradient(total.mean, at=2)
+    var = np.einsum("...i,...ij,...j->...", other, products, other)
+    both = np.einsum("...i,...ij,...j->...", own, products, other)
+    mine = np.einsum("...i,...ij,...j->...", own, products, own)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        theta = np.where(var > 0, both / var, 0.0)
+        rho = np.where((var > 0) & (mine > 0), both / np.sqrt(var * mine), 0.0)
+    return Cuped(theta, np.where(np.isnan(centre), 0.0, centre), rho)
+
+
+def compare(
+    control: Estimate,
+    treatment: Estimate,
+    *,
+    test: MeanTest = "welch",
+    scale: Scale = "absolute",
+    level: float = 0.95,
+    alternative: Alternative = "two-sided",
+) -> Effect:
+    """The effect with its interval (always two-sided, of ``level``) and the p-value of "there is none".
+
+    absolute: treatment − control.  relative: (treatment − control) / control by the delta method; its test is another
+    than that of the difference and may disagree with it.  log-relative: the same share, its interval and test those of
+    the logarithm of the ratio of the two, hence asymmetric, and only where both are above 0.
+    welch: unequal variances, Welch and Satterthwaite's degrees of freedom, always of the difference's own variances.
+    student: one variance for both.  z: the normal distribution.
+    """
+    check_level(level)
+    a, b = control.value, treatment.value
+    var_a, var_b, df = _variances(control, treatment, test)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if scale == "absolute":
+            value, se = b - a, np.sqrt(var_a + var_b)
+        elif scale == "relative":
+            base = np.where(a == 0, np.nan, a)
+            value, se = (b - base) / base, np.sqrt(var_b / base**2 + var_a * b**2 / base**4)
+        elif scale == "log-relative":
+            return _log_relative(control, treatment, test, level, alternative)
+        else:
+            raise unknown("scale", scale, ("absolute", "relative", "log-relative"))
+        statistic = _ratio(value, se)
+        half = special.stdtrit(df, (1 + level) / 2) * se
+        return Effect(value, se, df, value - half, value + half, p_of(statistic, df, alternative), statistic)
+
+
+def _log_relative(
+    control: Estimate, treatment: Estimate, test: MeanTest, level: float, alternative: Alternative
+) -> Effect:
+    """A ratio's interval on the scale of its logarithm; degrees of freedom of the variances on that scale."""
+    a, b = control.value, treatment.value
+    good = (a > 0) & (b > 0)
+    control = control._replace(var=control.var / np.where(good, a, np.nan) ** 2)
+    treatment = treatment._replace(var=treatment.var / np.where(good, b, np.nan) ** 2)
+    var_a, var_b, df = _variances(control, treatment, test)
+    log, se = np.log(np.where(good, b / a, np.nan)), np.sqrt(var_a + var_b)
+    half, statistic = special.stdtrit(df, (1 + level) / 2) * se, _ratio(log, se)
+    p = p_of(statistic, df, alternative)
+    return Effect(np.expm1(log), se, df, np.expm1(log - half), np.expm1(log + half), p, statistic)
+
+
+def _variances(control: Estimate, treatment: Estimate, test: MeanTest) -> tuple[Floats, Floats, Floats]:
+    """Squared standard errors of both values and the degrees of freedom of their sum."""
+    var_a, var_b = control.var, treatment.var
+    if test == "z":
+        return var_a, var_b, np.full(np.shape(var_a + var_b), np.inf)
+    if test == "student":
+        freedom = control.df + treatment.df
+        spread = (control.df * control.n * var_a + treatment.df * treatment.n * var_b) / freedom
+        return spread / control.n, spread / treatment.n, freedom
+    if test != "welch":
+        raise unknown("test", test, ("welch", "student", "z"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = (var_a + var_b) ** 2 / (var_a**2 / control.df + var_b**2 / treatment.df)
+    return var_a, var_b, np.where(np.isnan(df), control.df + treatment.df, df)
+
+
+def _ratio(value: Floats, se: Floats) -> Floats:
+    """The statistic; 0 where both are 0: no difference and no spread is no evidence."""
+    return np.where((value == 0) & (se == 0), 0.0, value / se)
+
+
+def p_of(statistic: Floats, df: Floats, alternative: Alternative = "two-sided") -> Floats:
+    """p-value of a t statistic (df inf: of a normal one)."""
+    if alternative == "two-sided":
+        return np.asarray(np.minimum(2 * special.stdtr(df, -np.abs(statistic)), 1.0))
+    if alternative not in ("greater", "less"):
+        raise unknown("alternative", alternative, ("two-sided", "greater", "less"))
+    return np.asarray(special.stdtr(df, -statistic if alternative == "greater" else statistic))
+
+
+def check_level(level: float) -> None:
+    """Raises InputError for a level that is no probability."""
+    if not 0 < level < 1:
+        raise InputError(f"level = {level!r}; give a probability between 0 and 1, like 0.95")
+
+
+def shares_of(arms: Moments) -> Floats:
+    """(..., H) share of each stratum among the units of all arms; ``arms`` (..., arms, H)."""
+    n = arms.n.sum(-2)
+    return np.asarray(n / n.sum(-1, keepdims=True))
+
+
+# -- where the theory of t does not hold -----------------------------------------------------------------------------
+
+
+SKEW_OF_DIFFERENCE = 0.1
+"""Beyond it the tails of the t statistic, 2.5 % each by theory, differ by more than a third from each other."""
+UNITS_PER_SKEW = 10.0
+"""Units an arm needs per squared skewness: below it t is not exact even with equal arms (benchmarks/experiments.py)."""
+
+
+def skew_of_difference(control: Moments, treatment: Moments) -> Floats:
+    """Skewness of the difference of means where both arms follow one law: 0 for equal arms, whatever the tail.
+
+    γ (1/n_T² − 1/n_C²) / (1/n_T + 1/n_C)^1.5, with γ that of the units inside arms.  By Edgeworth's expansion a tail
+    of probability q at z has q ± (2z² + 1) φ(z) γ_d / 6 in truth (Hall 1992).
+    """
+    both = Moments(
+        np.stack([control.n, treatment.n], -1),
+        np.stack([control.mean, treatment.mean], -2),
+        np.stack([control.products, treatment.products], -3),
+        np.stack([control.cubes, treatment.cubes], -2),
+    ).within()
+    over, under = 1 / treatment.n, 1 / control.n
+    return np.asarray(both.skewness * (over**2 - under**2) / (over + under) ** 1.5)
+
+
+def tail_warning(control: Moments, treatment: Moments) -> str:
+    """What is wrong with a t test of two arms with these moments (no leading axes); empty: nothing."""
+    lean = float(skew_of_difference(control, treatment))
+    worst = max(float(m.skewness) ** 2 / float(m.n) for m in (control, treatment))
+    if np.isnan(lean) or np.isnan(worst):
+        return ""
+    if abs(lean) > SKEW_OF_DIFFERENCE:
+        side = "low" if lean > 0 else "high"
+        return (
+            f"heavy tail and unequal split: the difference has skewness {lean:.2f} (limit {SKEW_OF_DIFFERENCE}), so "
+            f"false alarms that the treatment is {side} are too many; use a bootstrap-t or permutation test, "
+            "winsorize, or take logs"
+        )
+    if worst > 1 / UNITS_PER_SKEW:
+        return (
+            f"heavy tail: an arm has {1 / worst:.1f} units per squared skewness (at least {UNITS_PER_SKEW:.0f} "
+            "needed), so t intervals do not cover as they say; winsorize, take logs, or use bootstrap-t or permutation"
+        )
+    return ""
