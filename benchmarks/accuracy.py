@@ -105,7 +105,7 @@ DATA = {
         lambda train, seed: LeaveLast(test=1, valid=0).split(train),
         "each user's last event of train; refit on all of train",
     ),
-    "sasrec": Data(lambda folder, seed: splits.sasrec(folder), picked_on="each user's last but one"),
+    "sasrec": Data(lambda folder, seed: splits.sasrec(folder), picked_on="the last but one of 1,024 users"),
     "s3rec-beauty": Data(lambda folder, seed: sequences.beauty(folder), picked_on="each user's last but one"),
     "yoochoose1_64": Data(
         lambda folder, seed: sequences.yoochoose(folder),

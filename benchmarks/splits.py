@@ -14,6 +14,7 @@ from suisen.data.splits import LeaveLast, Split, given_negatives, given_split, w
 
 NCF_ITEMS = 3706
 """Items of the split of He et al. 2017; two of them stand in test or its negatives alone."""
+VALID_USERS = 1024
 MICROSECONDS = 1_000_000
 
 
@@ -39,11 +40,13 @@ def ncf_validation(train: Dataset, seed: int = 0) -> Split:
 
 
 def sasrec(folder: Path) -> Split:
-    """ML-1M of Kang & McAuley 2018: lines in time order; a user's last item is test, the one before validation."""
+    """ML-1M of Kang & McAuley 2018: lines in time order; a user's last item is test.  Validation asks 1,024 drawn users
+    for the item before it (as Petrov & Macdonald 2023 ask some users): all others learn from theirs.
+    """
     home = place(folder, "sasrec")
     with gzip.open(home / "ml-1m.txt.gz") as file:
         frame = pl.read_csv(file.read(), separator=" ", has_header=False, new_columns=[Col.USER, Col.ITEM])
-    return LeaveLast(test=1, valid=1).split(Dataset.of(Log(_placed(frame))))
+    return LeaveLast(test=1, valid=1, valid_users=VALID_USERS).split(Dataset.of(Log(_placed(frame))))
 
 
 def _ratings(path: Path, catalogue: pl.DataFrame) -> Log:

@@ -16,6 +16,7 @@ DAY = 86_400_000_000
 RULES = [
     LeaveLast(),
     LeaveLast(test=2, valid=0),
+    LeaveLast(test=1, valid=2, valid_users=2),
     GlobalTime(valid="3s", test="2s"),
     Ratio(test=0.3, valid=0.3),
     Ratio(test=0.3, valid=0.2, by="random"),
@@ -337,3 +338,19 @@ def test_a_split_that_somebody_else_made():
     assert given_split(train, test).valid is None
     with pytest.raises(InputError, match="the parts have other columns"):
         given_split(train, make_log(user=["a"], item=[1], time=[1]))
+
+
+def test_some_users_are_asked_in_valid():
+    data = make_data(user=list("aaabbbccc"), item=[1, 2, 3] * 3, time=list(range(9)))
+    split = data.split(LeaveLast(test=1, valid=1, valid_users=2, seed=3))
+    assert split.valid is not None
+    chosen = asked(split, "valid")
+    assert len(chosen) == 2
+    assert len(asked(split, "test")) == 3
+    assert len(split.train.events) == 9 - 3 - 2
+    assert "valid 1 of 2 users, seed 3" in split.valid.protocol
+    other = {tuple(sorted(asked(data.split(LeaveLast(valid_users=2, seed=s)), "valid"))) for s in range(20)}
+    assert len(other) == 3  # every pair of users is drawn by some seed
+    assert set(asked(data.split(LeaveLast(valid_users=9)), "valid")) == set("abc")
+    with pytest.raises(InputError, match="valid_users = -1"):
+        LeaveLast(valid_users=-1)

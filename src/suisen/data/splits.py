@@ -34,9 +34,13 @@ class LeaveLast:
 
     test: int = 1
     valid: int = 1
+    valid_users: int = 0
+    """Ask only so many users in valid, drawn by ``seed``; the others' events before test stay in train.  0: all."""
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, least in (("test", self.test, 1), ("valid", self.valid, 0)):
+        wanted = (("test", self.test, 1), ("valid", self.valid, 0), ("valid_users", self.valid_users, 0))
+        for name, value, least in wanted:
             if value < least:
                 raise InputError(f"LeaveLast: {name} = {value!r} must be at least {least}")
 
@@ -46,11 +50,22 @@ class LeaveLast:
         enough = counts > held
         if not bool(enough.any()):
             raise _too_few(self, int(counts.max()))
-        part = _tail(data, enough * self.test, enough * self.valid)
+        part = _tail(data, enough * self.test, self._asked_in_valid(enough) * self.valid)
         short = int(((counts <= held) & (data.events.offsets.diff() > 0)).sum())
         notes = (f"{short:,} users with fewer than {held + 1} positives stay in train whole",) if short else ()
         rule = f"leave last out: test {self.test}, valid {self.valid}"
+        rule += f" of {self.valid_users:,} users, seed {self.seed}" if self.valid_users and self.valid else ""
         return split_parts(data, Parts(part, _user_order(data), rule, notes=notes))
+
+    def _asked_in_valid(self, enough: Tensor) -> Tensor:
+        """(n_visitors,) bool, of those who have enough events."""
+        if not self.valid_users:
+            return enough
+        visitors = enough.nonzero().squeeze(1)
+        drawn = torch.randperm(visitors.numel(), generator=torch.Generator().manual_seed(self.seed))
+        asked = torch.zeros_like(enough)
+        asked[visitors[drawn[: self.valid_users]]] = True
+        return asked
 
 
 @dataclass(frozen=True)
@@ -163,7 +178,9 @@ def _user_order(data: Dataset) -> Literal["user", "place"]:
 def _too_few(rule: LeaveLast, most: int) -> InputError:
     have = "only one event a user" if most <= 1 else f"at most {most} positives a user"
     need = rule.test + rule.valid + 1
-    return InputError(f"{have}: {rule} needs {need} of somebody; hold out less or split by GlobalTime")
+    return InputError(
+        f"{have}: LeaveLast(test={rule.test}, valid={rule.valid}) needs {need} of somebody; hold out less or split by GlobalTime"
+    )
 
 
 def _tail(data: Dataset, test: Tensor, valid: Tensor) -> Tensor:
