@@ -1,0 +1,212 @@
+"""From (salt, unit) to a number in [0, 1) that is the same in every language: two public functions, stated here.
+
+**suisen-1** is MurmurHash3 x86 32-bit (Appleby, public domain), which every language has::
+
+    seed = murmur3_32(UTF-8 of the salt, 0)
+    u    = murmur3_32(UTF-8 of the unit, seed) / 2^32
+
+**growthbook-2** is GrowthBook's public "hash v2", FNV-1a 32-bit twice, so that its clients assign the same::
+
+    n = fnv1a_32(decimal digits of fnv1a_32(salt + unit)) mod 10,000
+    u = n / 10,000
+
+A unit that is a number is hashed as its decimal text.  As in JavaScript, FNV-1a takes UTF-16 code units, which are the
+bytes for all of ASCII.  ``vectors.json``, beside this file, holds numbers to test a client against.
+
+Whole columns are hashed in blocks of rows: the texts of a block become a matrix of bytes, padded with zeros, and each
+step of the hash is one operation over a column of that matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from suisen.errors import InputError, unknown
+
+Hash = Literal["suisen-1", "growthbook-2"]
+HASHES: tuple[Hash, ...] = ("suisen-1", "growthbook-2")
+BLOCK = 16_384
+"""Rows hashed at once: their matrices stay in the cache."""
+CELLS = 2**21
+"""Largest padded matrix; a block whose longest unit makes it larger is halved."""
+BASIS, PRIME = 0x811C9DC5, 0x01000193
+WORD = 0xFFFFFFFF
+U32 = npt.NDArray[np.uint32]
+Floats = npt.NDArray[np.float64]
+
+
+def murmur3_32(data: bytes, seed: int = 0) -> int:
+    """MurmurHash3 x86 32-bit of ``data``.
+
+    >>> hex(murmur3_32(b"The quick brown fox jumps over the lazy dog", 0x9747B28C))
+    '0x2fa826cd'
+    """
+    h, whole = seed, len(data) // 4 * 4
+    for start in range(0, whole, 4):
+        h ^= _scrambled(int.from_bytes(data[start : start + 4], "little"))
+        h = (_rotated(h, 13) * 5 + 0xE6546B64) & WORD
+    h ^= _scrambled(int.from_bytes(data[whole:], "little")) ^ len(data)
+    h = ((h ^ h >> 16) * 0x85EBCA6B) & WORD
+    h = ((h ^ h >> 13) * 0xC2B2AE35) & WORD
+    return h ^ h >> 16
+
+
+def fnv1a_32(text: str, state: int = BASIS) -> int:
+    """FNV-1a 32-bit of the UTF-16 code units of ``text``, from ``state`` on.
+
+    >>> hex(fnv1a_32("foobar"))
+    '0xbf9cf968'
+    """
+    units = text.encode("utf-16-le", "surrogatepass")
+    for low, high in zip(units[::2], units[1::2], strict=True):
+        state = ((state ^ (low | high << 8)) * PRIME) & WORD
+    return state
+
+
+def hashed_one(salt: str, unit: str | int, how: str = "suisen-1") -> float:
+    """The number in [0, 1) of one unit.
+
+    >>> hashed_one("seed", "a", "growthbook-2")
+    0.0505
+    """
+    if how == "suisen-1":
+        return murmur3_32(str(unit).encode(), murmur3_32(salt.encode())) / 2**32
+    if how == "growthbook-2":
+        return fnv1a_32(str(fnv1a_32(f"{salt}{unit}"))) % 10_000 / 10_000
+    raise unknown("hash", how, HASHES)
+
+
+def hashed(salt: str, units: pl.Series, how: str = "suisen-1") -> Floats:
+    """(n,) numbers in [0, 1): ``hashed_one`` of every unit.  ``units`` are text without nulls (``as_units``)."""
+    if how not in HASHES:
+        raise unknown("hash", how, HASHES)
+    seed = murmur3_32(salt.encode()) if how == "suisen-1" else fnv1a_32(salt)
+    out = np.empty(len(units))
+    for start, part in _blocks(units):
+        whole = _murmur3(part, seed) if how == "suisen-1" else _fnv1a_twice(part, seed) % np.uint32(10_000)
+        out[start : start + len(part)] = whole / (2.0**32 if how == "suisen-1" else 10_000.0)
+    return out
+
+
+def as_units(units: Any, name: str = "unit") -> pl.Series:
+    """A column of units (Polars, Arrow or a list of text or integers) as text.
+
+    Raises InputError for a type that is no id, for nulls and for empty ids.
+    """
+    if isinstance(units, str):
+        raise InputError(f"{name} = {units!r} is one unit; give a column of them")
+    try:
+        column = units if isinstance(units, pl.Series) else pl.Series(name, units)
+    except (TypeError, pl.exceptions.PolarsError):
+        raise InputError(f"{name} is no column of units; give text or integers, one kind for all") from None
+    if column.dtype != pl.String:
+        if not (column.dtype.is_integer() or column.dtype in (pl.Categorical, pl.Enum, pl.Null)):
+            raise InputError(f"{name} holds {column.dtype}; units are text or integers")
+        column = column.cast(pl.String)
+    if missing := column.null_count():
+        raise InputError(f"{name} holds {missing} nulls; a unit without an id cannot be assigned, leave it out")
+    if empty := int((column == "").sum()):
+        raise InputError(f"{name} holds {empty} empty ids; a unit without an id cannot be assigned, leave it out")
+    return column
+
+
+def _blocks(units: pl.Series) -> Iterator[tuple[int, pl.Series]]:
+    for start in range(0, len(units), BLOCK):
+        yield from _halved(start, units.slice(start, BLOCK))
+
+
+def _halved(start: int, part: pl.Series) -> Iterator[tuple[int, pl.Series]]:
+    """One very long unit would make the matrix of its whole block as wide as itself."""
+    longest: Any = part.str.len_bytes().max()
+    if len(part) == 1 or len(part) * longest <= CELLS:
+        yield start, part
+        return
+    half = len(part) // 2
+    yield from _halved(start, part.slice(0, half))
+    yield from _halved(start + half, part.slice(half))
+
+
+def _murmur3(units: pl.Series, seed: int) -> U32:
+    """(n,) MurmurHash3 of each text; words of four bytes, little endian, lie in rows."""
+    sizes = units.str.len_bytes().to_numpy().astype(np.uint32)
+    data = np.frombuffer(units.str.join("").item().encode(), np.uint8)
+    width = (int(sizes.max()) // 4 + 1) * 4
+    words = np.ascontiguousarray(_padded(data, sizes, width).view("<u4").T).astype(np.uint32, copy=False)
+    h = np.full(len(units), seed, np.uint32)
+    spare, whole = np.empty_like(h), sizes // np.uint32(4)
+    least = int(whole.min())
+    for place in range(len(words)):
+        word = words[place]
+        word *= np.uint32(0xCC9E2D51)
+        _rotate(word, 15, spare)
+        word *= np.uint32(0x1B873593)
+        h ^= word  # padding scrambles to 0, and so leaves h as it is
+        stirred = h if place < least else h.copy()
+        _rotate(stirred, 13, spare)
+        stirred *= np.uint32(5)
+        stirred += np.uint32(0xE6546B64)
+        if place >= least:
+            np.copyto(h, stirred, where=whole > place)
+    h ^= sizes
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h ^= h >> np.uint32(shift)
+        h *= np.uint32(factor)
+    return h ^ h >> np.uint32(16)
+
+
+def _fnv1a_twice(units: pl.Series, state: int) -> U32:
+    """(n,) FNV-1a of the decimal digits of FNV-1a of each text."""
+    sizes = units.str.len_bytes().to_numpy().astype(np.uint32)
+    text = units.str.join("").item()
+    if text.isascii():
+        data: npt.NDArray[Any] = np.frombuffer(text.encode(), np.uint8)
+    else:
+        beyond = units.str.count_matches(r"[\x{10000}-\x{10FFFF}]")
+        sizes = (units.str.len_chars() + beyond).to_numpy().astype(np.uint32)
+        data = np.frombuffer(text.encode("utf-16-le"), "<u2")
+    columns = np.ascontiguousarray(_padded(data, sizes, int(sizes.max())).T)
+    h = np.full(len(units), state, np.uint32)
+    least = int(sizes.min())
+    for place, column in enumerate(columns):
+        h ^= column
+        h *= np.uint32(PRIME) if place < least else np.where(sizes > place, np.uint32(PRIME), np.uint32(1))
+    return _fnv1a_of_digits(h)
+
+
+def _fnv1a_of_digits(numbers: U32) -> U32:
+    """(n,) FNV-1a of the numbers as decimal text; leading zeros are no part of it."""
+    digits, rest = np.empty((10, len(numbers)), np.uint32), numbers
+    for place in range(9, -1, -1):
+        rest, before = rest // np.uint32(10), rest
+        digits[place] = before - rest * np.uint32(10)
+    h = np.full(len(numbers), BASIS, np.uint32)
+    for place, digit in enumerate(digits):
+        stirred = (h ^ (digit + np.uint32(ord("0")))) * np.uint32(PRIME)
+        h = stirred if place == 9 else np.where(numbers >= np.uint32(10 ** (9 - place)), stirred, h)
+    return h
+
+
+def _padded(data: npt.NDArray[Any], sizes: U32, width: int) -> npt.NDArray[Any]:
+    """(n, width): row i is the next ``sizes[i]`` elements of ``data``, then zeros."""
+    out = np.zeros((len(sizes), width), data.dtype)
+    out[np.arange(width, dtype=np.uint32) < sizes[:, None]] = data
+    return out
+
+
+def _rotate(values: U32, left: int, spare: U32) -> None:
+    np.left_shift(values, np.uint32(left), out=spare)
+    np.right_shift(values, np.uint32(32 - left), out=values)
+    np.bitwise_or(values, spare, out=values)
+
+
+def _rotated(value: int, left: int) -> int:
+    return (value << left | value >> 32 - left) & WORD
+
+
+def _scrambled(word: int) -> int:
+    return (_rotated(word * 0xCC9E2D51 & WORD, 15) * 0x1B873593) & WORD
