@@ -1,0 +1,307 @@
+"""Off-policy evaluation: what another policy would have earned, from a log whose actions were drawn with known chances.
+
+Row i: context x, action a taken with logged probability μ(a | x) (the propensity), reward r; the target policy would
+have taken it with π(a | x); weight w = π/μ.  With a reward model q(x, a), q(x, π) = Σ_a π(a | x) q(x, a):
+
+    ips     mean of w r                           (Horvitz & Thompson 1952)       unbiased, may vary wildly
+    snips   Σ w r / Σ w                           (Swaminathan & Joachims 2015)   biased by O(1/n), steadier
+    dm      mean of q(x, π)                       the model's word alone: as biased as the model is
+    dr      mean of q(x, π) + w (r − q(x, a))     (Dudík, Langford, Li 2011)      unbiased if μ or q is right
+
+``clip`` bounds the weights: less variance, and with rewards ≥ 0 ips can then only say too little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy import special
+
+from suisen.errors import InputError, unknown
+from suisen.experiments.logged import Logged
+
+Floats = npt.NDArray[np.float64]
+Longs = npt.NDArray[np.int64]
+Interval = Literal["bootstrap", "bernstein", "normal"]
+ESTIMATORS = ("ips", "snips", "dm", "dr")
+INTERVALS = ("bootstrap", "bernstein", "normal")
+DRAWS_AT_ONCE = 2**21
+FEW = 100
+"""Effective rows below which a warning is given."""
+FAR = 4.0
+"""Standard errors from 1 at which the mean weight is warned of."""
+
+
+class Estimate(NamedTuple):
+    """One estimator's word on the target policy's mean reward."""
+
+    estimator: str
+    value: float
+    se: float
+    low: float
+    high: float
+    relative: float
+    """Value / the log's own mean reward."""
+
+
+@dataclass(frozen=True)
+class OffPolicy:
+    """What the log says of the target policy, and how much of it is behind that."""
+
+    estimates: tuple[Estimate, ...]
+    rows: int
+    units: int
+    logged: float
+    """The log's own mean reward: what the logging policy earned."""
+    effective: float
+    """Effective sample size (Kish 1965): (Σw)² / Σw², of the weights as used."""
+    largest: float
+    """Largest weight before clipping."""
+    mean_weight: float
+    """Mean weight before clipping; 1 in expectation where overlap holds and propensities are right."""
+    clipped: int
+    """Rows whose weight was clipped."""
+    interval: str
+    """How low and high were made."""
+    warnings: tuple[str, ...]
+
+    def __getitem__(self, estimator: str) -> Estimate:
+        found = {each.estimator: each for each in self.estimates}
+        if estimator not in found:
+            raise unknown("estimator", estimator, found)
+        return found[estimator]
+
+    def frame(self) -> pl.DataFrame:
+        """One row an estimator."""
+        return pl.DataFrame(self.estimates, schema=list(Estimate._fields), orient="row")
+
+    def __str__(self) -> str:
+        lines = [f"{'estimator':<10}{'value':>12}{'se':>12}   {self.interval}{'':>4}  relative"]
+        for each in self.estimates:
+            ends = f"[{each.low:.6g}, {each.high:.6g}]"
+            lines.append(f"{each.estimator:<10}{each.value:>12.6g}{each.se:>12.3g}   {ends:<28}{each.relative:.4f}")
+        lines.append(
+            f"{self.rows:,} rows of {self.units:,} units, logged mean {self.logged:.6g}; effective rows "
+            f"{self.effective:,.1f}; weights: mean {self.mean_weight:.4f}, largest {self.largest:.4g}, "
+            f"{self.clipped:,} clipped"
+        )
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a log is judged."""
+
+    clip: float | None = None
+    """Largest weight used; None: weights as they are."""
+    interval: Interval = "bootstrap"
+    """bootstrap: BCa over units; bernstein: empirical Bernstein (Maurer & Pontil 2009), holds at every n, needs a bound
+    on weights and rewards; normal: the central limit theorem."""
+    level: float = 0.95
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    """Smallest and largest reward that can be; read by bernstein alone."""
+    largest_weight: float | None = None
+    """Largest weight that can be, where it is known and ``clip`` is not given; read by bernstein alone."""
+    resamples: int = 2_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.interval not in INTERVALS:
+            raise unknown("interval", self.interval, INTERVALS)
+        if not 0 < self.level < 1:
+            raise InputError(f"level = {self.level!r}; give a probability between 0 and 1, like 0.95")
+        for name in ("clip", "largest_weight"):
+            bound = getattr(self, name)
+            if bound is not None and not bound > 0:
+                raise InputError(f"{name} = {bound!r}; give a weight above 0")
+        if not self.reward_range[0] < self.reward_range[1]:
+            raise InputError(f"reward_range = {self.reward_range}; give (smallest, largest) reward that can be")
+        if self.resamples < 100:
+            raise InputError(f"resamples = {self.resamples}; give at least 100")
+
+
+def evaluate(log: Logged, estimators: Sequence[str] = ("ips", "snips"), settings: Settings | None = None) -> OffPolicy:
+    """The target policy's mean reward by each estimator.  ``dm`` and ``dr`` need a log with a reward model's values."""
+    settings = settings or Settings()
+    weight = log.weight if settings.clip is None else np.minimum(log.weight, settings.clip)
+    terms = np.stack([_terms(name, log, weight) for name in estimators])  # (E, 2, n)
+    logged = float(log.reward.mean())
+    sums = terms if log.unit is None else _by_unit(terms, log.unit)
+    values = sums[:, 0].sum(-1) / sums[:, 1].sum(-1)
+    parts = (sums[:, 0] - values[:, None] * sums[:, 1]) / sums[:, 1].mean(-1, keepdims=True)  # influence, (E, units)
+    errors = np.sqrt((parts**2).mean(-1) / parts.shape[-1])
+    low, high = _interval(log, estimators, (sums, values, parts, errors), settings)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = values / logged
+    table = zip(values, errors, low, high, relative, strict=True)
+    return OffPolicy(
+        estimates=tuple(Estimate(name, *map(float, row)) for name, row in zip(estimators, table, strict=True)),
+        rows=len(log), units=sums.shape[-1], logged=logged, effective=effective_rows(weight),
+        largest=float(log.weight.max()), mean_weight=float(log.weight.mean()),
+        clipped=int((log.weight > weight).sum()), interval=f"{settings.level:.0%} {settings.interval}",
+        warnings=tuple(_warnings(log, weight, estimators, settings)),
+    )  # fmt: skip
+
+
+def effective_rows(weight: npt.ArrayLike) -> float:
+    """(Σw)² / Σw²: how many rows of equal weight would vary as little (Kish 1965); 0 where all weights are 0.
+
+    >>> effective_rows([1, 1, 2])
+    2.6666666666666665
+    """
+    w = np.asarray(weight, dtype=np.float64)
+    square = float((w**2).sum())
+    return float(w.sum()) ** 2 / square if square > 0 else 0.0
+
+
+def empirical_bernstein(values: npt.ArrayLike, width: float, level: float = 0.95) -> float:
+    """Half the width of the empirical Bernstein interval (Maurer & Pontil 2009, theorem 4, both sides).
+
+    ``values`` (n,) lie in an interval of length ``width``, whatever their law: √(2 V ln(4/δ) / n) + 7 width ln(4/δ) /
+    (3 (n − 1)), V the unbiased variance, δ = 1 − level.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if len(x) < 2:
+        return float("inf")
+    log = np.log(4 / (1 - level))
+    return float(np.sqrt(2 * x.var(ddof=1) * log / len(x)) + 7 * width * log / (3 * (len(x) - 1)))
+
+
+# -- estimators -------------------------------------------------------------------------------------------------------
+
+
+def _terms(name: str, log: Logged, weight: Floats) -> Floats:
+    """(2, n): the estimate is Σ of the first row / Σ of the second."""
+    one = np.ones(len(log))
+    if name == "ips":
+        return np.stack([weight * log.reward, one])
+    if name == "snips":
+        return np.stack([weight * log.reward, weight])
+    if name not in ESTIMATORS:
+        raise unknown("estimator", name, ESTIMATORS)
+    expected = _predictions(name, "expected", log.expected)
+    if name == "dm":
+        return np.stack([expected, one])
+    predicted = _predictions(name, "predicted", log.predicted)
+    return np.stack([expected + weight * (log.reward - predicted), one])
+
+
+def _predictions(estimator: str, field: str, values: Floats | None) -> Floats:
+    if values is None:
+        raise InputError(f"estimator {estimator!r} needs a reward model: give the log {field}=, its predictions")
+    return values
+
+
+def _by_unit(terms: Floats, unit: Longs) -> Floats:
+    """(E, 2, units): sums over the rows of each unit."""
+    flat = terms.reshape(-1, terms.shape[-1])
+    sums = np.stack([np.bincount(unit, weights=row) for row in flat]).astype(np.float64)
+    return sums.reshape(*terms.shape[:2], -1)
+
+
+# -- intervals --------------------------------------------------------------------------------------------------------
+
+
+def _interval(
+    log: Logged, names: Sequence[str], found: tuple[Floats, Floats, Floats, Floats], settings: Settings
+) -> tuple[Floats, Floats]:
+    sums, values, parts, errors = found
+    if settings.interval == "normal":
+        half = special.ndtri((1 + settings.level) / 2) * errors
+    elif settings.interval == "bootstrap":
+        return _bootstrap(sums, values, parts, settings)
+    else:
+        widths = [_width(name, log, settings) for name in names]
+        half = np.array([empirical_bernstein(s[0], w, settings.level) for s, w in zip(sums, widths, strict=True)])
+    return values - half, values + half
+
+
+def _bootstrap(sums: Floats, values: Floats, parts: Floats, settings: Settings) -> tuple[Floats, Floats]:
+    """BCa (Efron 1987) over units; acceleration from the influence of each unit."""
+    drawn = _resampled(sums, settings.resamples, np.random.default_rng(settings.seed))
+    constant = np.abs(parts).max(-1) <= 1e-12 * np.maximum(1.0, np.abs(values))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skew = np.where(constant, 0.0, (parts**3).sum(-1) / (6 * (parts**2).sum(-1) ** 1.5))
+    below = (drawn < values).mean(0) + 0.5 * (drawn == values).mean(0)
+    bias = special.ndtri(below.clip(0.5 / settings.resamples, 1 - 0.5 / settings.resamples))
+    ends = []
+    for tail in ((1 - settings.level) / 2, (1 + settings.level) / 2):
+        shifted = bias + special.ndtri(tail)
+        levels = special.ndtr(bias + shifted / (1 - skew * shifted))
+        end = np.array([np.quantile(column, at) for column, at in zip(drawn.T, levels, strict=True)])
+        ends.append(np.where(constant, values, end))
+    return ends[0], ends[1]
+
+
+def _resampled(sums: Floats, resamples: int, rng: np.random.Generator) -> Floats:
+    """(resamples, E) ratios of units drawn with replacement, block by block; a draw of weight 0 counts as value 0."""
+    estimators, _, n = sums.shape
+    flat = sums.reshape(2 * estimators, n).T
+    out = np.empty((resamples, estimators))
+    block = max(1, DRAWS_AT_ONCE // n)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        draws = rng.integers(0, n, size=(size, n)) + np.arange(size)[:, None] * n
+        counts = np.bincount(draws.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+        top, under = np.moveaxis((counts @ flat).reshape(size, estimators, 2), 2, 0)
+        out[start : start + size] = np.divide(top, under, out=np.zeros_like(top), where=under > 0)
+    return out
+
+
+def _width(name: str, log: Logged, settings: Settings) -> float:
+    """Length of the interval that a row's term lies in, whatever the data turn out to be."""
+    if log.unit is not None:
+        raise InputError("interval = 'bernstein' needs independent rows; leave unit out or use 'bootstrap'")
+    low, high = settings.reward_range
+    if name == "snips":
+        raise InputError("interval = 'bernstein' is for means; snips is a ratio: use 'bootstrap' for it")
+    outside = (log.reward < low) | (log.reward > high)
+    if outside.any():
+        row = int(outside.argmax())
+        raise InputError(f"reward = {log.reward[row]:g} in row {row} is outside reward_range = {settings.reward_range}")
+    for field in ("expected", "predicted") if name in ("dm", "dr") else ():
+        values = getattr(log, field)
+        if values is not None and bool(((values < low) | (values > high)).any()):
+            raise InputError(f"{field} leaves reward_range = {settings.reward_range}; cut the predictions to it")
+    if name == "dm":
+        return high - low
+    known = [bound for bound in (settings.clip, settings.largest_weight, log.bound) if bound is not None]
+    if not known:
+        raise InputError(
+            "interval = 'bernstein' needs a bound on the weights; give clip=, largest_weight= or the logging policy"
+        )
+    bound = min(known)
+    if settings.clip is None and float(log.weight.max()) > bound * (1 + 1e-9):
+        raise InputError(f"largest_weight = {bound:g}, but the log holds a weight of {log.weight.max():g}; raise it")
+    if name == "dr":
+        return (high - low) * (1 + 2 * bound)
+    return max(0.0, bound * high) - min(0.0, bound * low)
+
+
+def _warnings(log: Logged, weight: Floats, names: Sequence[str], settings: Settings) -> list[str]:
+    found = []
+    n = len(log)
+    error = float(log.weight.std() / np.sqrt(n))
+    away = abs(float(log.weight.mean()) - 1)
+    if away > FAR * error and away > 1e-9:
+        found.append(
+            f"the mean weight {log.weight.mean():.4f} is far from 1 (standard error {error:.4f}): propensities are "
+            "wrong, or the target policy acts where the log never could"
+        )
+    if (rows := effective_rows(weight)) < FEW:
+        found.append(
+            f"only {rows:.1f} effective rows of {n:,}: collect more, clip, or judge a policy nearer to the log's"
+        )
+    if settings.clip is not None and (log.weight > settings.clip).any():
+        lost = float((log.weight - weight).sum() / log.weight.sum())
+        found.append(
+            f"clipping at {settings.clip:g} takes {lost:.1%} of the weight away: intervals hold the clipped value"
+        )
+    if "dm" in names:
+        found.append("the interval of dm holds the chance of the log alone, not the error of the reward model")
+    return found
