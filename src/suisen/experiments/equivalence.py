@@ -1,0 +1,61 @@
+"""Not worse than a margin, and equal within margins: what a test of "no difference" cannot show."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from suisen.errors import InputError
+from suisen.experiments.means import Effect
+from suisen.experiments.moments import Floats
+
+
+class Margins(NamedTuple):
+    """One-sided tests against margins, and the interval that decides alike."""
+
+    p: Floats
+    low: Floats
+    high: Floats
+
+
+def non_inferior(
+    effect: Effect, margin: npt.ArrayLike, *, better: Literal["higher", "lower"] = "higher", alpha: float = 0.025
+) -> Margins:
+    """One-sided test of "the treatment is worse by ``margin`` or more"; margin > 0, on the effect's own scale.
+
+    p < alpha where the interval of level 1 − 2 alpha lies beyond the margin: 0.025 goes with 95 % intervals.
+    Raises InputError for a margin that is not above 0.
+    """
+    width = np.asarray(margin, dtype=np.float64)
+    if not bool((width > 0).all()):
+        raise InputError(f"margin = {margin!r} must be above 0: how much worse is still accepted")
+    sign = 1.0 if better == "higher" else -1.0
+    p = special.stdtr(effect.df, -_statistic(sign * effect.value + width, effect.se))
+    return Margins(np.asarray(p), *_interval(effect, alpha))
+
+
+def equivalent(effect: Effect, low: float, high: float, *, alpha: float = 0.05) -> Margins:
+    """Two one-sided tests (Schuirmann 1987): p of "the effect is at or beyond one of the margins".
+
+    p < alpha where the interval of level 1 − 2 alpha lies inside (low, high).  Raises InputError for low >= high.
+    """
+    if not low < high:
+        raise InputError(f"margins ({low!r}, {high!r}) are empty; give low < high, like (-0.01, 0.01)")
+    above = special.stdtr(effect.df, -_statistic(effect.value - low, effect.se))
+    below = special.stdtr(effect.df, _statistic(effect.value - high, effect.se))
+    return Margins(np.asarray(np.maximum(above, below)), *_interval(effect, alpha))
+
+
+def _statistic(gap: Floats, se: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((gap == 0) & (se == 0), 0.0, gap / se)
+
+
+def _interval(effect: Effect, alpha: float) -> tuple[Floats, Floats]:
+    if not 0 < alpha < 0.5:
+        raise InputError(f"alpha = {alpha!r} of a one-sided test must be between 0 and 0.5")
+    half = special.stdtrit(effect.df, 1 - alpha) * effect.se
+    return effect.value - half, effect.value + half

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from suisen.errors import InputError
+from suisen.experiments.proportions import (
+    Counts,
+    chi_square,
+    chi_square_table,
+    few_warning,
+    fisher,
+    newcombe,
+    wilson,
+    z_test,
+)
+from tests.experiments.oracles import proportion
+
+cells = st.integers(1, 40)
+
+
+@st.composite
+def counts(draw):
+    n, m = draw(cells), draw(cells)
+    return draw(st.integers(0, n)), n, draw(st.integers(0, m)), m
+
+
+def test_r3_pooled_z():
+    found = z_test(Counts.of(14, 28, 16, 30))
+    assert -found.statistic == pytest.approx(-0.253859, abs=5e-7)  # theirs counts the control first
+    assert found.p == pytest.approx(0.799604, abs=5e-7)
+
+
+@given(counts())
+@settings(max_examples=40)
+def test_z_and_intervals_are_those_of_statsmodels(four):
+    x, n, y, m = four
+    found, made = z_test(Counts.of(*four)), Counts.of(*four)
+    if 0 < x + y < n + m:
+        statistic, p = proportion.proportions_ztest([y, x], [m, n])
+        assert (found.statistic, found.p) == (pytest.approx(statistic, rel=1e-9), pytest.approx(p, rel=1e-9))
+    else:
+        assert (found.statistic, found.p) == (0, 1)
+    for method, (low, high) in {"wald": (found.low, found.high), "newcomb": newcombe(made)}.items():
+        ends = proportion.confint_proportions_2indep(y, m, x, n, method=method, compare="diff")
+        assert (low, high) == (pytest.approx(ends[0], abs=1e-9), pytest.approx(ends[1], abs=1e-9))
+    low, high = wilson(x, n, level=0.9)
+    assert (low, high) == pytest.approx(proportion.proportion_confint(x, n, alpha=0.1, method="wilson"), abs=1e-12)
+
+
+@given(counts(), st.sampled_from(["two-sided", "greater", "less"]))
+@settings(max_examples=60)
+def test_fisher_is_scipys(four, alternative):
+    x, n, y, m = four
+    true = scipy_stats.fisher_exact([[y, m - y], [x, n - x]], alternative=alternative).pvalue
+    assert fisher(Counts.of(*four), alternative=alternative) == pytest.approx(true, rel=1e-9)
+
+
+def test_fisher_of_many_experiments_and_of_large_counts():
+    rng = np.random.default_rng(0)
+    made = Counts.of(rng.binomial(50, 0.1, (3, 40)), 50, rng.binomial(30, 0.1, (3, 40)), 30)
+    many = fisher(made)
+    assert many.shape == (3, 40)
+    assert many[2, 5] == fisher(Counts.of(made.control[2, 5], 50, made.treatment[2, 5], 30))
+    true = scipy_stats.fisher_exact([[5200, 94_800], [5000, 95_000]]).pvalue
+    assert fisher(Counts.of(5000, 100_000, 5200, 100_000)) == pytest.approx(true, rel=1e-7)
+
+
+@given(counts(), st.booleans())
+@settings(max_examples=40)
+def test_chi_square_is_scipys_and_the_square_of_z(four, continuity):
+    x, n, y, m = four
+    found = chi_square(Counts.of(*four), continuity=continuity)
+    if 0 < x + y < n + m:
+        true = scipy_stats.chi2_contingency([[x, n - x], [y, m - y]], correction=continuity)
+        assert (found.statistic, found.p) == (
+            pytest.approx(true.statistic, rel=1e-9, abs=1e-12),
+            pytest.approx(true.pvalue),
+        )
+    else:
+        assert (found.statistic, found.p) == (0, 1)
+    if not continuity:
+        assert found.p == pytest.approx(z_test(Counts.of(*four)).p, rel=1e-9)
+
+
+def test_chi_square_of_a_larger_table():
+    table = [[10, 20, 30], [15, 15, 40]]
+    true = scipy_stats.chi2_contingency(table)
+    found = chi_square_table([table, table])
+    assert found.df == true.dof
+    assert found.p.tolist() == pytest.approx([true.pvalue] * 2)
+
+
+def test_one_sided_z_and_newcombe_as_the_interval():
+    made = Counts.of(10, 100, 20, 100)
+    assert z_test(made, alternative="greater").p == pytest.approx(z_test(made).p / 2)
+    assert z_test(made, alternative="less").p == pytest.approx(1 - z_test(made).p / 2)
+    found = z_test(made, interval="newcombe")
+    assert (found.low, found.high) == newcombe(made)
+
+
+def test_counts_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match="treatment: a share needs at least one trial"):
+        Counts.of(1, 2, 0, 0)
+    with pytest.raises(InputError, match="control: successes must be from 0 to the trials"):
+        Counts.of(3, 2, 0, 1)
+    with pytest.raises(InputError, match="control: successes must be from 0 to the trials"):
+        Counts.of(float("nan"), 2, 0, 1)
+    with pytest.raises(InputError, match="interval = 'exact' is unknown"):
+        z_test(Counts.of(1, 2, 1, 2), interval="exact")
+    with pytest.raises(InputError, match="alternative = 'larger' is unknown"):
+        fisher(Counts.of(1, 2, 1, 2), alternative="larger")
+
+
+def test_few_events_are_warned_of():
+    assert few_warning(Counts.of(50, 1000, 50, 1000)) == ""
+    assert "an arm has 1.8 expected" in few_warning(Counts.of(20, 1000, 0, 100))
+    assert "use Fisher's exact test" in few_warning(Counts.of(999, 1000, 998, 1000))
