@@ -1,0 +1,294 @@
+"""Sample size, power and minimal detectable effect of one comparison, for means, proportions and ratios.
+
+Everything follows from the value of the metric in the control and the variance of one unit (``Baseline``): that of the
+values for a mean, p(1 − p) for a proportion, that of the linearised ratio (delta method) for a ratio, each times 1 − ρ²
+where a covariate is used.  The variance in the treatment is taken to be the control's, but for proportions, where it
+follows from p.
+
+* **welch**, **student**: the noncentral t distribution, both tails, with Welch and Satterthwaite's or n_a + n_b − 2
+  degrees of freedom.  student equals R's ``power.t.test(strict = TRUE)`` and statsmodels' ``TTestIndPower``.
+* **z**: the normal distribution.
+* **proportions**: z with the pooled variance under "no effect" and each arm's own under the effect (statsmodels'
+  ``power_proportions_2indep``).
+
+With ``scale = "relative"`` effects are shares of the control's value and the test is that of the ratio of the arms,
+whose standard error grows with the effect: it needs more units than the test of the difference.  To have the difference
+tested against a relative effect, give ``effect = share * baseline.value`` on the absolute scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, inf, isfinite, sqrt
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, special, stats
+
+from suisen.errors import InputError, unknown
+from suisen.experiments.means import Alternative, Estimate
+from suisen.experiments.plan import Plan, Scale
+
+PowerTest = Literal["welch", "student", "z", "proportions"]
+TESTS: tuple[PowerTest, ...] = ("welch", "student", "z", "proportions")
+MOST = 1e15
+"""Units beyond which no experiment is looked for."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A metric before the experiment: its value and the variance of one unit.
+
+    The standard error of the value in an arm of n units is √(variance / n).
+    """
+
+    value: float
+    variance: float
+    n: float = inf
+    """Units it was measured on; inf: it is assumed."""
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.value):
+            raise InputError(f"value = {self.value!r} is no number; the metric has no value before the experiment")
+        if not (isfinite(self.variance) and self.variance > 0):
+            raise InputError(
+                f"variance = {self.variance!r} should be above 0; a metric that is the same for all units cannot be "
+                "planned with"
+            )
+
+    @classmethod
+    def mean(cls, values: npt.ArrayLike) -> Baseline:
+        """Of one value a unit, (n,)."""
+        y = _numbers("values", values)
+        return cls(float(y.mean()), float(y.var(ddof=1)), len(y))
+
+    @classmethod
+    def proportion(cls, p: float, n: float = inf) -> Baseline:
+        """Of a share of units, 0 < p < 1."""
+        if not 0 < p < 1:
+            raise InputError(f"p = {p!r}; give a share of units between 0 and 1")
+        return cls(float(p), float(p * (1 - p)), n)
+
+    @classmethod
+    def ratio(cls, numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Baseline:
+        """Of Σ numerator / Σ denominator over units, (n,) each: Var(y − R·d) / mean(d)² (delta method)."""
+        y, d = _numbers("numerator", numerator), _numbers("denominator", denominator)
+        if len(y) != len(d):
+            raise InputError(f"{len(y)} numerators cannot belong to {len(d)} denominators; give one of each a unit")
+        if d.sum() == 0:
+            raise InputError("denominator sums to 0; the ratio has no value")
+        value = float(y.sum() / d.sum())
+        return cls(value, float((y - value * d).var(ddof=1) / d.mean() ** 2), len(y))
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Baseline:
+        """Of an estimate of one group (``means.estimate``), adjusted by a covariate or not."""
+        value, var, n = (float(np.asarray(each)) for each in (estimate.value, estimate.var, estimate.n))
+        return cls(value, var * n, n)
+
+    def adjusted(self, rho: float) -> Baseline:
+        """With a covariate whose correlation with the metric is ``rho`` (CUPED)."""
+        if not -1 < rho < 1:
+            raise InputError(f"rho = {rho!r}; give a correlation between -1 and 1")
+        return Baseline(self.value, self.variance * (1 - rho**2), self.n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """How a comparison is going to be tested."""
+
+    alpha: float = 0.05
+    power: float = 0.8
+    alternative: Alternative = "two-sided"
+    scale: Scale = "absolute"
+    test: PowerTest = "welch"
+    shares: tuple[float, float] = (0.5, 0.5)
+    """Of all units: how many are in the control and in the treatment."""
+    comparisons: int = 1
+    """Treatments whose smallest p-value has to pass alpha / comparisons (Holm's first step)."""
+    critical: Callable[[float], float] | None = None
+    """Sequential plans: number of units → standard errors that the effect must exceed at that look.  The power is then
+    that of the last look alone; what earlier looks find comes on top."""
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "power"):
+            if not 0 < getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)!r}; give a probability between 0 and 1")
+        if self.power <= self.level:
+            raise InputError(f"power = {self.power!r} should be above alpha = {self.alpha!r}; any sample reaches it")
+        for name, known in (("alternative", ("two-sided", "greater", "less")), ("scale", ("absolute", "relative"))):
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        if self.test not in TESTS:
+            raise unknown("test", self.test, TESTS)
+        if len(self.shares) != 2 or min(self.shares) <= 0 or sum(self.shares) > 1 + 1e-9:
+            raise InputError(f"shares = {self.shares!r}; give the control's and the treatment's part of all units")
+        if self.comparisons < 1:
+            raise InputError(f"comparisons = {self.comparisons!r} should be 1 or more")
+
+    @property
+    def level(self) -> float:
+        """Alpha of one comparison."""
+        return self.alpha / self.comparisons
+
+    @classmethod
+    def of(cls, plan: Plan, critical: Callable[[float], float] | None = None) -> Design:
+        """The plan's primary metric: the control against the smallest treatment, corrected for their number."""
+        metric = plan.metrics[plan.primary]
+        test: PowerTest = "welch"
+        if metric.test == "student":
+            test = "student"
+        elif metric.test in ("z", "chi2", "fisher") or (
+            metric.test == "auto" and metric.kind in ("conversion", "retention")
+        ):
+            test = "proportions"
+        return cls(
+            alpha=plan.alpha,
+            power=plan.power,
+            alternative=plan.alternative,
+            scale=plan.scale,
+            test=test,
+            shares=(plan.arms[plan.control], min(plan.arms[arm] for arm in plan.treatments)),
+            comparisons=1 if plan.correction == "none" else len(plan.treatments),
+            critical=critical,
+        )
+
+
+def power(baseline: Baseline, design: Design, *, units: float, effect: float) -> float:
+    """Probability that the test finds ``effect`` with ``units`` in all arms together."""
+    _check(baseline, design)
+    _check_units(units, design)
+    return _power(baseline, design, units, effect)
+
+
+def sample_size(baseline: Baseline, design: Design, *, effect: float) -> float:
+    """Units in all arms together with which ``effect`` is found with ``design.power``; not rounded (``arms_of``)."""
+    _check(baseline, design)
+    if effect == 0 or (design.alternative != "two-sided" and (effect > 0) != (design.alternative == "greater")):
+        raise InputError(f"effect = {effect!r} is not what alternative = {design.alternative!r} looks for; mend either")
+    least = _least(design)
+
+    def short(units: float) -> float:
+        return _power(baseline, design, units, effect) - design.power
+
+    if short(least) >= 0:
+        return least
+    most = 2 * least
+    while short(most) < 0:
+        most *= 2
+        if most > MOST:
+            raise InputError(f"effect = {effect!r} needs more than {MOST:.0e} units; plan for a larger one")
+    return float(optimize.brentq(short, most / 2, most, xtol=1e-10, rtol=1e-14))
+
+
+def mde(baseline: Baseline, design: Design, *, units: float) -> float:
+    """The smallest effect that ``units`` in all arms together find with ``design.power``.
+
+    Above 0, but for ``alternative = "less"``.  InputError where even the largest effect is not found.
+    """
+    _check(baseline, design)
+    _check_units(units, design)
+    sign = -1.0 if design.alternative == "less" else 1.0
+
+    def short(size: float) -> float:
+        return _power(baseline, design, units, sign * size) - design.power
+
+    bound = _largest(baseline, design, sign)
+    most = min(sqrt(baseline.variance / units) / (abs(baseline.value) if design.scale == "relative" else 1), bound)
+    while short(most) < 0:
+        if most >= bound or not isfinite(most):
+            raise InputError(
+                f"units = {units:g} find no effect, however large, with power {design.power}; plan for more"
+            )
+        most = min(2 * most, bound)
+    return sign * float(optimize.brentq(short, 0.0, most, xtol=1e-15, rtol=1e-14))
+
+
+def arms_of(units: float, plan: Plan) -> dict[str, int]:
+    """Whole units of every arm, rounded up, for a sample of ``units`` in all."""
+    return {arm: ceil(units * weight - 1e-9) for arm, weight in plan.arms.items()}
+
+
+def _power(baseline: Baseline, design: Design, units: float, effect: float) -> float:
+    n_a, n_b = units * design.shares[0], units * design.shares[1]
+    null, alt, df = _spread(baseline, design, n_a, n_b, effect)
+    if not alt > 0:
+        return 1.0
+    upper, lower = design.alternative != "less", design.alternative != "greater"
+    tail = design.level / (2 if upper and lower else 1)
+    if design.critical is not None:
+        bound, df = design.critical(units), inf
+    else:
+        bound = float(special.stdtrit(df, 1 - tail)) if isfinite(df) else float(-special.ndtri(tail))
+    found = 0.0
+    for wanted, sign in ((upper, 1.0), (lower, -1.0)):
+        if wanted:
+            found += _beyond(bound * null / alt, df, sign * effect / alt)
+    return min(found, 1.0)
+
+
+def _beyond(bound: float, df: float, shift: float) -> float:
+    """P(statistic > bound): noncentral t, or normal where df is infinite."""
+    if not isfinite(df):
+        return float(special.ndtr(shift - bound))
+    return float(np.nan_to_num(stats.nct.sf(bound, df, shift)))  # NaN: so far in the tail that it is 0
+
+
+def _spread(baseline: Baseline, design: Design, n_a: float, n_b: float, effect: float) -> tuple[float, float, float]:
+    """Standard errors of the effect without and with it, and the degrees of freedom."""
+    a, var = baseline.value, baseline.variance
+    b = a * (1 + effect) if design.scale == "relative" else a + effect
+    var_b = b * (1 - b) if design.test == "proportions" else var
+    if design.scale == "relative":
+        se = sqrt(var_b / n_b / a**2 + var / n_a * b**2 / a**4)
+        null = se
+    else:
+        se = null = sqrt(var / n_a + var_b / n_b)
+        if design.test == "proportions":
+            pooled = (n_a * a + n_b * b) / (n_a + n_b)
+            null = sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
+    if design.test in ("z", "proportions"):
+        return null, se, inf
+    if design.test == "student":
+        return null, se, n_a + n_b - 2
+    return null, se, (1 / n_a + 1 / n_b) ** 2 / (1 / (n_a**2 * (n_a - 1)) + 1 / (n_b**2 * (n_b - 1)))
+
+
+def _largest(baseline: Baseline, design: Design, sign: float) -> float:
+    """Beyond it there is no effect: a share of units stays in [0, 1], a value that is compared by a ratio above 0."""
+    if design.test != "proportions":
+        return 1.0 if design.scale == "relative" and sign < 0 else inf
+    room = 1 - baseline.value if sign > 0 else baseline.value
+    return (room / baseline.value if design.scale == "relative" else room) * (1 - 1e-12)
+
+
+def _least(design: Design) -> float:
+    """Units that give each arm two, with a hair more so that the degrees of freedom are above 0."""
+    return 2.0 / min(design.shares)
+
+
+def _check(baseline: Baseline, design: Design) -> None:
+    if design.scale == "relative" and baseline.value == 0:
+        raise InputError("value = 0: a relative effect has no meaning; plan with scale = 'absolute'")
+    if design.test == "proportions" and not 0 < baseline.value < 1:
+        raise InputError(
+            f"value = {baseline.value!r} is no share of units; give one between 0 and 1, or test = 'welch'"
+        )
+
+
+def _check_units(units: float, design: Design) -> None:
+    if not (isfinite(units) and units >= _least(design) * (1 - 1e-9)):
+        raise InputError(f"units = {units!r} leave an arm with fewer than two; give {ceil(_least(design))} or more")
+
+
+def _numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    array = np.asarray(cast(Any, values), dtype=np.float64)
+    if array.ndim != 1 or len(array) < 2:
+        raise InputError(f"{name} has shape {array.shape}; give two units or more, one number each")
+    if not bool(np.isfinite(array).all()):
+        raise InputError(
+            f"{name} holds {int((~np.isfinite(array)).sum())} values that are no numbers; clean them first"
+        )
+    return array
