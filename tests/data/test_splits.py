@@ -136,7 +136,7 @@ def test_ratio_holds_out_the_rounded_share(log, rule):
 
 @given(log=logs(labels=False, times=True))
 def test_a_random_ratio_knows_all_of_train_and_nothing_else(log):
-    split = split_or_skip(log, RULES[4])
+    split = split_or_skip(log, RULES[5])
     for name in ("valid", "test"):
         for user, (_, history, seen) in asked(split, name).items():
             mine = split.train.log.events.filter(pl.col("user") == user).sort("time", "row")
