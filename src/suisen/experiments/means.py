@@ -244,12 +244,12 @@ def tail_warning(control: Moments, treatment: Moments) -> str:
         side = "low" if lean > 0 else "high"
         return (
             f"heavy tail and unequal split: the difference has skewness {lean:.2f} (limit {SKEW_OF_DIFFERENCE}), so "
-            f"false alarms that the treatment is {side} are too many; use a bootstrap-t or permutation test, "
-            "winsorize, or take logs"
+            f"false alarms that the treatment is {side} are too many; use a permutation test, winsorize, "
+            "or take logs"
         )
     if worst > 1 / UNITS_PER_SKEW:
         return (
             f"heavy tail: an arm has {1 / worst:.1f} units per squared skewness (at least {UNITS_PER_SKEW:.0f} "
-            "needed), so t intervals do not cover as they say; winsorize, take logs, or use bootstrap-t or permutation"
+            "needed), so t intervals do not cover as they say; use a permutation test, winsorize, or take logs"
         )
     return ""
