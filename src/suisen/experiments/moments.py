@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 import numpy.typing as npt
@@ -45,18 +46,20 @@ class Moments:
     ) -> Moments:
         """Of arrays (..., n), the last axis the units."""
         first = np.asarray(y, dtype=np.float64)
-        parts = [
-            np.broadcast_to(np.asarray(value, dtype=np.float64), first.shape)
-            for value in (first, 1.0 if d is None else d, 0.0 if x is None else x, 1.0 if w is None else w)
-        ]
-        mean = np.stack([part.mean(-1) for part in parts], -1)
-        centred = [part - mean[..., i, None] for i, part in enumerate(parts)]
-        products = np.zeros((*first.shape[:-1], 4, 4))
-        for i in range(4):
-            for j in range(i, 4):
-                both = np.einsum("...n,...n->...", centred[i], centred[j])
-                products[..., i, j] = products[..., j, i] = both
-        cubes = np.stack([np.einsum("...n,...n,...n->...", part, part, part) for part in centred], -1)
+        rest = {at: given for at, given in enumerate((d, x, w), 1) if given is not None}
+        parts = {
+            at: np.broadcast_to(np.asarray(v, dtype=np.float64), first.shape) for at, v in {0: first, **rest}.items()
+        }
+        shape = first.shape[:-1]
+        mean = np.tile([0.0, *DEFAULTS.values()], (*shape, 1))
+        products, cubes = np.zeros((*shape, 4, 4)), np.zeros((*shape, 4))
+        centred = {}
+        for i, part in parts.items():  # what is not given is constant
+            mean[..., i] = part.mean(-1)
+            centred[i] = part - mean[..., i, None]
+            cubes[..., i] = np.einsum("...n,...n,...n->...", centred[i], centred[i], centred[i])
+        for i, j in combinations_with_replacement(parts, 2):
+            products[..., i, j] = products[..., j, i] = np.einsum("...n,...n->...", centred[i], centred[j])
         return cls(np.full(first.shape[:-1], float(first.shape[-1])), mean, products, cubes)
 
     @classmethod
