@@ -85,7 +85,7 @@ class Assigner:
     @classmethod
     def of(cls, plan: Plan, *, at: str = "", frozen: Frozen | None = None) -> Assigner:
         """As planned.  Raises InputError where the plan moves units that the frozen one has assigned already."""
-        moved = moving(frozen.changes(plan)) if frozen else ()
+        moved = moving(frozen.plan, plan) if frozen else ()
         if frozen and moved:
             said = "; ".join(str(change) for change in moved)
             raise InputError(
@@ -205,7 +205,9 @@ def _holds(predicate: str, frame: pl.DataFrame) -> npt.NDArray[np.bool_]:
             f"assignment.eligible = {predicate!r} cannot be answered: {str(error).splitlines()[0]}; the units have the "
             f"columns {', '.join(frame.columns)}"
         ) from None
-    if held.dtype != pl.Boolean or len(held) != len(frame):
+    if len(held) != len(frame):
+        raise InputError(f"assignment.eligible = {predicate!r} gives one value for all units; write one of each unit")
+    if held.dtype != pl.Boolean:
         raise InputError(
             f"assignment.eligible = {predicate!r} gives {held.dtype}; write a condition that is true or false"
         )

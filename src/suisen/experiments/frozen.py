@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,10 +45,6 @@ class Frozen:
         return changes(self.plan, now)
 
 
-MOVES_UNITS = frozenset({"unit", "name", "salt", "arms"})
-"""Fields whose change moves units between arms, beside those of the assignment."""
-
-
 def changes(planned: Plan, now: Plan) -> tuple[Change, ...]:
     """The fields in which two plans differ, in the order of the plan."""
     before, after = _leaves(planned.as_dict()), _leaves(now.as_dict())
@@ -61,14 +56,18 @@ def changes(planned: Plan, now: Plan) -> tuple[Change, ...]:
     return tuple(found)
 
 
-def moving(found: Iterable[Change]) -> tuple[Change, ...]:
-    """The changes that move units between arms or out of the experiment; after the start they spoil it."""
+def moving(planned: Plan, now: Plan) -> tuple[Change, ...]:
+    """The changes that move units between arms or out of the experiment; after the start they spoil it.
+
+    A new name moves nobody where the salt says what the name said.
+    """
+    salts = ("name", "salt") if planned.seed != now.seed else ()
+    movers = ("unit", "arms", "assignment", *salts)
     harmless = ("assignment.ramp", "assignment.overrides", "assignment.eligible")
     return tuple(
         change
-        for change in found
-        if change.field.split(" ")[0].split(".")[0] in MOVES_UNITS
-        or (change.field.startswith("assignment.") and not change.field.startswith(harmless))
+        for change in changes(planned, now)
+        if change.field.split(" ")[0].split(".")[0] in movers and not change.field.startswith(harmless)
     )
 
 

@@ -12,8 +12,9 @@ follows from p.
   ``power_proportions_2indep``).
 
 With ``scale = "relative"`` effects are shares of the control's value and the test is that of the ratio of the arms,
-whose standard error grows with the effect: it needs more units than the test of the difference.  To have the difference
-tested against a relative effect, give ``effect = share * baseline.value`` on the absolute scale.
+whose standard error grows with the effect: it needs more units for a rise, and fewer for a fall, than the test of the
+difference.  To have the difference tested against a relative effect, give ``effect = share * baseline.value`` on the
+absolute scale.
 """
 
 from __future__ import annotations
@@ -113,6 +114,8 @@ class Design:
     that of the last look alone; what earlier looks find comes on top."""
 
     def __post_init__(self) -> None:
+        if self.comparisons < 1:
+            raise InputError(f"comparisons = {self.comparisons!r} should be 1 or more")
         for name in ("alpha", "power"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)!r}; give a probability between 0 and 1")
@@ -125,8 +128,6 @@ class Design:
             raise unknown("test", self.test, TESTS)
         if len(self.shares) != 2 or min(self.shares) <= 0 or sum(self.shares) > 1 + 1e-9:
             raise InputError(f"shares = {self.shares!r}; give the control's and the treatment's part of all units")
-        if self.comparisons < 1:
-            raise InputError(f"comparisons = {self.comparisons!r} should be 1 or more")
 
     @property
     def level(self) -> float:
@@ -160,6 +161,7 @@ def power(baseline: Baseline, design: Design, *, units: float, effect: float) ->
     """Probability that the test finds ``effect`` with ``units`` in all arms together."""
     _check(baseline, design)
     _check_units(units, design)
+    _check_effect(baseline, design, effect)
     return _power(baseline, design, units, effect)
 
 
@@ -168,6 +170,7 @@ def sample_size(baseline: Baseline, design: Design, *, effect: float) -> float:
     _check(baseline, design)
     if effect == 0 or (design.alternative != "two-sided" and (effect > 0) != (design.alternative == "greater")):
         raise InputError(f"effect = {effect!r} is not what alternative = {design.alternative!r} looks for; mend either")
+    _check_effect(baseline, design, effect)
     least = _least(design)
 
     def short(units: float) -> float:
@@ -233,17 +236,18 @@ def _beyond(bound: float, df: float, shift: float) -> float:
     """P(statistic > bound): noncentral t, or normal where df is infinite."""
     if not isfinite(df):
         return float(special.ndtr(shift - bound))
-    return float(np.nan_to_num(stats.nct.sf(bound, df, shift)))  # NaN: so far in the tail that it is 0
+    found = float(stats.nct.sf(bound, df, shift))
+    return found if isfinite(found) else float(shift > bound)  # NaN: so far in a tail that it is 0 or 1
 
 
 def _spread(baseline: Baseline, design: Design, n_a: float, n_b: float, effect: float) -> tuple[float, float, float]:
     """Standard errors of the effect without and with it, and the degrees of freedom."""
     a, var = baseline.value, baseline.variance
-    b = a * (1 + effect) if design.scale == "relative" else a + effect
+    b = _treated(baseline, design, effect)
     var_b = b * (1 - b) if design.test == "proportions" else var
     if design.scale == "relative":
-        se = sqrt(var_b / n_b / a**2 + var / n_a * b**2 / a**4)
-        null = se
+        null = sqrt(var_b / n_b / a**2 + var / n_a * b**2 / a**4)
+        se = null * _statistic_spread(var / n_a, var_b / n_b, effect)
     else:
         se = null = sqrt(var / n_a + var_b / n_b)
         if design.test == "proportions":
@@ -254,6 +258,20 @@ def _spread(baseline: Baseline, design: Design, n_a: float, n_b: float, effect: 
     if design.test == "student":
         return null, se, n_a + n_b - 2
     return null, se, (1 / n_a + 1 / n_b) ** 2 / (1 / (n_a**2 * (n_a - 1)) + 1 / (n_b**2 * (n_b - 1)))
+
+
+def _statistic_spread(var_a: float, var_b: float, effect: float) -> float:
+    """Standard deviation of the statistic of a relative effect, which is 1 where there is none.
+
+    An arm whose control came out low has a larger effect and a larger standard error at once, so that the statistic
+    (b − a) / √(var_b + var_a (b / a)²) varies less than the effect; first-order, by its derivatives by a and b.
+    """
+    r = 1 + effect
+    square = var_b + var_a * r**2
+    if square == 0:
+        return 1.0
+    k = effect * var_a * r / square
+    return sqrt(((1 - k) ** 2 * var_b + (1 - k * r) ** 2 * var_a) / square)
 
 
 def _largest(baseline: Baseline, design: Design, sign: float) -> float:
@@ -276,6 +294,19 @@ def _check(baseline: Baseline, design: Design) -> None:
         raise InputError(
             f"value = {baseline.value!r} is no share of units; give one between 0 and 1, or test = 'welch'"
         )
+
+
+def _check_effect(baseline: Baseline, design: Design, effect: float) -> None:
+    treated = _treated(baseline, design, effect)
+    if not isfinite(treated):
+        raise InputError(f"effect = {effect!r} is no number; give the size that must not be missed")
+    if design.test == "proportions" and not 0 <= treated <= 1:
+        raise InputError(f"effect = {effect!r} puts the treatment at {treated:g}; a share of units is between 0 and 1")
+
+
+def _treated(baseline: Baseline, design: Design, effect: float) -> float:
+    """The metric's value in the treatment."""
+    return baseline.value * (1 + effect) if design.scale == "relative" else baseline.value + effect
 
 
 def _check_units(units: float, design: Design) -> None:
