@@ -50,18 +50,19 @@ class LeaveLast:
         enough = counts > held
         if not bool(enough.any()):
             raise _too_few(self, int(counts.max()))
-        part = _tail(data, enough * self.test, self._asked_in_valid(enough) * self.valid)
+        part = _tail(data, enough * self.test, self._asked_in_valid(data, enough) * self.valid)
         short = int(((counts <= held) & (data.events.offsets.diff() > 0)).sum())
         notes = (f"{short:,} users with fewer than {held + 1} positives stay in train whole",) if short else ()
         rule = f"leave last out: test {self.test}, valid {self.valid}"
         rule += f" of {self.valid_users:,} users, seed {self.seed}" if self.valid_users and self.valid else ""
         return split_parts(data, Parts(part, _user_order(data), rule, notes=notes))
 
-    def _asked_in_valid(self, enough: Tensor) -> Tensor:
+    def _asked_in_valid(self, data: Dataset, enough: Tensor) -> Tensor:
         """(n_visitors,) bool, of those who have enough events."""
         if not self.valid_users:
             return enough
         visitors = enough.nonzero().squeeze(1)
+        visitors = visitors[_names(data)[visitors].argsort()]
         drawn = torch.randperm(visitors.numel(), generator=torch.Generator().manual_seed(self.seed))
         asked = torch.zeros_like(enough)
         asked[visitors[drawn[: self.valid_users]]] = True
@@ -178,9 +179,8 @@ def _user_order(data: Dataset) -> Literal["user", "place"]:
 def _too_few(rule: LeaveLast, most: int) -> InputError:
     have = "only one event a user" if most <= 1 else f"at most {most} positives a user"
     need = rule.test + rule.valid + 1
-    return InputError(
-        f"{have}: LeaveLast(test={rule.test}, valid={rule.valid}) needs {need} of somebody; hold out less or split by GlobalTime"
-    )
+    held = f"LeaveLast(test={rule.test}, valid={rule.valid})"
+    return InputError(f"{have}: {held} needs {need} of somebody; hold out less or split by GlobalTime")
 
 
 def _tail(data: Dataset, test: Tensor, valid: Tensor) -> Tensor:
@@ -195,15 +195,20 @@ def _tail(data: Dataset, test: Tensor, valid: Tensor) -> Tensor:
     return (place <= held).long() + (place <= held + valid[visitor]).long()
 
 
+def _names(data: Dataset) -> Tensor:
+    """(n_visitors,) rank of each visitor's own id, whatever the order of the file; guests behind."""
+    name = torch.arange(data.events.offsets.numel() - 1)
+    name[1 : len(data.users)] = fixed(data.users.raw_ids.rank("ordinal"))
+    return name
+
+
 def _share(counts: Tensor, share: float) -> Tensor:
     return (counts.double() * share + 0.5).floor().long()
 
 
 def _drawn(data: Dataset, test: Tensor, valid: Tensor, seed: int) -> Tensor:
     """(n,) parts: of each visitor's positives ``test`` and ``valid`` (n_visitors,) drawn at random."""
-    visitor, n = data.events.visitor, len(data.events)
-    name = torch.arange(data.events.offsets.numel() - 1)
-    name[1 : len(data.users)] = fixed(data.users.raw_ids.rank("ordinal"))
+    visitor, n, name = data.events.visitor, len(data.events), _names(data)
     draw = torch.empty(n, dtype=torch.int64)
     draw[torch.argsort(name[visitor], stable=True)] = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     order = torch.argsort(draw)
