@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-train-speed bench-eval-speed bench-ials clean
+.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -47,6 +47,9 @@ bench-smoke: .venv/ready  ## accuracy of iALS, EASE and SASRec on public splits 
 
 bench-accuracy: .venv/ready  ## every model on public splits: MODEL=gmf DATA=ncf-ml-1m SEEDS="0 1 2" ROWS=textbook
 	$(BIN)/python benchmarks/accuracy.py --data-dir $(DATA_DIR) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) --rows $(ROWS)
+
+bench-two-tower: .venv/ready  ## Two-Tower: losses, temperature, warm and cold rows (hours)
+	for part in losses temperature plot warm cold; do $(BIN)/python benchmarks/two_tower.py $$part --data-dir $(DATA_DIR) || exit 1; done
 
 bench-train-speed: .venv/ready  ## training against the textbook loop
 	$(BIN)/python benchmarks/train_speed.py --data-dir $(DATA_DIR)
