@@ -55,8 +55,7 @@ def fit(x: tuple[int, ...], y: list[float]) -> dict[str, float]:
     weights = 1 / np.asarray(y)
     slope, start = np.polyfit(x, y, 1, w=weights)
     worst = np.abs((slope * np.asarray(x) + start) * weights - 1).max()
-    power = np.polyfit(np.log(x), np.log(y), 1)[0]
-    return {"start": round(start, 4), "slope": round(slope, 5), "worst": round(worst, 3), "power": round(power, 2)}
+    return {"start": round(start, 4), "slope": round(slope, 5), "worst": round(worst, 3)}
 
 
 def draw(curves: dict[str, dict[str, list[float]]]) -> None:
@@ -97,7 +96,7 @@ def main() -> int:
         for side in SIDES:
             found = record["fits"][f"{side}, {name}"] = fit(x, curves[name][side])
             text = f"{found['start']:.3f} + {found['slope']:.4f} {name} µs a row, off by {found['worst']:.0%} at most"
-            print(f"{side}: {text}; best power law {name}^{found['power']:.2f}", flush=True)
+            print(f"{side}: {text}", flush=True)
     draw(curves)
     append("fm_cost.jsonl", {**record, **stamp()})
     return 0
