@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials clean
+.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -36,6 +36,7 @@ docs-test: .venv/ready  ## README, guides and docstrings run as written; numbers
 	$(BIN)/python -m pytest -q --no-cov --doctest-modules --doctest-glob='*.md' src README.md CONTRIBUTING.md docs
 	$(BIN)/python tools/architecture.py --check
 	$(BIN)/python tools/models_page.py --check
+	$(BIN)/python tools/textbook_page.py --check
 	$(BIN)/python tools/check_docs.py
 
 format: .venv/ready  ## mend what format and rules can mend themselves
@@ -59,6 +60,13 @@ bench-eval-speed: .venv/ready  ## evaluation against RecBole's (makes its own en
 
 bench-ials: .venv/ready  ## iALS sweeps against implicit's (makes its own environment)
 	$(BIN)/python benchmarks/ials_speed.py --data-dir $(DATA_DIR)
+
+bench-textbook: .venv/ready  ## what docs/textbook.md's exercises are answered with, apart from accuracy
+	$(BIN)/python benchmarks/ncf_dims.py
+	$(BIN)/python benchmarks/fm_cost.py
+	$(BIN)/python benchmarks/sequence_shapes.py
+	$(BIN)/python benchmarks/request_parts.py
+	$(BIN)/python tools/textbook_page.py
 
 clean:  ## what the tools left behind (not .venv, not runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
