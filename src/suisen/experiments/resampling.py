@@ -108,8 +108,9 @@ def bootstrap(
     """The effect of the mean or ratio, its interval from resamples of both arms, p by inverting the interval.
 
     bca: bias-corrected and accelerated percentiles (Efron 1987).  t: the studentised bootstrap, second-order right in
-    each tail (Hall 1992).  Neither knows a tail that an arm of few units has not seen; there, use ``permutation``.  Resamples whose effect is
-    undefined (a denominator or a spread of 0) count as the farthest against the finding, so they widen the interval.
+    each tail (Hall 1992).  Neither knows a tail that an arm of few units has not seen: there, use ``permutation``.
+    Resamples whose effect is undefined (a denominator or a spread of 0) count as the farthest against the finding, so
+    they widen the interval.
     """
     check_level(level)
     _check_resamples(resamples)

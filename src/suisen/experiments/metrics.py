@@ -1,0 +1,184 @@
+"""Metrics as Polars expressions over the events of one unit, and what is done to their values afterwards.
+
+``units`` joins events to exposures and leaves three columns beside those of the events: ``TIME`` and ``SINCE`` (the
+event's moment and the unit's first exposure, microseconds) and ``UNIT``.  A metric is up to four aggregates of them:
+y and d after the exposure, x and w before it (``moments``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from suisen.data.when import duration
+from suisen.errors import InputError
+from suisen.experiments.plan import Columns, Metric, Plan
+
+UNIT, TIME, SINCE, KIND = "__unit", "__time", "__since", "__kind"
+DAY = 86_400 * 10**6
+"""Microseconds."""
+EVENT_OF: Mapping[str, str] = {"ctr": "click", "conversion": "purchase", "value": "purchase"}
+"""Type of the events that a kind counts where the metric names none."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which moments count, in microseconds."""
+
+    end: int | None
+    """The experiment's first moment that no longer counts."""
+    pre: int
+    """How long before the exposure covariates reach."""
+
+    def during(self, metric: Metric) -> pl.Expr:
+        """Whether an event is in the metric's window after the exposure."""
+        inside = pl.col(TIME) >= pl.col(SINCE)
+        if self.end is not None:
+            inside &= pl.col(TIME) < self.end
+        if metric.window:
+            inside &= pl.col(TIME) < pl.col(SINCE) + duration("window", metric.window)
+        return inside
+
+    def before(self) -> pl.Expr:
+        """Whether an event is in the window before the exposure."""
+        return (pl.col(TIME) < pl.col(SINCE)) & (pl.col(TIME) >= pl.col(SINCE) - self.pre)
+
+
+def event_of(metric: Metric) -> str | None:
+    """Type of the events that a metric counts; None: of all."""
+    return metric.event or EVENT_OF.get(metric.kind)
+
+
+def needs_value(metric: Metric) -> bool:
+    """Whether a metric reads the events' values."""
+    return metric.kind == "value"
+
+
+def aggregates(name: str, metric: Metric, columns: Columns, window: Window) -> list[pl.Expr]:
+    """The aggregates of one metric by unit: ``<name>__y``, ``__d`` and with a covariate ``__x``, ``__w``.
+
+    A ratio has none of its own (``finish`` makes it from its parts), nor has SQL (``sql_aggregates``).
+    """
+    if metric.kind in ("ratio", "sql"):
+        return []
+    after = _parts(metric, columns, window.during(metric), after=True)
+    out = [each.alias(f"{name}__{part}") for part, each in zip("yd", after, strict=False)]
+    if metric.covariate:
+        before = _parts(metric, columns, window.before(), after=False)
+        out += [each.alias(f"{name}__{part}") for part, each in zip("xw", before, strict=False)]
+    return out
+
+
+def sql_aggregates(name: str, metric: Metric, parts: str = "yd") -> list[pl.Expr]:
+    """The aggregates of an SQL metric, for events that are filtered by its window already; ``parts`` names them."""
+    written = [metric.expression, *([metric.per_expression] if metric.per_expression else [])]
+    try:
+        made = [pl.sql_expr(text) for text in written]
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"metrics.{name}.expression = {written} is no SQL aggregate ({error}); mend it") from None
+    return [each.cast(pl.Float64).alias(f"{name}__{part}") for part, each in zip(parts, made, strict=False)]
+
+
+def _parts(metric: Metric, columns: Columns, inside: pl.Expr, *, after: bool) -> list[pl.Expr]:
+    """The numerator, and the denominator where there is one."""
+    kind = event_of(metric)
+    taken = inside if kind is None else inside & (pl.col(KIND) == kind)
+    if metric.kind == "ctr":
+        return [_count(taken), _count(inside & (pl.col(KIND) == metric.per))]
+    if metric.kind == "value":
+        return [pl.when(taken).then(pl.col(columns.value)).otherwise(0.0).sum().cast(pl.Float64)]
+    if metric.kind == "conversion":
+        return [taken.any().cast(pl.Float64)]
+    if metric.kind == "retention":
+        day = (pl.col(TIME) - pl.col(SINCE)) // DAY
+        return [(taken & day.is_between(metric.first_day, metric.last_day) if after else taken).any().cast(pl.Float64)]
+    if metric.kind in ("sessions", "time-spent"):
+        return [_visits(metric, taken)]
+    return [_count(taken)]
+
+
+def _count(taken: pl.Expr) -> pl.Expr:
+    return taken.sum().cast(pl.Float64)
+
+
+def _visits(metric: Metric, taken: pl.Expr) -> pl.Expr:
+    """Number of visits, or seconds between the first and last event of each, summed."""
+    gap = duration("gap", metric.gap)
+    pauses = pl.col(TIME).filter(taken).sort().diff()
+    if metric.kind == "sessions":
+        return (taken.any().cast(pl.Int64) + (pauses > gap).sum()).cast(pl.Float64)
+    return pauses.filter(pauses <= gap).sum().cast(pl.Float64) / 1e6
+
+
+# -- after the aggregation --------------------------------------------------------------------------------------------
+
+
+def finish(frame: pl.DataFrame, plan: Plan, horizon: int | None) -> tuple[pl.DataFrame, list[str]]:
+    """Ratios, censoring, logs and winsorising, in this order; the frame and what was done, in words."""
+    said: list[str] = []
+    for name, metric in plan.metrics.items():
+        if metric.kind == "ratio":
+            frame = frame.with_columns(_ratio(name, metric, plan))
+    for name, metric in plan.metrics.items():
+        frame = _censored(frame, name, metric, horizon, said)
+        frame = _transformed(frame, name, metric, said)
+    return frame, said
+
+
+def _ratio(name: str, metric: Metric, plan: Plan) -> list[pl.Expr]:
+    parts = {"y": (metric.numerator, "y"), "d": (metric.denominator, "y")}
+    if metric.covariate:
+        for other in (metric.numerator, metric.denominator):
+            if not plan.metrics[other].covariate:
+                raise InputError(
+                    f"metrics.{name}.covariate needs the metric {other!r} before the experiment; set "
+                    f"metrics.{other}.covariate = true"
+                )
+        parts |= {"x": (metric.numerator, "x"), "w": (metric.denominator, "x")}
+    return [pl.col(f"{other}__{part}").alias(f"{name}__{mine}") for mine, (other, part) in parts.items()]
+
+
+def _censored(frame: pl.DataFrame, name: str, metric: Metric, horizon: int | None, said: list[str]) -> pl.DataFrame:
+    """Null where the unit was not seen for as long as the metric asks."""
+    needed = duration("window", metric.window) if metric.window else 0
+    if metric.kind == "retention":
+        needed = max(needed, (metric.last_day + 1) * DAY)
+    if not needed or horizon is None:
+        return frame
+    short = pl.col(SINCE) + needed > horizon
+    few = int(frame.select(short.sum()).item())
+    if few == frame.height:
+        raise InputError(
+            f"metric {name!r} needs {needed / DAY:g} days after exposure, and no unit was seen for so long; shorten it "
+            "or wait"
+        )
+    if few:
+        said.append(f"{name}: {few:,} units were seen for less than {needed / DAY:g} days and do not count for it")
+    return frame.with_columns(pl.when(~short).then(pl.col(f"{name}__y")).alias(f"{name}__y"))
+
+
+def _transformed(frame: pl.DataFrame, name: str, metric: Metric, said: list[str]) -> pl.DataFrame:
+    parts = [part for part in ("y", "x") if f"{name}__{part}" in frame.columns]
+    if metric.transform == "log":
+        if metric.is_ratio:
+            raise InputError(
+                f"metrics.{name}.transform = 'log' is of one value a unit, and {name!r} is a ratio; drop it"
+            )
+        least = frame.select(pl.min_horizontal(*(pl.col(f"{name}__{part}").min() for part in parts))).item()
+        if least is not None and least <= -1:
+            raise InputError(f"metric {name!r} has a value of {least:g}, which has no log(1 + y); drop the transform")
+        frame = frame.with_columns(pl.col(f"{name}__{part}").log1p() for part in parts)
+        said.append(f"{name}: compared by the mean of log(1 + y), another question than the mean of y")
+    if metric.winsorize is not None:
+        for part in parts:
+            column = pl.col(f"{name}__{part}")
+            top = frame.select(column.quantile(metric.winsorize, "higher")).item()
+            if part == "y":
+                capped = int(frame.select((column > top).sum()).item())
+                said.append(
+                    f"{name}: {capped:,} values above the quantile {metric.winsorize:g}, {top:,.6g}, count as that"
+                )
+            frame = frame.with_columns(column.clip(upper_bound=top))
+    return frame

@@ -1,0 +1,419 @@
+"""Exposures and events → one row a unit: its arm, its first exposure, and its value of every metric.
+
+Rules, each counted in ``Units.notes`` where it took something out:
+
+* A unit belongs to the experiment from its first exposure inside the plan's dates; its events count from then on.
+* A unit seen in two arms is contaminated: left out of both, or kept in the arm seen first, as the plan says.
+* Testers (``assignment.overrides``) are left out.
+* Rows that repeat another in every column are one event, logged twice (``duplicates="keep"`` counts them all, and
+  spares the memory that finding them takes).
+* Where ``cluster`` is named, its ids are what is independent: a unit's values are summed over each cluster, means become
+  ratios over the cluster's number of units, and a cluster seen in two arms is contaminated.
+* Zones are converted; a column without one is UTC, unless the other table names zones.
+* Missing ids, times and arms, arms that are not planned, values that are no finite number, and more of ``ctr``'s events
+  than of what they are counted per are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from suisen.data.times import PER_SECOND, parse_times
+from suisen.data.when import duration, spelt
+from suisen.errors import InputError
+from suisen.experiments.metrics import (
+    KIND,
+    SINCE,
+    TIME,
+    UNIT,
+    Window,
+    aggregates,
+    event_of,
+    finish,
+    needs_value,
+    sql_aggregates,
+)
+from suisen.experiments.plan import Metric, Plan
+
+Frame = pl.DataFrame | pl.LazyFrame
+ARM, USER = "arm", "user"
+MANY, TOGETHER = 20, 0.95
+"""Users with several units, and their share in one arm, from which units are taken for clustered."""
+ZONED = r"([Zz]|[+-]\d{2}(:?\d{2})?)\s*$"
+"""How a written time ends that names its zone; a bare date ends like an offset and has no colon before."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is analysed."""
+
+    frame: pl.DataFrame
+    """One row a unit: ``__unit``, ``arm``, ``__since``, strata and segments, and ``<metric>__y|d|x|w``."""
+    contaminated: int = 0
+    """Units seen in more than one arm."""
+    exposed: int = 0
+    """Units exposed inside the dates, contaminated ones and testers included."""
+    notes: tuple[str, ...] = ()
+    """What was left out or changed, with its count."""
+    last: int | None = None
+    """The latest event or exposure, microseconds."""
+    warnings: tuple[str, ...] = ()
+    """What the tests assume and the data contradict."""
+
+    def counts(self) -> dict[str, int]:
+        """Units by arm."""
+        table = self.frame.group_by(ARM).len().sort(ARM)
+        return dict(zip(table[ARM].to_list(), table["len"].to_list(), strict=True))
+
+
+def units(
+    exposures: Frame,
+    events: Frame,
+    plan: Plan,
+    *,
+    pre: Frame | None = None,
+    duplicates: Literal["drop", "keep"] = "drop",
+    cluster: str = "",
+) -> Units:
+    """One row a unit.  ``pre``: events before the experiment, where ``events`` does not hold them.
+
+    ``cluster``: a column of the exposures whose ids hold units that are not independent of each other, like the user
+    of sessions; it is then the cluster that is one row.  Lazy frames are read as a stream.  Raises InputError for what the module's rules refuse.
+    """
+    extra = [*plan.strata, *plan.segments, *([cluster] if cluster else [])]
+    names = _names(exposures, "exposures", [plan.unit, plan.columns.arm, plan.columns.time, *extra])
+    other = [USER] if plan.unit != USER and USER in exposures.lazy().collect_schema() else []
+    notes: list[str] = []
+    exposed, zone = _clocked("exposures", exposures.lazy().select(dict.fromkeys([*names, *other])), plan)
+    who, contaminated, seen = _exposed(exposed, plan, [*extra, *other], notes)
+    logs = [events] if pre is None else [events, pre]
+    joined = _joined(
+        [_events(f"{name}", log, plan, zone) for name, log in zip(("events", "pre"), logs, strict=False)], who
+    )
+    if duplicates == "drop":
+        whole = joined.collect(engine="streaming")
+        single = whole.unique(maintain_order=False)
+        if single.height < whole.height:
+            notes.append(f"{whole.height - single.height:,} events repeat another in every column and count once")
+        joined = single.lazy()
+    frame, last = _measured(joined, who, plan, notes)
+    horizon = plan.ends if plan.ends is not None else last
+    frame, said = finish(frame, plan, horizon)
+    warnings: tuple[str, ...] = ()
+    if cluster:
+        frame, mixed = _by_cluster(frame, plan, cluster, said)
+        contaminated += mixed
+    elif other:
+        warnings = _alike(frame, plan)
+    return Units(frame, contaminated, seen, tuple(notes + said), last, warnings)
+
+
+# -- exposures --------------------------------------------------------------------------------------------------------
+
+
+def _names(frame: Frame, table: str, names: Sequence[str]) -> list[str]:
+    """The wanted columns, once each.  Raises InputError for one that is not there."""
+    known = frame.lazy().collect_schema().names()
+    for name in names:
+        if name not in known:
+            raise InputError(f"{table} has no column {name!r} (it has {', '.join(known)}); name it in the plan")
+    return list(dict.fromkeys(names))
+
+
+def _exposed(
+    exposures: pl.LazyFrame, plan: Plan, extra: Sequence[str], notes: list[str]
+) -> tuple[pl.DataFrame, int, int]:
+    """(units, contaminated, all seen): one row a unit with UNIT, arm, SINCE, and the extra columns as text."""
+    extra = list(dict.fromkeys(extra))
+    text = [pl.col(name).cast(pl.String).fill_null("(none)") for name in extra]
+    table = exposures.select(
+        pl.col(plan.unit).alias(UNIT), pl.col(plan.columns.arm).cast(pl.String).alias(ARM), TIME, *text
+    ).collect(engine="streaming")
+    _refuse_missing("exposures", table, {UNIT: plan.unit, ARM: plan.columns.arm, TIME: plan.columns.time})
+    unknown_arms = sorted(set(table[ARM].unique().to_list()) - set(plan.arms))
+    if unknown_arms:
+        raise InputError(
+            f"exposures: arm {unknown_arms[0]!r} is not in the plan ({', '.join(plan.arms)}); leave its rows out or "
+            "plan it"
+        )
+    table = _inside(table, plan, notes)
+    if plan.assignment.overrides:
+        testers = table[UNIT].cast(pl.String).is_in(list(plan.assignment.overrides))
+        if testers.any():
+            notes.append(f"{table.filter(testers)[UNIT].n_unique():,} testers are left out")
+            table = table.filter(~testers)
+    if table[UNIT].n_unique() == table.height:
+        return table.rename({TIME: SINCE}), 0, table.height
+    ordered = table.sort(TIME, ARM, maintain_order=True)
+    once = ordered.group_by(UNIT, maintain_order=True).agg(
+        pl.col(ARM).first(), pl.col(TIME).first().alias(SINCE), *(pl.col(name).first() for name in extra),
+        pl.col(ARM).n_unique().alias("__arms"),
+    )  # fmt: skip
+    mixed = int((once["__arms"] > 1).sum())
+    seen = once.height
+    if mixed:
+        rule = "left out of every arm" if plan.contamination == "drop" else "kept in the arm seen first"
+        notes.append(f"{mixed:,} units were seen in more than one arm; {rule}")
+        if plan.contamination == "drop":
+            once = once.filter(pl.col("__arms") == 1)
+    return once.drop("__arms"), mixed, seen
+
+
+def _inside(table: pl.DataFrame, plan: Plan, notes: list[str]) -> pl.DataFrame:
+    """The exposures inside the plan's dates."""
+    inside = pl.lit(value=True)
+    if plan.starts is not None:
+        inside &= pl.col(TIME) >= plan.starts
+    if plan.ends is not None:
+        inside &= pl.col(TIME) < plan.ends
+    kept = table.filter(inside)
+    if not kept.height:
+        first = f"; the first is at {spelt(int(table[TIME].min()))}" if table.height else ""  # type: ignore[arg-type]
+        raise InputError(
+            f"exposures: none of {table.height:,} is between start = {plan.start or 'any'!s} and end = "
+            f"{plan.end or 'any'!s}{first}; check the dates and the zone"
+        )
+    if kept.height < table.height:
+        notes.append(f"{table.height - kept.height:,} exposures are outside the plan's dates and do not count")
+    return kept
+
+
+def _refuse_missing(where: str, table: pl.DataFrame, names: Mapping[str, str]) -> None:
+    for column, name in names.items():
+        missing = table[column].null_count()
+        if missing:
+            raise InputError(f"{where}: {name!r} is missing in {missing:,} rows; fill it or leave the rows out")
+
+
+# -- clusters ---------------------------------------------------------------------------------------------------------
+
+
+def _by_cluster(frame: pl.DataFrame, plan: Plan, cluster: str, said: list[str]) -> tuple[pl.DataFrame, int]:
+    """One row a cluster: sums of y and d (of a mean: units with a value), and of x and w; how many were in two arms."""
+    made = []
+    for name in plan.metrics:
+        counted = pl.col(f"{name}__y").is_not_null()
+        for part, whole in (("y", "d"), ("x", "w")):
+            if f"{name}__{part}" in frame.columns:
+                made.append(pl.col(f"{name}__{part}").filter(counted).sum())
+                has = f"{name}__{whole}" in frame.columns
+                over = pl.col(f"{name}__{whole}").filter(counted).sum() if has else counted.sum().cast(pl.Float64)
+                made.append(over.alias(f"{name}__{whole}"))
+    extra = list(dict.fromkeys(name for name in (*plan.strata, *plan.segments) if name != cluster))
+    arms = pl.col(ARM).n_unique().alias("__arms")
+    table = frame.sort(SINCE, ARM, maintain_order=True).group_by(cluster, maintain_order=True).agg(
+        pl.col(ARM).first(), pl.col(SINCE).first(), *(pl.col(name).first() for name in extra), *made, arms
+    )  # fmt: skip
+    mixed = int((table["__arms"] > 1).sum())
+    if mixed:
+        said.append(f"{mixed:,} clusters ({cluster}) were in more than one arm and are left out")
+    kept = table.filter(pl.col("__arms") == 1).drop("__arms").with_columns(pl.col(cluster).alias(UNIT))
+    said.append(f"{frame.height:,} units are in {table.height:,} clusters ({cluster}), which are what is independent")
+    return kept, mixed
+
+
+def _alike(frame: pl.DataFrame, plan: Plan) -> tuple[str, ...]:
+    """Whether the users behind the units, not the units themselves, were drawn into arms."""
+    users = frame.group_by(USER).agg(pl.len().alias("units"), pl.col(ARM).n_unique().alias("arms"))
+    several = users.filter(pl.col("units") > 1)
+    together = int((several["arms"] == 1).sum())
+    if several.height < MANY or together < TOGETHER * several.height:
+        return ()
+    return (
+        f"clusters: {several.height:,} users have several units ({plan.unit}), all in one arm, so units are not "
+        f"independent and errors are too small; pass cluster = {USER!r} or make it the plan's unit",
+    )
+
+
+# -- times ------------------------------------------------------------------------------------------------------------
+
+
+def _clocked(where: str, frame: pl.LazyFrame, plan: Plan) -> tuple[pl.LazyFrame, bool | None]:
+    """The frame with TIME in microseconds UTC; whether its column names a zone (numbers: None)."""
+    name = plan.columns.time
+    kind = frame.collect_schema()[name]
+    if isinstance(kind, pl.Datetime):
+        return frame.with_columns(
+            pl.col(name).dt.cast_time_unit("us").cast(pl.Int64).alias(TIME)
+        ), kind.time_zone is not None
+    if kind == pl.Date:
+        return frame.with_columns(pl.col(name).cast(pl.Datetime("us")).cast(pl.Int64).alias(TIME)), False
+    if kind.is_integer() and (factor := _unit_of(frame, name)) is not None:
+        micros = pl.col(name).cast(pl.Int64)
+        return frame.with_columns((micros * factor if factor >= 1 else micros // 1000).cast(pl.Int64).alias(TIME)), None
+    table = frame.collect(engine="streaming")
+    zone = _zone_of_text(where, table[name]) if kind == pl.String else None
+    times = parse_times(name, table[name])
+    for reason, rows in times.faults:
+        if rows.any():
+            first = table[name].filter(rows)[0]
+            raise InputError(f"{where}: {name!r} {reason} in {rows.sum():,} rows (first: {first!r}); mend or leave out")
+    return table.with_columns(times.values.alias(TIME)).lazy(), zone
+
+
+def _unit_of(frame: pl.LazyFrame, name: str) -> int | float | None:
+    """Microseconds in one of a whole-number column, found without holding it; None: a row is no time."""
+    column = pl.col(name)
+    facts = frame.select(
+        column.null_count().alias("missing"), column.min().alias("least"), column.median().alias("middle"),
+        column.max().alias("most"),
+    ).collect(engine="streaming").row(0, named=True)  # fmt: skip
+    if facts["missing"] or facts["least"] is None or facts["least"] < 0:
+        return None
+    middle = int(facts["middle"])
+    micros = parse_times(name, pl.Series(name, [middle, int(facts["most"]), middle]))
+    if micros.values.null_count():
+        return None
+    read = micros.values[0]
+    return next(
+        (10**6 / per if per > 10**6 else 10**6 // per for per in PER_SECOND.values() if read == middle * 10**6 // per),
+        None,
+    )
+
+
+def _zone_of_text(where: str, values: pl.Series) -> bool | None:
+    timed = values.str.contains(":")
+    zoned = values.str.contains(ZONED) & timed
+    with_zone, without = int(zoned.sum()), int((timed & ~zoned).sum())
+    if with_zone and without:
+        raise InputError(
+            f"{where}: {values.name!r} names a zone in {with_zone:,} rows and none in {without:,}; write all alike"
+        )
+    return with_zone > 0 if with_zone or without else None
+
+
+def _same_clock(where: str, ours: bool | None, theirs: bool | None) -> None:
+    if ours is not None and theirs is not None and ours != theirs:
+        named, bare = (where, "exposures") if ours else ("exposures", where)
+        raise InputError(
+            f"times of {named} name a zone and times of {bare} none, so they cannot be compared; write both in UTC"
+        )
+
+
+# -- events -----------------------------------------------------------------------------------------------------------
+
+
+def _events(where: str, events: Frame, plan: Plan, zone: bool | None) -> pl.LazyFrame:
+    """The columns that the metrics need, with UNIT, TIME and KIND."""
+    known = events.lazy().collect_schema()
+    metrics = list(plan.metrics.values())
+    wanted = [plan.unit, plan.columns.time]
+    if any(event_of(metric) is not None for metric in metrics):
+        wanted.append(plan.columns.event)
+    if any(needs_value(metric) for metric in metrics):
+        wanted.append(plan.columns.value)
+        if plan.columns.value in known and not known[plan.columns.value].is_numeric():
+            raise InputError(f"{where}: {plan.columns.value!r} holds {known[plan.columns.value]}; give numbers")
+    _names(events, where, wanted)
+    frame, clock = _clocked(where, events.lazy(), plan)
+    _same_clock(where, clock, zone)
+    kind = pl.col(plan.columns.event).cast(pl.String) if plan.columns.event in known else pl.lit(None, pl.String)
+    return frame.with_columns(pl.col(plan.unit).alias(UNIT), kind.alias(KIND))
+
+
+def _joined(logs: Sequence[pl.LazyFrame], who: pl.DataFrame) -> pl.LazyFrame:
+    """Every event of an exposed unit, with the unit's first exposure."""
+    ours = who.schema[UNIT]
+    parts = []
+    for log in logs:
+        theirs = log.collect_schema()[UNIT]
+        if ours.is_integer() and theirs.is_integer():
+            log = log.with_columns(pl.col(UNIT).cast(ours))  # noqa: PLW2901
+        elif ours != theirs:
+            raise InputError(f"units are {ours} in exposures and {theirs} in events; give the same ids in both")
+        parts.append(log)
+    whole = parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal_relaxed")
+    return whole.join(who.lazy().select(UNIT, SINCE), on=UNIT, how="inner")
+
+
+def _measured(joined: pl.LazyFrame, who: pl.DataFrame, plan: Plan, notes: list[str]) -> tuple[pl.DataFrame, int]:
+    """The units with their aggregates (0 without events), and the latest moment."""
+    window = Window(plan.ends, duration("pre", plan.pre))
+    made = [each for name, metric in plan.metrics.items() for each in aggregates(name, metric, plan.columns, window)]
+    checks = _checks(plan, window)
+    late = pl.col(TIME) >= plan.ends if plan.ends is not None else pl.lit(value=False)
+    table = (
+        joined.group_by(UNIT)
+        .agg(*made, *checks, pl.col(TIME).max().alias("__last"), late.sum().alias("__late"))
+        .collect(engine="streaming")
+    )
+    _judge(table, plan, notes)
+    frame = who.join(table, on=UNIT, how="left", maintain_order="left").with_columns(
+        pl.col([each.meta.output_name() for each in made]).fill_null(0.0) if made else []
+    )
+    for name, metric in plan.metrics.items():
+        if metric.kind == "sql":
+            frame = _with_sql(frame, joined, name, metric, window)
+    last = max(int(value) for value in (table["__last"].max(), who[SINCE].max()) if value is not None)  # type: ignore[arg-type]
+    _refuse_more_than_shown(frame, plan)
+    return frame.select(pl.exclude("^__(last|late|bad|negative).*$")), last
+
+
+def _with_sql(frame: pl.DataFrame, joined: pl.LazyFrame, name: str, metric: Metric, window: Window) -> pl.DataFrame:
+    """The frame with an SQL metric; a unit without events has 0."""
+    for inside, parts in ((window.during(metric), "yd"), (window.before(), "xw")):
+        if parts == "xw" and not metric.covariate:
+            continue
+        made = sql_aggregates(name, metric, parts)
+        try:
+            table = joined.filter(inside).group_by(UNIT).agg(*made).collect(engine="streaming")
+        except pl.exceptions.PolarsError as error:
+            raise InputError(f"metrics.{name}.expression cannot be computed ({error}); mend it") from None
+        columns = [each.meta.output_name() for each in made]
+        if any(isinstance(table.schema[column], pl.List) for column in columns):
+            raise InputError(f"metrics.{name}.expression gives one value an event; aggregate it, like SUM(…)")
+        frame = frame.join(table, on=UNIT, how="left", maintain_order="left").with_columns(
+            pl.col(columns).fill_null(0.0)
+        )
+    return frame
+
+
+def _checks(plan: Plan, window: Window) -> list[pl.Expr]:
+    """Counts of values that are no number or negative, by metric that reads them."""
+    out = []
+    for name, metric in plan.metrics.items():
+        if needs_value(metric):
+            taken = (pl.col(KIND) == event_of(metric)) & (window.during(metric) | window.before())
+            value = pl.col(plan.columns.value).cast(pl.Float64)
+            out.append((taken & ~value.is_finite().fill_null(value=False)).sum().alias(f"__bad_{name}"))
+            out.append((taken & (value < 0)).sum().alias(f"__negative_{name}"))
+    return out
+
+
+def _judge(table: pl.DataFrame, plan: Plan, notes: list[str]) -> None:
+    for name, metric in plan.metrics.items():
+        if not needs_value(metric):
+            continue
+        bad, negative = int(table[f"__bad_{name}"].sum()), int(table[f"__negative_{name}"].sum())
+        if bad:
+            raise InputError(
+                f"events: {plan.columns.value!r} of {bad:,} {event_of(metric)!r} events is missing, NaN or infinite "
+                f"(metric {name!r}); mend them or leave them out"
+            )
+        if negative:
+            notes.append(f"{name}: {negative:,} negative values are counted as they are, as refunds")
+    if late := int(table["__late"].sum()):
+        notes.append(f"{late:,} events at or after the end do not count")
+
+
+def _refuse_more_than_shown(frame: pl.DataFrame, plan: Plan) -> None:
+    """More clicks than impressions of a unit, or an arm without any impression."""
+    for name, metric in plan.metrics.items():
+        if metric.kind != "ctr":
+            continue
+        y, d, kind = pl.col(f"{name}__y"), pl.col(f"{name}__d"), event_of(metric)
+        over = frame.filter(y > d)
+        if over.height:
+            first = over.row(0, named=True)
+            raise InputError(
+                f"metric {name!r}: {over.height:,} units have more {kind!r} than {metric.per!r} events (first: "
+                f"{first[UNIT]!r}, {first[f'{name}__y']:g} to {first[f'{name}__d']:g}); log every one, or make it a "
+                "ratio of two counts"
+            )
+        for arm, shown in frame.group_by(ARM).agg(d.sum()).sort(ARM).iter_rows():
+            if shown == 0:
+                raise InputError(f"metric {name!r}: arm {arm!r} has no {metric.per!r} events; log them or mend 'per'")
