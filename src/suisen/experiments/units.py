@@ -7,8 +7,8 @@ Rules, each counted in ``Units.notes`` where it took something out:
 * Testers (``assignment.overrides``) are left out.
 * Rows that repeat another in every column are one event, logged twice (``duplicates="keep"`` counts them all, and
   spares the memory that finding them takes).
-* Where ``cluster`` is named, its ids are what is independent: a unit's values are summed over each cluster, means become
-  ratios over the cluster's number of units, and a cluster seen in two arms is contaminated.
+* Where ``cluster`` is named, its ids are what is independent: values are summed over each cluster, means become ratios
+  over the cluster's number of units, and a cluster seen in two arms is contaminated.
 * Zones are converted; a column without one is UTC, unless the other table names zones.
 * Missing ids, times and arms, arms that are not planned, values that are no finite number, and more of ``ctr``'s events
   than of what they are counted per are refused.
@@ -82,13 +82,14 @@ def units(
     """One row a unit.  ``pre``: events before the experiment, where ``events`` does not hold them.
 
     ``cluster``: a column of the exposures whose ids hold units that are not independent of each other, like the user
-    of sessions; it is then the cluster that is one row.  Lazy frames are read as a stream.  Raises InputError for what the module's rules refuse.
+    of sessions; it is then the cluster that is one row.  Lazy frames are read as a stream.  Raises InputError for what
+    the module's rules refuse.
     """
     extra = [*plan.strata, *plan.segments, *([cluster] if cluster else [])]
     names = _names(exposures, "exposures", [plan.unit, plan.columns.arm, plan.columns.time, *extra])
     other = [USER] if plan.unit != USER and USER in exposures.lazy().collect_schema() else []
     notes: list[str] = []
-    exposed, zone = _clocked("exposures", exposures.lazy().select(dict.fromkeys([*names, *other])), plan)
+    exposed, zone = _clocked("exposures", exposures.lazy().select(list(dict.fromkeys([*names, *other]))), plan)
     who, contaminated, seen = _exposed(exposed, plan, [*extra, *other], notes)
     logs = [events] if pre is None else [events, pre]
     joined = _joined(
