@@ -1,0 +1,467 @@
+"""One metric of every treatment against the control: the planned test, its intervals, its warnings.
+
+Tests of means, ratios and shares need nothing but the table of moments; ranks, resamples and quantiles go back to the
+units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, NamedTuple, TypedDict
+
+import numpy as np
+import polars as pl
+from scipy import special
+
+from suisen.errors import InputError
+from suisen.experiments.equivalence import non_inferior
+from suisen.experiments.means import (
+    Alternative,
+    Cuped,
+    Effect,
+    Estimate,
+    MeanTest,
+    compare,
+    cuped_of,
+    estimate,
+    shares_of,
+)
+from suisen.experiments.means import tail_warning as tail_warning_of
+from suisen.experiments.metrics import event_of
+from suisen.experiments.moments import Moments, aggregate, moments
+from suisen.experiments.plan import Guardrail, Metric, Plan, Scale
+from suisen.experiments.proportions import Counts, chi_square, few_warning, fisher, z_test
+from suisen.experiments.ranks import RankEffect, mann_whitney
+from suisen.experiments.resampling import Sample, bootstrap, permutation, quantile
+from suisen.experiments.result import Estimated, Guard, Look, Range, Role, State
+from suisen.experiments.sequential import confidence_sequence, repeated_p, spending_bounds
+
+ARM, STRATUM = "arm", "__stratum"
+FEW_POSITIVE = 30
+"""Units of an arm with any event below which a ratio's or a sum's normal interval is a guess."""
+SURE = 3.0
+"""Standard errors that a control's value should be above 0 for shares of it to mean something."""
+NORMAL: frozenset[str] = frozenset({"welch", "student", "z", "chi2"})
+"""Tests whose statistic is normal in large samples, so that looks can be allowed for."""
+MEANS = ("welch", "student", "z")
+WORDS = {
+    "welch": "Welch's t", "student": "Student's t", "z": "z", "chi2": "chi-square", "fisher": "Fisher's exact",
+    "mann-whitney": "Mann-Whitney U", "bootstrap-bca": "bootstrap BCa", "bootstrap-t": "bootstrap-t",
+    "permutation": "permutation of t", "quantile": "bootstrap of the quantile",
+}  # fmt: skip
+
+
+SCALES: tuple[Scale, ...] = ("absolute", "relative")
+
+
+class Draws(TypedDict):
+    """Keywords of the resampling tests."""
+
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How resampling tests draw."""
+
+    resamples: int = 2000
+    seed: int = 0
+
+    def draws(self) -> Draws:
+        """As keywords."""
+        return {"resamples": self.resamples, "seed": self.seed}
+
+
+class Pair(NamedTuple):
+    """What a test found."""
+
+    absolute: Effect
+    relative: Effect
+    p: float | None = None
+    """The test's own p, where it is not that of an effect."""
+    ranks: RankEffect | None = None
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """Everything that comparing any metric of one set of units needs."""
+
+    frame: pl.DataFrame
+    """``Units.frame``."""
+    plan: Plan
+    look: Look
+    times: tuple[float, ...] = ()
+    """group: information fractions of the looks until now."""
+    resampling: Resampling = Resampling()
+
+    @cached_property
+    def present(self) -> tuple[str, ...]:
+        """The plan's metrics that the frame has."""
+        return tuple(name for name in self.plan.metrics if f"{name}__y" in self.frame.columns)
+
+    @cached_property
+    def strata(self) -> tuple[pl.DataFrame, str]:
+        """The frame with its stratum; what was put together, in words."""
+        return with_stratum(self.frame, self.plan)
+
+    @cached_property
+    def table(self) -> pl.DataFrame:
+        """Sums by arm and stratum."""
+        return aggregate(self.strata[0], self.present, (ARM, STRATUM))
+
+    def moments(self, name: str) -> Moments:
+        """(arms in the plan's order, strata) of a metric."""
+        found = moments(self.table, name)
+        arms, strata = self.table[ARM].to_list(), sorted(set(self.table[STRATUM].to_list()))
+        place = {pair: i for i, pair in enumerate(zip(arms, self.table[STRATUM].to_list(), strict=True))}
+        rows = np.array([[place[arm, stratum] for stratum in strata] for arm in self.plan.arms])
+        return Moments(found.n[rows], found.mean[rows], found.products[rows], found.cubes[rows])
+
+    def units(self, name: str, arm: str) -> pl.DataFrame:
+        """The units of an arm that have a value."""
+        return self.frame.filter((pl.col(ARM) == arm) & pl.col(f"{name}__y").is_not_null())
+
+    def estimated(self, name: str, role: Role) -> list[Estimated]:
+        """One estimate a treatment; ``corrected`` is p until ``corrections`` are made."""
+        return [_Metric(self, name, role).estimated(arm) for arm in self.plan.treatments]
+
+
+def with_stratum(frame: pl.DataFrame, plan: Plan) -> tuple[pl.DataFrame, str]:
+    """The frame with a column of strata; one in which an arm has fewer than two units joins the largest."""
+    if not plan.strata:
+        return frame.with_columns(pl.lit("").alias(STRATUM)), ""
+    named = frame.with_columns(pl.concat_str(list(plan.strata), separator=" / ").alias(STRATUM))
+    counts = named.group_by(STRATUM).agg(
+        *((pl.col(ARM) == arm).sum().alias(f"n{i}") for i, arm in enumerate(plan.arms)), pl.len().alias("units")
+    ).sort("units", STRATUM, descending=[True, False])  # fmt: skip
+    least = pl.min_horizontal(f"n{i}" for i in range(len(plan.arms)))
+    small = counts.filter(least < 2)[STRATUM].to_list()
+    if not small:
+        return named, ""
+    largest = counts[STRATUM][0]
+    joined = pl.when(pl.col(STRATUM).is_in(small)).then(pl.lit(largest)).otherwise(pl.col(STRATUM)).alias(STRATUM)
+    return named.with_columns(joined), f"{len(small):,} strata with fewer than 2 units in an arm are in {largest!r}"
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """One metric of a comparison."""
+
+    of: Comparing
+    name: str
+    role: Role
+
+    @property
+    def metric(self) -> Metric:
+        return self.of.plan.metrics[self.name]
+
+    @property
+    def has_denominator(self) -> bool:
+        return f"{self.name}__d" in self.of.frame.columns
+
+    @cached_property
+    def by_stratum(self) -> Moments:
+        found = self.of.moments(self.name)
+        for arm, n in zip(self.of.plan.arms, found.n.sum(-1), strict=True):
+            if n < 2:
+                raise InputError(f"metric {self.name!r}: arm {arm!r} has {n:.0f} units with a value; a test needs 2")
+        return found
+
+    @cached_property
+    def flat(self) -> Moments:
+        """(arms,)"""
+        return self.by_stratum.pooled()
+
+    @cached_property
+    def cuped(self) -> Cuped | None:
+        if not self.metric.covariate or f"{self.name}__x" not in self.of.frame.columns:
+            return None
+        if not bool((self.flat.mean[:, 3] > 0).all()):  # an arm without any unit seen before
+            return None
+        found = cuped_of(self.by_stratum, strata=True) if self.stratified else cuped_of(self.flat)
+        return found if float(found.theta) != 0 else None
+
+    def place(self, arm: str) -> int:
+        return list(self.of.plan.arms).index(arm)
+
+    @property
+    def stratified(self) -> bool:
+        """Whether strata are planned and every arm has two units with a value in each."""
+        return bool(self.of.plan.strata) and bool((self.by_stratum.n >= 2).all())
+
+    def value(self, arm: str) -> Estimate:
+        """The metric in an arm, with all adjustments that are planned and possible."""
+        i = self.place(arm)
+        if not self.stratified:
+            return estimate(self.flat[i], cuped=self.cuped)
+        return estimate(self.by_stratum[i], cuped=self.cuped, shares=shares_of(self.by_stratum))
+
+    def counts(self, arm: str) -> Counts | None:
+        """Successes of control and arm, where every unit's value is 0 or 1."""
+        if self.has_denominator:
+            return None
+        n, mean = self.flat.n, self.flat.mean[:, 0]
+        if not np.allclose(self.flat.products[:, 0, 0], n * mean * (1 - mean), rtol=1e-9, atol=1e-9):
+            return None
+        a, b = self.place(self.of.plan.control), self.place(arm)
+        x = np.rint(n * mean)
+        return Counts.of(x[a], n[a], x[b], n[b])
+
+    @property
+    def test(self) -> str:
+        """The test by its name in the plan; auto is resolved."""
+        if self.metric.quantile is not None:
+            return "quantile"
+        if self.metric.test != "auto":
+            return self.metric.test
+        plain = self.cuped is None and not self.stratified and not self.has_denominator
+        return "z" if plain and self.metric.kind in ("conversion", "retention") else "welch"
+
+    def sample(self, arm: str) -> Sample:
+        """The units of an arm, adjusted by the covariate: y − θ (d̄/w̄)(x − c·w), with means over all arms."""
+        table, names = self.of.units(self.name, arm), self.of.frame.columns
+        y = table[f"{self.name}__y"].cast(pl.Float64).to_numpy()
+        d = table[f"{self.name}__d"].to_numpy() if self.has_denominator else None
+        if self.cuped is not None:
+            x = table[f"{self.name}__x"].to_numpy()
+            w = table[f"{self.name}__w"].to_numpy() if f"{self.name}__w" in names else np.ones_like(y)
+            whole = self.flat.pooled().mean
+            y = y - float(self.cuped.theta) * whole[1] / whole[3] * (x - float(self.cuped.centre) * w)
+        return Sample.of(y, d)
+
+    def estimated(self, arm: str) -> Estimated:
+        """The estimate of one treatment."""
+        plan, control = self.of.plan, self.value(self.of.plan.control)
+        treatment, level = self.value(arm), 1 - plan.alpha
+        pair, warnings = self.found(arm, level), self.warnings(arm)
+        pair, looked = self.with_looks(pair, arm)
+        if not bool(control.var + treatment.var > 0):
+            none = np.asarray(np.nan)
+            pair = Pair(pair.absolute._replace(p=none), pair.relative._replace(p=none))
+            warnings = [f"{self.name} does not vary, so it cannot be tested; {self.unseen()}"]
+        absolute, relative = _range(pair.absolute), _range(pair.relative)
+        p = pair.p if pair.p is not None else (relative.p if plan.scale == "relative" else absolute.p)
+        if pair.p is None and (absolute.p <= plan.alpha) != (relative.p <= plan.alpha) and not np.isnan(p):
+            warnings.append(
+                f"the tests of the absolute effect (p = {absolute.p:.3g}) and of the relative one (p = {relative.p:.3g}) "
+                f"disagree; the plan decides by the {plan.scale} one"
+            )
+        guard = self.guard(pair) if self.name in plan.guardrails else None
+        return Estimated(
+            self.name, arm, self.role, WORDS[self.test], plan.scale, float(control.value), float(treatment.value),
+            int(control.n), int(treatment.n), absolute, relative, p, p, "none", plan.alpha, self.metric.better,
+            f"{self.how()}{looked}", None if self.cuped is None else float(self.cuped.rho), pair.ranks, guard,
+            tuple(warnings), tuple(self.remedies()),
+        )  # fmt: skip
+
+    @property
+    def alternative(self) -> Alternative:
+        return self.of.plan.alternative if self.role == "primary" else "two-sided"
+
+    # -- tests --------------------------------------------------------------------------------------------------------
+
+    def found(self, arm: str, level: float) -> Pair:
+        """By the planned test."""
+        if self.test in ("welch", "student", "z", "chi2", "fisher"):
+            return self.by_moments(arm, level)
+        a, b = self.sample(self.of.plan.control), self.sample(arm)
+        draws = self.of.resampling.draws()
+        if self.test == "mann-whitney":
+            return self.by_ranks(arm, level)
+        if self.test == "quantile":
+            if self.has_denominator:
+                raise InputError(f"metrics.{self.name}.quantile is of one value a unit, and it is a ratio; drop it")
+            q = self.metric.quantile or 0.5
+            return Pair(quantile(a.y, b.y, q, level=level), quantile(a.y, b.y, q, level=level, scale="relative"))
+        if self.alternative != "two-sided":
+            raise InputError(
+                f"alternative = {self.alternative!r} has no {WORDS[self.test]}; use two-sided or another test"
+            )
+        if self.test == "permutation":
+            return _pair(permutation(a, b, scale=scale, level=level, **draws) for scale in SCALES)
+        method: Literal["bca", "t"] = "bca" if self.test == "bootstrap-bca" else "t"
+        return _pair(bootstrap(a, b, method=method, scale=scale, level=level, **draws) for scale in SCALES)
+
+    def by_moments(self, arm: str, level: float) -> Pair:
+        a, b, alternative = self.value(self.of.plan.control), self.value(arm), self.alternative
+        test: MeanTest = "student" if self.test == "student" else "welch" if self.test == "welch" else "z"
+        absolute, relative = (
+            compare(a, b, test=test, scale=scale, level=level, alternative=alternative) for scale in SCALES
+        )
+        counts = self.counts(arm)
+        adjusted = self.cuped is not None or self.stratified
+        if self.test in ("chi2", "fisher") and (counts is None or adjusted):
+            raise InputError(
+                f"metrics.{self.name}.test = {self.test!r} is of plain shares of units; use welch for other values, "
+                "covariates and strata"
+            )
+        if counts is None or adjusted or test != "z":
+            return Pair(absolute, relative)
+        if self.test == "fisher":
+            exact = z_test(counts, level=level, interval="newcombe")
+            p = float(fisher(counts, alternative=alternative))
+            return Pair(exact._replace(p=np.asarray(p)), relative, p)
+        absolute = z_test(counts, level=level, alternative=alternative)
+        if self.test == "chi2":
+            p = float(chi_square(counts).p)
+            return Pair(absolute._replace(p=np.asarray(p)), relative, p)
+        return Pair(absolute, relative)
+
+    def by_ranks(self, arm: str, level: float) -> Pair:
+        """Mann-Whitney, beside Welch's t of the means, which is another question and labelled as such."""
+        a, b = self.value(self.of.plan.control), self.value(arm)
+        values = [self._own(each) for each in (self.of.plan.control, arm)]
+        ranks = mann_whitney(values[0], values[1], level=level, alternative=self.alternative)
+        absolute, relative = (compare(a, b, scale=scale, level=level) for scale in SCALES)
+        return Pair(absolute, relative, ranks.p, ranks)
+
+    def _own(self, arm: str) -> np.ndarray:
+        """A unit's own value: y, or y/d of the units that have a d."""
+        table = self.of.units(self.name, arm)
+        if self.has_denominator:
+            table = table.filter(pl.col(f"{self.name}__d") > 0)
+            return (table[f"{self.name}__y"] / table[f"{self.name}__d"]).to_numpy()
+        return table[f"{self.name}__y"].to_numpy()
+
+    # -- looks --------------------------------------------------------------------------------------------------------
+
+    def with_looks(self, pair: Pair, arm: str) -> tuple[Pair, str]:
+        """Intervals and p that hold under the plan's looks."""
+        plan, sequential = self.of.plan, self.of.plan.sequential
+        if sequential is None or self.of.look.kind == "fixed":
+            return pair, ""
+        if self.test not in NORMAL or self.metric.quantile is not None:
+            if self.role == "primary":
+                raise InputError(
+                    f"metrics.{self.name}.test = {self.test!r} knows no looks; use welch, or plan without 'sequential'"
+                )
+            return pair, "; holds for one look only"
+        if sequential.kind == "group":
+            made = _pair(self._bounded(effect) for effect in (pair.absolute, pair.relative))
+            return (
+                made,
+                f"; bounds of {sequential.spending} spending ({sequential.convention}) at look {self.of.look.number}",
+            )
+        part = plan.arms[plan.control] + plan.arms[arm]
+        n = float(self.flat.n[self.place(plan.control)] + self.flat.n[self.place(arm)])
+        sequences = (
+            confidence_sequence(effect, n, alpha=plan.alpha, tune=sequential.tune * part, alternative=self.alternative)
+            for effect in (pair.absolute, pair.relative)
+        )
+        return _pair(sequences), f"; confidence sequence tuned for {sequential.tune:,} units"
+
+    def _bounded(self, effect: Effect) -> Effect:
+        """The repeated interval and p of a group-sequential plan (Jennison, Turnbull 2000)."""
+        sequential, times = self.of.plan.sequential, self.of.times
+        if sequential is None or not times:
+            inf = np.asarray(np.inf)
+            return effect._replace(low=-inf, high=inf, p=np.asarray(1.0))
+        design = spending_bounds(
+            times, self.of.plan.alpha, spending=sequential.spending, convention=sequential.convention
+        )
+        two_sided = special.stdtr(effect.df, -np.abs(effect.statistic))
+        z = float(-special.ndtri(max(float(two_sided), 1e-300)))
+        p = repeated_p(z, times, spending=sequential.spending, convention=sequential.convention)
+        if self.alternative != "two-sided":
+            toward = (effect.statistic > 0) == (self.alternative == "greater")
+            p = p / 2 if toward else 1 - p / 2
+        half = design.bounds[-1] * effect.se
+        return effect._replace(low=effect.value - half, high=effect.value + half, p=np.asarray(p))
+
+    # -- guardrails, warnings, words ----------------------------------------------------------------------------------
+
+    def guard(self, pair: Pair) -> Guard:
+        """Whether the interval lies on the good side of the margin."""
+        rule: Guardrail = self.of.plan.guardrails[self.name]
+        effect = pair.relative if rule.scale == "relative" else pair.absolute
+        sign = 1.0 if self.metric.better == "higher" else -1.0
+        ends = sorted((sign * float(effect.low), sign * float(effect.high)))
+        state: State = "holds" if ends[0] > -rule.margin else "fails" if ends[1] < -rule.margin else "undecided"
+        p = float(non_inferior(effect, rule.margin, better=self.metric.better).p)
+        return Guard(rule.margin, rule.scale, p, state)
+
+    def warnings(self, arm: str) -> list[str]:
+        """Where the theory of the test does not hold for these data."""
+        plan, out = self.of.plan, []
+        a, b = self.flat[self.place(plan.control)], self.flat[self.place(arm)]
+        counts = self.counts(arm)
+        if self.test in ("z", "chi2", "welch", "student") and counts is not None:
+            out.append(few_warning(counts))
+        elif self.test in NORMAL:
+            out.append(tail_warning_of(a, b))
+            out.append(self.few(arm))
+        value = self.value(plan.control)
+        if plan.scale == "relative" and not float(value.value) > SURE * float(value.var) ** 0.5:
+            out.append(
+                "the control's value is not clearly above 0, so shares of it mean little; decide by the absolute"
+            )
+        if self.metric.covariate and self.cuped is None:
+            out.append("the covariate tells nothing (no events before the exposure, or no spread) and is not used")
+        if plan.strata and self.test not in MEANS:
+            out.append(f"strata are not used by {WORDS[self.test]}")
+        elif plan.strata and not self.stratified:
+            out.append("strata are not used: one has an arm with fewer than 2 units with a value")
+        return [each for each in out if each]
+
+    def few(self, arm: str) -> str:
+        """A warning where few units of an arm have any event."""
+        if self.metric.kind not in ("ctr", "value", "count"):
+            return ""
+        positive = [self.of.units(self.name, each).filter(pl.col(f"{self.name}__y") != 0).height
+                    for each in (self.of.plan.control, arm)]  # fmt: skip
+        if min(positive) >= FEW_POSITIVE:
+            return ""
+        word = event_of(self.metric) or "event"
+        return (
+            f"few events: {min(positive)} units of an arm have any {word} (at least {FEW_POSITIVE} needed), so the "
+            "interval is a guess; wait, or use a permutation test"
+        )
+
+    def unseen(self) -> str:
+        """Why a metric may not vary."""
+        kind = event_of(self.metric)
+        return f"is {kind!r} how its events are called?" if kind else "check its definition"
+
+    def remedies(self) -> list[str]:
+        """Planned answers to heavy tails, applied."""
+        out = []
+        if self.metric.winsorize is not None:
+            out.append(f"winsorized at the quantile {self.metric.winsorize:g}")
+        if self.metric.transform == "log":
+            out.append("log(1 + y)")
+        if self.test in ("bootstrap-bca", "bootstrap-t", "permutation", "mann-whitney", "fisher", "quantile"):
+            out.append(f"{WORDS[self.test]} in place of a normal test")
+        return out
+
+    def how(self) -> str:
+        """How the numbers were made, in words."""
+        plan = self.of.plan
+        what = "Σy/Σd over units, variance by the delta method" if self.has_denominator else "mean over units"
+        if self.metric.quantile is not None:
+            what = f"quantile {self.metric.quantile:g} of units"
+        parts = [f"{what}; {WORDS[self.test]}, {100 * (1 - plan.alpha):g} % intervals"]
+        if self.test == "mann-whitney":
+            parts.append("the absolute and relative effects are those of the means, by Welch's t")
+        if self.cuped is not None and self.test not in ("mann-whitney", "quantile"):
+            rho = float(self.cuped.rho)
+            parts.append(f"CUPED with rho = {rho:.3f}, which leaves {100 * (1 - rho**2):.3g} % of the variance")
+        if self.stratified and self.test in MEANS:
+            parts.append(f"post-stratified by {', '.join(plan.strata)}")
+        return "; ".join(parts)
+
+
+def _pair(effects: Iterable[Effect]) -> Pair:
+    absolute, relative = effects
+    return Pair(absolute, relative)
+
+
+def _range(effect: Effect) -> Range:
+    return Range(float(effect.value), float(effect.low), float(effect.high), float(effect.p))
+
+
+def corrected(estimates: Sequence[Estimated], values: Sequence[float], said: str) -> list[Estimated]:
+    """The estimates with their corrected p-values."""
+    return [replace(each, corrected=float(p), correction=said) for each, p in zip(estimates, values, strict=True)]

@@ -1,0 +1,319 @@
+"""What an analysis found: frozen values that print themselves as text, Markdown and a Polars frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isnan
+from typing import Literal
+
+import polars as pl
+
+from suisen.experiments.frozen import Change
+from suisen.experiments.plan import Plan, Scale
+from suisen.experiments.ranks import RankEffect
+from suisen.experiments.srm import Ratio
+
+Role = Literal["primary", "secondary", "guardrail"]
+State = Literal["holds", "fails", "undecided"]
+Decision = Literal["raises", "lowers", "not shown", "no verdict"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """An effect on one scale."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    """Of "there is no effect" by the test of this scale."""
+
+    def percent(self) -> str:
+        """As a share of the control's value: ``+3.1 % [1.2, 5.0]``."""
+        return f"{100 * self.value:+.3g} % [{100 * self.low:.3g}, {100 * self.high:.3g}]"
+
+    def plain(self) -> str:
+        """In the metric's own unit: ``+0.0031 [0.0012, 0.005]``."""
+        return f"{self.value:+.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+    def shown(self, scale: Scale) -> str:
+        """On the scale that decides."""
+        return self.percent() if scale == "relative" else self.plain()
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A guardrail: whether the metric is not worse by the margin."""
+
+    margin: float
+    scale: Scale
+    p: float
+    """One-sided, of "it is worse by the margin or more", held to alpha / 2."""
+    state: State
+    """holds: the interval is on the good side of the margin; fails: on the bad one; undecided: the margin is in it."""
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """One metric of one treatment against the control."""
+
+    metric: str
+    arm: str
+    role: Role
+    test: str
+    """Which test, in words."""
+    scale: Scale
+    """The scale whose test decides, as planned."""
+    control: float
+    treatment: float
+    n_control: int
+    n_treatment: int
+    absolute: Range
+    relative: Range
+    p: float
+    """Of the test that decides."""
+    corrected: float
+    """The same, corrected as ``correction`` says."""
+    correction: str
+    alpha: float
+    better: Literal["higher", "lower"]
+    how: str
+    """How the numbers were computed, in one or two sentences."""
+    rho: float | None = None
+    """Correlation with the covariate; the variance falls to 1 − ρ² of itself."""
+    ranks: RankEffect | None = None
+    guard: Guard | None = None
+    warnings: tuple[str, ...] = ()
+    """Where the theory does not hold, with the remedy."""
+    remedies: tuple[str, ...] = ()
+    """Remedies that were planned and applied."""
+
+    @property
+    def significant(self) -> bool:
+        """Whether the corrected p-value is at or below alpha."""
+        return self.corrected <= self.alpha
+
+    @property
+    def effect(self) -> Range:
+        """On the scale that decides."""
+        return self.relative if self.scale == "relative" else self.absolute
+
+    @property
+    def decision(self) -> Decision:
+        """What the test says, in words."""
+        if isnan(self.p):
+            return "no verdict"
+        if not self.significant:
+            return "not shown"
+        value = self.ranks.superiority - 0.5 if self.ranks is not None else self.effect.value
+        return "raises" if value > 0 else "lowers"
+
+    @property
+    def good(self) -> bool | None:
+        """Whether a significant effect is an improvement; None: there is none."""
+        if self.decision not in ("raises", "lowers"):
+            return None
+        return (self.decision == "raises") == (self.better == "higher")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The primary metric among the units that have one value of a column."""
+
+    column: str
+    value: str
+    estimate: Estimated
+    differ_p: float
+    """Of "the effect is the same in all values of this column" (Cochran's Q), for this arm."""
+
+
+@dataclass(frozen=True)
+class Day:
+    """The primary metric on one day since exposure, among units that were seen for as long."""
+
+    day: int
+    arm: str
+    control: float
+    treatment: float
+    n: int
+    effect: Range
+    """Absolute."""
+    relative: Range
+    corrected: float
+    """p of ``effect``, corrected over days and arms."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Whether the effect changes with time since exposure: later days less earlier ones, treatment against control."""
+
+    arm: str
+    early: str
+    """Days taken as early, like ``0-3``."""
+    late: str
+    change: Range
+
+    def __str__(self) -> str:
+        said = f"{self.arm}: effect on days {self.late} less that on days {self.early}"
+        return f"{said}: {self.change.plain()}, p = {self.change.p:.3g}"
+
+
+@dataclass(frozen=True)
+class Cumulative:
+    """The primary metric with all data until a moment."""
+
+    until: int
+    """Microseconds since 1970 UTC."""
+    arm: str
+    n: int
+    effect: Range
+    """On the plan's scale; its interval is the one that the plan's looks allow."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where a sequential plan stands."""
+
+    kind: Literal["fixed", "always-valid", "group"]
+    fraction: float | None
+    """Units (or time) seen as a share of what was planned; None: nothing was planned."""
+    said: str
+    """In words, for the report."""
+    early: bool = False
+    """Looked at before the end without a sequential plan."""
+    number: int = 0
+    """group: which look, from 1; 0: before the first."""
+    of: int = 0
+    bound: float | None = None
+    """group: the bound on |z| at this look."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """An analysis."""
+
+    plan: Plan
+    mode: Literal["A/B", "A/A"]
+    fingerprint: str
+    changes: tuple[Change, ...]
+    """What the plan says otherwise than when it was frozen."""
+    ratio: Ratio
+    exposed: int
+    contaminated: int
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    look: Look
+    estimates: tuple[Estimated, ...]
+    """Primary first, then guardrails, then the rest; each by arm."""
+    segments: tuple[Segment, ...] = ()
+    days: tuple[Day, ...] = ()
+    trends: tuple[Trend, ...] = ()
+    cumulative: tuple[Cumulative, ...] = ()
+    verdict: str = ""
+    """One line."""
+
+    def of(self, role: Role) -> tuple[Estimated, ...]:
+        """The estimates of a role."""
+        return tuple(each for each in self.estimates if each.role == role)
+
+    def with_verdict(self, verdict: str) -> Result:
+        """The same with its sentence."""
+        return replace(self, verdict=verdict)
+
+    def frame(self) -> pl.DataFrame:
+        """One row an estimate."""
+        return pl.DataFrame([_row(each) for each in self.estimates])
+
+    def text(self) -> str:
+        """For a terminal: the verdict, the sample ratio, a table, warnings, notes."""
+        rows = [list(HEAD), *map(_cells, self.estimates)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+        lines = ["  ".join(row).rstrip() for row in padded]
+        return "\n".join([self.verdict, str(self.ratio), self.look.said, "", *lines, *self._remarks("")]) + "\n"
+
+    def markdown(self) -> str:
+        """The same as Markdown."""
+        rows = [_line(HEAD), _line(["---"] * len(HEAD)), *(_line(_cells(each)) for each in self.estimates)]
+        head = [f"**{self.verdict}**", "", f"{self.ratio}.", "", f"{self.look.said}.", ""]
+        return "\n".join([*head, *rows, *self._remarks("* ")]) + "\n"
+
+    def _remarks(self, bullet: str) -> list[str]:
+        """Warnings, remedies, other views and notes, each under its heading."""
+        of_metric = [f"{each.metric}, {each.arm}: {said}" for each in self.estimates for said in each.warnings]
+        applied = [f"{each.metric}, {each.arm}: {said}" for each in self.estimates for said in each.remedies]
+        parts = {
+            "Warnings": [*self.warnings, *of_metric],
+            "Remedies applied": applied,
+            "Mann-Whitney": [_ranked(each) for each in self.estimates if each.ranks is not None],
+            "Segments (corrected)": [_segment(each) for each in self.segments],
+            "Days since exposure (corrected)": [*map(_day, self.days), *map(str, self.trends)],
+            "Changed after the start": [str(change) for change in self.changes],
+            "Notes": list(self.notes),
+        }
+        out: list[str] = []
+        for title, lines in parts.items():
+            if lines:
+                out += ["", f"{title}:", *([""] if bullet else []), *(f"{bullet or '  '}{line}" for line in lines)]
+        return out
+
+
+HEAD = ("metric", "arm", "role", "control", "arm's", "relative", "absolute", "p", "corrected", "test", "guardrail")
+
+
+def _cells(each: Estimated) -> list[str]:
+    guard = "" if each.guard is None else f"{each.guard.state} (margin {_margin(each.guard)})"
+    mark = {"relative": each.relative.percent(), "absolute": each.absolute.plain()}
+    mark[each.scale] += " *"  # the scale that decides
+    return [
+        each.metric, each.arm, each.role, f"{each.control:.5g}", f"{each.treatment:.5g}", mark["relative"],
+        mark["absolute"], f"{each.p:.3g}", f"{each.corrected:.3g}", each.test, guard,
+    ]  # fmt: skip
+
+
+def _margin(guard: Guard) -> str:
+    return f"{100 * guard.margin:g} %" if guard.scale == "relative" else f"{guard.margin:g}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _ranked(each: Estimated) -> str:
+    found = each.ranks
+    if found is None:
+        return ""
+    return (
+        f"{each.metric}, {each.arm}: above the control in {100 * found.superiority:.1f} % of pairs "
+        f"[{100 * found.low:.1f}, {100 * found.high:.1f}] ({100 * found.ties:.0f} % tied), shift {found.shift:.4g} "
+        f"[{found.shift_low:.4g}, {found.shift_high:.4g}].  {found.says}"
+    )
+
+
+def _segment(each: Segment) -> str:
+    found = each.estimate
+    return (
+        f"{each.column} = {each.value}, {found.arm}: {found.metric} {found.effect.shown(found.scale)}, "
+        f"corrected p = {found.corrected:.3g} (the same in all: p = {each.differ_p:.3g})"
+    )
+
+
+def _day(each: Day) -> str:
+    return (
+        f"day {each.day}, {each.arm}: {each.effect.plain()} among {each.n:,} units, corrected p = {each.corrected:.3g}"
+    )
+
+
+def _row(each: Estimated) -> dict[str, object]:
+    out: dict[str, object] = {
+        "metric": each.metric, "arm": each.arm, "role": each.role, "test": each.test, "scale": each.scale,
+        "control": each.control, "treatment": each.treatment, "n_control": each.n_control,
+        "n_treatment": each.n_treatment,
+    }  # fmt: skip
+    for name, effect in (("absolute", each.absolute), ("relative", each.relative)):
+        out |= {name: effect.value, f"{name}_low": effect.low, f"{name}_high": effect.high, f"{name}_p": effect.p}
+    out |= {"p": each.p, "corrected": each.corrected, "correction": each.correction, "decision": each.decision}
+    out |= {"rho": each.rho, "superiority": None if each.ranks is None else each.ranks.superiority}
+    out |= {"guardrail": None if each.guard is None else each.guard.state, "warnings": "; ".join(each.warnings)}
+    return out
