@@ -32,7 +32,7 @@ import polars as pl
 
 from suisen.errors import InputError, unknown
 from suisen.experiments.frozen import Frozen, moving
-from suisen.experiments.hashing import as_units, hashed, hashed_one
+from suisen.experiments.hashing import as_units, hashed_by, hashed_one
 from suisen.experiments.plan import Plan
 
 Why = Literal["override", "ineligible", "holdout", "layer", "closed", "assigned"]
@@ -156,13 +156,15 @@ class Assigner:
     def _drawn(self, units: pl.Series, frame: pl.DataFrame) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """(n,) places of the arm, -1 = none, and of the rule."""
         of = self.plan.assignment
-        arms = self._bucketed(hashed(self.salts.experiment, units, of.hash))
+        salts = {"layer": self.salts.layer} if of.layer else {}
+        salts |= {"holdout": self.salts.holdout} if of.holdout else {}
+        u, *more = hashed_by([self.salts.experiment, *salts.values()], units, of.hash)
+        draws, arms = dict(zip(salts, more, strict=True)), self._bucketed(u)
         why = np.where(arms >= 0, np.int32(WHYS.index("assigned")), np.int32(WHYS.index("closed")))
-        if of.layer:
-            slot = hashed(self.salts.layer, units, of.hash)
-            _refuse(arms, why, (slot < of.slots[0]) | (slot >= of.slots[1]), "layer")
-        if of.holdout:
-            _refuse(arms, why, hashed(self.salts.holdout, units, of.hash) < of.holdout, "holdout")
+        if "layer" in draws:
+            _refuse(arms, why, (draws["layer"] < of.slots[0]) | (draws["layer"] >= of.slots[1]), "layer")
+        if "holdout" in draws:
+            _refuse(arms, why, draws["holdout"] < of.holdout, "holdout")
         if of.eligible:
             _refuse(arms, why, ~_holds(of.eligible, frame), "ineligible")
         names = list(self.plan.arms)

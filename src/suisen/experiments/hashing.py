@@ -19,7 +19,7 @@ step of the hash is one operation over a column of that matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -83,13 +83,21 @@ def hashed_one(salt: str, unit: str | int, how: str = "suisen-1") -> float:
 
 def hashed(salt: str, units: pl.Series, how: str = "suisen-1") -> Floats:
     """(n,) numbers in [0, 1): ``hashed_one`` of every unit.  ``units`` are text without nulls (``as_units``)."""
+    out: Floats = hashed_by([salt], units, how)[0]
+    return out
+
+
+def hashed_by(salts: Sequence[str], units: pl.Series, how: str = "suisen-1") -> Floats:
+    """(salts, n): ``hashed`` by each salt; what does not depend on the salt is done once."""
     if how not in HASHES:
         raise unknown("hash", how, HASHES)
-    seed = murmur3_32(salt.encode()) if how == "suisen-1" else fnv1a_32(salt)
-    out = np.empty(len(units))
+    murmur = how == "suisen-1"
+    seeds = [murmur3_32(salt.encode()) if murmur else fnv1a_32(salt) for salt in salts]
+    out = np.empty((len(salts), len(units)))
     for start, part in _blocks(units):
-        whole = _murmur3(part, seed) if how == "suisen-1" else _fnv1a_twice(part, seed) % np.uint32(10_000)
-        out[start : start + len(part)] = whole / (2.0**32 if how == "suisen-1" else 10_000.0)
+        rows = _murmur3(part, seeds) if murmur else (h % np.uint32(10_000) for h in _fnv1a_twice(part, seeds))
+        for place, row in enumerate(rows):
+            out[place, start : start + len(part)] = row / (2.0**32 if murmur else 10_000.0)
     return out
 
 
@@ -131,21 +139,25 @@ def _halved(start: int, part: pl.Series) -> Iterator[tuple[int, pl.Series]]:
     yield from _halved(start + half, part.slice(half))
 
 
-def _murmur3(units: pl.Series, seed: int) -> U32:
-    """(n,) MurmurHash3 of each text; words of four bytes, little endian, lie in rows."""
+def _murmur3(units: pl.Series, seeds: Sequence[int]) -> Iterator[U32]:
+    """(n,) MurmurHash3 of each text, by each seed; words of four bytes, little endian, lie in rows."""
     sizes = units.str.len_bytes().to_numpy().astype(np.uint32)
     data = np.frombuffer(units.str.join("").item().encode(), np.uint8)
     width = (int(sizes.max()) // 4 + 1) * 4
     words = np.ascontiguousarray(_padded(data, sizes, width).view("<u4").T).astype(np.uint32, copy=False)
-    h = np.full(len(units), seed, np.uint32)
+    words *= np.uint32(0xCC9E2D51)
+    _rotate(words, 15, np.empty_like(words))
+    words *= np.uint32(0x1B873593)  # padding is scrambled to 0, and so leaves h as it is
+    for seed in seeds:
+        yield _murmur3_of_words(words, sizes, seed)
+
+
+def _murmur3_of_words(words: U32, sizes: U32, seed: int) -> U32:
+    h = np.full(len(sizes), seed, np.uint32)
     spare, whole = np.empty_like(h), sizes // np.uint32(4)
     least = int(whole.min())
-    for place in range(len(words)):
-        word = words[place]
-        word *= np.uint32(0xCC9E2D51)
-        _rotate(word, 15, spare)
-        word *= np.uint32(0x1B873593)
-        h ^= word  # padding scrambles to 0, and so leaves h as it is
+    for place, word in enumerate(words):
+        h ^= word
         stirred = h if place < least else h.copy()
         _rotate(stirred, 13, spare)
         stirred *= np.uint32(5)
@@ -159,8 +171,8 @@ def _murmur3(units: pl.Series, seed: int) -> U32:
     return h ^ h >> np.uint32(16)
 
 
-def _fnv1a_twice(units: pl.Series, state: int) -> U32:
-    """(n,) FNV-1a of the decimal digits of FNV-1a of each text."""
+def _fnv1a_twice(units: pl.Series, states: Sequence[int]) -> Iterator[U32]:
+    """(n,) FNV-1a of the decimal digits of FNV-1a of each text, from each state on."""
     sizes = units.str.len_bytes().to_numpy().astype(np.uint32)
     text = units.str.join("").item()
     if text.isascii():
@@ -170,24 +182,31 @@ def _fnv1a_twice(units: pl.Series, state: int) -> U32:
         sizes = (units.str.len_chars() + beyond).to_numpy().astype(np.uint32)
         data = np.frombuffer(text.encode("utf-16-le"), "<u2")
     columns = np.ascontiguousarray(_padded(data, sizes, int(sizes.max())).T)
-    h = np.full(len(units), state, np.uint32)
     least = int(sizes.min())
-    for place, column in enumerate(columns):
-        h ^= column
-        h *= np.uint32(PRIME) if place < least else np.where(sizes > place, np.uint32(PRIME), np.uint32(1))
-    return _fnv1a_of_digits(h)
+    factors = {at: np.where(sizes > at, np.uint32(PRIME), np.uint32(1)) for at in range(least, len(columns))}
+    for state in states:
+        h = np.full(len(units), state, np.uint32)
+        for place, column in enumerate(columns):
+            h ^= column
+            h *= factors.get(place, np.uint32(PRIME))
+        yield _fnv1a_of_digits(h)
 
 
 def _fnv1a_of_digits(numbers: U32) -> U32:
     """(n,) FNV-1a of the numbers as decimal text; leading zeros are no part of it."""
-    digits, rest = np.empty((10, len(numbers)), np.uint32), numbers
+    digits, rest, tens = np.empty((10, len(numbers)), np.uint32), numbers.copy(), np.empty_like(numbers)
     for place in range(9, -1, -1):
-        rest, before = rest // np.uint32(10), rest
-        digits[place] = before - rest * np.uint32(10)
+        np.floor_divide(rest, np.uint32(10), out=tens)
+        np.multiply(tens, np.uint32(10), out=digits[place])
+        np.subtract(rest, digits[place], out=digits[place])
+        rest, tens = tens, rest
+    digits += np.uint32(ord("0"))
     h = np.full(len(numbers), BASIS, np.uint32)
     for place, digit in enumerate(digits):
-        stirred = (h ^ (digit + np.uint32(ord("0")))) * np.uint32(PRIME)
-        h = stirred if place == 9 else np.where(numbers >= np.uint32(10 ** (9 - place)), stirred, h)
+        h ^= digit
+        h *= np.uint32(PRIME)
+        if place < 9:  # so far only zeros: begin anew
+            np.copyto(h, np.uint32(BASIS), where=numbers < np.uint32(10 ** (9 - place)))
     return h
 
 
