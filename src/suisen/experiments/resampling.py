@@ -16,8 +16,8 @@ from suisen.errors import InputError, unknown
 from suisen.experiments.means import Effect, Estimate, check_level, compare, estimate
 from suisen.experiments.moments import Floats, Moments
 
-AT_ONCE = 2**21
-"""Numbers drawn at once: 16 MiB."""
+AT_ONCE = 2**17
+"""Numbers drawn at once: 1 MiB, which stays in the cache (twice as fast as 16 MiB)."""
 Scale = Literal["absolute", "relative"]
 
 
@@ -54,23 +54,25 @@ class Sample:
         return np.stack([u, u**2, u * self.d, self.d, self.d**2], -1)
 
 
-class _Drawn(NamedTuple):
+class Drawn(NamedTuple):
+    """Effects of resamples and their squared standard errors."""
+
     value: Floats
     var: Floats
 
 
-def _values(means: Floats, ratio: float, n: int | Floats) -> _Drawn:
+def _values(means: Floats, ratio: float, n: int | Floats) -> Drawn:
     """Value and squared standard error of resamples from the means (R, columns of ``spread``)."""
     if means.shape[-1] == 2:
         gap = means[:, 0]
-        return _Drawn(ratio + gap, np.maximum(means[:, 1] - gap**2, 0.0) / (n - 1))
+        return Drawn(ratio + gap, np.maximum(means[:, 1] - gap**2, 0.0) / (n - 1))
     u, square, both, d, dd = means.T
     with np.errstate(divide="ignore", invalid="ignore"):
         gap = u / d
-        return _Drawn(ratio + gap, np.maximum(square - 2 * gap * both + gap**2 * dd, 0.0) / (d**2 * (n - 1)))
+        return Drawn(ratio + gap, np.maximum(square - 2 * gap * both + gap**2 * dd, 0.0) / (d**2 * (n - 1)))
 
 
-def _resampled(sample: Sample, resamples: int, rng: np.random.Generator) -> _Drawn:
+def _resampled(sample: Sample, resamples: int, rng: np.random.Generator) -> Drawn:
     """Of n units drawn with replacement: counts of the draws × the columns."""
     value = float(sample.estimate().value)
     columns, n = sample.spread(value), sample.n
@@ -84,15 +86,15 @@ def _resampled(sample: Sample, resamples: int, rng: np.random.Generator) -> _Dra
     return _values(out, value, n)
 
 
-def _difference(a: _Drawn, b: _Drawn, scale: Scale) -> _Drawn:
+def _difference(a: Drawn, b: Drawn, scale: Scale) -> Drawn:
     """The effect of b against a and its squared standard error."""
     if scale == "absolute":
-        return _Drawn(b.value - a.value, a.var + b.var)
+        return Drawn(b.value - a.value, a.var + b.var)
     if scale != "relative":
         raise unknown("scale", scale, ("absolute", "relative"))
     with np.errstate(divide="ignore", invalid="ignore"):
         base = np.where(a.value == 0, np.nan, a.value)
-        return _Drawn((b.value - base) / base, b.var / base**2 + a.var * b.value**2 / base**4)
+        return Drawn((b.value - base) / base, b.var / base**2 + a.var * b.value**2 / base**4)
 
 
 def bootstrap(
@@ -126,7 +128,7 @@ def bootstrap(
     return _accelerated(seen, drawn, _acceleration(control, treatment, scale), level)
 
 
-def _studentised(seen: Effect, drawn: _Drawn, level: float) -> Effect:
+def _studentised(seen: Effect, drawn: Drawn, level: float) -> Effect:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (drawn.value - seen.value) / np.sqrt(drawn.var)
     lost = ~np.isfinite(t)
@@ -160,7 +162,7 @@ def _acceleration(control: Sample, treatment: Sample, scale: Scale) -> float:
     return cubes / (6 * squares**1.5) if squares > 0 else 0.0
 
 
-def _accelerated(seen: Effect, drawn: _Drawn, acceleration: float, level: float) -> Effect:
+def _accelerated(seen: Effect, drawn: Drawn, acceleration: float, level: float) -> Effect:
     value, count = drawn.value, drawn.value.size
     lost = np.isnan(value)
     least, most = np.sort(np.where(lost, -np.inf, value)), np.sort(np.where(lost, np.inf, value))
@@ -201,7 +203,11 @@ def permutation(
     plain = compare(control.estimate(), treatment.estimate(), test="z")
     if not float(plain.se) > 0:
         return seen
-    drawn = _permuted(control, treatment, resamples, np.random.default_rng(seed))
+    both = Sample(
+        np.concatenate([control.y, treatment.y]),
+        None if control.d is None or treatment.d is None else np.concatenate([control.d, treatment.d]),
+    )
+    drawn = permuted(both, treatment.n, resamples, np.random.default_rng(seed))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(drawn.value) / (np.sqrt(drawn.var) if studentised else 1.0)
     t = np.where(np.isnan(t), np.where(drawn.value == 0, 0.0, np.inf), t)
@@ -211,25 +217,21 @@ def permutation(
     return seen._replace(low=seen.value - half, high=seen.value + half, p=np.asarray(p))
 
 
-def _permuted(control: Sample, treatment: Sample, resamples: int, rng: np.random.Generator) -> _Drawn:
-    """Differences of the arms, and their squared standard errors, when units are dealt to them at random."""
-    both = Sample(
-        np.concatenate([control.y, treatment.y]),
-        None if control.d is None or treatment.d is None else np.concatenate([control.d, treatment.d]),
-    )
-    ratio = float(both.estimate().value)
-    columns, few = both.spread(ratio), min(control.n, treatment.n)
-    total, rest = columns.sum(0), both.n - few
-    sign = 1.0 if treatment.n == few else -1.0
+def permuted(units: Sample, treated: int, resamples: int, rng: np.random.Generator) -> Drawn:
+    """Differences of two arms, and their squared standard errors, when ``treated`` of the units are dealt to one."""
+    ratio = float(units.estimate().value)
+    columns, few = units.spread(ratio), min(treated, units.n - treated)
+    total, rest = columns.sum(0), units.n - few
+    sign = 1.0 if treated == few else -1.0
     out = np.empty((resamples, columns.shape[1]))
-    block = max(1, AT_ONCE // both.n)
+    block = max(1, AT_ONCE // units.n)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        mask = np.zeros((size, both.n), dtype=np.float64)
+        mask = np.zeros((size, units.n), dtype=np.float64)
         mask[:, :few] = 1.0
         out[start : start + size] = rng.permuted(mask, axis=1) @ columns
     a, b = _values((total - out) / rest, ratio, rest), _values(out / few, ratio, few)
-    return _Drawn(sign * (b.value - a.value), a.var + b.var)
+    return Drawn(sign * (b.value - a.value), a.var + b.var)
 
 
 def quantile(
@@ -254,8 +256,8 @@ def quantile(
     rng = np.random.default_rng(seed)
     points, draws = zip(*(_order_statistics(values, q, resamples, rng) for values in (control, treatment)), strict=True)
     none = np.zeros(1)
-    seen = _difference(_Drawn(points[0], none), _Drawn(points[1], none), scale).value[0]
-    found = _difference(_Drawn(draws[0], none), _Drawn(draws[1], none), scale).value
+    seen = _difference(Drawn(points[0], none), Drawn(points[1], none), scale).value[0]
+    found = _difference(Drawn(draws[0], none), Drawn(draws[1], none), scale).value
     if np.isnan(seen) or np.isnan(found).any():
         nan = np.asarray(np.nan)
         return Effect(np.asarray(seen), nan, np.asarray(np.inf), nan, nan, nan, nan)

@@ -73,7 +73,7 @@ class Habits:
     """How long a user is followed, from the first visit."""
     arrival_days: Annotated[int, Field(ge=1)] = 7
     """First visits are spread over so many days."""
-    temper: Annotated[float, Field(ge=0)] = 0.5
+    temper: Annotated[float, Field(ge=0)] = 0.8
     """Spread of the users' own log-odds of clicking and of the logarithm of what they spend."""
     tail: Annotated[float, Field(ge=0)] = 0.5
     """Spread of the logarithm of a purchase's worth; the larger, the heavier the tail of revenue."""
