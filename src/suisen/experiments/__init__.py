@@ -6,12 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from suisen.experiments.analysis import Options, analyze, analyze_units
     from suisen.experiments.frozen import Change, Frozen, changes, freeze, read_frozen
     from suisen.experiments.plan import Plan, load
+    from suisen.experiments.rerandomised import Rerandomised, rerandomise
+    from suisen.experiments.result import Estimated, Result
+    from suisen.experiments.units import Units
 
 _HOMES = {
+    "suisen.experiments.analysis": ("Options", "analyze", "analyze_units"),
     "suisen.experiments.frozen": ("Change", "Frozen", "changes", "freeze", "read_frozen"),
     "suisen.experiments.plan": ("Plan", "load"),
+    "suisen.experiments.rerandomised": ("Rerandomised", "rerandomise"),
+    "suisen.experiments.result": ("Estimated", "Result"),
+    "suisen.experiments.units": ("Units",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -26,4 +34,20 @@ def __dir__() -> list[str]:
     return sorted(_HOME_OF)
 
 
-__all__ = ["Change", "Frozen", "Plan", "changes", "freeze", "load", "read_frozen"]
+__all__ = [
+    "Change",
+    "Estimated",
+    "Frozen",
+    "Options",
+    "Plan",
+    "Rerandomised",
+    "Result",
+    "Units",
+    "analyze",
+    "analyze_units",
+    "changes",
+    "freeze",
+    "load",
+    "read_frozen",
+    "rerandomise",
+]

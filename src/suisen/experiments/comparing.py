@@ -188,9 +188,14 @@ class _Metric:
         return list(self.of.plan.arms).index(arm)
 
     @property
-    def stratified(self) -> bool:
+    def divided(self) -> bool:
         """Whether strata are planned and every arm has two units with a value in each."""
         return bool(self.of.plan.strata) and bool((self.by_stratum.n >= 2).all())
+
+    @property
+    def stratified(self) -> bool:
+        """Whether the test uses the strata."""
+        return self.divided and self.test in MEANS
 
     def value(self, arm: str) -> Estimate:
         """The metric in an arm, with all adjustments that are planned and possible."""
@@ -217,7 +222,7 @@ class _Metric:
             return "quantile"
         if self.metric.test != "auto":
             return self.metric.test
-        plain = self.cuped is None and not self.stratified and not self.has_denominator
+        plain = not self.metric.covariate and not self.divided and not self.has_denominator
         return "z" if plain and self.metric.kind in ("conversion", "retention") else "welch"
 
     def sample(self, arm: str) -> Sample:
@@ -246,8 +251,8 @@ class _Metric:
         p = pair.p if pair.p is not None else (relative.p if plan.scale == "relative" else absolute.p)
         if pair.p is None and (absolute.p <= plan.alpha) != (relative.p <= plan.alpha) and not np.isnan(p):
             warnings.append(
-                f"the tests of the absolute effect (p = {absolute.p:.3g}) and of the relative one (p = {relative.p:.3g}) "
-                f"disagree; the plan decides by the {plan.scale} one"
+                f"the tests of the absolute effect (p = {absolute.p:.3g}) and of the relative one (p = "
+                f"{relative.p:.3g}) disagree; the plan decides by the {plan.scale} one"
             )
         guard = self.guard(pair) if self.name in plan.guardrails else None
         return Estimated(
@@ -295,8 +300,8 @@ class _Metric:
         adjusted = self.cuped is not None or self.stratified
         if self.test in ("chi2", "fisher") and (counts is None or adjusted):
             raise InputError(
-                f"metrics.{self.name}.test = {self.test!r} is of plain shares of units; use welch for other values, "
-                "covariates and strata"
+                f"metrics.{self.name}.test = {self.test!r} is of plain shares of units; use welch for other values "
+                "and for covariates"
             )
         if counts is None or adjusted or test != "z":
             return Pair(absolute, relative)
@@ -402,7 +407,7 @@ class _Metric:
             out.append("the covariate tells nothing (no events before the exposure, or no spread) and is not used")
         if plan.strata and self.test not in MEANS:
             out.append(f"strata are not used by {WORDS[self.test]}")
-        elif plan.strata and not self.stratified:
+        elif plan.strata and not self.divided:
             out.append("strata are not used: one has an arm with fewer than 2 units with a value")
         return [each for each in out if each]
 

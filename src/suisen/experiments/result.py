@@ -49,7 +49,7 @@ class Guard:
     margin: float
     scale: Scale
     p: float
-    """One-sided, of "it is worse by the margin or more", held to alpha / 2."""
+    """One-sided, of "it is worse by the margin or more", at one look, held to alpha / 2; ``state`` allows for looks."""
     state: State
     """holds: the interval is on the good side of the margin; fails: on the bad one; undecided: the margin is in it."""
 

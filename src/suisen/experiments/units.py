@@ -91,10 +91,8 @@ def units(
     notes: list[str] = []
     exposed, zone = _clocked("exposures", exposures.lazy().select(list(dict.fromkeys([*names, *other]))), plan)
     who, contaminated, seen = _exposed(exposed, plan, [*extra, *other], notes)
-    logs = [events] if pre is None else [events, pre]
-    joined = _joined(
-        [_events(f"{name}", log, plan, zone) for name, log in zip(("events", "pre"), logs, strict=False)], who
-    )
+    logs = {"events": events} if pre is None else {"events": events, "pre": pre}
+    joined = _joined([_events(name, log, plan, zone) for name, log in logs.items()], who)
     if duplicates == "drop":
         whole = joined.collect(engine="streaming")
         single = whole.unique(maintain_order=False)
@@ -111,6 +109,12 @@ def units(
     elif other:
         warnings = _alike(frame, plan)
     return Units(frame, contaminated, seen, tuple(notes + said), last, warnings)
+
+
+def events_of(found: Units, events: Frame, plan: Plan, *, duplicates: Literal["drop", "keep"] = "drop") -> pl.LazyFrame:
+    """The events of units that ``units`` found, each with UNIT, TIME, SINCE and KIND; for views by time."""
+    joined = _joined([_events("events", events, plan, None)], found.frame)
+    return joined.collect(engine="streaming").unique().lazy() if duplicates == "drop" else joined
 
 
 # -- exposures --------------------------------------------------------------------------------------------------------

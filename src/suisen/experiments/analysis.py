@@ -1,0 +1,246 @@
+"""From exposures and events to a result: ``analyze`` does what the plan says, corrects, and gives a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from scipy import special
+
+from suisen.data.when import spelt
+from suisen.errors import InputError
+from suisen.experiments.comparing import ARM, Comparing, Resampling, corrected, with_stratum
+from suisen.experiments.daily import by_day, primary_only
+from suisen.experiments.frozen import Frozen
+from suisen.experiments.looks import look_of
+from suisen.experiments.plan import Plan
+from suisen.experiments.result import Cumulative, Estimated, Look, Result, Segment
+from suisen.experiments.sequential import spending_bounds
+from suisen.experiments.srm import Ratio, sample_ratio
+from suisen.experiments.units import Frame, Units, events_of, units
+from suisen.experiments.verdict import verdict
+from suisen.stats import Floats, benjamini_hochberg, holm
+
+CORRECT: dict[str, Callable[[Sequence[float]], Floats]] = {"holm": holm, "bh": benjamini_hochberg}
+NAMES = {"holm": "Holm", "bh": "Benjamini-Hochberg"}
+CONTAMINATED = 0.01
+"""Share of the units in two arms above which the assignment itself is doubted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What an analysis may be told beside the plan; nothing here changes what is tested."""
+
+    duplicates: Literal["drop", "keep"] = "drop"
+    """Events that repeat another in every column: count once, or as they are (which spares memory)."""
+    cluster: str = ""
+    """Column of the exposures whose ids hold units that depend on each other."""
+    resamples: int = 2000
+    """Of bootstrap and permutation tests."""
+    seed: int = 0
+    daily: bool = True
+    """Whether to look at the effect by day since exposure."""
+    cumulative: int = 0
+    """At how many earlier moments to show the primary metric; each reads the events again."""
+    most: int = 20
+    """Values of a segment column that are looked at, the most frequent ones."""
+    now: str = ""
+    """ISO 8601: the moment of this look; empty: that of the latest event."""
+
+
+def analyze(
+    exposures: Frame,
+    events: Frame,
+    plan: Plan,
+    *,
+    pre: Frame | None = None,
+    frozen: Frozen | None = None,
+    mode: Literal["A/B", "A/A"] = "A/B",
+    options: Options | None = None,
+) -> Result:
+    """The whole analysis.
+
+    ``exposures``: unit, arm, time and columns of strata and segments; ``events``: unit, time, type, value, …, named by
+    the plan's ``columns``; ``pre``: events before the experiment where ``events`` does not hold them; ``frozen``: the
+    plan as it was at the start.  Raises InputError for data that cannot be judged (``units`` states the rules), and
+    for plans that ask for what a test cannot do.
+    """
+    given = options or Options()
+    found = units(exposures, events, plan, pre=pre, duplicates=given.duplicates, cluster=given.cluster)
+    result = analyze_units(found, plan, frozen=frozen, mode=mode, options=given)
+    if given.daily and not given.cluster:
+        days, trends = by_day(events_of(found, events, plan, duplicates=given.duplicates), found, plan)
+        result = replace(result, days=days, trends=trends)
+    if given.cumulative:
+        result = replace(result, cumulative=_cumulative(exposures, events, plan, pre, (given, found)))
+    return result
+
+
+def analyze_units(
+    found: Units | pl.DataFrame,
+    plan: Plan,
+    *,
+    frozen: Frozen | None = None,
+    mode: Literal["A/B", "A/A"] = "A/B",
+    options: Options | None = None,
+) -> Result:
+    """The analysis of units whose metrics are known: one row each, ``arm`` and ``<metric>__y`` (``moments``)."""
+    given = options or Options()
+    known = found if isinstance(found, Units) else _units_of(found, plan)
+    ratio = sample_ratio(known.counts(), plan.arms, threshold=plan.srm_threshold)
+    look, times = look_of(plan, known.frame.height, _now(given, known))
+    comparing = Comparing(known.frame, plan, look, times, Resampling(given.resamples, given.seed))
+    if times and plan.sequential is not None:
+        bounds = spending_bounds(
+            times, plan.alpha, spending=plan.sequential.spending, convention=plan.sequential.convention
+        )
+        look = replace(look, bound=bounds.bounds[-1])
+    estimates = _estimates(comparing, mode)
+    notes = [*known.notes, with_stratum(known.frame, plan)[1]]
+    segments, skipped = _segments(comparing, given)
+    result = Result(
+        plan, mode, plan.fingerprint(), () if frozen is None else frozen.changes(plan), ratio, known.exposed or
+        known.frame.height, known.contaminated, tuple(note for note in [*notes, *skipped] if note),
+        (*known.warnings, *_doubts(known, ratio)), look, estimates, segments,
+    )  # fmt: skip
+    return result.with_verdict(verdict(result))
+
+
+def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:
+    """A frame of units as it is given, checked."""
+    for name in (ARM, *(f"{metric}__y" for metric in plan.metrics)):
+        if name not in frame.columns:
+            raise InputError(f"the units have no column {name!r} (they have {', '.join(frame.columns)}); add it")
+    if frame[ARM].null_count():
+        raise InputError(f"{frame[ARM].null_count():,} units have no arm; leave them out")
+    for metric in plan.metrics:
+        bad = int(frame.select((~pl.col(f"{metric}__y").cast(pl.Float64).is_finite()).sum()).item())
+        if bad:
+            raise InputError(f"metric {metric!r}: {bad:,} units have a value that is NaN or infinite; mend them")
+    return Units(frame.with_columns(pl.col(ARM).cast(pl.String)), exposed=frame.height)
+
+
+def _now(given: Options, known: Units) -> int | None:
+    if not given.now:
+        return known.last
+    from suisen.data.when import moment
+
+    return moment("now", given.now, 0)
+
+
+def _doubts(known: Units, ratio: Ratio) -> list[str]:
+    out = []
+    if known.exposed and known.contaminated > CONTAMINATED * known.exposed:
+        share = 100 * known.contaminated / known.exposed
+        out.append(f"contamination: {share:.2g} % of the units were seen in more than one arm; mend the assignment")
+    if min(ratio.expected.values()) < 5:
+        out.append("sample ratio: an arm has fewer than 5 expected units, so its test says little")
+    return out
+
+
+# -- estimates and corrections ----------------------------------------------------------------------------------------
+
+
+def _estimates(comparing: Comparing, mode: str) -> tuple[Estimated, ...]:
+    """Primary, guardrails, secondary.  In A/A mode all are one family; else guardrails stand alone, each to hold."""
+    plan = comparing.plan
+    guards = [name for name in plan.guardrails if name != plan.primary]
+    secondary = [name for name in plan.secondary if name in comparing.present]
+    families = [
+        comparing.estimated(plan.primary, "primary"),
+        [each for name in guards for each in comparing.estimated(name, "guardrail")],
+        [each for name in secondary for each in comparing.estimated(name, "secondary")],
+    ]
+    if mode == "A/A":
+        return tuple(_family([each for family in families for each in family], plan))
+    primary, guarded, rest = families
+    return tuple([*_family(primary, plan), *guarded, *_family(rest, plan)])
+
+
+def _family(estimates: list[Estimated], plan: Plan, *, always: bool = False) -> list[Estimated]:
+    """Corrected together; what could not be tested is left as it is."""
+    rule = "holm" if always and plan.correction == "none" else plan.correction
+    tested = [each for each in estimates if not np.isnan(each.p)]
+    if rule == "none" or len(tested) < 2:
+        return estimates
+    values = iter(
+        corrected(tested, CORRECT[rule]([each.p for each in tested]).tolist(), f"{NAMES[rule]} over {len(tested)}")
+    )
+    return [each if np.isnan(each.p) else next(values) for each in estimates]
+
+
+# -- segments ---------------------------------------------------------------------------------------------------------
+
+
+def _segments(comparing: Comparing, given: Options) -> tuple[tuple[Segment, ...], list[str]]:
+    """The primary metric in each value of each segment column, all corrected together; looks are not allowed for."""
+    plan, notes = comparing.plan, []
+    alone = replace(plan, sequential=None, strata=(), segments=(), guardrails={})
+    found: list[tuple[str, str, Estimated]] = []
+    for column in plan.segments:
+        values = comparing.frame[column].value_counts(sort=True)[column].to_list()
+        if len(values) > given.most:
+            notes.append(f"segments: {column!r} has {len(values):,} values; the {given.most} most frequent are shown")
+        for value in values[: given.most]:
+            part = comparing.frame.filter(pl.col(column) == value)
+            counts = dict(part.group_by(ARM).len().iter_rows())
+            if min(counts.get(arm, 0) for arm in plan.arms) < 2:
+                notes.append(f"segments: {column} = {value!r} has an arm with fewer than 2 units and is not shown")
+                continue
+            one = replace(comparing, frame=part, plan=alone, look=Look("fixed", None, ""), times=())
+            found += [(column, str(value), each) for each in one.estimated(plan.primary, "primary")]
+    made = _family([each for _, _, each in found], plan, always=True)
+    differ = {
+        (column, arm): _differ([each for name, _, each in found if name == column and each.arm == arm])
+        for column in plan.segments
+        for arm in plan.treatments
+    }
+    return tuple(
+        Segment(column, value, each, differ[column, each.arm])
+        for (column, value, _), each in zip(found, made, strict=True)
+    ), notes
+
+
+def _differ(estimates: Sequence[Estimated]) -> float:
+    """The p-value of Cochran's Q: whether effects differ by more than chance; 1 where there is nothing to compare."""
+    ranges = [each.effect for each in estimates]
+    widths = np.array([each.high - each.low for each in ranges])
+    values = np.array([each.value for each in ranges])
+    good = np.isfinite(widths) & (widths > 0) & np.isfinite(values)
+    if good.sum() < 2:
+        return 1.0
+    quantile = -special.ndtri(estimates[0].alpha / 2)
+    weight = (2 * quantile / widths[good]) ** 2
+    mean = (weight * values[good]).sum() / weight.sum()
+    return float(special.chdtrc(int(good.sum()) - 1, float((weight * (values[good] - mean) ** 2).sum())))
+
+
+# -- as it stood earlier ----------------------------------------------------------------------------------------------
+
+
+def _cumulative(
+    exposures: Frame, events: Frame, plan: Plan, pre: Frame | None, told: tuple[Options, Units]
+) -> tuple[Cumulative, ...]:
+    """The primary metric at evenly spaced moments until the latest one, by the same rules with the end moved."""
+    given, found = told
+    first = int(found.frame["__since"].min())  # type: ignore[arg-type]
+    last = min(found.last or first, plan.ends or found.last or first) + 1
+    out = []
+    for until in np.linspace(first, last, given.cumulative + 1)[1:].astype(np.int64).tolist():
+        one = primary_only(plan, spelt(until))
+        try:
+            then = units(exposures, events, one, pre=pre, duplicates=given.duplicates, cluster=given.cluster)
+            counts = then.counts()
+            if min(counts.get(arm, 0) for arm in plan.arms) < 2:
+                continue
+            look, times = look_of(plan, then.frame.height, until)
+            estimates = Comparing(then.frame, one, look, times, Resampling(given.resamples, given.seed)).estimated(
+                plan.primary, "primary"
+            )
+        except InputError:  # too early for the metric: no unit was seen for long enough, or nothing was shown yet
+            continue
+        out += [Cumulative(until, each.arm, then.frame.height, each.effect) for each in estimates]
+    return tuple(out)

@@ -1,0 +1,124 @@
+"""The first line of a report: what the experiment says, in words that do not claim more than it does."""
+
+from __future__ import annotations
+
+from suisen.experiments.looks import DONE
+from suisen.experiments.result import Estimated, Guard, Range, Result
+
+
+def verdict(result: Result) -> str:
+    """One sentence.  A sample ratio mismatch, or a primary metric without variance, gives none."""
+    if not result.ratio.holds:
+        ratio = result.ratio
+        return (
+            f"No verdict: sample ratio mismatch ({' : '.join(f'{n:,}' for n in ratio.counts.values())} units, p = "
+            f"{ratio.p:.2g} < {ratio.threshold:g}); assignment, logging or filtering is broken"
+        )
+    if result.mode == "A/A":
+        return _same(result)
+    primary = result.of("primary")
+    if all(each.decision == "no verdict" for each in primary):
+        return f"No verdict: {primary[0].metric} does not vary, so it cannot be tested"
+    if result.look.kind == "group" and not result.look.number:
+        return f"No verdict yet: {result.look.said}"
+    said = [_effect(each, result) for each in primary]
+    parts = ["; ".join(said), _guardrails(result), _sample(result), _warned(primary)]
+    if result.changes:
+        parts.append(
+            f"{len(result.changes)} field{'s' * (len(result.changes) > 1)} of the plan changed after the start"
+        )
+    return "; ".join(part for part in parts if part)
+
+
+def _effect(each: Estimated, result: Result) -> str:
+    arm = each.arm[:1].upper() + each.arm[1:]
+    if each.decision == "no verdict":
+        return f"{arm}: {each.metric} does not vary"
+    if each.ranks is not None:
+        found = each.ranks
+        pairs = f"{100 * found.superiority:.1f} % of pairs [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        shown = "is" if each.significant else "is not shown to be"
+        way = "below" if found.superiority < 0.5 else "above"
+        return f"{arm} {shown} {way} {result.plan.control} in {each.metric}: above in {pairs} (ranks, not means)"
+    if each.significant:
+        sign = 1 if each.decision == "raises" else -1
+        return f"{arm} {each.decision} {each.metric} by {_size(each, sign)}"
+    found_range = each.effect
+    shown = found_range.shown(each.scale)
+    mde = result.plan.mde
+    ruled = ""
+    if mde is not None and -mde < found_range.low and found_range.high < mde:
+        ruled = (
+            f", and one of {100 * mde:g} % is ruled out"
+            if each.scale == "relative"
+            else f", and one of {mde:g} is ruled out"
+        )
+    return f"No effect of {each.arm} on {each.metric} is shown: {shown}{ruled}"
+
+
+def _size(each: Estimated, sign: int) -> str:
+    """The effect's size in its own direction: ``3.1 % [1.2, 5.0]``."""
+    found = each.effect
+    ends = sorted((sign * found.low, sign * found.high))
+    if each.scale == "relative":
+        return f"{100 * sign * found.value:.3g} % [{100 * ends[0]:.3g}, {100 * ends[1]:.3g}]"
+    return f"{sign * found.value:.4g} [{ends[0]:.4g}, {ends[1]:.4g}]"
+
+
+def _guardrails(result: Result) -> str:
+    guarded = [each for each in result.estimates if each.guard is not None]
+    if not guarded:
+        return ""
+    bad = [f"guardrail {each.metric}{_of(each, result)} {_state(each)}" for each in guarded if _open(each.guard)]
+    return "; ".join(bad) or "guardrails hold"
+
+
+def _open(guard: Guard | None) -> bool:
+    return guard is not None and guard.state != "holds"
+
+
+def _of(each: Estimated, result: Result) -> str:
+    return f" of {each.arm}" if len(result.plan.treatments) > 1 else ""
+
+
+def _state(each: Estimated) -> str:
+    guard = each.guard
+    if guard is None:
+        return ""
+    effect: Range = each.relative if guard.scale == "relative" else each.absolute
+    margin = f"{100 * guard.margin:g} %" if guard.scale == "relative" else f"{guard.margin:g}"
+    word = "FAILS" if guard.state == "fails" else "is undecided"
+    return f"{word} ({effect.shown(guard.scale)}, margin {margin})"
+
+
+def _sample(result: Result) -> str:
+    look = result.look
+    if look.early:
+        seen = f"{100 * (look.fraction or 0):.0f} %"
+        return f"LOOKED AT EARLY ({seen} of what was planned) without a sequential plan: significance is overstated"
+    if look.kind == "group":
+        return f"{look.said.split(',')[0]}, sample ratio as planned"
+    if look.kind == "always-valid":
+        return "always-valid, sample ratio as planned"
+    if look.fraction is None:
+        return "sample ratio as planned, but neither sample nor end was"
+    return "sample as planned" if look.fraction >= DONE else f"sample ratio as planned, {look.said}"
+
+
+def _warned(primary: tuple[Estimated, ...]) -> str:
+    said = {warning.split(":")[0] for each in primary for warning in each.warnings if ":" in warning}
+    return f"warning: {', '.join(sorted(said))}" if said else ""
+
+
+def _same(result: Result) -> str:
+    """Of an A/A experiment: whether arms that are alike were found to be."""
+    tested = [each for each in result.estimates if each.decision != "no verdict"]
+    apart = [each for each in tested if each.significant]
+    if apart:
+        first = min(apart, key=lambda each: each.corrected)
+        return (
+            f"A/A: {first.arm} differs from {result.plan.control} in {first.metric} (corrected p = "
+            f"{first.corrected:.2g}); assignment, logging or the test is broken"
+        )
+    least = min((each.corrected for each in tested), default=1.0)
+    return f"A/A: no difference in {len(tested)} tests (least corrected p = {least:.2g}); sample ratio as planned"
