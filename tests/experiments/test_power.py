@@ -166,9 +166,11 @@ def test_a_plan_is_a_design():
     assert Design.of(plan(correction="none", arms={"control": 0.4, "a": 0.3, "b": 0.3})).comparisons == 1
     tests = [Design.of(plan(metrics={"m": metric})).test for metric in (
         {"kind": "conversion"}, {"kind": "conversion", "test": "welch"}, {"kind": "retention"},
-        {"kind": "ctr"}, {"kind": "value", "test": "student"},
+        {"kind": "ctr"}, {"kind": "value", "test": "student"}, {"kind": "conversion", "covariate": True},
+        {"kind": "value", "test": "z"}, {"kind": "conversion", "test": "fisher"},
+        {"kind": "value", "test": "mann-whitney"},
     )]  # fmt: skip
-    assert tests == ["proportions", "welch", "proportions", "welch", "student"]
+    assert tests == ["proportions", "welch", "proportions", "welch", "student", "welch", "z", "proportions", "welch"]
 
 
 def test_units_are_rounded_up_in_every_arm():
@@ -183,6 +185,11 @@ def test_a_sequential_bound_costs_power():
     wider = sample_size(baseline, Design(critical=lambda _: 2.5), effect=effect)
     assert same == pytest.approx(fixed, rel=1e-9)
     assert wider > 1.3 * fixed
+
+
+def test_few_units_find_no_relative_effect_however_large():
+    with pytest.raises(InputError, match=r"units = 8 find no effect, however large, with power 0.8; plan for more"):
+        mde(Baseline(1.0, 100.0), Design(scale="relative"), units=8)
 
 
 def test_no_effect_is_found_with_alpha():
@@ -248,3 +255,8 @@ def test_designs_are_refused_where_they_are_none(values, said):
 def test_what_cannot_be_planned_is_refused(call, said):
     with pytest.raises(InputError, match=said):
         call()
+
+
+def test_few_units_find_no_relative_effect_however_large():
+    with pytest.raises(InputError, match="units = 35 find no effect, however large"):
+        mde(Baseline(0.0257, 0.00209), Design(scale="relative"), units=35)

@@ -7,18 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from suisen.experiments.analysis import Options, analyze, analyze_units
+    from suisen.experiments.assignment import Assigner, check_layers
     from suisen.experiments.frozen import Change, Frozen, changes, freeze, read_frozen
     from suisen.experiments.plan import Plan, load
+    from suisen.experiments.power import Baseline, Design
     from suisen.experiments.rerandomised import Rerandomised, rerandomise
     from suisen.experiments.result import Estimated, Result
+    from suisen.experiments.sizing import Sizing, size
     from suisen.experiments.units import Units
 
 _HOMES = {
     "suisen.experiments.analysis": ("Options", "analyze", "analyze_units"),
+    "suisen.experiments.assignment": ("Assigner", "check_layers"),
     "suisen.experiments.frozen": ("Change", "Frozen", "changes", "freeze", "read_frozen"),
     "suisen.experiments.plan": ("Plan", "load"),
+    "suisen.experiments.power": ("Baseline", "Design"),
     "suisen.experiments.rerandomised": ("Rerandomised", "rerandomise"),
     "suisen.experiments.result": ("Estimated", "Result"),
+    "suisen.experiments.sizing": ("Sizing", "size"),
     "suisen.experiments.units": ("Units",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -35,19 +41,25 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Assigner",
+    "Baseline",
     "Change",
+    "Design",
     "Estimated",
     "Frozen",
     "Options",
     "Plan",
     "Rerandomised",
     "Result",
+    "Sizing",
     "Units",
     "analyze",
     "analyze_units",
     "changes",
+    "check_layers",
     "freeze",
     "load",
     "read_frozen",
     "rerandomise",
+    "size",
 ]

@@ -30,12 +30,14 @@ from scipy import optimize, special, stats
 
 from suisen.errors import InputError, unknown
 from suisen.experiments.means import Alternative, Estimate
-from suisen.experiments.plan import Plan, Scale
+from suisen.experiments.plan import Metric, Plan, Scale
 
 PowerTest = Literal["welch", "student", "z", "proportions"]
 TESTS: tuple[PowerTest, ...] = ("welch", "student", "z", "proportions")
 MOST = 1e15
 """Units beyond which no experiment is looked for."""
+HIGHEST = 1e6
+"""Relative rise beyond which no effect is looked for: its standard error rises with it, so that few units find none."""
 
 
 @dataclass(frozen=True)
@@ -137,24 +139,26 @@ class Design:
     @classmethod
     def of(cls, plan: Plan, critical: Callable[[float], float] | None = None) -> Design:
         """The plan's primary metric: the control against the smallest treatment, corrected for their number."""
-        metric = plan.metrics[plan.primary]
-        test: PowerTest = "welch"
-        if metric.test == "student":
-            test = "student"
-        elif metric.test in ("z", "chi2", "fisher") or (
-            metric.test == "auto" and metric.kind in ("conversion", "retention")
-        ):
-            test = "proportions"
         return cls(
             alpha=plan.alpha,
             power=plan.power,
             alternative=plan.alternative,
             scale=plan.scale,
-            test=test,
+            test=_test_of(plan.metrics[plan.primary]),
             shares=(plan.arms[plan.control], min(plan.arms[arm] for arm in plan.treatments)),
             comparisons=1 if plan.correction == "none" else len(plan.treatments),
             critical=critical,
         )
+
+
+def _test_of(metric: Metric) -> PowerTest:
+    """How a metric's test is sized: ranks, bootstrap and permutation as Welch's t, an adjusted share as a mean."""
+    if metric.test == "student":
+        return "student"
+    share = metric.kind in ("conversion", "retention") and not metric.covariate
+    if metric.test in ("chi2", "fisher") or (share and metric.test in ("z", "auto")):
+        return "proportions"
+    return "z" if metric.test == "z" else "welch"
 
 
 def power(baseline: Baseline, design: Design, *, units: float, effect: float) -> float:
@@ -277,7 +281,7 @@ def _statistic_spread(var_a: float, var_b: float, effect: float) -> float:
 def _largest(baseline: Baseline, design: Design, sign: float) -> float:
     """Beyond it there is no effect: a share of units stays in [0, 1], a value that is compared by a ratio above 0."""
     if design.test != "proportions":
-        return 1.0 if design.scale == "relative" and sign < 0 else inf
+        return inf if design.scale == "absolute" else 1.0 if sign < 0 else HIGHEST
     room = 1 - baseline.value if sign > 0 else baseline.value
     return (room / baseline.value if design.scale == "relative" else room) * (1 - 1e-12)
 
