@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("evaluate:compare", "Paired differences between runs on the same test queries."),
     "recommend": ("recommend:recommend", "Recommendations for users, histories or features, or for everybody."),
     "serve": ("serve:serve", "Answer over HTTP from a run or bundle."),
+    "experiment": ("experiment:experiment", "Plan, assign, analyze and report an A/B experiment."),
 }
 """Name → where the command lives in ``suisen.cli``, and its line in ``suisen --help``.  Nothing is imported before."""
 

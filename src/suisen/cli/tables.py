@@ -1,0 +1,100 @@
+"""Event tables of an experiment as lazy frames: files are read as a stream, ids stay the text that they are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from suisen.errors import InputError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet", ".jsonl", ".arrow")
+"""Files that are read; of these .csv and .parquet are written."""
+
+
+def read_table(field: str, path: str | Path, texts: Collection[str] = ()) -> pl.LazyFrame:
+    """A file as a lazy frame.  Columns named in ``texts`` stay text in files that have no types, as 007 is no 7.
+
+    ``field`` is what messages call it.  Raises InputError for a file that is not there, empty or no table.
+    """
+    place = Path(path)
+    if not place.is_file():
+        raise InputError(f"{field} = {place} is {'a folder' if place.is_dir() else 'no file'}; give a table of events")
+    with broken(field, place):
+        frame = _scanned(field, place, texts)
+        columns = frame.collect_schema().names()
+        if frame.head(1).collect().is_empty():
+            raise InputError(f"{field} = {place} has a header and no rows; give at least one")
+    twice = [name.removesuffix("_duplicated_0") for name in columns if name.endswith("_duplicated_0")]
+    if twice:
+        raise InputError(f"{field} = {place} has the column {twice[0]!r} twice; rename one")
+    return frame
+
+
+def _scanned(field: str, place: Path, texts: Collection[str]) -> pl.LazyFrame:
+    import polars as pl
+
+    name = place.name.lower()
+    if name.endswith((".csv", ".csv.gz", ".tsv")):
+        separator = "\t" if name.endswith(".tsv") else ","
+        overrides = dict.fromkeys(texts, pl.String)
+        return pl.scan_csv(place, separator=separator, infer_schema_length=None, schema_overrides=overrides)
+    if name.endswith((".parquet", ".pq")):
+        return pl.scan_parquet(place)
+    if name.endswith((".jsonl", ".ndjson")):
+        return pl.scan_ndjson(place, infer_schema_length=None)
+    if name.endswith((".arrow", ".feather", ".ipc")):
+        return pl.scan_ipc(place)
+    raise InputError(f"{field} = {place} is of no known format; give {', '.join(SUFFIXES)}")
+
+
+@contextlib.contextmanager
+def broken(field: str, place: str | Path) -> Iterator[None]:
+    """Turns what Polars says of a damaged file into one line that names it."""
+    import polars as pl
+
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{field} = {place} cannot be read ({first}); mend the file or write it again") from None
+
+
+def same_ids(unit: str, **frames: pl.LazyFrame | None) -> dict[str, pl.LazyFrame | None]:
+    """The frames with the unit's column of one type: text everywhere where it is text anywhere."""
+    import polars as pl
+
+    there = {name: frame for name, frame in frames.items() if frame is not None}
+    kinds = {name: frame.collect_schema().get(unit) for name, frame in there.items()}
+    if len({kind for kind in kinds.values() if kind is not None}) < 2 or pl.String not in kinds.values():
+        return frames
+    return {
+        name: frame.with_columns(pl.col(unit).cast(pl.String)) if kinds.get(name) is not None and frame is not None
+        else frame
+        for name, frame in frames.items()
+    }  # fmt: skip
+
+
+def write_table(field: str, path: str | Path, frame: pl.DataFrame) -> None:
+    """A .csv or .parquet file, aside and then renamed.  Raises InputError for another suffix or a missing folder."""
+    place = Path(path)
+    check_table(field, place)
+    aside = place.with_name(f"{place.name}.part")
+    if place.suffix.lower() == ".parquet":
+        frame.write_parquet(aside)
+    else:
+        frame.write_csv(aside)
+    aside.replace(place)
+
+
+def check_table(field: str, path: str | Path) -> None:
+    """Raises InputError where ``write_table`` would, before any work."""
+    place = Path(path)
+    if place.suffix.lower() not in (".csv", ".parquet"):
+        raise InputError(f"{field} = {place} has no known suffix; give a .csv or .parquet file")
+    if not place.parent.is_dir():
+        raise InputError(f"{field} = {place}: the folder {place.parent} does not exist; make it first")

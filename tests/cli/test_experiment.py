@@ -1,0 +1,186 @@
+"""suisen experiment: every command on small files, and what is said of bad ones."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.cli.conftest import call, refused
+
+PLAN = """name = "buttons"
+hypothesis = "A larger button is clicked more."
+primary = "{primary}"
+mde = 0.2
+start = 2024-05-01
+end = 2024-05-15
+{more}
+[arms]
+control = 0.5
+treatment = 0.5
+[metrics.ctr]
+kind = "ctr"
+[metrics.bought]
+kind = "conversion"
+"""
+
+
+def written(folder, primary="ctr", more="", name="plan.toml"):
+    """A plan file."""
+    path = folder / name
+    path.write_text(PLAN.format(primary=primary, more=more), encoding="utf-8")
+    return path
+
+
+def log(days, users=400, start="2024-05-01", lift=0.0, seed=0):
+    """(exposures, events): one visit a user of ten impressions; odd users are treated."""
+    rng = np.random.default_rng(seed)
+    at = np.datetime64(start, "us") + rng.integers(0, days * 86_400, users) * np.timedelta64(10**6, "us")
+    arm = np.where(np.arange(users) % 2, "treatment", "control")
+    clicks = rng.binomial(10, np.where(arm == "treatment", 0.2 * (1 + lift), 0.2))
+    bought = rng.random(users) < 0.1
+    ids = np.array([f"{i:04d}" for i in range(users)])
+    parts = [np.repeat(10, users), clicks, bought.astype(int)]
+    kinds = ("impression", "click", "purchase")
+    events = pl.concat([
+        pl.DataFrame({
+            "user": np.repeat(ids, n), "time": np.repeat(at, n), "event": np.full(n.sum(), kind),
+            "item": np.concatenate([np.arange(each) for each in n]),
+        })
+        for n, kind in zip(parts, kinds)
+    ])  # fmt: skip
+    return pl.DataFrame({"user": ids, "arm": arm, "time": at, "country": np.where(at < at[0], "JP", "DE")}), events
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Exposures and events of an experiment whose treatment is clicked half as often again, and events before it."""
+    folder = tmp_path_factory.mktemp("experiment")
+    exposures, events = log(14, lift=0.5)
+    exposures.write_csv(folder / "exposures.csv")
+    events.write_parquet(folder / "events.parquet")
+    log(21, users=800, start="2024-04-01")[1].write_csv(folder / "before.csv")
+    return folder
+
+
+# -- plan --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_said_and_frozen_and_what_changed_is_said(tmp_path):
+    path = written(tmp_path)
+    said = call("experiment", "plan", path).stdout
+    assert "A larger button is clicked more." in said
+    assert "not frozen" in said
+    assert "frozen at" in call("experiment", "plan", path, "--freeze").stdout
+    written(tmp_path, more="alpha = 0.1")
+    assert "changed since: alpha: planned 0.05, now 0.1" in call("experiment", "plan", path).stdout
+    assert "put it back" in refused("experiment", "plan", path, "--freeze")
+
+
+def test_a_plan_is_sized_by_the_events_before_it(files, tmp_path):
+    path = written(tmp_path)
+    words = ["experiment", "plan", path, "--events", files / "before.csv", "--exposed-by", "impression"]
+    facts = json.loads(call(*words, "--json").stdout)
+    runs = {run["days"]: run for run in facts["runs"]}
+    assert runs[14]["value"] == pytest.approx(0.2, abs=0.01)
+    units = [runs[days]["units"] for days in sorted(runs)]
+    assert units == sorted(units)
+    assert facts["days"] == min(days for days, run in runs.items() if run["power"] >= 0.8)
+    said = call(*words).stdout
+    assert "smallest effect" in said
+    assert f"{facts['days']} days give" in said
+
+
+def test_a_plan_is_sized_by_numbers(tmp_path):
+    from suisen.experiments.plan import load
+    from suisen.experiments.power import Baseline, Design, arms_of, sample_size
+
+    path = written(tmp_path, "bought", "sample = 9_000")
+    said = json.loads(call("experiment", "plan", path, "--value", "0.1", "--daily", "500", "--json").stdout)
+    plan = load(path)
+    needed = sample_size(Baseline.proportion(0.1), Design.of(plan), effect=0.2)
+    assert said["needed"] == pytest.approx(needed)
+    assert said["arms"] == arms_of(needed, plan)
+    assert said["days"] == -(-needed // 500)
+    assert said["sample"]["power"] > 0.8
+    assert "units find effects from" in call("experiment", "plan", path, "--value", "0.1").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan", "none.toml"], "none.toml does not exist; give the TOML file of a plan"),
+        (["plan", "{plan}", "--value", "0.1"], "variance is missing: 'ctr' is no share of units"),
+        (["plan", "{plan}", "--daily", "5"], "--daily goes with --value"),
+        (["plan", "{plan}", "--value", "0.1", "--variance", "-1"], "variance = -1.0 must be above 0"),
+        (["plan", "{plan}", "--exposed-by", "click"], "--exposed-by goes with --events"),
+        (["plan", "{plan}", "--events", "x.csv", "--value", "1"], "give one of them"),
+        (["plan", "{plan}", "--events", "none.csv"], "events = none.csv is no file; give a table of events"),
+        (["plan", "{plan}", "--events", "{tmp}"], "is a folder; give a table of events"),
+        (["plan", "{plan}", "--events", "{plan}"], "is of no known format; give .csv"),
+        (["assign", "{plan}"], "give either --units FILE or --unit ID"),
+        (["assign", "{plan}", "--unit", "1", "--out", "x.csv"], "--out goes with --units"),
+        (["assign", "{plan}", "--units", "x.csv"], "--units needs --out FILE"),
+        (["assign", "{plan}", "--units", "x.csv", "--out", "x.xls"], "out = x.xls has no known suffix"),
+        (["assign", "{plan}", "--units", "x.csv", "--out", "no/x.csv"], "the folder no does not exist; make it first"),
+        (["assign", "{plan}", "--unit", "1", "--at", "noon"], "at = 'noon' is neither a duration"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, words, message):
+    path = written(tmp_path, more="assignment = {ramp = {2024-05-01 = 0.5}}")
+    filled = [word.replace("{plan}", str(path)).replace("{tmp}", str(tmp_path)) for word in words]
+    assert message in refused("experiment", *filled)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read (empty CSV)"),
+        ("user,time\n", "has a header and no rows; give at least one"),
+        ("user,time\n1,2,3\n", "cannot be read (found more fields than defined in 'Schema')"),
+        ("user,user\n1,2\n", "has the column 'user' twice; rename one"),
+    ],
+)
+def test_a_damaged_table_is_named(tmp_path, text, message):
+    (tmp_path / "units.csv").write_text(text)
+    words = ["experiment", "assign", written(tmp_path), "--units", tmp_path / "units.csv", "--out", tmp_path / "a.csv"]
+    line = refused(*words)
+    assert f"units = {tmp_path / 'units.csv'}" in line
+    assert message in line
+    assert not (tmp_path / "a.csv").exists()
+
+
+# -- assign ------------------------------------------------------------------------------------------------------------
+
+
+def test_units_get_their_arms_and_ids_stay_text(tmp_path):
+    from suisen.experiments.assignment import Assigner
+    from suisen.experiments.plan import load
+
+    path = written(tmp_path, more='assignment = {eligible = "visits >= 3", holdout = 0.1}')
+    ids = [f"{i:05d}" for i in range(2_000)]
+    pl.DataFrame({"user": ids, "visits": [i % 10 for i in range(2_000)]}).write_csv(tmp_path / "units.csv")
+    said = call(
+        "experiment", "assign", path, "--units", tmp_path / "units.csv", "--out", tmp_path / "arms.parquet"
+    ).stdout
+    made = pl.read_parquet(tmp_path / "arms.parquet")
+    assert made["user"].to_list() == ids
+    alike = Assigner.of(load(path)).assign(pl.DataFrame({"user": ids, "visits": made["visits"]}))
+    assert made["arm"].cast(pl.String).to_list() == alike["arm"].cast(pl.String).to_list()
+    assert "no arm, ineligible: 600" in said
+    first = made.filter(made["why"] == "assigned").row(0, named=True)
+    one = call("experiment", "assign", path, "--unit", first["user"]).stdout
+    assert one == f"{first['user']}\t{first['arm']}\tassigned\n"
+
+
+def test_a_frozen_plan_moves_nobody(tmp_path):
+    path = written(tmp_path)
+    call("experiment", "plan", path, "--freeze")
+    written(tmp_path, more='salt = "another"')
+    assert "would move units between arms" in refused("experiment", "assign", path, "--unit", "1")
+
+
+def test_a_missing_column_is_named(tmp_path):
+    (tmp_path / "units.csv").write_text("uid\n1\n")
+    words = ["experiment", "assign", written(tmp_path), "--units", tmp_path / "units.csv", "--out", tmp_path / "a.csv"]
+    assert "unit = 'user' is unknown" in refused(*words)
