@@ -34,9 +34,9 @@ class GMF:
     """Length of a user or item vector."""
     negatives: Annotated[int, Field(ge=1, le=1000), Search(2, 10)] = 4
     """Items drawn for each positive."""
-    l2: Annotated[float, Field(ge=0), Search(1e-4, 1e-1, log=True)] = 1e-2
+    l2: Annotated[float, Field(ge=0), Search(1e-4, 1e-1, log=True)] = 3e-2
     """Weight of the squared norm of the vectors in each pair's loss."""
-    learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 1e-3
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 1024
     """Positives in a batch; fewer where an epoch would have fewer than 20 batches."""

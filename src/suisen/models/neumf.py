@@ -45,11 +45,11 @@ class NeuMF:
     """α, the GMF's share of the blend."""
     negatives: Annotated[int, Field(ge=1, le=1000), Search(2, 10)] = 4
     """Items drawn for each positive."""
-    gmf_l2: Annotated[float, Field(ge=0), Search(1e-4, 1e-1, log=True)] = 1e-2
+    gmf_l2: Annotated[float, Field(ge=0), Search(1e-4, 1e-1, log=True)] = 3e-2
     """Weight of the squared norm of the GMF part's vectors in each pair's loss."""
     mlp_l2: Annotated[float, Field(ge=0)] = 0.0
     """The same of the MLP part's vectors."""
-    learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 1e-3
     """Step of Adam."""
     fine_tune: Literal["adam", "sgd"] = "adam"
     """What trains the blend; sgd is the paper's."""
