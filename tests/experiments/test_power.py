@@ -255,8 +255,3 @@ def test_designs_are_refused_where_they_are_none(values, said):
 def test_what_cannot_be_planned_is_refused(call, said):
     with pytest.raises(InputError, match=said):
         call()
-
-
-def test_few_units_find_no_relative_effect_however_large():
-    with pytest.raises(InputError, match="units = 35 find no effect, however large"):
-        mde(Baseline(0.0257, 0.00209), Design(scale="relative"), units=35)
