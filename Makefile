@@ -68,5 +68,11 @@ bench-textbook: .venv/ready  ## what docs/textbook.md's exercises are answered w
 	$(BIN)/python benchmarks/request_parts.py
 	$(BIN)/python tools/textbook_page.py
 
+bench-experiments: .venv/ready  ## proofs of the tests: false alarms, coverage, power, peeking (under 30 minutes on 2 cores)
+	$(BIN)/python benchmarks/experiments.py $(if $(REPEAT),--repeat $(REPEAT))
+
+bench-off-policy: .venv/ready  ## off-policy estimates on the Open Bandit sample (fetches 1.4 MB)
+	$(BIN)/python benchmarks/off_policy.py
+
 clean:  ## what the tools left behind (not .venv, not runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -1,4 +1,4 @@
-"""Repetitions: each vectorised test is that of one experiment; known rates are found again; bands are the binomial's."""
+"""Repetitions: each vectorised test is that of one experiment; known rates are found again; bands are binomial."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from suisen.experiments.simulate import (
     Tally,
     _by_stratum,
     _capped,
+    _strata,
     band,
     blocks,
     fitting,
@@ -66,16 +67,28 @@ def test_winsorising_cuts_at_the_quantile_of_both_arms():
 
 
 def test_strata_are_those_of_one_experiment():
-    units = law("before").draw(np.random.default_rng(0), (3, 80), 0.0)
-    found = _by_stratum(units)
-    for row in range(3):
-        code = np.digitize(units.x[row], [-0.6745, 0, 0.6745])
-        parts = [units.y[row][code == h] for h in range(4)]
+    control, treatment = (law("before").draw(np.random.default_rng(seed), (6, 80), 0.0) for seed in (0, 1))
+    lone = np.where(np.arange(80) == 0, 3.0, -np.abs(control.x[0]))  # above the median: one unit
+    control.x[0] = lone
+    codes = _strata(control, treatment)
+    found = _by_stratum(control, codes[0])
+    for row in range(6):
+        slow = [np.digitize(units.x[row], [-0.6745, 0, 0.6745]) for units in (control, treatment)]
+        counts = np.array([[(code == h).sum() for h in range(4)] for code in slow])
+        small = [h for h in range(4) if counts[:, h].min() < 2]
+        slow = [np.where(np.isin(code, small), counts.sum(0).argmax(), code) for code in slow]
+        assert codes[1][row].tolist() == slow[1].tolist()
+        parts = [control.y[row][slow[0] == h] for h in range(4)]
         assert found.n[row].tolist() == [len(part) for part in parts]
-        assert found.mean[row, :, 0].tolist() == pytest.approx([part.mean() for part in parts])
-        assert found.products[row, :, 0, 0].tolist() == pytest.approx([part.var() * len(part) for part in parts])
+        assert found.mean[row, :, 0].tolist() == pytest.approx([part.mean() if len(part) else 0 for part in parts])
+        assert found.products[row, :, 0, 0].tolist() == pytest.approx(
+            [part.var() * len(part) if len(part) else 0 for part in parts]
+        )
+    assert found.n[0, 2] == found.n[0, 3] == 0
+    effect = judged("post-stratified", Arms(control, treatment), Cell(law="before", n=80, runs=6))
+    assert np.isfinite(effect.p).all()
     with pytest.raises(InputError, match="needs a covariate"):
-        _by_stratum(Units(units.y))
+        _strata(Units(control.y), treatment)
 
 
 @pytest.mark.parametrize("test", ["bootstrap-t", "bootstrap-bca", "permutation"])

@@ -11,6 +11,8 @@ import pytest
 
 from suisen.data.synthetic import DAY, START, World
 from suisen.errors import InputError
+from suisen.experiments.plan import Plan
+from suisen.experiments.units import units
 from suisen.experiments.world import BUY, LOOK, METRICS, Browsing, Chances, Habits
 
 PLACES = 4
@@ -158,13 +160,43 @@ def test_times_keep_their_day_and_their_visit(world, traffic):
     assert [found[user] for user in world.users] == (totals.retention > 0).tolist()
     assert exposures["time"].is_sorted()
     assert events["time"].is_sorted()
-    start = pl.Series([START + world.generated.world.days * DAY]).cast(pl.Datetime("us", "UTC"))[0]
-    assert exposures["time"].min() >= start
+    begin, end = world.dates()
+    assert begin == START + world.generated.world.days * DAY
+    assert events["time"].cast(pl.Int64).is_between(begin, end).all()
+    assert world.dates(5) == (5, 5 + (7 + 9) * DAY)
     within = events.filter(pl.col("event") != "return").group_by("session").agg(
         (pl.col("time").max() - pl.col("time").min()).dt.total_seconds().alias("seconds"), pl.col("user").first()
     )  # fmt: skip
     spent = dict(within.group_by("user").agg(pl.col("seconds").sum()).iter_rows())
     assert [spent[user] for user in world.users] == totals.seconds.tolist()
+
+
+def test_an_analysis_reads_from_the_files_what_happened(world, traffic):
+    """The two halves meet: units made of the events are the world's own totals, metric by metric."""
+    assigned, (exposures, events, totals) = traffic
+    kinds = {
+        "ctr": {"kind": "ctr"},
+        "conversion": {"kind": "conversion"},
+        "revenue": {"kind": "value"},
+        "refunded": {"kind": "value", "event": "return"},
+        "sessions": {"kind": "sessions", "event": "impression"},
+        "retention": {"kind": "retention"},
+    }
+    plan = Plan.of({
+        "name": "world", "primary": "ctr", "arms": {"popular": 0.5, "own": 0.5}, "control": "popular", "unit": "user",
+        "metrics": kinds,
+    })  # fmt: skip
+    found = units(exposures, events, plan)
+    frame = found.frame.sort("__unit")
+    assert frame["arm"].to_list() == assigned.tolist()
+    kept = frame["retention__y"].is_not_null()  # who came on the last days was not seen for a week
+    for metric in kinds:
+        y, d = totals.metric(metric)
+        mine = frame[f"{metric}__y"]
+        assert mine.filter(kept).to_list() == pytest.approx(y[kept.to_numpy()].tolist()), metric
+        if metric == "ctr":
+            assert frame["ctr__d"].to_list() == d.tolist()
+    assert kept.sum() > 250
 
 
 def test_same_seed_same_files(world, arms):

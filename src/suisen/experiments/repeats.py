@@ -154,7 +154,8 @@ def _both(moments: list[Moments]) -> Moments:
 
 def _line(metric: str, scale: Scale, adjusted: bool, expected: list[Totals], found: list[Effect], how: Repeats) -> Line:
     a, b = (float(y.sum() / d.sum()) for y, d in (totals.metric(metric) for totals in expected))
-    truth = b - a if scale == "absolute" else b / a - 1
+    relative = b / a - 1 if a else float("nan")
+    truth = b - a if scale == "absolute" else relative
     value, low, high, p = (
         np.array([float(getattr(each, name)) for each in found]) for name in ("value", "low", "high", "p")
     )

@@ -25,6 +25,7 @@ from suisen.experiments.proportions import Counts, chi_square, few_warning, fish
 from suisen.experiments.ranks import mann_whitney_p
 from suisen.experiments.resampling import Sample, bootstrap, permutation
 
+Codes = npt.NDArray[np.int64]
 AT_ONCE = 2**21
 """Units of both arms held at once: 16 MiB a column."""
 WARNINGS = 200
@@ -181,7 +182,8 @@ def _cuped(arms: Arms, cell: Cell) -> Effect:
 
 def _stratified(arms: Arms, cell: Cell) -> Effect:
     """Post-stratified by quartiles of the covariate."""
-    a, b = (_by_stratum(units) for units in (arms.control, arms.treatment))
+    sides = arms.control, arms.treatment
+    a, b = (_by_stratum(units, code) for units, code in zip(sides, _strata(*sides), strict=True))
     shares = shares_of(_stacked((a, b), axis=-2))
     return compare(estimate(a, shares=shares), estimate(b, shares=shares), level=1 - cell.alpha)
 
@@ -197,17 +199,27 @@ def _parts(m: Moments) -> tuple[Floats, Floats, Floats, Floats]:
     return m.n, m.mean, m.products, m.cubes
 
 
-def _by_stratum(units: Units) -> Moments:
-    """(E, strata) moments of y."""
-    if units.x is None:
+def _strata(control: Units, treatment: Units) -> tuple[Codes, Codes]:
+    """(E, n) strata of the units of both arms; one in which an arm has fewer than two joins the largest."""
+    if control.x is None or treatment.x is None:
         raise InputError("post-stratification needs a covariate; use a law that has one")
-    code = np.searchsorted(STRATA, units.x)
+    size = len(STRATA) + 1
+    codes = [np.searchsorted(STRATA, x) for x in (control.x, treatment.x)]
+    counts = np.stack([[(code == h).sum(-1) for h in range(size)] for code in codes])  # (arms, strata, E)
+    largest = counts.sum(0).argmax(0)[:, None]
+    joined = np.where((counts < 2).any(0).T, largest, np.arange(size))  # (E, strata)
+    first, second = (np.take_along_axis(joined, code, axis=1) for code in codes)
+    return first, second
+
+
+def _by_stratum(units: Units, code: Codes) -> Moments:
+    """(E, strata) moments of y."""
     n, mean = (np.zeros((*units.y.shape[:-1], len(STRATA) + 1)) for _ in range(2))
     products, cubes = np.zeros((*n.shape, 4, 4)), np.zeros((*n.shape, 4))
     for h in range(len(STRATA) + 1):
         inside = code == h
         n[..., h] = inside.sum(-1)
-        mean[..., h] = (units.y * inside).sum(-1) / n[..., h]
+        mean[..., h] = (units.y * inside).sum(-1) / np.maximum(n[..., h], 1)
         gap = (units.y - mean[..., h, None]) * inside
         products[..., h, 0, 0], cubes[..., h, 0] = (gap**2).sum(-1), (gap**3).sum(-1)
     one = np.ones_like(n)

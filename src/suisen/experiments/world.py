@@ -194,6 +194,13 @@ class Browsing:
         """Raw ids of all users."""
         return np.arange(1, self.generated.world.users + 1)
 
+    def dates(self, start: int | None = None) -> tuple[int, int]:
+        """Microseconds: where an experiment begins (by default where the world's own log ends), and where every user
+        has been followed for all ``days``.
+        """
+        begin = self.generated.world.days * DAY + START if start is None else start
+        return begin, begin + (self.habits.arrival_days + self.habits.days) * DAY
+
     @cached_property
     def _own(self) -> tuple[Floats, Floats]:
         """(users,) own log-odds of clicking and own factor of spending (mean 1)."""
@@ -293,7 +300,7 @@ class Browsing:
         chances = self._assigned(arms, names, who)
         totals, days = self._live(chances, rng, RETENTION)
         visits = _Visits.joined(days)
-        begin = self.generated.world.days * DAY + START if start is None else start
+        begin, _ = self.dates(start)
         first = begin + rng.integers(self.habits.arrival_days, size=who.size) * DAY + _hours(rng, 8, 20, who.size)
         later = np.where(visits.day > 0, _hours(rng, 0, 10, visits.day.size), 0)
         at = first[visits.unit] + visits.day * DAY + later
