@@ -227,7 +227,7 @@ def contrast(one, other):
 
 
 def test_text_has_enough_contrast_in_light_dark_and_print():
-    style = resources.files("suisen.cli").joinpath("report.html").read_text(encoding="utf-8")
+    style = resources.files("suisen").joinpath("report.css").read_text(encoding="utf-8")
     themes = [
         dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     ]

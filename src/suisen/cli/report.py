@@ -290,12 +290,14 @@ def write_report(path: Path, data: ReportData) -> None:
 def render_report(data: ReportData) -> str:
     """The page as text.  Everything that comes from data is escaped."""
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters.update(number=number, share=share, count=lambda value: f"{value:,}", outcome=outcome)
     page.globals.update(interval=interval, number=number, probability=probability)
     source = resources.files("suisen.cli").joinpath("report.html").read_text(encoding="utf-8")
-    return page.from_string(source).render(_parts(data))
+    style = Markup(resources.files("suisen").joinpath("report.css").read_text(encoding="utf-8"))  # noqa: S704 - our own
+    return page.from_string(source).render(_parts(data), style=style)
 
 
 def _parts(data: ReportData) -> dict[str, Any]:
