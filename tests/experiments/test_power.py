@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower, normal_power_het
@@ -51,6 +51,7 @@ def test_student_is_statsmodels(effect, units, share, alpha, alternative):
     design = Design(test="student", alpha=alpha, power=0.99, alternative=alternative, shares=(share, 1 - share))
     n_a = units * share
     theirs = TTestIndPower().power(effect, n_a, alpha, (1 - share) / share, alternative=ALTERNATIVES[alternative])
+    assume(np.isfinite(theirs))  # it has no value where the far tail has none
     found = power(Baseline(0.0, 4.0), design, units=units, effect=2 * effect)
     assert found == pytest.approx(theirs, rel=1e-9, abs=1e-12)
 
