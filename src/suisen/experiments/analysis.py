@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from scipy import special
 
-from suisen.data.when import spelt
+from suisen.data.when import moment, spelt
 from suisen.errors import InputError
 from suisen.experiments.comparing import ARM, Comparing, Resampling, corrected, with_stratum
 from suisen.experiments.daily import by_day, primary_only
@@ -124,11 +124,7 @@ def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:
 
 
 def _now(given: Options, known: Units) -> int | None:
-    if not given.now:
-        return known.last
-    from suisen.data.when import moment
-
-    return moment("now", given.now, 0)
+    return moment("now", given.now, 0) if given.now else known.last
 
 
 def _doubts(known: Units, ratio: Ratio) -> list[str]:
