@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from suisen.cli.experiment_analysis import analyze, report
 from suisen.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ def experiment() -> None:
     suisen experiment report runs/ranker
     suisen experiment demo
     """  # noqa: D301 - \b keeps the lines for click
+
+
+experiment.add_command(analyze)
+experiment.add_command(report)
 
 
 # -- plan --------------------------------------------------------------------------------------------------------------

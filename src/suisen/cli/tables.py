@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,19 +64,17 @@ def broken(field: str, place: str | Path) -> Iterator[None]:
         raise InputError(f"{field} = {place} cannot be read ({first}); mend the file or write it again") from None
 
 
-def same_ids(unit: str, **frames: pl.LazyFrame | None) -> dict[str, pl.LazyFrame | None]:
+def same_ids(unit: str, frames: Mapping[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
     """The frames with the unit's column of one type: text everywhere where it is text anywhere."""
     import polars as pl
 
-    there = {name: frame for name, frame in frames.items() if frame is not None}
-    kinds = {name: frame.collect_schema().get(unit) for name, frame in there.items()}
-    if len({kind for kind in kinds.values() if kind is not None}) < 2 or pl.String not in kinds.values():
-        return frames
+    kinds = {name: frame.collect_schema().get(unit) for name, frame in frames.items()}
+    if pl.String not in kinds.values():
+        return dict(frames)
     return {
-        name: frame.with_columns(pl.col(unit).cast(pl.String)) if kinds.get(name) is not None and frame is not None
-        else frame
+        name: frame if kinds[name] in (None, pl.String) else frame.with_columns(pl.col(unit).cast(pl.String))
         for name, frame in frames.items()
-    }  # fmt: skip
+    }
 
 
 def write_table(field: str, path: str | Path, frame: pl.DataFrame) -> None:

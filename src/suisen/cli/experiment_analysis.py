@@ -1,0 +1,157 @@
+"""``suisen experiment analyze | report``: from files to a run folder with the verdict in four forms."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from suisen.errors import InputError
+
+if TYPE_CHECKING:
+    from suisen.experiments.frozen import Frozen
+    from suisen.experiments.plan import Plan
+    from suisen.experiments.record import Record
+
+PLAN, RESULT, MARKDOWN, TABLE, PAGE = "plan.toml", "result.json", "result.md", "estimates.csv", "report.html"
+MOMENTS = 12
+"""Earlier moments of the cumulative plot."""
+
+
+@click.command(short_help="Exposures and events to a verdict, in a run folder.")
+@click.argument("plan_file", metavar="PLAN")
+@click.option("--exposures", required=True, metavar="FILE", help="Who saw which arm, when; and columns of segments.")
+@click.option("--events", required=True, metavar="FILE", help="What they did: unit, time, type, value, …")
+@click.option("--pre", metavar="FILE", help="Events before the experiment, where --events does not hold them.")
+@click.option("--out", metavar="DIR", help="Run folder [default: runs/<date>-<name of the plan>].")
+@click.option("--overwrite", is_flag=True, help="Replace an older analysis in that folder.")
+@click.option(
+    "--cluster", default="", metavar="COLUMN", help="Of the exposures: what holds units that are not independent."
+)
+@click.option("--aa", is_flag=True, help="A/A: the arms are alike; says whether they look it.")
+@click.option("--keep-duplicates", is_flag=True, help="Count events that repeat another in every column.")
+@click.option("--now", default="", metavar="TIME", help="Moment of this look; else that of the latest event.")
+@click.option("--moments", type=click.IntRange(0), default=MOMENTS, show_default=True, help="Of the cumulative plot.")
+@click.option("--resamples", type=click.IntRange(99), default=2000, show_default=True, help="Of resampling tests.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of resampling tests.")
+@click.option("--json", "as_json", is_flag=True, help="The result as plain data instead of text.")
+def analyze(**given: Any) -> None:
+    """Do what the plan says, correct, and give a verdict: printed, and in a folder as JSON, Markdown, CSV and HTML.
+
+    \b
+    suisen experiment analyze ranker.toml --exposures exposures.csv --events events.parquet --out runs/ranker
+
+    Where the plan was frozen (suisen experiment plan --freeze), the page says what was changed since.  Files are .csv,
+    .csv.gz, .tsv, .parquet, .jsonl or .arrow; their columns are named in the plan, under [columns].
+    """  # noqa: D301 - \b keeps the lines for click
+    from suisen.cli.folder import check_folder
+    from suisen.experiments.plan import load
+
+    path = Path(given["plan_file"])
+    plan = load(path)
+    folder = Path(given["out"]) if given["out"] else _default(plan)
+    check_folder(folder, given["overwrite"], mark=RESULT)
+    record = analysed(plan, frozen_of(path), given, command_of(given, folder))
+    save(folder, record, path)
+    if given["as_json"]:
+        click.echo((folder / RESULT).read_text(encoding="utf-8"), nl=False)
+        return
+    click.echo(record.result.text())
+    click.echo(f"wrote {folder / PAGE}, {MARKDOWN}, {TABLE}, {RESULT}")
+
+
+def analysed(plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: str) -> Record:
+    """The analysis of the files that are named."""
+    from suisen.cli.experiment import texts_of
+    from suisen.cli.folder import now
+    from suisen.cli.tables import broken, read_table, same_ids
+    from suisen.experiments import Options, analyze
+    from suisen.experiments.record import About, Record
+
+    names = [name for name in ("exposures", "events", "pre") if given.get(name)]
+    texts = texts_of(plan) + ([given["cluster"]] if given.get("cluster") else [])
+    frames = same_ids(plan.unit, {name: read_table(name, given[name], texts) for name in names})
+    options = Options(
+        duplicates="keep" if given.get("keep_duplicates") else "drop", cluster=given.get("cluster") or "",
+        resamples=given.get("resamples", 2000), seed=given.get("seed", 0), cumulative=given.get("moments", MOMENTS),
+        now=given.get("now") or "",
+    )  # fmt: skip
+    with broken("events", given["events"]):
+        result = analyze(
+            frames["exposures"], frames["events"], plan, pre=frames.get("pre"), frozen=frozen,
+            mode="A/A" if given.get("aa") else "A/B", options=options,
+        )  # fmt: skip
+    about = About(
+        when=now()[:19].replace("T", " ") + " UTC",
+        command=command,
+        frozen_at="" if frozen is None else frozen.frozen_at,
+        files={name: str(given[name]) for name in names},
+    )
+    return Record(result, about)
+
+
+def save(folder: Path, record: Record, plan_file: Path) -> None:
+    """The folder's files; the JSON, which marks it as an analysis, comes first."""
+    from suisen.cli.folder import new_folder, write_text
+    from suisen.experiments.report import write_report
+
+    text = plan_file.read_text(encoding="utf-8-sig")
+    new_folder(folder, mark=RESULT)
+    record.save(folder / RESULT)
+    write_text(folder / PLAN, text)
+    write_text(folder / MARKDOWN, record.result.markdown())
+    record.result.frame().write_csv(folder / TABLE)
+    write_report(folder / PAGE, record)
+
+
+def command_of(given: dict[str, Any], folder: Path) -> str:
+    """The command line that repeats the analysis."""
+    words = ["suisen", "experiment", "analyze", given["plan_file"]]
+    for name in ("exposures", "events", "pre", "cluster", "now"):
+        if given.get(name):
+            words += [f"--{name}", given[name]]
+    for name in ("aa", "keep_duplicates"):
+        if given.get(name):
+            words.append(f"--{name.replace('_', '-')}")
+    for name, usual in (("moments", MOMENTS), ("resamples", 2000), ("seed", 0)):
+        if given[name] != usual:
+            words += [f"--{name}", str(given[name])]
+    return shlex.join([*words, "--out", str(folder), "--overwrite"])
+
+
+def frozen_of(path: Path) -> Frozen | None:
+    """The plan as it was frozen, where it was."""
+    from suisen.cli.experiment import frozen_beside
+
+    return frozen_beside(path)
+
+
+def _default(plan: Plan) -> Path:
+    from suisen.cli.folder import default_folder
+
+    safe = "".join(char if char.isalnum() or char in "-_" else "-" for char in plan.name)
+    return default_folder(safe)
+
+
+@click.command(short_help="The HTML page again, from a run folder.")
+@click.argument("folder", metavar="DIR")
+@click.option("--out", metavar="FILE", help="Where to write the page [default: DIR/report.html].")
+def report(folder: str, out: str | None) -> None:
+    """Write the page of an analysis again, from the result.json in its folder; print the verdict.
+
+    \b
+    suisen experiment report runs/ranker
+    """  # noqa: D301 - \b keeps the lines for click
+    from suisen.experiments.record import Record
+    from suisen.experiments.report import write_report
+
+    place = Path(folder)
+    if not place.is_dir():
+        raise InputError(f"{place} is no folder; give what suisen experiment analyze wrote with --out")
+    record = Record.load(place / RESULT)
+    page = Path(out) if out else place / PAGE
+    write_report(page, record)
+    click.echo(record.result.verdict)
+    click.echo(f"wrote {page}")
