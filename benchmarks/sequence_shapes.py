@@ -187,7 +187,7 @@ def plot(options: Namespace) -> None:
     for name, rates in hit_rates(lines).items():
         reach.plot(list(rates), list(rates.values()), marker="o", label=name)
     reach.axhline(1 / SYMBOLS, color="grey", linestyle=":", label="chance")
-    reach.set(xscale="log", xlabel="gap", ylabel="hit rate", ylim=(0, 1.05), title="the item of `gap` places ago")
+    reach.set(xscale="log", xlabel="gap", ylabel="hit rate", ylim=(0, 1.05), title="repeating what was a gap ago")
     reach.set_xticks(GAPS, [str(gap) for gap in GAPS])
     reach.minorticks_off()
     for axes in (one, many, reach):

@@ -51,14 +51,16 @@ def test_who_is_ahead_is_read_from_the_records(tmp_path, ours, said):
 
 
 def test_dims_say_where_each_is_ahead(tmp_path):
-    scores = {"mf": (0.1, 0.2, 0.3), "neumf": (0.15, 0.25, 0.2)}
+    scores = {("mf", 0): (0.1, 0.2, 0.3), ("neumf", 0): (0.15, 0.25, 0.2),
+              ("mf", 1): (0.1, 0.3, 0.3), ("neumf", 1): (0.17, 0.25, 0.1)}  # fmt: skip
     write(tmp_path, ncf_dims.FILE, *(
-        {"model": name, "dim": dim, "metrics": {"ndcg@10": value}, "protocol": "five last"}
-        for name, values in scores.items() for dim, value in zip((4, 8, 16), values)
+        {"model": name, "dim": dim, "seed": seed, "metrics": {"ndcg@10": value}, "protocol": "five last"}
+        for (name, seed), values in scores.items() for dim, value in zip((4, 8, 16), values)
     ))  # fmt: skip
     text = textbook_page.dims(tmp_path)
-    assert "NeuMF is ahead with 4 and 8 numbers; MF is ahead with 16 numbers. five last." in text
-    assert "| 8 | 0.2000 | 0.2500 |" in text
+    said = "Of 2 draws of the world: NeuMF is ahead with 4 numbers; MF is ahead with 16 numbers"
+    assert f"{said}; the draws disagree with 8; NeuMF's gain is largest with 4 numbers. five last." in text
+    assert "| 4 | 0.1000 (0.1000 to 0.1000) | 0.1600 (0.1500 to 0.1700) | +60 % |" in text
 
 
 def test_fm_names_the_growth_of_both_ways(tmp_path):

@@ -70,20 +70,33 @@ def _verdict(lines: dict[str, Line]) -> str:
 
 
 def dims(results: Path) -> str:
-    """MF and NeuMF by the numbers they have, and who is ahead where."""
+    """MF and NeuMF by the numbers they have, and who is ahead in every draw of the world."""
     lines = records(results / ncf_dims.FILE)
     found = ncf_dims.figures(lines)
-    both = [dim for dim in ncf_dims.DIMS if all(dim in found.get(name, {}) for name in ("mf", "neumf"))]
+    mf, neumf = found.get("mf", {}), found.get("neumf", {})
+    seeds = {dim: sorted(mf.get(dim, {}).keys() & neumf.get(dim, {})) for dim in ncf_dims.DIMS}
+    both = [dim for dim, some in seeds.items() if some]
     if not both:
         return absent("python benchmarks/ncf_dims.py")
-    rows = [[str(dim), *(f"{found[name][dim]:.4f}" for name in ("mf", "neumf"))] for dim in both]
-    ahead = {
-        "NeuMF": [dim for dim in both if found["neumf"][dim] > found["mf"][dim]],
-        "MF": [dim for dim in both if found["neumf"][dim] < found["mf"][dim]],
-    }
+    values = {dim: [[of[dim][seed] for seed in seeds[dim]] for of in (mf, neumf)] for dim in both}
+    gain = {dim: sum(net) / sum(product) - 1 for dim, (product, net) in values.items()}
+    rows = [[str(dim), *map(_spread, pair), f"{100 * gain[dim]:+.0f} %"] for dim, pair in values.items()]
+    leads = {dim: {neumf[dim][seed] > mf[dim][seed] for seed in seeds[dim]} for dim in both}
+    ahead = {name: [dim for dim in both if leads[dim] == {who}] for name, who in (("NeuMF", True), ("MF", False))}
+    mixed = [dim for dim in both if len(leads[dim]) > 1]
     said = "; ".join(f"{name} is ahead with {listed(at)} numbers" for name, at in ahead.items() if at)
-    head = ("numbers a user and an item", "MF, NDCG@10", "NeuMF, NDCG@10")
-    return f"{table(head, rows)}\n\n{said}. {lines[-1]['protocol']}. {where(lines)}"
+    said += f"; the draws disagree with {listed(mixed)}" if mixed else ""
+    most = max(both, key=lambda dim: gain[dim])
+    said += f"; NeuMF's gain is largest with {most} numbers"
+    head = ("numbers a user and an item", "MF, NDCG@10", "NeuMF, NDCG@10", "gain")
+    draws = f"Of {listed(sorted({len(some) for some in seeds.values() if some}))} draws of the world"
+    return f"{table(head, rows)}\n\n{draws}: {said}. {lines[-1]['protocol']}. {where(lines)}"
+
+
+def _spread(values: list[float]) -> str:
+    """The mean, and the ends where there are several values."""
+    ends = f" ({min(values):.4f} to {max(values):.4f})" if len(values) > 1 else ""
+    return f"{sum(values) / len(values):.4f}{ends}"
 
 
 # -- FM ---------------------------------------------------------------------------------------------------------------
