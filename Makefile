@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook clean
+.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-off-policy clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24

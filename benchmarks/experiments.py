@@ -41,6 +41,8 @@ METRICS = ("lognormal-1", "lognormal-2", "buyers", "pareto", "counts", "ctr", "c
 POWERED = {"before": "welch", "conversion": "z", "ctr": "delta", "counts": "welch"}
 COVERED = ("before", "conversion", "ctr", "counts", "lognormal-1")
 SRM = ((10_000, 0.5), (10_000, 0.52), (100_000, 0.5), (100_000, 0.507), (1_000_000, 0.502))
+TRAP = "z of impressions"
+"""The test that is shown for what it does wrong."""
 RHOS = (0.3, 0.5, 0.7, 0.9)
 
 
@@ -222,6 +224,8 @@ class Row(NamedTuple):
             return "inside"
         if self.rate < self.low:
             return "below"
+        if self.test == TRAP:
+            return "above, the trap"
         return "above, warned" if (self.warned or 0) > 0.5 else "above"
 
 

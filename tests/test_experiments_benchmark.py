@@ -86,8 +86,8 @@ def test_rows_are_judged_by_one_band_for_all():
         },
     ]
     rows = experiments.rated(lines, "rejected", 0.05)
-    assert [row.verdict for row in rows] == ["inside", "above, warned", "above", "below"]
-    assert {(row.low, row.high) for row in rows} == {band(0.05, 1000, 4)}
+    assert [row.verdict for row in rows] == ["inside", "above, warned", "above", "below", "above, the trap"]
+    assert {(row.low, row.high) for row in rows} == {band(0.05, 1000, 5)}
 
 
 # -- the Open Bandit sample, on a made-up copy of its layout ----------------------------------------------------------
