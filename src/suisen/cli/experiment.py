@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from suisen.cli.experiment_analysis import analyze, report
+from suisen.cli.experiment_demo import demo, simulate
 from suisen.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def experiment() -> None:
     """  # noqa: D301 - \b keeps the lines for click
 
 
-experiment.add_command(analyze)
-experiment.add_command(report)
+for _command in (analyze, report, simulate, demo):
+    experiment.add_command(_command)
 
 
 # -- plan --------------------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def command_of(given: dict[str, Any], folder: Path) -> str:
         if given.get(name):
             words.append(f"--{name.replace('_', '-')}")
     for name, usual in (("moments", MOMENTS), ("resamples", 2000), ("seed", 0)):
-        if given[name] != usual:
+        if given.get(name, usual) != usual:
             words += [f"--{name}", str(given[name])]
     return shlex.join([*words, "--out", str(folder), "--overwrite"])
 

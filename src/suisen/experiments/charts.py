@@ -110,7 +110,7 @@ def _places(xs: Sequence[float], shown: Sequence[Point], bottom: float) -> list[
     out = []
     for place in range(0, len(xs), every):
         last = place == len(xs) - 1 and len(xs) > 1
-        anchor = "end" if last else "start" if place == 0 and len(shown[0].label) > 3 else "middle"
+        anchor = "end" if last else "middle"
         out.append(_text(xs[place], bottom + 18, shown[place].label, "muted", anchor))
     return out
 
@@ -187,7 +187,8 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: float,
 
 def _text(x: float, y: float, words: str, colour: str = "ink", anchor: str = "start", *, bold: bool = False) -> str:
     weight = "; font-weight: 600" if bold else ""
-    style = f"font-size: {FONT}px; text-anchor: {anchor}; fill: var(--{colour}){weight}"
+    halo = "paint-order: stroke; stroke: var(--card); stroke-width: 3px"
+    style = f"font-size: {FONT}px; text-anchor: {anchor}; fill: var(--{colour}); {halo}{weight}"
     return f'<text x="{x:.1f}" y="{y:.1f}" style="{style}">{escape(words)}</text>'
 
 
