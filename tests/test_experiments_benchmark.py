@@ -19,7 +19,7 @@ import common  # noqa: E402
 import off_policy  # noqa: E402
 
 import experiments  # noqa: E402
-from suisen.experiments.off_policy import Settings, evaluate  # noqa: E402
+from suisen.experiments.off_policy import Settings, evaluate_policy  # noqa: E402
 from suisen.experiments.simulate import FAST, RESAMPLING, band  # noqa: E402
 
 
@@ -84,6 +84,7 @@ def test_rows_are_judged_by_one_band_for_all():
             "runs": 1000,
             "rows": [{"test": "z", "rejected": 150, "warned": None}, {"test": "x", "rejected": 2}],
         },
+        {"name": "d", "runs": 1000, "rows": [{"test": "z of impressions", "rejected": 150}]},
     ]
     rows = experiments.rated(lines, "rejected", 0.05)
     assert [row.verdict for row in rows] == ["inside", "above, warned", "above", "below", "above, the trap"]
@@ -138,7 +139,7 @@ def test_the_sample_is_read_and_judged(wheel, monkeypatch):
     monkeypatch.setattr(off_policy, "DRAWS", 500)
     monkeypatch.setattr(off_policy, "EXPECTED", {"mean weight": (1.0, 0.3)})
     record = off_policy.measured(wheel)
-    found = evaluate(log, ["dr"], Settings(interval="normal"))
+    found = evaluate_policy(log, ["dr"], Settings(interval="normal"))
     assert set(record["values"]) == {"ips", "snips", "dm", "dr"}
     assert found["dr"].value > 0
     monkeypatch.setattr(off_policy, "EXPECTED", {"mean weight": (3.0, 0.1)})

@@ -16,7 +16,7 @@ from scipy import stats as scipy_stats
 
 from suisen.errors import InputError
 from suisen.experiments.logged import Logged, Policies
-from suisen.experiments.off_policy import Settings, effective_rows, empirical_bernstein, evaluate
+from suisen.experiments.off_policy import Settings, effective_rows, empirical_bernstein, evaluate_policy
 
 WHEEL = "SUISEN_OPEN_BANDIT"
 NORMAL = Settings(interval="normal")
@@ -44,7 +44,7 @@ def expectation(estimator, n, model=SOME_MODEL, clip=None):
         log = Logged.of(
             r, LOGGING[x, a], TARGET[x, a], predicted=model[x, a], expected=(TARGET * model).sum(1)[x]
         )  # fmt: skip
-        total += p.prod() * evaluate(log, [estimator], Settings(interval="normal", clip=clip))[estimator].value
+        total += p.prod() * evaluate_policy(log, [estimator], Settings(interval="normal", clip=clip))[estimator].value
     return total
 
 
@@ -82,7 +82,7 @@ def test_clipped_ips_says_too_little_by_the_known_amount():
 
 def test_dr_varies_less_where_the_model_is_right():
     log = drawn(4_000, np.random.default_rng(0), CHANCE)
-    found = evaluate(log, ["ips", "dr"], NORMAL)
+    found = evaluate_policy(log, ["ips", "dr"], NORMAL)
     assert found["dr"].se < 0.8 * found["ips"].se
 
 
@@ -106,7 +106,7 @@ rows = st.lists(
 def test_estimates_are_their_definitions(table, clip):
     log = Logged.of(*([row[at] for row in table] for at in (2, 0, 1)), predicted=[row[3] for row in table],
                     expected=[row[4] for row in table])  # fmt: skip
-    found = evaluate(log, ["ips", "snips", "dm", "dr"], Settings(interval="normal", clip=clip))
+    found = evaluate_policy(log, ["ips", "snips", "dm", "dr"], Settings(interval="normal", clip=clip))
     w = [min(pi / mu, clip) for mu, pi, *_ in table]
     r, q, e = ([row[at] for row in table] for at in (2, 3, 4))
     n = len(table)
@@ -125,7 +125,7 @@ def test_estimates_are_their_definitions(table, clip):
 
 def test_bootstrap_is_that_of_scipy():
     log = drawn(150, np.random.default_rng(1))
-    found = evaluate(log, ["ips", "snips"], Settings(resamples=9_999))
+    found = evaluate_policy(log, ["ips", "snips"], Settings(resamples=9_999))
     wr = log.weight * log.reward
     theirs = scipy_stats.bootstrap((wr,), np.mean, method="BCa", n_resamples=9_999, rng=1).confidence_interval
     assert [found["ips"].low, found["ips"].high] == pytest.approx(list(theirs), abs=0.05 * np.ptp(list(theirs)))
@@ -143,7 +143,7 @@ def test_intervals_cover(interval):
     how = Settings(interval=interval, resamples=200)
     names = ["ips", "dr"] if interval == "bernstein" else ["ips", "snips", "dr"]
     for _ in range(300):
-        found = evaluate(drawn(300, rng), names, how)
+        found = evaluate_policy(drawn(300, rng), names, how)
         held.append([each.low <= TRUE <= each.high for each in found.estimates])
     share = np.mean(held, axis=0)
     assert (share >= (0.99 if interval == "bernstein" else 0.9)).all()
@@ -161,9 +161,9 @@ def test_rows_of_a_unit_are_resampled_together():
     """Every row five times, as rows of one unit: five times more rows, the same knowledge."""
     rng = np.random.default_rng(3)
     r, p, t = rng.random(200), np.full(200, 0.5), rng.random(200)
-    once = evaluate(Logged.of(r, p, t), ["ips", "snips"])
+    once = evaluate_policy(Logged.of(r, p, t), ["ips", "snips"])
     units = np.repeat(np.arange(200), 5)
-    again = evaluate(Logged.of(*(np.repeat(column, 5) for column in (r, p, t)), unit=units), ["ips", "snips"])
+    again = evaluate_policy(Logged.of(*(np.repeat(column, 5) for column in (r, p, t)), unit=units), ["ips", "snips"])
     assert (again.rows, again.units) == (1_000, 200)
     for name in ("ips", "snips"):
         assert again[name][1:6] == pytest.approx(once[name][1:6], rel=1e-9)
@@ -175,7 +175,7 @@ def test_a_frame_is_read_by_its_columns():
     )
     log = Logged.read(frame, reward="click", propensity="chance", target="wanted", unit="u")
     assert log.weight.tolist() == [1.0, 0.0, 4.0]
-    assert evaluate(log, ["ips"], NORMAL)["ips"].value == pytest.approx(1 / 3)
+    assert evaluate_policy(log, ["ips"], NORMAL)["ips"].value == pytest.approx(1 / 3)
     with pytest.raises(InputError, match="propensity is missing: the log does not say"):
         Logged.read(frame, reward="click", propensity="propensity", target="wanted")
     with pytest.raises(InputError, match=r"propensity is missing in 1 of 3 rows \(first: 1\)"):
@@ -225,10 +225,10 @@ HALF = [0.5, 0.5]
         (lambda: of_policies(Policies(np.full((3, 2), 0.5), unlogged=1)), "has 3 rows and the log 2"),
         (lambda: Logged.of_policies([2, 0], [1, 0], HALF, Policies(HALF)), "action = 2 in row 0"),
         (lambda: Logged.of_policies([0.0, 0], [1, 0], HALF, Policies(HALF)), "action is float64"),
-        (lambda: evaluate(small(), ["dr"]), "'dr' needs a reward model: give the log expected="),
-        (lambda: evaluate(small(expected=HALF), ["dr"]), "needs a reward model: give the log predicted="),
-        (lambda: evaluate(small(), ["isp"]), "did you mean 'ips'"),
-        (lambda: evaluate(small(), ["ips"], NORMAL)["dr"], "estimator = 'dr' is unknown"),
+        (lambda: evaluate_policy(small(), ["dr"]), "'dr' needs a reward model: give the log expected="),
+        (lambda: evaluate_policy(small(expected=HALF), ["dr"]), "needs a reward model: give the log predicted="),
+        (lambda: evaluate_policy(small(), ["isp"]), "did you mean 'ips'"),
+        (lambda: evaluate_policy(small(), ["ips"], NORMAL)["dr"], "estimator = 'dr' is unknown"),
         (lambda: bernstein(small(), "ips"), "needs a bound on the weights"),
         (lambda: bernstein(small(), "snips"), "snips is a ratio"),
         (lambda: bernstein(small(unit=["a", "b"]), "ips"), "needs independent rows"),
@@ -256,15 +256,15 @@ def small(**more):
 
 
 def bernstein(log, name, **more):
-    return evaluate(log, [name], Settings(interval="bernstein", **more))
+    return evaluate_policy(log, [name], Settings(interval="bernstein", **more))
 
 
 def test_what_theory_does_not_carry_is_warned_of():
     rng = np.random.default_rng(4)
-    found = evaluate(Logged.of(rng.random(500), np.full(500, 0.5), np.full(500, 0.2)), ["ips"], NORMAL)
+    found = evaluate_policy(Logged.of(rng.random(500), np.full(500, 0.5), np.full(500, 0.2)), ["ips"], NORMAL)
     assert any("mean weight 0.4000 is far from 1" in warning for warning in found.warnings)
     target = np.where(np.arange(500) == 0, 1.0, 1e-3)
-    found = evaluate(
+    found = evaluate_policy(
         Logged.of(rng.random(500), np.full(500, 1e-3), target), ["ips"], Settings(interval="normal", clip=80)
     )
     assert any("effective rows of 500" in warning for warning in found.warnings)
@@ -293,6 +293,6 @@ def test_open_bandit_sample():
     wheel = Path(os.environ[WHEEL])
     actions, _ = bench.read(wheel)
     log = bench.logged(actions, bench.target(*bench.prior(wheel)))
-    said = bench.facts(evaluate(log, ["ips", "snips"], NORMAL))
+    said = bench.facts(evaluate_policy(log, ["ips", "snips"], NORMAL))
     for name, (value, digits) in bench.EXPECTED.items():
         assert said[name] == pytest.approx(value, abs=digits), name

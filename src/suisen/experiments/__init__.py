@@ -9,23 +9,33 @@ if TYPE_CHECKING:
     from suisen.experiments.analysis import Options, analyze, analyze_units
     from suisen.experiments.assignment import Assigner, check_layers
     from suisen.experiments.frozen import Change, Frozen, changes, freeze, read_frozen
+    from suisen.experiments.interleaving import balanced, preference, team_draft
+    from suisen.experiments.logged import Logged, Policies
+    from suisen.experiments.off_policy import evaluate_policy
     from suisen.experiments.plan import Plan, load
     from suisen.experiments.power import Baseline, Design
+    from suisen.experiments.repeats import Repeats, browse, interleaving_gain
     from suisen.experiments.rerandomised import Rerandomised, rerandomise
     from suisen.experiments.result import Estimated, Result
     from suisen.experiments.sizing import Sizing, size
     from suisen.experiments.units import Units
+    from suisen.experiments.world import Browsing, Habits
 
 _HOMES = {
     "suisen.experiments.analysis": ("Options", "analyze", "analyze_units"),
     "suisen.experiments.assignment": ("Assigner", "check_layers"),
     "suisen.experiments.frozen": ("Change", "Frozen", "changes", "freeze", "read_frozen"),
+    "suisen.experiments.interleaving": ("balanced", "preference", "team_draft"),
+    "suisen.experiments.logged": ("Logged", "Policies"),
+    "suisen.experiments.off_policy": ("evaluate_policy",),
     "suisen.experiments.plan": ("Plan", "load"),
     "suisen.experiments.power": ("Baseline", "Design"),
+    "suisen.experiments.repeats": ("Repeats", "browse", "interleaving_gain"),
     "suisen.experiments.rerandomised": ("Rerandomised", "rerandomise"),
     "suisen.experiments.result": ("Estimated", "Result"),
     "suisen.experiments.sizing": ("Sizing", "size"),
     "suisen.experiments.units": ("Units",),
+    "suisen.experiments.world": ("Browsing", "Habits"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -43,23 +53,34 @@ def __dir__() -> list[str]:
 __all__ = [
     "Assigner",
     "Baseline",
+    "Browsing",
     "Change",
     "Design",
     "Estimated",
     "Frozen",
+    "Habits",
+    "Logged",
     "Options",
     "Plan",
+    "Policies",
+    "Repeats",
     "Rerandomised",
     "Result",
     "Sizing",
     "Units",
     "analyze",
     "analyze_units",
+    "balanced",
+    "browse",
     "changes",
     "check_layers",
+    "evaluate_policy",
     "freeze",
+    "interleaving_gain",
     "load",
+    "preference",
     "read_frozen",
     "rerandomise",
     "size",
+    "team_draft",
 ]

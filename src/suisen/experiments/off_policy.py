@@ -125,7 +125,9 @@ class Settings:
             raise InputError(f"resamples = {self.resamples}; give at least 100")
 
 
-def evaluate(log: Logged, estimators: Sequence[str] = ("ips", "snips"), settings: Settings | None = None) -> OffPolicy:
+def evaluate_policy(
+    log: Logged, estimators: Sequence[str] = ("ips", "snips"), settings: Settings | None = None
+) -> OffPolicy:
     """The target policy's mean reward by each estimator.  ``dm`` and ``dr`` need a log with a reward model's values."""
     settings = settings or Settings()
     weight = log.weight if settings.clip is None else np.minimum(log.weight, settings.clip)

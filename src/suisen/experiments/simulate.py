@@ -91,7 +91,7 @@ class Arms:
 
 
 @dataclass(frozen=True)
-class Test:
+class Trial:
     """A test as it is tried out."""
 
     judge: Callable[[Arms, Cell], Effect]
@@ -249,26 +249,26 @@ def _few(arms: Arms, most: int) -> list[bool]:
 
 
 RESAMPLING = {
-    "bootstrap-t": Test(partial(_resampled, partial(bootstrap, method="t"))),
-    "bootstrap-bca": Test(partial(_resampled, partial(bootstrap, method="bca"))),
-    "permutation": Test(partial(_resampled, permutation)),
+    "bootstrap-t": Trial(partial(_resampled, partial(bootstrap, method="t"))),
+    "bootstrap-bca": Trial(partial(_resampled, partial(bootstrap, method="bca"))),
+    "permutation": Trial(partial(_resampled, permutation)),
 }
 """Tests that go experiment by experiment."""
-TESTS: Mapping[str, Test] = {
-    "welch": Test(_t, _tail),
-    "student": Test(partial(_t, test="student"), _tail),
-    "welch, relative": Test(partial(_t, scale="relative"), _tail, "relative"),
-    "delta": Test(_t, _tail),
-    "delta, relative": Test(partial(_t, scale="relative"), _tail, "relative"),
-    "z of impressions": Test(_z),
-    "z": Test(_z, _few),
-    "chi-square": Test(_chi_square, _few, None),
-    "fisher": Test(_fisher, None, None),
-    "mann-whitney": Test(_ranks, None, None),
-    "winsorised": Test(_t, _tail, "own", _capped),
-    "log": Test(_t, _tail, "own", _logs),
-    "cuped": Test(_cuped, _tail),
-    "post-stratified": Test(_stratified, _tail),
+TESTS: Mapping[str, Trial] = {
+    "welch": Trial(_t, _tail),
+    "student": Trial(partial(_t, test="student"), _tail),
+    "welch, relative": Trial(partial(_t, scale="relative"), _tail, "relative"),
+    "delta": Trial(_t, _tail),
+    "delta, relative": Trial(partial(_t, scale="relative"), _tail, "relative"),
+    "z of impressions": Trial(_z),
+    "z": Trial(_z, _few),
+    "chi-square": Trial(_chi_square, _few, None),
+    "fisher": Trial(_fisher, None, None),
+    "mann-whitney": Trial(_ranks, None, None),
+    "winsorised": Trial(_t, _tail, "own", _capped),
+    "log": Trial(_t, _tail, "own", _logs),
+    "cuped": Trial(_cuped, _tail),
+    "post-stratified": Trial(_stratified, _tail),
     **RESAMPLING,
 }
 FAST: Mapping[str, tuple[str, ...]] = {
@@ -326,7 +326,7 @@ def blocks(cell: Cell) -> Iterator[Arms]:
         yield Arms(found.draw(rng, (count, control), 0.0), found.draw(rng, (count, treated), cell.lift))
 
 
-def _truth(cell: Cell, test: Test) -> float:
+def _truth(cell: Cell, test: Trial) -> float:
     if test.scale is None or (test.scale == "own" and cell.lift != 0):
         return float("nan")
     control, treatment = (law(cell.law).value(lift) for lift in (0.0, cell.lift))
