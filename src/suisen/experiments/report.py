@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, fields
 from importlib import resources
 from math import isfinite
 from pathlib import Path
@@ -45,6 +45,8 @@ class Row(NamedTuple):
     """better, worse or empty."""
     truth: str
     """The true effect on the deciding scale; empty: it is not known."""
+    held: str
+    """Whether the interval holds it, in words."""
 
 
 @dataclass(frozen=True)
@@ -120,18 +122,17 @@ def rows(result: Result, truth: Sequence[Truth] = ()) -> list[Row]:
     known = {(each.metric, each.arm): each for each in truth}
     return [
         Row(each, effect(each.relative, "relative"), effect(each.absolute, "absolute"), decided(each), tone(each),
-            _true(known.get((each.metric, each.arm)), each))
+            *_true(known.get((each.metric, each.arm)), each))
         for each in result.estimates
     ]  # fmt: skip
 
 
-def _true(truth: Truth | None, each: Estimated) -> str:
+def _true(truth: Truth | None, each: Estimated) -> tuple[str, str]:
     if truth is None:
-        return ""
+        return "", ""
     value = truth.relative if each.scale == "relative" else truth.absolute
-    found = each.effect
-    held = "inside the interval" if found.low <= value <= found.high else "outside the interval"
-    return f"{f'{100 * value:+.3g} %' if each.scale == 'relative' else f'{value:+.4g}'}, {held}"
+    said = f"{100 * value:+.3g} %" if each.scale == "relative" else f"{value:+.4g}"
+    return said, "in the interval" if each.effect.low <= value <= each.effect.high else "not in the interval"
 
 
 def computed(result: Result) -> dict[str, list[str]]:
@@ -175,8 +176,8 @@ def _own(of: Any, always: Sequence[str]) -> dict[str, str]:
     out = {}
     for each in fields(of):
         value = getattr(of, each.name)
-        made = each.default_factory() if each.default_factory is not MISSING else each.default
-        if each.name in always or value != made:
+        empty = value is None or (isinstance(value, Sized) and not len(value))
+        if each.name in always or not (empty or value == each.default):
             out[each.name] = _plain(value)
     return out
 
@@ -186,6 +187,8 @@ def _plain(value: Any) -> str:
         return ", ".join(f"{name} = {_plain(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
