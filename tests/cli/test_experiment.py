@@ -184,3 +184,153 @@ def test_a_missing_column_is_named(tmp_path):
     (tmp_path / "units.csv").write_text("uid\n1\n")
     words = ["experiment", "assign", written(tmp_path), "--units", tmp_path / "units.csv", "--out", tmp_path / "a.csv"]
     assert "unit = 'user' is unknown" in refused(*words)
+
+
+# -- analyze and report ------------------------------------------------------------------------------------------------
+
+
+def analyze_words(files, path, out):
+    """The command line of an analysis."""
+    where = ["--exposures", files / "exposures.csv", "--events", files / "events.parquet"]
+    return ["experiment", "analyze", path, *where, "--out", out]
+
+
+def test_an_analysis_is_said_kept_and_shown_again(files, tmp_path):
+    path, out = written(tmp_path, more='segments = ["country"]'), tmp_path / "run"
+    call("experiment", "plan", path, "--freeze")
+    said = call(*analyze_words(files, path, out), "--moments", "3").stdout
+    verdict = said.splitlines()[0]
+    assert verdict.startswith("Treatment raises ctr by ")
+    assert sorted(each.name for each in out.iterdir()) == [
+        "estimates.csv", "plan.toml", "report.html", "result.json", "result.md"
+    ]  # fmt: skip
+    assert (out / "plan.toml").read_text() == path.read_text()
+    assert (out / "result.md").read_text().startswith(f"**{verdict}**")
+    assert pl.read_csv(out / "estimates.csv")["metric"].to_list() == ["ctr", "bought"]
+    page = (out / "report.html").read_text()
+    assert verdict in page
+    assert "Nothing was changed after" in page
+    (out / "report.html").unlink()
+    assert call("experiment", "report", out).stdout.splitlines()[0] == verdict
+    assert (out / "report.html").read_text() == page
+    assert json.loads((out / "result.json").read_text())["result"]["verdict"] == verdict
+
+
+def test_the_command_on_the_page_repeats_the_analysis(files, tmp_path):
+    import shlex
+
+    path, out = written(tmp_path), tmp_path / "run"
+    first = call(*analyze_words(files, path, out), "--moments", "0", "--now", "2024-05-20", "--json").stdout
+    again = shlex.split(json.loads(first)["about"]["command"])
+    assert again[0] == "suisen"
+    second = json.loads(call(*again[1:], "--json").stdout)
+    assert second["result"] == json.loads(first)["result"]
+    line = refused(*analyze_words(files, path, out))
+    assert "is not empty" in line
+    assert "--overwrite" in line
+
+
+def test_a_changed_plan_is_on_the_page(files, tmp_path):
+    path, out = written(tmp_path), tmp_path / "run"
+    call("experiment", "plan", path, "--freeze")
+    written(tmp_path, more="alpha = 0.1")
+    said = call(*analyze_words(files, path, out), "--moments", "0").stdout
+    assert "1 field of the plan changed after the start" in said.splitlines()[0]
+    assert "Changed after the plan was frozen." in (out / "report.html").read_text()
+
+
+def test_ids_of_two_types_meet(tmp_path):
+    exposures, events = log(14, users=100)
+    as_int = events.with_columns(pl.col("user").cast(pl.Int64))
+    exposures.with_columns(pl.col("user").cast(pl.Int64)).write_csv(tmp_path / "exposures.csv")
+    as_int.write_parquet(tmp_path / "events.parquet")
+    said = call(*analyze_words(tmp_path, written(tmp_path), tmp_path / "run"), "--moments", "0").stdout
+    assert "50 : 50 units" in said
+
+
+def test_aa_says_that_arms_are_alike(tmp_path):
+    exposures, events = log(14)
+    exposures.write_csv(tmp_path / "exposures.csv")
+    events.write_parquet(tmp_path / "events.parquet")
+    words = analyze_words(tmp_path, written(tmp_path), tmp_path / "run")
+    assert call(*words, "--aa", "--moments", "0").stdout.startswith("A/A: no difference in 2 tests")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ex, ev: (ex.drop("arm"), ev), "exposures has no column 'arm'"),
+        (lambda ex, ev: (ex.filter(pl.col("arm") == "control"), ev), "arm 'treatment' has no units"),
+        (lambda ex, ev: (ex, ev.filter(pl.col("event") != "impression")), "more 'click' than 'impression' events"),
+        (lambda ex, ev: (ex.with_columns(arm=pl.lit("blue")), ev), "arm 'blue' is not in the plan"),
+        (lambda ex, ev: (ex.with_columns(time=pl.lit("noon")), ev), "'time' "),
+        (lambda ex, ev: (ex.with_columns(time=pl.col("time").dt.offset_by("1y")), ev), "none of 60 is between start"),
+        (lambda ex, ev: (ex, ev.drop("user")), "events has no column 'user'"),
+    ],
+)
+def test_bad_tables_are_one_line_and_leave_nothing(tmp_path, change, message):
+    exposures, events = change(*log(14, users=60))
+    exposures.write_csv(tmp_path / "exposures.csv")
+    events.write_parquet(tmp_path / "events.parquet")
+    assert message in refused(*analyze_words(tmp_path, written(tmp_path), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_a_result_is_named(tmp_path):
+    assert "result.json does not exist" in refused("experiment", "report", tmp_path)
+    assert "is no folder" in refused("experiment", "report", tmp_path / "none")
+
+
+# -- demo and simulate -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """(what a small demo says, its folder)."""
+    out = tmp_path_factory.mktemp("demo") / "run"
+    return call("experiment", "demo", "--users", "600", "--out", out).stdout, out
+
+
+def test_the_demo_prints_the_truth_beside_the_estimate(shown):
+    said, out = shown
+    facts = json.loads((out / "analysis" / "result.json").read_text())
+    rows = {line.split()[0]: line for line in said.splitlines() if line.endswith(("  yes", "  no"))}
+    assert list(rows) == ["ctr", "sessions", "conversion", "revenue"]
+    for metric, _, _, relative in facts["about"]["truth"]:
+        assert f"{100 * relative:+.3g} %" in rows[metric]
+    assert facts["result"]["verdict"] in said
+    assert facts["about"]["frozen_at"]
+    assert "LOOKED AT EARLY" not in said
+    assert "true effect" in (out / "analysis" / "report.html").read_text()
+
+
+def test_every_command_works_on_the_files_of_the_demo(shown, tmp_path):
+    _, out = shown
+    assert "frozen at" in call("experiment", "plan", out / "plan.toml", "--events", out / "before.parquet").stdout
+    arms = pl.read_csv(out / "arms.csv")
+    one = call("experiment", "assign", out / "plan.toml", "--unit", arms["user"][0]).stdout
+    assert one == f"{arms['user'][0]}\t{arms['arm'][0]}\tassigned\n"
+    words = ["--exposures", out / "exposures.csv", "--events", out / "events.parquet", "--pre", out / "before.parquet"]
+    again = call("experiment", "analyze", out / "plan.toml", *words, "--now", "2024-03-05", "--out", tmp_path / "a")
+    assert (
+        again.stdout.splitlines()[0] == json.loads((out / "analysis" / "result.json").read_text())["result"]["verdict"]
+    )
+    assert call("experiment", "report", out / "analysis").stdout.startswith(again.stdout.splitlines()[0])
+
+
+def test_the_demo_takes_no_folder_of_something_else(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    assert "holds something else than a run" in refused("experiment", "demo", "--out", tmp_path)
+    assert "give 200 or more" in refused("experiment", "demo", "--users", "100", "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_simulate_counts_the_intervals_that_hold_the_truth():
+    words = ["experiment", "simulate", "--repeat", "40", "--units", "400", "--users", "600"]
+    said = json.loads(call(*words, "--json").stdout)
+    assert {line["metric"] for line in said["lines"]} >= {"ctr", "revenue"}
+    for line in said["lines"]:
+        assert line["coverage"] == line["covered"] / 40
+        assert line["coverage"] > 0.8
+    assert {line["adjusted"] for line in said["lines"]} == {True, False}
+    assert "coverage of the 95 % intervals: " in call(*words, "--no-cuped").stdout
