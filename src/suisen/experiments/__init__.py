@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from suisen.experiments.off_policy import evaluate_policy
     from suisen.experiments.plan import Plan, load
     from suisen.experiments.power import Baseline, Design
+    from suisen.experiments.record import About, Record
     from suisen.experiments.repeats import Repeats, browse, interleaving_gain
+    from suisen.experiments.report import write_report
     from suisen.experiments.rerandomised import Rerandomised, rerandomise
     from suisen.experiments.result import Estimated, Result
     from suisen.experiments.sizing import Sizing, size
@@ -31,6 +33,8 @@ _HOMES = {
     "suisen.experiments.plan": ("Plan", "load"),
     "suisen.experiments.power": ("Baseline", "Design"),
     "suisen.experiments.repeats": ("Repeats", "browse", "interleaving_gain"),
+    "suisen.experiments.record": ("About", "Record"),
+    "suisen.experiments.report": ("write_report",),
     "suisen.experiments.rerandomised": ("Rerandomised", "rerandomise"),
     "suisen.experiments.result": ("Estimated", "Result"),
     "suisen.experiments.sizing": ("Sizing", "size"),
@@ -51,6 +55,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "About",
     "Assigner",
     "Baseline",
     "Browsing",
@@ -63,6 +68,7 @@ __all__ = [
     "Options",
     "Plan",
     "Policies",
+    "Record",
     "Repeats",
     "Rerandomised",
     "Result",
@@ -83,4 +89,5 @@ __all__ = [
     "rerandomise",
     "size",
     "team_draft",
+    "write_report",
 ]
