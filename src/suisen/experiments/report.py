@@ -359,4 +359,4 @@ def _parts(result: Result, about: About) -> dict[str, Any]:
 
 
 def _said(value: Any) -> str:
-    return "nothing" if value is None else _plain(value)
+    return "nothing" if value is None else _plain(value) or "empty"
