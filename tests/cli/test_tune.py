@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from suisen.cli.config import Config
+from suisen.models import MF
 from suisen.pipeline import tuning as room
 from tests.cli.conftest import call, data_flags, refused
 
@@ -78,7 +79,7 @@ def test_a_flag_keeps_its_value(shop, tmp_path):
         assert not {"retriever.dim", "retriever.l2"} & trial["settings"].keys()
         assert "retriever.negatives" in trial["settings"]
     best = tomllib.loads((tmp_path / "t" / "best.toml").read_text())["retriever"]
-    assert (best["dim"], best["l2"]) == (4, 1e-4)
+    assert (best["dim"], best["l2"]) == (4, MF().l2)
     kept = tomllib.loads((tmp_path / "t" / "tuning.toml").read_text())["tune"]["fixed"]
     assert set(kept) == {"retriever.l2", "retriever.dim", "retriever.batch_size"}
 
