@@ -1,7 +1,7 @@
 """How a log is cut into train, valid and test: the rules that a user names.
 
 >>> LeaveLast(test=1, valid=1)
-LeaveLast(test=1, valid=1)
+LeaveLast(test=1, valid=1, valid_users=0, seed=0)
 """
 
 from __future__ import annotations
