@@ -1,4 +1,4 @@
-"""SASRec: causal self-attention over a visitor's items (Kang & McAuley 2018), trained with the full softmax.
+"""SASRec: causal self-attention over a visitor's items (Kang & McAuley, 2018), trained with the full softmax.
 
 x = √d · E[items], then the causal transformer of ``suisen.models.transformer``;  score(u, i) = last state · E[i]: the
 table that is read is the table that is scored.
