@@ -27,8 +27,8 @@ sides of a ratio ran alternately on the same machine. A target that was not reac
 TRIED = {
     "MF": "tried: gradients of tables by sorted sums, no array of a pair's vectors, contexts without features, fused "
     "Adam; what is left is drawing negatives and one pass over the rows",
-    "Two-Tower": "tried: item tower and softmax over the batch's different items alone, gradients made on the way "
-    "forward, cheaper dropout; what is left is the towers' own products, which both sides pay",
+    "Two-Tower": "tried: towers and softmax over the batch's different users and items alone, gradients made on the "
+    "way forward, cheaper dropout; what is left is the products of users and items, which both sides pay",
     "DeepFM": "tried: item states once an item, one cut of the fields for FM and deep net, gradients of tables by "
     "sorted sums, no passes of a folded batch norm in training; what is left is the deep net, which both sides pay",
     "SASRec": "tried: chunks of 16 batches sorted by length; the softmax is computed for real tokens alone on both "
