@@ -10,8 +10,8 @@ product: the lengths that propagation gives the vectors are worth having (Recall
 tenth of Gowalla's train held out, after 4 epochs).
 
 Cost.  No dense adjacency and no sparse matrix type: row u of ÃX is a weighted sum of the rows of X at u's neighbours,
-``embedding_bag``.  Gowalla's 70,841 nodes and 1.6 million neighbours of 64 floats take 10 ms so (one thread; a CSR
-product 25 ms on 32-bit and more on 64-bit indices, COO 230 ms); the product is memory-bound at 4·d bytes a neighbour.
+``embedding_bag``.  Gowalla's 70,841 nodes and 1.6 million neighbours of 64 floats take 10 ms so (CPU time of one
+thread; a CSR product 24 ms on 32-bit indices); the product is memory-bound at 4·d bytes a neighbour.
 Ã is symmetric, so a hop's gradient is a hop.  The loss reads F at the batch's users and items alone, so the last hop is
 computed for those rows: with K = 1 a step touches the neighbours of 2,048 pairs, 1/7 of all, in 2 ms forward and 5 ms
 back.  What is left of a step is the softmax, 3·r·u·d multiply-adds for the batch's r different users and u items
