@@ -123,6 +123,32 @@ def smoke(lines: list[Record]) -> str:
     return f"## Accuracy, smoke (`benchmarks/smoke.py`)\n\n{table(head, rows)}\n\n{where(kept)}\n"
 
 
+def two_tower(lines: list[Record]) -> str:
+    """The newest run of each part and variant, trials too: they say so."""
+    kept = newest(
+        (line for line in lines if line.get("what")),
+        lambda line: (line["what"], line["variant"], line["data"], line["seed"]),
+    )
+    if not kept:
+        return ""
+    head = ["part", "model", "data", "seed", "metrics", "epochs", "minutes", "purpose", "picked on"]
+    rows = [
+        [
+            line["what"],
+            line["variant"],
+            line["data"],
+            str(line["seed"]),
+            ", ".join(f"{name} {value:.4f}" for name, value in line["metrics"].items()),
+            str(line["epochs"] or "–"),
+            f"{line['seconds'] / 60:.1f}",
+            line["purpose"],
+            line["picked_on"],
+        ]
+        for line in kept
+    ]
+    return f"## Two-Tower (`benchmarks/two_tower.py`)\n\n{table(head, rows)}\n\n{where(kept)}\n"
+
+
 def training(lines: list[Record]) -> str:
     """Samples a second, ours and the textbook's."""
     cases = list(dict.fromkeys(line["case"] for line in lines if line["what"] == "throughput"))
@@ -288,6 +314,7 @@ def page(results: Path = RESULTS, configs: Path = accuracy_table.CONFIGS) -> str
         accuracy(reached, configs),
         accuracy(reached, accuracy_table.TEXTBOOK, "Accuracy with the textbook's settings"),
         smoke(reached),
+        two_tower(reached),
         training(speed),
         sequences(speed),
         evaluation(rated),
