@@ -67,7 +67,7 @@ def ease(split: Split, seed: int) -> Outcome:
 
 def sasrec(split: Split, seed: int) -> Outcome:
     """Full softmax, blocks as in the authors' code, batches of any lengths; the epoch picked on validation."""
-    model = su.SASRec(published=True, batch_by_length=False, groups=4, epochs=80)
+    model = su.SASRec(published=True, epochs=80)
     options = su.RunOptions(seed=seed, patience=12, precision="bf16", callbacks=(Lines(),))
     return measured(model, split, seed, "validation ndcg@10: the last but one of 1,024 users", options)
 

@@ -235,7 +235,7 @@ def tokens(options: Namespace) -> None:
     facts = {"case": "SASRec", "model": "SASRec", "params": plain(model), "tokens": real, **run_facts(options)}
     for number in range(min(options.rounds, 2)):
         for by_length in (True, False) if number % 2 == 0 else (False, True):
-            _, curves = fit(replace(model, batch_by_length=by_length), train)
+            _, curves = fit(replace(model, batch_by_length=by_length, groups=1), train)
             rate = real / curves[0].rows[0].seconds
             side = "by length" if by_length else "any lengths"
             append(

@@ -40,7 +40,7 @@ def test_help_has_docstring_bounds_and_default():
     by_key = {s.key: s for s in settings_of(MODELS["sasrec"], "retriever", "--retriever.")}
     assert by_key["dim"].help == "Length of an item vector and of the states. [≥ 1, ≤ 4096; default: 64]"
     assert by_key["learning_rate"].flag == "--retriever.learning-rate"
-    assert by_key["batch_by_length"].help.endswith("[default: true]")
+    assert by_key["batch_by_length"].help.endswith("[default: false]")
 
 
 @pytest.mark.parametrize("name", MODELS)

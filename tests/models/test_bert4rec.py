@@ -23,7 +23,7 @@ ROWS = [[1, 2, 3, 4, 5], [6, 7], [8, 9, 10, 1], [2, 2, 2]]
 
 def net_of(**hyper):
     torch.manual_seed(0)
-    net = BERT4Rec(**{"dim": 8, "heads": 2, "length": 6, "dropout": 0.0, **hyper}).build(Schema(3, ITEMS))
+    net = BERT4Rec(**{"dim": 8, "heads": 2, "length": 6, "dropout": 0.0, "groups": 1, **hyper}).build(Schema(3, ITEMS))
     for weight in net.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     with torch.no_grad():

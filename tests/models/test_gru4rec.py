@@ -36,7 +36,7 @@ def sessions(rows=ROWS):
 
 def net_of(**hyper):
     torch.manual_seed(0)
-    net = GRU4Rec(**{"dim": 8, "length": 6, "dropout": 0.0, **hyper}).build(Schema(1, ITEMS))
+    net = GRU4Rec(**{"dim": 8, "length": 6, "dropout": 0.0, "groups": 1, **hyper}).build(Schema(1, ITEMS))
     for weight in net.parameters():
         torch.nn.init.normal_(weight, std=0.4)
     with torch.no_grad():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DATA = {"name": "ml-100k"}
 RETRIEVER = {"name": "two-tower", "batch_size": 1024, "learning_rate": 0.001}
-RANKER = {"name": "sasrec", "length": 50, "published": True, "batch_by_length": False, "groups": 4}
+RANKER = {"name": "sasrec", "length": 50, "published": True}
 RUN: dict[str, Any] = {"candidates": 500, "seed": 0, "metrics": ["ndcg@10", "hr@10", "recall@100", "mrr@10"]}
 USER = "196"
 K = 10

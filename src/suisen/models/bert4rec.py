@@ -58,9 +58,9 @@ class BERT4Rec:
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Sequences in a batch."""
-    batch_by_length: bool = True
-    """Batches hold sequences of like length, so that little is computed on padding."""
-    groups: Annotated[int, Field(ge=1)] = 1
+    batch_by_length: bool = False
+    """True: batches hold sequences of like length; those of short ones then weigh as much as those of long ones."""
+    groups: Annotated[int, Field(ge=1)] = 4
     """A batch is worked on in so many groups of like length: little padding, though any lengths meet in a step."""
     epochs: Annotated[int, Field(ge=1)] = 200
     """Most passes over the sequences: each shows only some of the places, so it takes more than a causal model."""

@@ -61,9 +61,9 @@ class GRU4Rec:
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Sessions in a batch."""
-    batch_by_length: bool = True
-    """Batches hold sessions of like length, so that little is computed on padding."""
-    groups: Annotated[int, Field(ge=1)] = 1
+    batch_by_length: bool = False
+    """True: batches hold sessions of like length; those of short ones then weigh as much as those of long ones."""
+    groups: Annotated[int, Field(ge=1)] = 4
     """A batch is worked on in so many groups of like length: little padding, though any lengths meet in a step."""
     epochs: Annotated[int, Field(ge=1)] = 60
     """Most passes over the sessions."""

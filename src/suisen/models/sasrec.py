@@ -76,9 +76,9 @@ class SASRec:
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Sequences in a batch."""
-    batch_by_length: bool = True
-    """Batches hold sequences of like length, so that little is computed on padding."""
-    groups: Annotated[int, Field(ge=1)] = 1
+    batch_by_length: bool = False
+    """True: batches hold sequences of like length; those of short ones then weigh as much as those of long ones."""
+    groups: Annotated[int, Field(ge=1)] = 4
     """A batch is worked on in so many groups of like length: little padding, though any lengths meet in a step."""
     epochs: Annotated[int, Field(ge=1)] = 60
     """Most passes over the sequences."""

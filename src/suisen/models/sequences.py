@@ -58,9 +58,10 @@ def flat_states(states: Callable[[Ragged], Tensor], rows: Ragged, groups: int = 
     """(n, d) float32 states of the values of B rows, computed in so many ``groups`` of rows one behind the other: of
     rows in the order of their lengths little is computed on padding, though any lengths meet in a batch.
     """
+    parts = torch.arange(len(rows), device=rows.offsets.device).tensor_split(min(groups, max(1, len(rows))))
+    grouped = [rows] if groups == 1 else [rows.take(part) for part in parts]
     found = []
-    for part in torch.arange(len(rows), device=rows.offsets.device).tensor_split(min(groups, max(1, len(rows)))):
-        some = rows if groups == 1 else rows.take(part)
+    for some in [group for group in grouped if group.values.numel()] or grouped[:1]:
         made = states(some).float()
         found.append(made[some.mask(made.shape[1])])
     return torch.cat(found)
