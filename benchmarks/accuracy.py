@@ -61,6 +61,8 @@ class Row:
     picked_on: str = ""
     """How the settings came to be, where validation picked more than the epochs."""
     precision: str = "auto"
+    average: float = 0.0
+    """Decay of the moving average of the weights."""
     tried: str = ""
     """Printed where the floor is missed."""
     also: tuple[str, ...] = ()
@@ -157,7 +159,9 @@ def run(row: Row, seed: int, options: Namespace) -> bool:
     started = time.perf_counter()
     split = DATA[row.data].load(options.data_dir, seed)
     model = model_of(row.model, **row.settings)
-    how = su.RunOptions(seed=seed, patience=row.patience, precision=row.precision, callbacks=(Lines(),))
+    how = su.RunOptions(
+        seed=seed, patience=row.patience, precision=row.precision, average=row.average, callbacks=(Lines(),)
+    )
     net, epochs, picked_on = trained(row, model, split, how, seed)
     report = su.evaluate(NetScorer(net, may_recommend(model, split.train)), split.test, row.metrics)
     found = {score.metric: round(score.value, 5) for score in report.scores}

@@ -81,6 +81,23 @@ def test_interrupted_anywhere(name, tmp_path):
         assert_same(outcome(model, replace(options, resume=True)), wanted)
 
 
+@pytest.mark.parametrize("name", ["sasrec", "two-phases"])
+def test_interrupted_with_averaged_weights(name, tmp_path):
+    wanted = outcome(MODELS[name], RunOptions(seed=3, average=0.8))
+    options = RunOptions(seed=3, average=0.8, checkpoint=tmp_path, checkpoint_seconds=0.0)
+    with pytest.raises(Interrupted):
+        outcome(MODELS[name], watched(options, Bomb(5)))
+    assert_same(outcome(MODELS[name], replace(options, resume=True)), wanted)
+    assert wanted[1] != outcome(MODELS[name], RunOptions(seed=3))[1]
+
+
+def test_a_checkpoint_without_an_average_is_refused(tmp_path):
+    options = RunOptions(checkpoint=tmp_path, checkpoint_seconds=0.0)
+    outcome(MODELS["mf"], options)
+    with pytest.raises(InputError, match="holds no averaged weights; resume with average = 0"):
+        outcome(MODELS["mf"], replace(options, average=0.9, resume=True))
+
+
 def test_interrupted_again_and_again(tmp_path):
     model = MODELS["two-phases"]
     wanted = outcome(model, RunOptions(seed=1))

@@ -55,6 +55,30 @@ def test_without_validation_the_last_weights_stay():
     assert all(net.modes)  # every loss was computed in training mode
 
 
+def test_averaged_weights_are_validated_and_kept():
+    """Against the recurrence itself: w falls by 1/4 a step; the mean of all until 1/n < 1 - decay, then exponential."""
+    own, held, expected = 0.0, 0.0, []
+    for step in range(1, 3 * BATCHES + 1):
+        own -= LEARNING_RATE
+        share = max(1 / step, 1 - 0.75)
+        held += share * (own - held)
+        if step % BATCHES == 0:
+            expected.append(held)
+    judge = Judge([0.1, 0.5, 0.4])
+    net = LineNet()
+    run(line_phase(net, 3), VIEW, little(), judge, RunOptions(average=0.75))
+    assert judge.weights == pytest.approx(expected)
+    assert float(net.w.detach()) == pytest.approx(expected[1])
+    bare = LineNet()
+    run(line_phase(bare, 3), VIEW, little(), None, RunOptions(average=0.75))
+    assert float(bare.w.detach()) == pytest.approx(expected[2])
+
+
+def test_a_closed_form_is_not_averaged():
+    plain, averaged = (fit(IALS(dim=3, epochs=2), little(), options=RunOptions(average=a))[0] for a in (0.0, 0.9))
+    assert torch.equal(plain.item(torch.arange(9)), averaged.item(torch.arange(9)))
+
+
 def test_loss_of_an_epoch_is_the_mean_of_its_batches():
     net = LineNet()
     curve = run(line_phase(net, 2), VIEW, little())
@@ -175,6 +199,8 @@ def test_the_callers_generator_is_left_alone():
 def test_options_are_checked():
     with pytest.raises(InputError, match="patience = 0 must be at least 1"):
         RunOptions(patience=0)
+    with pytest.raises(InputError, match=r"average = 1\.0 must be at least 0"):
+        RunOptions(average=1.0)
     with pytest.raises(InputError, match="clip = 0 must be above 0; None switches clipping off"):
         RunOptions(clip=0)
 

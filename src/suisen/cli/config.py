@@ -96,6 +96,8 @@ class RunSettings:
     """Epochs without a better validation metric before training stops."""
     clip: float | None = 10.0
     """Largest norm of the gradient."""
+    average: float = 0.0
+    """Decay a step of a moving average of the weights, like 0.99, which is then what is kept; 0: none."""
     max_seconds: float | None = None
     """A phase of training stops after the epoch in which so many seconds have passed."""
     checkpoint_seconds: float = 30.0
@@ -245,6 +247,7 @@ class Config:
             precision=run.precision,
             patience=run.patience,
             clip=run.clip,
+            average=run.average,
             max_seconds=run.max_seconds,
             checkpoint_seconds=run.checkpoint_seconds,
             **more,

@@ -68,6 +68,8 @@ class RunOptions:
     """Epochs without a better validation metric before training stops."""
     clip: float | None = 10.0
     """Largest norm of the gradient; None: not clipped."""
+    average: float = 0.0
+    """Decay a step of a moving average of the weights, which is then what is validated and kept; 0: none."""
     max_seconds: float | None = None
     """A phase starts no further epoch after so long; None: no limit."""
     checkpoint: Path | None = None
@@ -85,6 +87,8 @@ class RunOptions:
             raise InputError(f"patience = {self.patience} must be at least 1")
         if self.clip is not None and self.clip <= 0:
             raise InputError(f"clip = {self.clip} must be above 0; None switches clipping off")
+        if not 0.0 <= self.average < 1.0:
+            raise InputError(f"average = {self.average} must be at least 0 and below 1; 0.99 averages over 100 steps")
 
     def for_stage(self, stage: str) -> Self:
         """The same options for another stage: its own checkpoint file and its own stream of random numbers."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.views import View
 from suisen.errors import InputError, TrainingError
 from suisen.models.contract import ItemTable, Model, Net, Phase
+from suisen.training.averaging import Average
 from suisen.training.checkpoint import copy_weights, load_tree, save_tree, weights_of
 from suisen.training.options import Curve, EpochRow, RunOptions, pick_device, pick_precision
 
@@ -55,6 +57,8 @@ class _Run:
         self.half = pick_precision(options.precision, self.device) == "bf16"
         self.module = phase.module.to(self.device)
         self.optimisers: Sequence[Optimizer] = phase.optimisers(self.module)
+        averaged = options.average > 0 and bool(self.optimisers)  # a closed form has nothing to average
+        self.average = Average(self.module, options.average) if averaged else None
         self.epochs = view.open(train)
         self.rng = torch.Generator().manual_seed(options.stage_seed)
         self.epoch_rng = self.rng.get_state()
@@ -74,6 +78,8 @@ class _Run:
             self._end_epoch()
         if self.best:
             copy_weights(self.module, self.best)
+        elif self.average is not None:
+            copy_weights(self.module, self.average.weights)
         self.module.eval()
         self._save(always=True)
         self._tell("on_end", self.curve)
@@ -116,18 +122,14 @@ class _Run:
                 torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.options.clip)
             for optimiser in self.optimisers:
                 optimiser.step()
+            if self.average is not None:
+                self.average.update()
         return value
 
     def _end_epoch(self) -> None:
         if self.done:
             return
-        metric = None
-        if self.validate is not None:
-            self.module.eval()
-            with torch.no_grad():
-                metric = float(self.validate(self.module))
-            if math.isnan(metric):
-                raise TrainingError(f"the validation metric of {self.options.stage} is not a number; check valid")
+        metric = self._metric()
         epoch = len(self.curve.rows) + 1
         rate = self.examples_done / max(self.seconds, 1e-9)
         row = EpochRow(epoch, self.loss_sum / max(self.batches_done, 1), metric, self.seconds, rate)
@@ -138,13 +140,25 @@ class _Run:
         self._tell("on_epoch", row)
         self._save()
 
+    def _metric(self) -> float | None:
+        """Of the averaged weights, where there are any."""
+        if self.validate is None:
+            return None
+        with self.average.in_place() if self.average is not None else nullcontext(), torch.no_grad():
+            self.module.eval()  # after the weights are in place: some networks keep what follows from them
+            metric = float(self.validate(self.module))
+        if math.isnan(metric):
+            raise TrainingError(f"the validation metric of {self.options.stage} is not a number; check valid")
+        return metric
+
     def _keep_best(self, row: EpochRow) -> None:
         best = self.curve.best_metric
         if row.metric is None:
             self.curve.best_epoch = row.epoch
         elif best is None or row.metric > best:
             self.curve.best_epoch, self.curve.best_metric = row.epoch, row.metric
-            self.best = {name: value.cpu().clone() for name, value in weights_of(self.module).items()}
+            weights = weights_of(self.module) if self.average is None else self.average.weights
+            self.best = {name: value.cpu().clone() for name, value in weights.items()}
 
     def _maybe_stop(self, epoch: int) -> None:
         limit = self.options.max_seconds
@@ -179,6 +193,7 @@ class _Run:
         save_tree(path, {
             "weights": weights_of(self.module), "best": self.best,
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "average": None if self.average is None else [self.average.steps, self.average.weights],
             "epochs": self.epochs.state_dict(),
             "rng": self.epoch_rng if self.batches_done else self.rng.get_state(), "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -198,6 +213,11 @@ class _Run:
             raise InputError(f"checkpoint {path}: {error}; resume with the run's own settings") from None
         for optimiser, state in zip(self.optimisers, tree["optimisers"], strict=True):
             optimiser.load_state_dict(state)
+        if self.average is not None:
+            if tree.get("average") is None:
+                raise InputError(f"checkpoint {path} holds no averaged weights; resume with average = 0")
+            self.average.steps, weights = tree["average"]
+            self.average.weights = {name: value.to(self.device) for name, value in weights.items()}
         self.epochs.load_state_dict(tree["epochs"])
         self.best, self.done = tree["best"], tree["done"]
         self.rng.set_state(tree["rng"])
