@@ -1,5 +1,6 @@
 """The transformer that SASRec and BERT4Rec share: positions counted from the end, pre-norm blocks, a last norm.
 
+Attention and feed-forward layer: Vaswani et al. 2017, sections 3.2 and 3.3; blocks: Kang & McAuley 2018, section III.
 x = x + P[positions];  each block: x + attention(norm(x)), then x + feed-forward(norm(x));  last: norm(x).
 The published code of SASRec does otherwise than its paper, and learns faster (``Shape.published``): n = norm(x), then
 n + attention with queries of n but keys and values of x; the feed-forward layer's residual starts from its norm, too.
