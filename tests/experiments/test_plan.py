@@ -88,6 +88,7 @@ def test_the_fingerprint_knows_every_field_and_the_order_of_arms(written):
         "correction": "bh", "start": "2024-04-01", "end": "2024-06-01", "sample": 9, "pre": "7d", "sequential": {},
         "strata": ("country",), "segments": ("device",), "contamination": "first", "srm_threshold": 0.01,
         "assignment": {"holdout": 0.1}, "columns": {"arm": "group"},
+        "equivalence": {next(name for name in plan.metrics if name not in plan.guardrails): {"margin": 0.1}},
     }  # fmt: skip
     assert set(other) == {field.name for field in fields(Plan)}
     prints = {Plan.of({**plan.as_dict(), name: value}).fingerprint() for name, value in other.items()}
@@ -203,3 +204,25 @@ def test_a_table_that_is_none_is_named():
     plan = {"name": "x", "arms": {"control": 0.5, "t": 0.5}, "primary": "m", "metrics": {"m": "ctr"}}
     with pytest.raises(InputError, match=r"metrics.m = 'ctr' is no table; write \[metrics.m\] and its fields below"):
         Plan.of(plan)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"equivalence": {"ctrr": {"margin": 0.1}}}, "equivalence = 'ctrr' is unknown; did you mean 'ctr'"),
+        ({"equivalence": {"ctr": {"margin": 0}}}, r"\[equivalence.ctr\] .*margin = 0 should be greater than 0"),
+        (
+            {"equivalence": {"ctr": {"margin": 0.1}}, "guardrails": {"ctr": {"margin": 0.1}}},
+            "'ctr' is in guardrails and in equivalence, which holds on both sides; keep one",
+        ),
+        (
+            {"equivalence": {"ctr": {"margin": 0.1}}, "alternative": "greater"},
+            "alternative = 'greater' looks one way, and equivalence.ctr both; use two-sided",
+        ),
+    ],
+)
+def test_equivalences_are_refused_where_they_are_unsound(more, said):
+    base = {"name": "x", "arms": {"control": 0.5, "t": 0.5}, "primary": "ctr", "metrics": {"ctr": {"kind": "ctr"}}}
+    assert Plan.of(base | {"equivalence": {"ctr": {"margin": 0.1}}}).equivalence["ctr"].scale == "relative"
+    with pytest.raises(InputError, match=said):
+        Plan.of(base | more)

@@ -241,3 +241,16 @@ def test_a_course_goes_through_its_points():
     assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
     assert ys[0] - ys[1] == pytest.approx(2 * (ys[2] - ys[0]), abs=0.3)
     assert "3 points; the last, 2:" in picture
+
+
+def test_equivalence_is_on_the_page_and_comes_back(tmp_path):
+    tables_ = TABLES | {"guardrails": {}, "segments": [], "equivalence": {"bought": {"margin": 3.0}}}
+    result = analyze(*tables(), Plan.of(tables_), options=Options(daily=False))
+    assert result.estimates[-1].equality.state == "holds"
+    page = render(Record(result))
+    words = " ".join(" ".join(Reader(page).texts).split())
+    for said in ("equal within 300 %", "Equivalence: equal within the margin", "± 300 %", "equivalence bought"):
+        assert said in words
+    assert result.estimates[-1].equality.effect.percent() in words
+    Record(result).save(tmp_path / "result.json")
+    assert Record.load(tmp_path / "result.json").result == result

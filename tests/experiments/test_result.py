@@ -41,7 +41,7 @@ def test_markdown_is_a_table():
     assert text.startswith("**Treatment raises m by ")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 3
-    assert {row.count("|") for row in rows} == {len(HEAD) + 1}
+    assert {row.count("|") for row in rows} == {len(HEAD)}  # none is planned to be equal
     assert "* m, treatment: winsorized at the quantile 0.99" in text
 
 
@@ -112,3 +112,73 @@ def test_warnings_are_named():
     frame = units_of(["control", "treatment"], m__y=(rng.lognormal(0, 2, 900), rng.lognormal(0, 2, 100)))
     one = plan({"m": {"kind": "value"}}, arms={"control": 0.9, "treatment": 0.1}, sample=1000)
     assert "; warning: heavy tail and unequal split" in analyze_units(frame, one).verdict
+
+
+# -- planned to be equal ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shift", "margin", "state", "said"),
+    [
+        (0.0, 0.05, "holds", "Treatment equals control in m within 5 %: "),
+        (0.3, 0.05, "holds", "], equal within 5 %; "),
+        (0.5, 0.05, "undecided", "], not shown to be equal within 5 %; "),
+        (0.0, 0.005, "undecided", "No effect of treatment on m is shown: "),
+        (1.5, 0.05, "fails", "], NOT EQUAL within 5 %; "),
+        (-1.5, 0.05, "fails", "Treatment lowers m by "),
+    ],
+)
+def test_a_primary_that_is_to_be_equal(shift, margin, state, said):
+    made = found(shift, equivalence={"m": {"margin": margin}})
+    first = made.estimates[0]
+    assert first.equality.state == state
+    assert said in made.verdict
+    assert (first.equality.effect.p < 0.05) == (state == "holds")
+    assert first.effect.low < first.equality.effect.low < first.equality.effect.high < first.effect.high  # 90 in 95 %
+    assert made.frame()["equality"].to_list() == [state, None, None]
+    assert f"{state} (± {100 * margin:g} %: " in made.text()
+    assert made.markdown().splitlines()[6].endswith("| equality |")
+
+
+def test_the_interval_of_equality_is_that_of_two_one_sided_tests():
+    made = found(0.0, equivalence={"m": {"margin": 0.3, "scale": "absolute"}})
+    wider = found(0.0, alpha=0.1).estimates[0].absolute
+    equal = made.estimates[0].equality.effect
+    assert (equal.low, equal.high) == (pytest.approx(wider.low), pytest.approx(wider.high))
+    assert f"within 0.3: {equal.plain()} at 90 %; " in made.verdict
+
+
+def test_other_metrics_that_are_to_be_equal_stand_in_the_verdict():
+    rules = {"g": {"margin": 0.05}}
+    for shift, said in ((0.0, "; g equal within 5 % ("), (0.5, "; g not shown to be equal within 5 % ("),
+                        (2.0, "; g NOT EQUAL within 5 % (")):  # fmt: skip
+        assert said in found(guard=shift, guardrails={}, equivalence=rules).verdict
+    flat = found(guardrails={}, equivalence={"w": {"margin": 0.2}})
+    assert flat.estimates[-1].equality.state == "holds"  # of the means, beside the test of ranks
+
+
+def test_looks_widen_the_interval_of_equality():
+    rules = {"m": {"margin": 0.05}}
+    one = found(0.0, equivalence=rules).estimates[0].equality
+    for looks in ({"kind": "always-valid", "tune": 800}, {"kind": "group", "looks": [0.5, 1.0]}):
+        other = found(0.0, equivalence=rules, sequential=looks, sample=1600).estimates[0].equality
+        assert other.effect.high - other.effect.low > 1.2 * (one.effect.high - one.effect.low)
+        assert other.effect.p == pytest.approx(one.effect.p)  # of one look, as the page says
+
+
+def test_what_does_not_vary_is_not_shown_to_be_equal():
+    frame = units_of(["control", "treatment"], m__y=np.ones((2, 50)), g__y=np.zeros((2, 50)))
+    two = plan({"m": {"kind": "value"}, "g": {"kind": "value"}}, scale="absolute",
+               equivalence={name: {"margin": 0.1, "scale": "absolute"} for name in "mg"})  # fmt: skip
+    made = analyze_units(frame, two)
+    assert [each.equality.state for each in made.estimates] == ["undecided", "undecided"]
+    assert made.verdict == "No verdict: m does not vary, so it cannot be tested"
+
+
+def test_segments_and_days_make_no_claim_of_equality():
+    rng = np.random.default_rng(1)
+    frame = units_of(["control", "treatment"], m__y=rng.normal(10, 1, (2, 200))).with_columns(
+        country=np.repeat(["JP", "FI"], 200)[rng.permutation(400)]
+    )
+    made = analyze_units(frame, plan({"m": {"kind": "value"}}, segments=["country"], equivalence={"m": {"margin": 1}}))
+    assert {each.estimate.equality for each in made.segments} == {None}

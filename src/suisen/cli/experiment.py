@@ -188,6 +188,9 @@ def _plan_lines(plan: Plan, kept: Frozen | None) -> list[str]:
     for name, rail in plan.guardrails.items():
         margin = f"{100 * rail.margin:g} %" if rail.scale == "relative" else f"{rail.margin:g}"
         lines.append(f"  guardrail {name}: not worse by {margin}")
+    for name, rule in plan.equivalence.items():
+        margin = f"{100 * rule.margin:g} %" if rule.scale == "relative" else f"{rule.margin:g}"
+        lines.append(f"  equivalence {name}: equal within {margin}")
     if plan.start or plan.end:
         lines.append(f"  from {plan.start or 'any time'} to {plan.end or 'any time'}")
     if plan.sequential is not None:

@@ -174,7 +174,7 @@ def _family(estimates: list[Estimated], plan: Plan, *, always: bool = False) -> 
 def _segments(comparing: Comparing, given: Options) -> tuple[tuple[Segment, ...], list[str]]:
     """The primary metric in each value of each segment column, all corrected together; looks are not allowed for."""
     plan, notes = comparing.plan, []
-    alone = replace(plan, sequential=None, strata=(), segments=(), guardrails={})
+    alone = replace(plan, sequential=None, strata=(), segments=(), guardrails={}, equivalence={})
     found: list[tuple[str, str, Estimated]] = []
     for column in plan.segments:
         values = comparing.frame[column].value_counts(sort=True)[column].to_list()

@@ -16,7 +16,7 @@ import polars as pl
 from scipy import special
 
 from suisen.errors import InputError
-from suisen.experiments.equivalence import non_inferior
+from suisen.experiments.equivalence import equalled, guarded
 from suisen.experiments.means import (
     Alternative,
     Cuped,
@@ -31,11 +31,11 @@ from suisen.experiments.means import (
 from suisen.experiments.means import tail_warning as tail_warning_of
 from suisen.experiments.metrics import event_of
 from suisen.experiments.moments import Moments, aggregate, moments
-from suisen.experiments.plan import Guardrail, Metric, Plan, Scale
+from suisen.experiments.plan import Metric, Plan, Scale
 from suisen.experiments.proportions import Counts, chi_square, few_warning, fisher, z_test
 from suisen.experiments.ranks import RankEffect, mann_whitney
 from suisen.experiments.resampling import Sample, bootstrap, permutation, quantile
-from suisen.experiments.result import Estimated, Guard, Look, Range, Role, State
+from suisen.experiments.result import Equality, Estimated, Guard, Look, Range, Role
 from suisen.experiments.sequential import confidence_sequence, repeated_p, spending_bounds
 
 ARM, STRATUM = "arm", "__stratum"
@@ -83,6 +83,10 @@ class Pair(NamedTuple):
     p: float | None = None
     """The test's own p, where it is not that of an effect."""
     ranks: RankEffect | None = None
+
+    def on(self, scale: Scale) -> Effect:
+        """The effect on a scale."""
+        return self.relative if scale == "relative" else self.absolute
 
 
 @dataclass(frozen=True)
@@ -242,7 +246,7 @@ class _Metric:
         plan, control = self.of.plan, self.value(self.of.plan.control)
         treatment, level = self.value(arm), 1 - plan.alpha
         pair, warnings = self.found(arm, level), self.warnings(arm)
-        pair, looked = self.with_looks(pair, arm)
+        pair, looked = self.with_looks(pair, arm, plan.alpha)
         if not bool(control.var + treatment.var > 0):
             none = np.asarray(np.nan)
             pair = Pair(pair.absolute._replace(p=none), pair.relative._replace(p=none))
@@ -254,12 +258,11 @@ class _Metric:
                 f"the tests of the absolute effect (p = {absolute.p:.3g}) and of the relative one (p = "
                 f"{relative.p:.3g}) disagree; the plan decides by the {plan.scale} one"
             )
-        guard = self.guard(pair) if self.name in plan.guardrails else None
         return Estimated(
             self.name, arm, self.role, WORDS[self.test], plan.scale, float(control.value), float(treatment.value),
             int(control.n), int(treatment.n), absolute, relative, p, p, "none", plan.alpha, self.metric.better,
-            f"{self.how()}{looked}", None if self.cuped is None else float(self.cuped.rho), pair.ranks, guard,
-            tuple(warnings), tuple(self.remedies()),
+            f"{self.how()}{looked}", None if self.cuped is None else float(self.cuped.rho), pair.ranks,
+            self.guard(pair), self.equality(arm), tuple(warnings), tuple(self.remedies()),
         )  # fmt: skip
 
     @property
@@ -333,8 +336,8 @@ class _Metric:
 
     # -- looks --------------------------------------------------------------------------------------------------------
 
-    def with_looks(self, pair: Pair, arm: str) -> tuple[Pair, str]:
-        """Intervals and p that hold under the plan's looks."""
+    def with_looks(self, pair: Pair, arm: str, alpha: float) -> tuple[Pair, str]:
+        """Intervals of level 1 − alpha and p that hold under the plan's looks."""
         plan, sequential = self.of.plan, self.of.plan.sequential
         if sequential is None or self.of.look.kind == "fixed":
             return pair, ""
@@ -345,7 +348,7 @@ class _Metric:
                 )
             return pair, "; holds for one look only"
         if sequential.kind == "group":
-            made = _pair(self._bounded(effect) for effect in (pair.absolute, pair.relative))
+            made = _pair(self._bounded(effect, alpha) for effect in (pair.absolute, pair.relative))
             return (
                 made,
                 f"; bounds of {sequential.spending} spending ({sequential.convention}) at look {self.of.look.number}",
@@ -353,20 +356,18 @@ class _Metric:
         part = plan.arms[plan.control] + plan.arms[arm]
         n = float(self.flat.n[self.place(plan.control)] + self.flat.n[self.place(arm)])
         sequences = (
-            confidence_sequence(effect, n, alpha=plan.alpha, tune=sequential.tune * part, alternative=self.alternative)
+            confidence_sequence(effect, n, alpha=alpha, tune=sequential.tune * part, alternative=self.alternative)
             for effect in (pair.absolute, pair.relative)
         )
         return _pair(sequences), f"; confidence sequence tuned for {sequential.tune:,} units"
 
-    def _bounded(self, effect: Effect) -> Effect:
+    def _bounded(self, effect: Effect, alpha: float) -> Effect:
         """The repeated interval and p of a group-sequential plan (Jennison, Turnbull 2000)."""
         sequential, times = self.of.plan.sequential, self.of.times
         if sequential is None or not times:
             inf = np.asarray(np.inf)
             return effect._replace(low=-inf, high=inf, p=np.asarray(1.0))
-        design = spending_bounds(
-            times, self.of.plan.alpha, spending=sequential.spending, convention=sequential.convention
-        )
+        design = spending_bounds(times, alpha, spending=sequential.spending, convention=sequential.convention)
         two_sided = special.stdtr(effect.df, -np.abs(effect.statistic))
         z = float(-special.ndtri(max(float(two_sided), 1e-300)))
         p = repeated_p(z, times, spending=sequential.spending, convention=sequential.convention)
@@ -378,15 +379,18 @@ class _Metric:
 
     # -- guardrails, warnings, words ----------------------------------------------------------------------------------
 
-    def guard(self, pair: Pair) -> Guard:
-        """Whether the interval lies on the good side of the margin."""
-        rule: Guardrail = self.of.plan.guardrails[self.name]
-        effect = pair.relative if rule.scale == "relative" else pair.absolute
-        sign = 1.0 if self.metric.better == "higher" else -1.0
-        ends = sorted((sign * float(effect.low), sign * float(effect.high)))
-        state: State = "holds" if ends[0] > -rule.margin else "fails" if ends[1] < -rule.margin else "undecided"
-        p = float(non_inferior(effect, rule.margin, better=self.metric.better).p)
-        return Guard(rule.margin, rule.scale, p, state)
+    def guard(self, pair: Pair) -> Guard | None:
+        """Whether the metric is not worse than its margin, where the plan asks."""
+        rule = self.of.plan.guardrails.get(self.name)
+        return None if rule is None else guarded(pair.on(rule.scale), rule, self.metric.better)
+
+    def equality(self, arm: str) -> Equality | None:
+        """Whether the metric is equal within its margins, where the plan asks; intervals of level 1 − 2 alpha."""
+        rule, alpha = self.of.plan.equivalence.get(self.name), self.of.plan.alpha
+        if rule is None:
+            return None
+        pair, _ = self.with_looks(self.found(arm, 1 - 2 * alpha), arm, 2 * alpha)
+        return equalled(pair.on(rule.scale), rule, alpha)
 
     def warnings(self, arm: str) -> list[str]:
         """Where the theory of the test does not hold for these data."""

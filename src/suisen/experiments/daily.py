@@ -123,4 +123,4 @@ def primary_only(plan: Plan, end: str) -> Plan:
     metric = plan.metrics[plan.primary]
     names = {plan.primary, metric.numerator, metric.denominator} - {""}
     kept = {name: plan.metrics[name] for name in plan.metrics if name in names}
-    return replace(plan, metrics=kept, guardrails={}, segments=(), end=end)
+    return replace(plan, metrics=kept, guardrails={}, equivalence={}, segments=(), end=end)

@@ -11,6 +11,8 @@ from scipy import special
 from suisen.errors import InputError
 from suisen.experiments.means import Effect
 from suisen.experiments.moments import Floats
+from suisen.experiments.plan import Equivalence, Guardrail
+from suisen.experiments.result import Equality, Guard, Range, State
 
 
 class Margins(NamedTuple):
@@ -47,6 +49,26 @@ def equivalent(effect: Effect, low: float, high: float, *, alpha: float = 0.05) 
     above = special.stdtr(effect.df, -_statistic(effect.value - low, effect.se))
     below = special.stdtr(effect.df, _statistic(effect.value - high, effect.se))
     return Margins(np.asarray(np.maximum(above, below)), *_interval(effect, alpha))
+
+
+def guarded(effect: Effect, rule: Guardrail, better: Literal["higher", "lower"]) -> Guard:
+    """Whether the interval lies on the good side of a guardrail's margin."""
+    sign = 1.0 if better == "higher" else -1.0
+    ends = sorted((sign * float(effect.low), sign * float(effect.high)))
+    state: State = "holds" if ends[0] > -rule.margin else "fails" if ends[1] < -rule.margin else "undecided"
+    return Guard(rule.margin, rule.scale, float(non_inferior(effect, rule.margin, better=better).p), state)
+
+
+def equalled(effect: Effect, rule: Equivalence, alpha: float) -> Equality:
+    """Whether the interval, of level 1 − 2 alpha, lies between the margins; undecided where nothing varies."""
+    low, high, margin = float(effect.low), float(effect.high), rule.margin
+    if not float(effect.se) > 0:
+        return Equality(margin, rule.scale, Range(float(effect.value), low, high, float("nan")), "undecided")
+    state: State = "holds" if -margin < low and high < margin else "undecided"
+    if low >= margin or high <= -margin:
+        state = "fails"
+    p = float(equivalent(effect, -margin, margin, alpha=alpha).p)
+    return Equality(margin, rule.scale, Range(float(effect.value), low, high, p), state)
 
 
 def _statistic(gap: Floats, se: Floats) -> Floats:

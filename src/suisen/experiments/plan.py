@@ -141,6 +141,16 @@ class Guardrail:
 
 
 @parameters
+class Equivalence:
+    """A metric that must not differ: two one-sided tests against margins on both sides (TOST)."""
+
+    margin: Annotated[float, Field(gt=0)]
+    """How much higher or lower still counts as equal."""
+    scale: Scale = "relative"
+    """relative: the margin is a share of the control's value; absolute: in the metric's own unit."""
+
+
+@parameters
 class Sequential:
     """How the data may be looked at before the end."""
 
@@ -255,6 +265,8 @@ class Plan:
     """The metric that decides."""
     guardrails: dict[str, Guardrail] = Field(default_factory=dict)
     """Metric → margin within which it may be worse."""
+    equivalence: dict[str, Equivalence] = Field(default_factory=dict)
+    """Metric → margin within which it counts as equal."""
     mde: Annotated[float, Field(gt=0)] | None = None
     """Smallest effect on the primary metric that must not be missed, on ``scale``."""
     scale: Scale = "relative"
@@ -294,6 +306,7 @@ class Plan:
     def _sound(self) -> Plan:
         self._check_arms()
         self._check_metrics()
+        self._check_equivalence()
         starts, ends = self.starts, self.ends
         if starts is not None and ends is not None and ends <= starts:
             raise ValueError(f"end = {self.end!r} is not after start = {self.start!r}; swap them")
@@ -324,6 +337,17 @@ class Plan:
                 if other not in self.metrics or other == name or self.metrics[other].is_ratio:
                     plain = [each for each in self.metrics if not self.metrics[each].is_ratio]
                     raise unknown(f"metrics.{name}.{part}", other, plain)
+
+    def _check_equivalence(self) -> None:
+        for name in self.equivalence:
+            if name not in self.metrics:
+                raise unknown("equivalence", name, self.metrics)
+            if name in self.guardrails:
+                raise ValueError(f"{name!r} is in guardrails and in equivalence, which holds on both sides; keep one")
+            if name == self.primary and self.alternative != "two-sided":
+                raise ValueError(
+                    f"alternative = {self.alternative!r} looks one way, and equivalence.{name} both; use two-sided"
+                )
 
     @property
     def starts(self) -> int | None:
@@ -376,7 +400,7 @@ class Plan:
 
 
 _TABLES: dict[str, type[Any]] = {"assignment": Assignment, "columns": Columns, "sequential": Sequential}
-_NAMED: dict[str, type[Any]] = {"metrics": Metric, "guardrails": Guardrail}
+_NAMED: dict[str, type[Any]] = {"metrics": Metric, "guardrails": Guardrail, "equivalence": Equivalence}
 
 
 def _built(where: str, kind: type[Any], values: Any) -> Any:

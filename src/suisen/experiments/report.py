@@ -15,7 +15,7 @@ from suisen.experiments import charts
 from suisen.experiments.charts import Bar, Colour, Point
 from suisen.experiments.plan import Plan
 from suisen.experiments.record import About, Record, Truth
-from suisen.experiments.result import Estimated, Guard, Range, Result
+from suisen.experiments.result import Estimated, Range, Result, margin_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -85,15 +85,13 @@ def effect(found: Range, scale: str) -> str:
     return found.percent() if scale == "relative" else found.plain()
 
 
-def margin(guard: Guard) -> str:
-    """A guardrail's margin on its scale."""
-    return f"{100 * guard.margin:g} %" if guard.scale == "relative" else f"{guard.margin:g}"
-
-
 def decided(each: Estimated) -> str:
     """What the test of an estimate says."""
     if each.guard is not None:
         return f"guardrail {'is undecided' if each.guard.state == 'undecided' else each.guard.state}"
+    if each.equality is not None:
+        said = {"holds": "equal within", "fails": "not equal within", "undecided": "not shown to be equal within"}
+        return f"{said[each.equality.state]} {margin_of(each.equality)}"
     return {"raises": "raised", "lowers": "lowered", "not shown": "no effect shown", "no verdict": "cannot be tested"}[
         each.decision
     ]
@@ -103,6 +101,8 @@ def tone(each: Estimated) -> str:
     """Whether a row is good or bad news; empty: neither is shown."""
     if each.guard is not None and each.guard.state == "fails":
         return "worse"
+    if each.equality is not None and each.equality.state == "holds":
+        return "better"
     return {True: "better", False: "worse", None: ""}[each.good]
 
 
@@ -160,11 +160,12 @@ def remedied(result: Result) -> list[str]:
 def sections(plan: Plan) -> list[Section]:
     """The plan by its tables; what is left at its default is not repeated but for what decides."""
     always = ("name", "unit", "primary", "scale", "alternative", "alpha", "power", "correction", "srm_threshold")
-    nested = ("arms", "metrics", "guardrails", "sequential", "assignment", "columns")
+    nested = ("arms", "metrics", "guardrails", "equivalence", "sequential", "assignment", "columns")
     top = {name: value for name, value in _own(plan, always).items() if name not in nested}
     made = [Section("experiment", top), Section("arms", {arm: f"{weight:g}" for arm, weight in plan.arms.items()})]
     made += [Section(f"metric {name}", _own(metric, ("kind", "test"))) for name, metric in plan.metrics.items()]
     made += [Section(f"guardrail {name}", _own(rail, ("margin", "scale"))) for name, rail in plan.guardrails.items()]
+    made += [Section(f"equivalence {name}", _own(rule, ("margin", "scale"))) for name, rule in plan.equivalence.items()]
     if plan.sequential is not None:
         made.append(Section("looks", _own(plan.sequential, ("kind",))))
     made += [Section("assignment", _own(plan.assignment, ("hash",))), Section("columns", _own(plan.columns, ()))]
@@ -321,7 +322,7 @@ def render(record: Record) -> str:
     from markupsafe import Markup
 
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(number=number, probability=probability, margin=margin, count=lambda value: f"{value:,}")
+    page.filters.update(number=number, probability=probability, margin=margin_of, count=lambda value: f"{value:,}")
     template, style = (resources.files(room).joinpath(name).read_text(encoding="utf-8") for room, name in SOURCES)
     return page.from_string(template).render(_parts(record.result, record.about), style=Markup(style))  # noqa: S704
 
@@ -348,6 +349,7 @@ def _parts(result: Result, about: About) -> dict[str, Any]:
         "segment_figures": segment_figures(result),
         "ranked": [each for each in result.estimates if each.ranks is not None],
         "guarded": [each for each in result.estimates if each.guard is not None],
+        "equals": [each for each in result.estimates if each.equality is not None],
         "warnings": warned(result),
         "remedies": remedied(result),
         "computed": computed(result),

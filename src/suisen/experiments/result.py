@@ -55,6 +55,19 @@ class Guard:
 
 
 @dataclass(frozen=True)
+class Equality:
+    """An equivalence: whether the metric is equal within the margin, by two one-sided tests."""
+
+    margin: float
+    scale: Scale
+    effect: Range
+    """With the interval that decides, of level 1 − 2 alpha (it allows for the planned looks); p: of "it differs by the
+    margin or more", at one look, held to alpha."""
+    state: State
+    """holds: the interval is between the margins; fails: beyond one of them; undecided: a margin is in it."""
+
+
+@dataclass(frozen=True)
 class Estimated:
     """One metric of one treatment against the control."""
 
@@ -84,6 +97,7 @@ class Estimated:
     """Correlation with the covariate; the variance falls to 1 − ρ² of itself."""
     ranks: RankEffect | None = None
     guard: Guard | None = None
+    equality: Equality | None = None
     warnings: tuple[str, ...] = ()
     """Where the theory does not hold, with the remedy."""
     remedies: tuple[str, ...] = ()
@@ -227,7 +241,7 @@ class Result:
 
     def text(self) -> str:
         """For a terminal: the verdict, the sample ratio, a table, warnings, notes."""
-        rows = [list(HEAD), *map(_cells, self.estimates)]
+        rows = _filled([list(HEAD), *map(_cells, self.estimates)])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
         lines = ["  ".join(row).rstrip() for row in padded]
@@ -235,7 +249,8 @@ class Result:
 
     def markdown(self) -> str:
         """The same as Markdown."""
-        rows = [_line(HEAD), _line(["---"] * len(HEAD)), *(_line(_cells(each)) for each in self.estimates)]
+        table = _filled([list(HEAD), *map(_cells, self.estimates)])
+        rows = [_line(table[0]), _line(["---"] * len(table[0])), *map(_line, table[1:])]
         head = [f"**{self.verdict}**", "", f"{self.ratio}.", "", f"{self.look.said}.", ""]
         return "\n".join([*head, *rows, *self._remarks("* ")]) + "\n"
 
@@ -259,21 +274,43 @@ class Result:
         return out
 
 
-HEAD = ("metric", "arm", "role", "control", "arm's", "relative", "absolute", "p", "corrected", "test", "guardrail")
+HEAD = (
+    "metric",
+    "arm",
+    "role",
+    "control",
+    "arm's",
+    "relative",
+    "absolute",
+    "p",
+    "corrected",
+    "test",
+    "guardrail",
+    "equality",
+)
 
 
 def _cells(each: Estimated) -> list[str]:
-    guard = "" if each.guard is None else f"{each.guard.state} (margin {_margin(each.guard)})"
+    guard = "" if each.guard is None else f"{each.guard.state} (margin {margin_of(each.guard)})"
+    equal = each.equality
+    same = "" if equal is None else f"{equal.state} (± {margin_of(equal)}: {equal.effect.shown(equal.scale)})"
     mark = {"relative": each.relative.percent(), "absolute": each.absolute.plain()}
     mark[each.scale] += " *"  # the scale that decides
     return [
         each.metric, each.arm, each.role, f"{each.control:.5g}", f"{each.treatment:.5g}", mark["relative"],
-        mark["absolute"], f"{each.p:.3g}", f"{each.corrected:.3g}", each.test, guard,
+        mark["absolute"], f"{each.p:.3g}", f"{each.corrected:.3g}", each.test, guard, same,
     ]  # fmt: skip
 
 
-def _margin(guard: Guard) -> str:
-    return f"{100 * guard.margin:g} %" if guard.scale == "relative" else f"{guard.margin:g}"
+def _filled(rows: list[list[str]]) -> list[list[str]]:
+    """The table without the columns that nothing is in."""
+    kept = [i for i, column in enumerate(zip(*rows[1:], strict=True)) if any(column)]
+    return [[row[i] for i in kept] for row in rows] if kept else rows
+
+
+def margin_of(rule: Guard | Equality) -> str:
+    """A margin on its scale."""
+    return f"{100 * rule.margin:g} %" if rule.scale == "relative" else f"{rule.margin:g}"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -315,5 +352,6 @@ def _row(each: Estimated) -> dict[str, object]:
         out |= {name: effect.value, f"{name}_low": effect.low, f"{name}_high": effect.high, f"{name}_p": effect.p}
     out |= {"p": each.p, "corrected": each.corrected, "correction": each.correction, "decision": each.decision}
     out |= {"rho": each.rho, "superiority": None if each.ranks is None else each.ranks.superiority}
-    out |= {"guardrail": None if each.guard is None else each.guard.state, "warnings": "; ".join(each.warnings)}
+    out |= {"guardrail": None if each.guard is None else each.guard.state}
+    out |= {"equality": None if each.equality is None else each.equality.state, "warnings": "; ".join(each.warnings)}
     return out

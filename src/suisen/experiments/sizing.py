@@ -245,7 +245,7 @@ def _without_effect(plan: Plan, start: int, end: int) -> Plan:
     values = plan.as_dict()
     kept = {name: values["metrics"][name] for name in (plan.primary, *parts)}
     dates = {"start": _iso(start), "end": _iso(end)}
-    none: dict[str, Any] = {"guardrails": {}, "strata": [], "segments": [], "sequential": None}
+    none: dict[str, Any] = {"guardrails": {}, "equivalence": {}, "strata": [], "segments": [], "sequential": None}
     return Plan.of({**values, "metrics": kept, **dates, **none, "assignment": {}})
 
 

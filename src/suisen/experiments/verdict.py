@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from suisen.experiments.looks import DONE
-from suisen.experiments.result import Estimated, Guard, Range, Result
+from suisen.experiments.result import Equality, Estimated, Guard, Range, Result, margin_of
 
 
 def verdict(result: Result) -> str:
@@ -22,7 +22,7 @@ def verdict(result: Result) -> str:
     if result.look.kind == "group" and not result.look.number:
         return f"No verdict yet: {result.look.said}"
     said = [_effect(each, result) for each in primary]
-    parts = ["; ".join(said), _guardrails(result), _sample(result), _warned(primary)]
+    parts = ["; ".join(said), _guardrails(result), _equalities(result), _sample(result), _warned(primary)]
     if result.changes:
         parts.append(
             f"{len(result.changes)} field{'s' * (len(result.changes) > 1)} of the plan changed after the start"
@@ -31,6 +31,22 @@ def verdict(result: Result) -> str:
 
 
 def _effect(each: Estimated, result: Result) -> str:
+    equal = each.equality
+    if equal is None or each.decision == "no verdict":
+        return _shown(each, result)
+    arm, within = each.arm[:1].upper() + each.arm[1:], f"within {margin_of(equal)}"
+    if equal.state == "holds" and not each.significant:
+        return f"{arm} equals {result.plan.control} in {each.metric} {within}: {_interval(equal, result)}"
+    word = {"holds": "equal", "fails": "NOT EQUAL", "undecided": "not shown to be equal"}[equal.state]
+    return f"{_shown(each, result)}, {word} {within}"
+
+
+def _interval(equal: Equality, result: Result) -> str:
+    """An effect with the interval that decides about equality, and its level, which is not that of the others."""
+    return f"{equal.effect.shown(equal.scale)} at {100 * (1 - 2 * result.plan.alpha):g} %"
+
+
+def _shown(each: Estimated, result: Result) -> str:
     arm = each.arm[:1].upper() + each.arm[1:]
     if each.decision == "no verdict":
         return f"{arm}: {each.metric} does not vary"
@@ -73,6 +89,17 @@ def _guardrails(result: Result) -> str:
     return "; ".join(bad) or "guardrails hold"
 
 
+def _equalities(result: Result) -> str:
+    """Of metrics that are not primary: each claim of equality, whatever became of it."""
+    word = {"holds": "equal", "fails": "NOT EQUAL", "undecided": "not shown to be equal"}
+    return "; ".join(
+        f"{each.metric}{_of(each, result)} {word[each.equality.state]} within {margin_of(each.equality)} "
+        f"({_interval(each.equality, result)})"
+        for each in result.estimates
+        if each.equality is not None and each.role != "primary"
+    )
+
+
 def _open(guard: Guard | None) -> bool:
     return guard is not None and guard.state != "holds"
 
@@ -86,9 +113,8 @@ def _state(each: Estimated) -> str:
     if guard is None:
         return ""
     effect: Range = each.relative if guard.scale == "relative" else each.absolute
-    margin = f"{100 * guard.margin:g} %" if guard.scale == "relative" else f"{guard.margin:g}"
     word = "FAILS" if guard.state == "fails" else "is undecided"
-    return f"{word} ({effect.shown(guard.scale)}, margin {margin})"
+    return f"{word} ({effect.shown(guard.scale)}, margin {margin_of(guard)})"
 
 
 def _sample(result: Result) -> str:
