@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-off-policy clean
+.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-off-policy bench-cookie-cats clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -73,6 +73,9 @@ bench-experiments: .venv/ready  ## proofs of the tests: false alarms, coverage, 
 
 bench-off-policy: .venv/ready  ## off-policy estimates on the Open Bandit sample (fetches 1.4 MB)
 	$(BIN)/python benchmarks/off_policy.py
+
+bench-cookie-cats: .venv/ready  ## 90,189 players, two gates: the published reading (DATA_DIR/cookie-cats)
+	$(BIN)/python benchmarks/cookie_cats.py --data-dir $(DATA_DIR)
 
 clean:  ## what the tools left behind (not .venv, not runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -26,6 +26,7 @@ OFFICIAL = {
     "frappe": "https://github.com/hexiangnan/neural_factorization_machine (data/frappe; gzip: train as .redrawn)",
     "gowalla": "https://github.com/kuandeng/LightGCN (Data/gowalla, train.txt and test.txt; gzip them)",
     "s3rec-beauty": "https://github.com/RUCAIBox/CIKM2020-S3Rec (data/Beauty.txt; gzip it)",
+    "cookie-cats": "https://www.kaggle.com/datasets/mursideyarkin/mobile-games-ab-testing-cookie-cats (gzip the CSV)",
     "yoochoose1_64": "https://github.com/CRIPAC-DIG/SR-GNN (its preprocessing; a session a line, prefix TAB target)",
 }
 

@@ -289,3 +289,15 @@ def test_a_world_without_events_of_users(world):
     )
     with pytest.raises(InputError, match="none of 3,000 is between start"):
         analyze(late, log, plan())
+
+
+def test_a_frame_of_units_is_transformed_as_planned():
+    rng = np.random.default_rng(7)
+    y = rng.lognormal(0, 2, (2, 500))
+    frame = units_of(["control", "treatment"], w__y=y, l__y=y)
+    metrics = {"w": {"kind": "value", "winsorize": 0.9}, "l": {"kind": "value", "transform": "log"}}
+    found = analyze_units(frame, plan(metrics))
+    top = np.quantile(y, 0.9, method="higher")
+    assert found.estimates[0].control == pytest.approx(np.minimum(y[0], top).mean())
+    assert found.estimates[1].treatment == pytest.approx(np.log1p(y[1]).mean())
+    assert found.notes[0].startswith("w: 99 values above the quantile 0.9, ")

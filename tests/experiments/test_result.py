@@ -91,7 +91,7 @@ def test_sentences(more, said):
 
 def test_the_scale_is_in_the_sentence():
     absolute = found(scale="absolute").verdict
-    assert absolute.startswith("Treatment raises m by 0.52")
+    assert absolute.startswith("Treatment raises m by 0.51")
     assert " %" not in absolute.split(";")[0]
     lowered = found(shift=-0.5).estimates[0].relative
     assert f"lowers m by {-100 * lowered.value:.3g} % [{-100 * lowered.high:.3g}, {-100 * lowered.low:.3g}]" in (

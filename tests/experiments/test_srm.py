@@ -54,3 +54,15 @@ def test_many_experiments_and_any_weights():
 def test_what_cannot_be_held_to_weights_is_refused(counts, weights, message):
     with pytest.raises(InputError, match=message):
         sample_ratio(counts, weights)
+
+
+def test_a_ratio_that_a_stricter_threshold_would_refuse_is_doubted():
+    counts, weights = {"gate_30": 44_700, "gate_40": 45_489}, {"gate_30": 0.5, "gate_40": 0.5}  # Cookie Cats
+    found = sample_ratio(counts, weights)
+    assert found.holds
+    assert found.doubt == "sample ratio p = 0.0086 passes at 0.001 and would fail at 0.01"
+    assert str(found).endswith("p = 0.00861 >= threshold 0.001")
+    strict = sample_ratio(counts, weights, threshold=0.01)
+    assert not strict.holds
+    assert str(strict).endswith("p = 0.00861 < threshold 0.01")
+    assert strict.doubt == sample_ratio({"gate_30": 500, "gate_40": 510}, weights).doubt == ""

@@ -16,6 +16,7 @@ from suisen.experiments.comparing import ARM, Comparing, Resampling, corrected, 
 from suisen.experiments.daily import by_day, primary_only
 from suisen.experiments.frozen import Frozen
 from suisen.experiments.looks import look_of
+from suisen.experiments.metrics import finish
 from suisen.experiments.plan import Plan
 from suisen.experiments.result import Cumulative, Estimated, Look, Result, Segment
 from suisen.experiments.sequential import spending_bounds
@@ -87,7 +88,10 @@ def analyze_units(
     mode: Literal["A/B", "A/A"] = "A/B",
     options: Options | None = None,
 ) -> Result:
-    """The analysis of units whose metrics are known: one row each, ``arm`` and ``<metric>__y`` (``moments``)."""
+    """The analysis of units whose metrics are known: one row each, ``arm`` and ``<metric>__y`` (``moments``).
+
+    The values of a frame are those before logs and winsorising, which the plan asks for and which are done here.
+    """
     given = options or Options()
     known = found if isinstance(found, Units) else _units_of(found, plan)
     ratio = sample_ratio(known.counts(), plan.arms, threshold=plan.srm_threshold)
@@ -110,7 +114,7 @@ def analyze_units(
 
 
 def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:
-    """A frame of units as it is given, checked."""
+    """A frame of units, checked, with the plan's transforms."""
     for name in (ARM, *(f"{metric}__y" for metric in plan.metrics)):
         if name not in frame.columns:
             raise InputError(f"the units have no column {name!r} (they have {', '.join(frame.columns)}); add it")
@@ -120,7 +124,8 @@ def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:
         bad = int(frame.select((~pl.col(f"{metric}__y").cast(pl.Float64).is_finite()).sum()).item())
         if bad:
             raise InputError(f"metric {metric!r}: {bad:,} units have a value that is NaN or infinite; mend them")
-    return Units(frame.with_columns(pl.col(ARM).cast(pl.String)), exposed=frame.height)
+    made, said = finish(frame.with_columns(pl.col(ARM).cast(pl.String)), plan, None)
+    return Units(made, exposed=frame.height, notes=tuple(said))
 
 
 def _now(given: Options, known: Units) -> int | None:
@@ -132,6 +137,8 @@ def _doubts(known: Units, ratio: Ratio) -> list[str]:
     if known.exposed and known.contaminated > CONTAMINATED * known.exposed:
         share = 100 * known.contaminated / known.exposed
         out.append(f"contamination: {share:.2g} % of the units were seen in more than one arm; mend the assignment")
+    if ratio.doubt:
+        out.append(f"{ratio.doubt}: look for what may lose units of one arm")
     if min(ratio.expected.values()) < 5:
         out.append("sample ratio: an arm has fewer than 5 expected units, so its test says little")
     return out

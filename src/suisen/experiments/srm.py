@@ -16,6 +16,9 @@ from scipy import special
 from suisen.errors import InputError
 from suisen.experiments.moments import Floats
 
+STRICT = 0.01
+"""A common stricter threshold; a ratio that passes the plan's and fails this one is doubted."""
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -31,6 +34,13 @@ class Ratio:
     def holds(self) -> bool:
         """Whether the counts agree with the weights."""
         return self.p >= self.threshold
+
+    @property
+    def doubt(self) -> str:
+        """Where it holds at its threshold and would not at a common stricter one, in words; else empty."""
+        if not self.holds or self.p >= STRICT:
+            return ""
+        return f"sample ratio p = {self.p:.2g} passes at {self.threshold:g} and would fail at {STRICT:g}"
 
     def __str__(self) -> str:
         seen = " : ".join(f"{count:,}" for count in self.counts.values())

@@ -22,7 +22,14 @@ def verdict(result: Result) -> str:
     if result.look.kind == "group" and not result.look.number:
         return f"No verdict yet: {result.look.said}"
     said = [_effect(each, result) for each in primary]
-    parts = ["; ".join(said), _guardrails(result), _equalities(result), _sample(result), _warned(primary)]
+    parts = [
+        "; ".join(said),
+        _guardrails(result),
+        _equalities(result),
+        _sample(result),
+        result.ratio.doubt,
+        _warned(primary),
+    ]
     if result.changes:
         parts.append(
             f"{len(result.changes)} field{'s' * (len(result.changes) > 1)} of the plan changed after the start"
@@ -34,11 +41,16 @@ def _effect(each: Estimated, result: Result) -> str:
     equal = each.equality
     if equal is None or each.decision == "no verdict":
         return _shown(each, result)
-    arm, within = each.arm[:1].upper() + each.arm[1:], f"within {margin_of(equal)}"
+    arm, within = _begun(each.arm), f"within {margin_of(equal)}"
     if equal.state == "holds" and not each.significant:
         return f"{arm} equals {result.plan.control} in {each.metric} {within}: {_interval(equal, result)}"
     word = {"holds": "equal", "fails": "NOT EQUAL", "undecided": "not shown to be equal"}[equal.state]
     return f"{_shown(each, result)}, {word} {within}"
+
+
+def _begun(arm: str) -> str:
+    """A word opens the sentence with a capital; a code like gate_40 stays as it is."""
+    return arm[:1].upper() + arm[1:] if arm.isalpha() else arm
 
 
 def _interval(equal: Equality, result: Result) -> str:
@@ -47,7 +59,7 @@ def _interval(equal: Equality, result: Result) -> str:
 
 
 def _shown(each: Estimated, result: Result) -> str:
-    arm = each.arm[:1].upper() + each.arm[1:]
+    arm = _begun(each.arm)
     if each.decision == "no verdict":
         return f"{arm}: {each.metric} does not vary"
     if each.ranks is not None:
