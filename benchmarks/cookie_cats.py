@@ -2,9 +2,9 @@
 
     python benchmarks/cookie_cats.py --data-dir ../shared/data      # cookie-cats/cookie_cats.csv.gz
 
-Retention is two shares of players, game rounds are a heavy tail (one player has 49,854).  The split is not quite even:
-its sample ratio fails at a threshold of 0.01 and passes at 0.001, so each verdict stands beside p and the threshold that
-it was held to.  What was published is held to its digits; the lines go to results/cookie_cats.jsonl.
+Retention is two shares of players, game rounds are a heavy tail (one player has 49,854).  The split is not even: its
+sample ratio fails at a threshold of 0.01 and passes at 0.001, so each verdict stands beside p and the threshold that it
+was held to.  What was published is held to its digits; the lines go to results/cookie_cats.jsonl.
 """
 
 from __future__ import annotations
