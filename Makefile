@@ -37,6 +37,7 @@ docs-test: .venv/ready  ## README, guides and docstrings run as written; numbers
 	$(BIN)/python tools/architecture.py --check
 	$(BIN)/python tools/models_page.py --check
 	$(BIN)/python tools/textbook_page.py --check
+	$(BIN)/python tools/experiments_page.py --check
 	$(BIN)/python tools/check_docs.py
 
 format: .venv/ready  ## mend what format and rules can mend themselves
