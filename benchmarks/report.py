@@ -131,22 +131,78 @@ def two_tower(lines: list[Record]) -> str:
     )
     if not kept:
         return ""
-    head = ["part", "model", "data", "seed", "metrics", "epochs", "minutes", "purpose", "picked on"]
+    parts = [part([line for line in kept if line["what"] in of]) for of, part in TWO_TOWER.items()]
+    return "\n\n".join(["## Two-Tower (`benchmarks/two_tower.py`)", *filter(None, parts), where(kept)]) + "\n"
+
+
+def two_tower_floors(kept: list[Record]) -> str:
+    """The warm row beside its rivals, the cold row beside chance."""
+    rows = []
+    for line in kept:
+        reached = all(line["metrics"][name] >= floor for name, floor in line["floors"].items())
+        rows.append([
+            f"{line['what']}, {line['variant']}", line["data"], str(line["seed"]), figures(line["metrics"]),
+            figures(line["floors"]) or "–", verdict(reached, "accuracy") if line["floors"] else "–", chance(line),
+            str(line["epochs"] or "–"), f"{line['seconds'] / 60:.1f}", line["purpose"], line["picked_on"],
+        ])  # fmt: skip
+    head = ["row", "data", "seed", "ours", "floor", "", "", "epochs", "minutes", "purpose", "picked on"]
+    return f"### Warm and cold\n\n{table(head, rows)}" if rows else ""
+
+
+def two_tower_losses(kept: list[Record]) -> str:
+    """Losses beside each other."""
+    rows = [
+        [line["variant"], line["data"], str(line["seed"]), figures(line["metrics"]), str(line["epochs"]),
+         f"{line['seconds'] / 60:.1f}", line["purpose"]]
+        for line in sorted(kept, key=lambda line: line["data"])
+    ]  # fmt: skip
+    text = (
+        "Every loss has the same number of epochs, so this is a comparison at equal cost, not of what each can reach."
+    )
+    head = ["loss", "data", "seed", "test", "epochs", "minutes", "purpose"]
+    return f"### Losses\n\n{text}\n\n{table(head, rows)}" if rows else ""
+
+
+def two_tower_temperatures(kept: list[Record]) -> str:
+    """Temperature's effect on the part of train that validates."""
     rows = [
         [
-            line["what"],
             line["variant"],
             line["data"],
             str(line["seed"]),
-            ", ".join(f"{name} {value:.4f}" for name, value in line["metrics"].items()),
-            str(line["epochs"] or "–"),
-            f"{line['seconds'] / 60:.1f}",
+            figures(line["metrics"]),
+            str(line["epochs"]),
             line["purpose"],
-            line["picked_on"],
         ]
         for line in kept
     ]
-    return f"## Two-Tower (`benchmarks/two_tower.py`)\n\n{table(head, rows)}\n\n{where(kept)}\n"
+    picture = "![Validation metric by temperature](images/two_tower_temperature.svg)"
+    head = ["temperature", "data", "seed", "validation", "best epoch", "purpose"]
+    return f"### Temperature\n\n{picture}\n\n{table(head, rows)}" if rows else ""
+
+
+TWO_TOWER: dict[tuple[str, ...], Callable[[list[Record]], str]] = {
+    ("warm", "cold"): two_tower_floors,
+    ("losses",): two_tower_losses,
+    ("temperature",): two_tower_temperatures,
+}
+
+
+def figures(metrics: dict[str, float]) -> str:
+    """Names and values."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def chance(line: Record) -> str:
+    """What the cold row is held against: a random order, its own interval, the rank among warm and cold items."""
+    if "random" not in line:
+        return ""
+    (name, random), (low, high) = next(iter(line["random"].items())), next(iter(line["interval"].values()))
+    rank = line["rank_among_all"]
+    return (
+        f"{line['metrics'][name] / random:.2f} times random's {random:.4f}, interval [{low:.4f}, {high:.4f}]; among "
+        f"all {rank['items']:,} items mean rank {rank['mean']:.0f}, median {rank['median']:.0f}"
+    )
 
 
 def training(lines: list[Record]) -> str:

@@ -11,6 +11,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent / "benchmarks")]
 
 import common  # noqa: E402
+import report  # noqa: E402
 import two_tower  # noqa: E402
 
 import suisen as su  # noqa: E402
@@ -30,7 +31,9 @@ def results(tmp_path, monkeypatch):
 
 
 def options(**more) -> Namespace:
-    return Namespace(**{"data_dir": Path(), "seed": 0, "purpose": "trial", "patience": 1, "set": {"epochs": 1}, **more})
+    return Namespace(
+        **{"data_dir": Path(), "seed": 0, "purpose": "trial", "patience": 1, "epochs": 1, "set": {"epochs": 1}, **more}
+    )
 
 
 def test_cold_items_have_no_event_in_train_and_are_the_whole_truth():
@@ -95,6 +98,10 @@ def test_every_part_leaves_its_records_and_is_not_run_twice(results, monkeypatch
     assert cold["floors"]["ndcg@10"] == pytest.approx(1.5 * cold["random"]["ndcg@10"], abs=1e-4)
     assert cold["interval"]["ndcg@10"][0] <= cold["metrics"]["ndcg@10"] <= cold["interval"]["ndcg@10"][1]
     assert 1 <= cold["rank_among_all"]["mean"] <= cold["rank_among_all"]["items"]
+    page = report.two_tower(lines)
+    times = cold["metrics"]["ndcg@10"] / cold["random"]["ndcg@10"]
+    assert f"{times:.2f} times random's" in page
+    assert page.index("### Warm and cold") < page.index("### Losses") < page.index("### Temperature")
     drawn = []
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **how: drawn.append((path, self.axes)))
     two_tower.plot(options())
