@@ -226,7 +226,7 @@ def test_the_command_on_the_page_repeats_the_analysis(files, tmp_path):
     second = json.loads(call(*again[1:], "--json").stdout)
     assert second["result"] == json.loads(first)["result"]
     line = refused(*analyze_words(files, path, out))
-    assert "is not empty" in line
+    assert "is not empty; give another --out, or pass --overwrite" in line
     assert "--overwrite" in line
 
 

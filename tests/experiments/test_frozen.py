@@ -52,9 +52,20 @@ def test_changes_are_named_field_by_field(path):
     path.write_text(text, encoding="utf-8")
     found = frozen.changes(load(path))
     assert Change("alpha", 0.05, 0.1) in found
-    assert 'metrics.more.kind: planned nothing, now "ctr"' in [str(change) for change in found]
-    assert {change.field.split(".")[0] for change in found} == {"alpha", "metrics"}
+    assert [str(change) for change in found] == [
+        "alpha: planned 0.05, now 0.1", 'metrics.more: planned nothing, now {"kind": "ctr"}'
+    ]  # fmt: skip
     assert moving(frozen.plan, load(path)) == ()
+
+
+def test_a_table_that_came_or_went_is_one_change():
+    looks = plan(sequential={"kind": "always-valid", "tune": 700}, equivalence={"m": {"margin": 0.1}})
+    assert [str(change) for change in changes(plan(), looks)] == [
+        'equivalence.m: planned nothing, now {"margin": 0.1}', 'sequential: planned nothing, now {"tune": 700}'
+    ]  # fmt: skip
+    assert Change("sequential", {"tune": 700}, None) in changes(looks, plan())
+    again = plan(sequential={"kind": "always-valid", "tune": 800}, equivalence={"m": {"margin": 0.1}})
+    assert changes(looks, again) == (Change("sequential.tune", 700, 800),)
 
 
 def test_the_order_of_arms_is_a_change_that_moves_units():

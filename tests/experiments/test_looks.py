@@ -34,12 +34,15 @@ def test_time_stands_in_for_a_sample():
         ({"sample": 200}, 5, True, "50 % of the planned sample, looked at early without a sequential plan"),
         ({"sample": 200}, 10, False, "at the end (2024-05-11T00:00:00Z); power is less than planned"),
         ({}, 10, False, "planned time reached"),
+        ({"end": "2024-05-31"}, 29.2, False, "planned time reached"),  # the last day's night
+        ({"end": "2024-05-31"}, 28.8, True, "96 % of the planned time, looked at early"),
+        ({"end": "2024-05-02"}, 0.9, True, "90 % of the planned time, looked at early"),
         ({}, 5, True, "50 % of the planned time, looked at early"),
         ({"start": "", "end": ""}, 5, False, "neither sample nor dates were planned"),
     ],
 )
 def test_one_look_at_the_end(more, now, early, said):
-    look, times = look_of(plan(**more), 100, START + now * DAY)
+    look, times = look_of(plan(**more), 100, START + int(now * DAY))
     assert (look.kind, look.early, times) == ("fixed", early, ())
     assert said in look.said
 

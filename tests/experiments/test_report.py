@@ -254,3 +254,11 @@ def test_equivalence_is_on_the_page_and_comes_back(tmp_path):
     assert result.estimates[-1].equality.effect.percent() in words
     Record(result).save(tmp_path / "result.json")
     assert Record.load(tmp_path / "result.json").result == result
+
+
+def test_days_of_few_units_do_not_flatten_the_others(record):
+    day = record.result.days[0]
+    wide = replace(day, day=99, effect=replace(day.effect, low=-99.0), relative=replace(day.relative, low=-99.0))
+    page = render(Record(replace(record.result, days=(*record.result.days, wide))))
+    assert f"Not drawn for want of units: 1 of {len(record.result.days) + 1} days." in page
+    assert "Not drawn" not in render(Record(replace(record.result, days=record.result.days[:2])))

@@ -52,7 +52,7 @@ def analyze(**given: Any) -> None:
     path = Path(given["plan_file"])
     plan = load(path)
     folder = Path(given["out"]) if given["out"] else _default(plan)
-    check_folder(folder, given["overwrite"], mark=RESULT)
+    check_folder(folder, given["overwrite"], mark=RESULT, resumes=False)
     record = analysed(plan, frozen_of(path), given, command_of(given, folder))
     save(folder, record, path)
     if given["as_json"]:

@@ -24,16 +24,16 @@ REPORT, CHECKPOINTS, BUNDLE = "report.html", "checkpoints", "bundle"
 LIBRARIES = ("suisen", "torch", "numpy", "polars", "scipy", "faiss-cpu", "safetensors", "pydantic")
 
 
-def check_folder(folder: Path, overwrite: bool, mark: str = CONFIG) -> None:
+def check_folder(folder: Path, overwrite: bool, mark: str = CONFIG, *, resumes: bool = True) -> None:
     """Raises InputError where a run cannot be written: an old run goes only when asked, other files never.
 
-    ``mark``: the file that tells a run.
+    ``mark``: the file that tells a run; ``resumes``: whether the command has --resume.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out = {folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()):
         if not overwrite:
-            mend = f"go on with --resume {folder}, give" if (folder / mark).exists() else "give"
+            mend = f"go on with --resume {folder}, give" if resumes and (folder / mark).exists() else "give"
             raise InputError(f"out = {folder} is not empty; {mend} another --out, or pass --overwrite")
         if not (folder / mark).exists():
             raise InputError(f"out = {folder} holds something else than a run; give another --out")

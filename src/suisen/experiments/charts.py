@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 
 Colour = Literal["accent", "bad", "muted"]
 WIDTH, ROW, FOOT, FONT = 360, 46, 26, 12
+LABEL = 21
+"""Of a row, how much its words take."""
 SIDE = 6
 """Left and right of what is drawn."""
 LEFT = 54
@@ -50,7 +52,7 @@ def intervals(title: str, bars: Sequence[Bar], *, percent: bool, edge: float | N
     low, high = _span((x for bar in bars for x in (bar.value, bar.low, bar.high, bar.truth, bar.margin)), edge)
     height = ROW * len(bars) + FOOT
     axis = _Axis(low, high, SIDE, WIDTH - SIDE)
-    parts = [*_ticks_below(axis, height - FOOT + 4, percent), _line(axis(0), 0, axis(0), height - FOOT + 4, "muted", 1)]
+    parts = [*_ticks_below(axis, height - FOOT + 4, percent), *_upright(axis(0), height - FOOT + 4, "muted")]
     for place, bar in enumerate(bars):
         parts += _bar(axis, bar, ROW * place)
     told = "; ".join(f"{bar.label}: {bar.said}" for bar in bars)
@@ -161,9 +163,15 @@ def _ticks_below(axis: _Axis, bottom: float, percent: bool) -> list[str]:
     for tick in _ticks(axis.low, axis.high):
         x = axis(tick)
         anchor = "start" if x < 24 else "end" if x > WIDTH - 24 else "middle"
-        out.append(_line(x, 0, x, bottom, "grid", 1))
+        out += _upright(x, bottom, "grid")
         out.append(_text(x, bottom + 15, _number(tick, percent, axis.high - axis.low), "muted", anchor))
     return out
+
+
+def _upright(x: float, bottom: float, colour: str) -> list[str]:
+    """A line from the first row to the bottom, with gaps where the rows' words stand."""
+    tops = range(LABEL, floor(bottom), ROW)
+    return [_line(x, top, x, bottom if top == tops[-1] else top + ROW - LABEL, colour, 1) for top in tops]
 
 
 def _number(x: float, percent: bool, span: float) -> str:

@@ -46,10 +46,18 @@ class Frozen:
 
 
 def changes(planned: Plan, now: Plan) -> tuple[Change, ...]:
-    """The fields in which two plans differ, in the order of the plan."""
+    """The fields in which two plans differ, in the order of the plan; a table that came or went is one change."""
     before, after = _leaves(planned.as_dict()), _leaves(now.as_dict())
     names = [*before, *(name for name in after if name not in before)]
-    found = [Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
+    was, is_ = _tables(planned), _tables(now)
+    alone = [name for name in {**was, **is_} if (name in was) != (name in is_)]
+    inside = tuple(f"{name}." for name in alone)
+    found = [
+        Change(name, before.get(name), after.get(name))
+        for name in names
+        if before.get(name) != after.get(name) and name not in alone and not name.startswith(inside)
+    ]
+    found += [Change(name, was.get(name), is_.get(name)) for name in alone]
     order = list(planned.arms), list(now.arms)
     if sorted(order[0]) == sorted(order[1]) and order[0] != order[1]:
         found.append(Change("arms (order of the buckets)", *order))
@@ -69,6 +77,18 @@ def moving(planned: Plan, now: Plan) -> tuple[Change, ...]:
         for change in changes(planned, now)
         if change.field.split(" ")[0].split(".")[0] in movers and not change.field.startswith(harmless)
     )
+
+
+def _tables(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The plan's tables that may be there or not, under their dotted names, without what is at its default."""
+    named = [(part, name) for part in ("metrics", "guardrails", "equivalence") for name in getattr(plan, part)]
+    found = {f"{part}.{name}": getattr(plan, part)[name] for part, name in named}
+    if plan.sequential is not None:
+        found["sequential"] = plan.sequential
+    return {
+        name: {each.name: getattr(of, each.name) for each in fields(of) if getattr(of, each.name) != each.default}
+        for name, of in found.items()
+    }
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:

@@ -8,6 +8,9 @@ from suisen.experiments.result import Look
 
 DONE = 0.99
 """Share of the planned units or time from which an experiment is at its end."""
+LAST, DAY = 0.95, 86_400 * 10**6
+"""Share of the planned time from which data that reach into its last day (microseconds) are all there is: nights are
+quiet, and the latest event is no clock."""
 NEAR = 0.005
 """How far before a planned look the data may still be."""
 
@@ -54,8 +57,9 @@ def _fixed(plan: Plan, fraction: float | None, of_what: str, now: int | None) ->
     if fraction is None:
         return Look("fixed", None, "neither sample nor dates were planned, so nothing says that this is the only look")
     over = plan.ends is not None and now is not None and now >= plan.ends
-    if fraction >= DONE:
-        return Look("fixed", fraction, f"{of_what} reached")
+    last_day = plan.sample is None and plan.ends is not None and now is not None and plan.ends - now < DAY
+    if fraction >= DONE or (last_day and fraction >= LAST):
+        return Look("fixed", fraction, f"{of_what} reached", reached=True)
     seen = f"{100 * fraction:.0f} % of the {of_what}"
     if over and plan.ends is not None:
         return Look("fixed", fraction, f"{seen} at the end ({spelt(plan.ends)}); power is less than planned")

@@ -276,14 +276,24 @@ def course_figures(result: Result) -> list[Figure]:
             out.append(Figure(f"Cumulative effect: {arm}", picture, caption))
         days = [each for each in result.days if each.arm == arm]
         if len(days) > 1:
-            points = [_day_point(day.day, day.relative if scale == "relative" else day.effect) for day in days]
+            whole = [_day_point(day.day, day.relative if scale == "relative" else day.effect) for day in days]
+            points = _told(whole)
             picture = charts.course(
                 f"By day, {arm}", points, percent=scale == "relative", below="days since first exposure"
             )
             said = "; ".join(str(trend) for trend in result.trends if trend.arm == arm)
-            caption = f"Among units that were seen for so long, without covariate.{f' {said}.' if said else ''}"
+            gone = len(whole) - len(points)
+            left = f" Not drawn for want of units: {gone} of {len(whole)} days." if gone else ""
+            caption = f"Among units that were seen for so long, without covariate.{left}{f' {said}.' if said else ''}"
             out.append(Figure(f"Effect by day: {arm}", picture, caption))
     return out
+
+
+def _told(points: Sequence[Point]) -> list[Point]:
+    """Without those whose interval is so wide that it would flatten the others."""
+    widths = sorted(point.high - point.low for point in points)
+    most = WIDE * widths[(len(widths) - 1) // 2]
+    return [point for point in points if not point.high - point.low > most > 0]
 
 
 def _day_point(day: int, found: Range) -> Point:

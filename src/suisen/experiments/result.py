@@ -196,6 +196,8 @@ class Look:
     """In words, for the report."""
     early: bool = False
     """Looked at before the end without a sequential plan."""
+    reached: bool = False
+    """One look, at what was planned."""
     number: int = 0
     """group: which look, from 1; 0: before the first."""
     of: int = 0

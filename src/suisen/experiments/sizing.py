@@ -137,9 +137,10 @@ def _short_covariate(plan: Plan, reach: float, longest: int) -> tuple[str, ...]:
     room = floor(reach - duration("pre", plan.pre) / DAY)
     if not plan.metrics[plan.primary].covariate or longest <= room:
         return ()
+    which = f"runs of more than {room} days" if room > 0 else "all runs"
     return (
-        f"the events reach back {reach:.1f} days, so that runs of more than {max(room, 0)} days have less than pre = "
-        f"{plan.pre} before them: their covariate explains less than it will",
+        f"the events reach back {reach:.1f} days, so that {which} have less than pre = {plan.pre} before them: their "
+        "covariate explains less than it will",
     )
 
 

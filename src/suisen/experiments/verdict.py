@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from suisen.experiments.looks import DONE
 from suisen.experiments.result import Equality, Estimated, Guard, Range, Result, margin_of
 
 
@@ -140,7 +139,7 @@ def _sample(result: Result) -> str:
         return "always-valid, sample ratio as planned"
     if look.fraction is None:
         return "sample ratio as planned, but neither sample nor end was"
-    return "sample as planned" if look.fraction >= DONE else f"sample ratio as planned, {look.said}"
+    return "sample as planned" if look.reached else f"sample ratio as planned, {look.said}"
 
 
 def _warned(primary: tuple[Estimated, ...]) -> str:
