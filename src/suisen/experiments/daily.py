@@ -6,17 +6,19 @@ effect that changes with the days since a unit's first exposure.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
 from suisen.experiments.comparing import ARM
 from suisen.experiments.means import Cuped, Effect, compare, estimate
-from suisen.experiments.metrics import DAY, SINCE, TIME, UNIT, Window, aggregates
+from suisen.experiments.metrics import DAY, SINCE, TIME, Window, tallies, visits
 from suisen.experiments.moments import Moments, aggregate, moments
 from suisen.experiments.plan import Plan
 from suisen.experiments.result import Day, Range, Trend
+from suisen.experiments.tally import ROW, Array, Places, grouped, tallied
 from suisen.experiments.units import Units
 from suisen.stats import holm
 
@@ -38,28 +40,45 @@ def by_day(joined: pl.LazyFrame, found: Units, plan: Plan) -> tuple[tuple[Day, .
     horizon = plan.ends if plan.ends is not None else found.last
     if metric.kind not in KINDS or metric.quantile is not None or horizon is None:
         return (), ()
-    plain = replace(metric, covariate=False)
-    window = Window(plan.ends, 0)
-    table = (
-        joined.filter(window.during(plain))
-        .with_columns(((pl.col(TIME) - pl.col(SINCE)) // DAY).alias("__day"))
-        .filter(pl.col("__day") < MOST)
-        .group_by(UNIT, "__day")
-        .agg(*aggregates("m", plain, plan.columns, window))
-        .collect(engine="streaming")
-    )
-    who = found.frame.select(UNIT, ARM, ((horizon - pl.col(SINCE)) // DAY).alias("__seen"))
-    days: list[Day] = []
-    for day in range(MOST):
-        days += _day(who.filter(pl.col("__seen") > day), table.filter(pl.col("__day") == day), plan, day)
-    return _corrected(days), _trends(who, table, plan)
+    seen = ((horizon - found.frame[SINCE]) // DAY).to_numpy()
+    length = int(min(MOST, max(seen.max(initial=0), 0)))
+    if not length:
+        return (), ()
+    values = _values(joined, found.frame.height, length, plan)
+    table = _Table(found.frame[ARM], seen, values)
+    days = [each for day in range(length) for each in _day(table, plan, day)]
+    return _corrected(days), _trends(table, plan)
 
 
-def _filled(who: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
-    """The units with their values, 0 for those without an event."""
-    values = [name for name in table.columns if name.startswith("m__")]
-    joined = who.join(table.select(UNIT, *values), on=UNIT, how="left", maintain_order="left")
-    return joined.with_columns(pl.col(values).fill_null(0.0))
+@dataclass(frozen=True)
+class _Table:
+    """The primary metric by day and unit."""
+
+    arm: pl.Series
+    """(units,)"""
+    seen: Array
+    """(units,): whole days from the first exposure to the latest moment."""
+    values: Mapping[str, Array]
+    """y and, of a ratio, d: (days, units)."""
+
+    def frame(self, least: int, values: Mapping[str, Array]) -> pl.DataFrame:
+        """ARM and columns of units, of those that were seen for ``least`` days."""
+        table = pl.DataFrame({ARM: self.arm, **values})
+        return table if (kept := self.seen >= least).all() else table.filter(pl.Series(kept))
+
+
+def _values(joined: pl.LazyFrame, units: int, length: int, plan: Plan) -> dict[str, Array]:
+    """m__y and m__d, (days, units), of the first ``length`` days."""
+    plain, window = replace(plan.metrics[plan.primary], covariate=False), Window(plan.ends, 0)
+    day = (pl.col(TIME) - pl.col(SINCE)) // DAY
+    places = Places(day * units + pl.col(ROW), length * units)
+    inside = joined.filter(window.during(plain) & (day < length))
+    made = visits("m", plain, window)
+    if made:
+        flat = grouped(inside, places, made, int(inside.select(pl.len()).collect(engine="streaming").item()))
+    else:
+        flat = tallied(inside, places, tallies("m", plain, plan.columns, window)).sums
+    return {name: each.reshape(length, units) for name, each in flat.items()}
 
 
 def _by_arm(frame: pl.DataFrame, plan: Plan) -> dict[str, Moments]:
@@ -71,10 +90,8 @@ def _by_arm(frame: pl.DataFrame, plan: Plan) -> dict[str, Moments]:
     return out if good else {}
 
 
-def _day(who: pl.DataFrame, table: pl.DataFrame, plan: Plan, day: int) -> list[Day]:
-    if not who.height:
-        return []
-    arms = _by_arm(_filled(who, table), plan)
+def _day(table: _Table, plan: Plan, day: int) -> list[Day]:
+    arms = _by_arm(table.frame(day + 1, {name: each[day] for name, each in table.values.items()}), plan)
     out = []
     for arm in plan.treatments if arms else ():
         a, b = estimate(arms[plan.control]), estimate(arms[arm])
@@ -91,20 +108,20 @@ def _corrected(days: list[Day]) -> tuple[Day, ...]:
     return tuple(replace(day, corrected=float(p)) for day, p in zip(tested, values, strict=True))
 
 
-def _trends(who: pl.DataFrame, table: pl.DataFrame, plan: Plan) -> tuple[Trend, ...]:
+def _trends(table: _Table, plan: Plan) -> tuple[Trend, ...]:
     """Later days less earlier ones, by unit, among units that were seen for all of them."""
-    length = max((k for k in range(2, MOST + 1) if (who["__seen"] >= k).sum() >= SEEN * who.height), default=0)
+    least = SEEN * table.seen.size
+    length = max((k for k in range(2, MOST + 1) if (table.seen >= k).sum() >= least), default=0)
     if length < 2:
         return ()
     half = length // 2
-    early, late = pl.col("__day") < half, (pl.col("__day") >= half) & (pl.col("__day") < length)
-    ratio = "m__d" in table.columns
+    ratio = "m__d" in table.values
     scale = (1.0, 1.0) if ratio else (float(length - half), float(half))  # a mean is one of a day
-    made = [(pl.col("m__y").filter(late).sum() / scale[0]).alias("m__y")]
-    made.append((pl.col("m__y").filter(early).sum() / scale[1]).alias("m__x"))
-    if ratio:
-        made += [pl.col("m__d").filter(late).sum().alias("m__d"), pl.col("m__d").filter(early).sum().alias("m__w")]
-    arms = _by_arm(_filled(who.filter(pl.col("__seen") >= length), table.group_by(UNIT).agg(*made)), plan)
+    made = {}
+    for name, late, early in (("m__y", "m__y", "m__x"), *([("m__d", "m__d", "m__w")] if ratio else [])):
+        made[late] = table.values[name][half:length].sum(0, dtype=np.float64) / scale[0]
+        made[early] = table.values[name][:half].sum(0, dtype=np.float64) / scale[1]
+    arms = _by_arm(table.frame(length, made), plan)
     if not arms or not all(float(m.mean[3]) > 0 for m in arms.values()):
         return ()
     less = Cuped(np.asarray(1.0), np.asarray(0.0), np.asarray(0.0))  # "adjusted" by the whole of the earlier days

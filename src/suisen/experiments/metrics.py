@@ -8,7 +8,7 @@ y and d after the exposure, x and w before it (``moments``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -21,6 +21,8 @@ DAY = 86_400 * 10**6
 """Microseconds."""
 EVENT_OF: Mapping[str, str] = {"ctr": "click", "conversion": "purchase", "value": "purchase"}
 """Type of the events that a kind counts where the metric names none."""
+VISITS = ("sessions", "time-spent")
+"""Kinds that need a unit's events in order."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,40 @@ def needs_value(metric: Metric) -> bool:
     return metric.kind == "value"
 
 
-def aggregates(name: str, metric: Metric, columns: Columns, window: Window) -> list[pl.Expr]:
-    """The aggregates of one metric by unit: ``<name>__y``, ``__d`` and with a covariate ``__x``, ``__w``.
+@dataclass(frozen=True)
+class Tally:
+    """A sum over a unit's events, which one pass over all events makes (``tally``)."""
 
-    A ratio has none of its own (``finish`` makes it from its parts), nor has SQL (``sql_aggregates``).
+    taken: pl.Expr
+    """Which events."""
+    value: str = ""
+    """The column that is summed; empty: events are counted."""
+    once: bool = False
+    """1 where there is any event."""
+    name: str = ""
+
+
+def tallies(name: str, metric: Metric, columns: Columns, window: Window) -> list[Tally]:
+    """The sums of one metric by unit: ``<name>__y``, ``__d`` and with a covariate ``__x``, ``__w``.
+
+    Visits have none (``visits``), nor has SQL (``sql_aggregates``), nor a ratio, which ``finish`` makes of its parts.
     """
-    if metric.kind in ("ratio", "sql"):
+    if metric.kind in ("ratio", "sql", *VISITS):
         return []
-    after = _parts(metric, columns, window.during(metric), after=True)
-    out = [each.alias(f"{name}__{part}") for part, each in zip("yd", after, strict=False)]
+    sums = [*zip("yd", _sums(metric, columns, window.during(metric), after=True), strict=False)]
     if metric.covariate:
-        before = _parts(metric, columns, window.before(), after=False)
-        out += [each.alias(f"{name}__{part}") for part, each in zip("xw", before, strict=False)]
-    return out
+        sums += zip("xw", _sums(metric, columns, window.before(), after=False), strict=False)
+    return [replace(each, name=f"{name}__{part}") for part, each in sums]
+
+
+def visits(name: str, metric: Metric, window: Window) -> list[pl.Expr]:
+    """The aggregates of sessions and time spent, which need a unit's events in order."""
+    if metric.kind not in VISITS:
+        return []
+    sides = [("y", window.during(metric)), *([("x", window.before())] if metric.covariate else [])]
+    kind = event_of(metric)
+    taken = [inside if kind is None else inside & (pl.col(KIND) == kind) for _, inside in sides]
+    return [_visits(metric, each).alias(f"{name}__{part}") for (part, _), each in zip(sides, taken, strict=True)]
 
 
 def sql_aggregates(name: str, metric: Metric, parts: str = "yd") -> list[pl.Expr]:
@@ -81,26 +104,20 @@ def sql_aggregates(name: str, metric: Metric, parts: str = "yd") -> list[pl.Expr
     return [each.cast(pl.Float64).alias(f"{name}__{part}") for part, each in zip(parts, made, strict=False)]
 
 
-def _parts(metric: Metric, columns: Columns, inside: pl.Expr, *, after: bool) -> list[pl.Expr]:
+def _sums(metric: Metric, columns: Columns, inside: pl.Expr, *, after: bool) -> list[Tally]:
     """The numerator, and the denominator where there is one."""
     kind = event_of(metric)
     taken = inside if kind is None else inside & (pl.col(KIND) == kind)
     if metric.kind == "ctr":
-        return [_count(taken), _count(inside & (pl.col(KIND) == metric.per))]
+        return [Tally(taken), Tally(inside & (pl.col(KIND) == metric.per))]
     if metric.kind == "value":
-        return [pl.when(taken).then(pl.col(columns.value)).otherwise(0.0).sum().cast(pl.Float64)]
+        return [Tally(taken, columns.value)]
     if metric.kind == "conversion":
-        return [taken.any().cast(pl.Float64)]
+        return [Tally(taken, once=True)]
     if metric.kind == "retention":
         day = (pl.col(TIME) - pl.col(SINCE)) // DAY
-        return [(taken & day.is_between(metric.first_day, metric.last_day) if after else taken).any().cast(pl.Float64)]
-    if metric.kind in ("sessions", "time-spent"):
-        return [_visits(metric, taken)]
-    return [_count(taken)]
-
-
-def _count(taken: pl.Expr) -> pl.Expr:
-    return taken.sum().cast(pl.Float64)
+        return [Tally(taken & day.is_between(metric.first_day, metric.last_day) if after else taken, once=True)]
+    return [Tally(taken)]
 
 
 def _visits(metric: Metric, taken: pl.Expr) -> pl.Expr:

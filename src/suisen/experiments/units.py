@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from suisen.data.times import PER_SECOND, parse_times
@@ -31,13 +32,26 @@ from suisen.experiments.metrics import (
     TIME,
     UNIT,
     Window,
-    aggregates,
     event_of,
     finish,
     needs_value,
     sql_aggregates,
+    tallies,
+    visits,
 )
-from suisen.experiments.plan import Metric, Plan
+from suisen.experiments.plan import Plan
+from suisen.experiments.tally import (
+    ROW,
+    Array,
+    Places,
+    Tallied,
+    grouped,
+    once,
+    repeated,
+    rows_of,
+    tallied,
+    without_repeats,
+)
 
 Frame = pl.DataFrame | pl.LazyFrame
 ARM, USER = "arm", "user"
@@ -63,6 +77,8 @@ class Units:
     """The latest event or exposure, microseconds."""
     warnings: tuple[str, ...] = ()
     """What the tests assume and the data contradict."""
+    repeated: int | None = None
+    """Events left out because they repeat another; None: not looked for."""
 
     def counts(self) -> dict[str, int]:
         """Units by arm."""
@@ -93,13 +109,7 @@ def units(
     who, contaminated, seen = _exposed(exposed, plan, [*extra, *other], notes)
     logs = {"events": events} if pre is None else {"events": events, "pre": pre}
     joined = _joined([_events(name, log, plan, zone) for name, log in logs.items()], who)
-    if duplicates == "drop":
-        whole = joined.collect(engine="streaming")
-        single = whole.unique(maintain_order=False)
-        if single.height < whole.height:
-            notes.append(f"{whole.height - single.height:,} events repeat another in every column and count once")
-        joined = single.lazy()
-    frame, last = _measured(joined, who, plan, notes)
+    frame, last, again = _measured(joined, who, plan, notes, drop=duplicates == "drop")
     horizon = plan.ends if plan.ends is not None else last
     frame, said = finish(frame, plan, horizon)
     warnings: tuple[str, ...] = ()
@@ -108,13 +118,13 @@ def units(
         contaminated += mixed
     elif other:
         warnings = _alike(frame, plan)
-    return Units(frame, contaminated, seen, tuple(notes + said), last, warnings)
+    return Units(frame, contaminated, seen, tuple(notes + said), last, warnings, again)
 
 
 def events_of(found: Units, events: Frame, plan: Plan, *, duplicates: Literal["drop", "keep"] = "drop") -> pl.LazyFrame:
-    """The events of units that ``units`` found, each with UNIT, TIME, SINCE and KIND; for views by time."""
+    """The events of units that ``units`` found, each with UNIT, TIME, SINCE, KIND and ROW (its place in the frame)."""
     joined = _joined([_events("events", events, plan, None)], found.frame)
-    return joined.collect(engine="streaming").unique().lazy() if duplicates == "drop" else joined
+    return once(joined) if duplicates == "drop" and found.repeated != 0 else joined
 
 
 # -- exposures --------------------------------------------------------------------------------------------------------
@@ -332,68 +342,75 @@ def _joined(logs: Sequence[pl.LazyFrame], who: pl.DataFrame) -> pl.LazyFrame:
             raise InputError(f"units are {ours} in exposures and {theirs} in events; give the same ids in both")
         parts.append(log)
     whole = parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal_relaxed")
-    return whole.join(who.lazy().select(UNIT, SINCE), on=UNIT, how="inner")
+    return whole.join(rows_of(who).lazy(), on=UNIT, how="inner")
 
 
-def _measured(joined: pl.LazyFrame, who: pl.DataFrame, plan: Plan, notes: list[str]) -> tuple[pl.DataFrame, int]:
-    """The units with their aggregates (0 without events), and the latest moment."""
-    window = Window(plan.ends, duration("pre", plan.pre))
-    made = [each for name, metric in plan.metrics.items() for each in aggregates(name, metric, plan.columns, window)]
-    checks = _checks(plan, window)
-    late = pl.col(TIME) >= plan.ends if plan.ends is not None else pl.lit(value=False)
-    table = (
-        joined.group_by(UNIT)
-        .agg(*made, *checks, pl.col(TIME).max().alias("__last"), late.sum().alias("__late"))
-        .collect(engine="streaming")
-    )
-    _judge(table, plan, notes)
-    frame = who.join(table, on=UNIT, how="left", maintain_order="left").with_columns(
-        pl.col([each.meta.output_name() for each in made]).fill_null(0.0) if made else []
-    )
-    for name, metric in plan.metrics.items():
-        if metric.kind == "sql":
-            frame = _with_sql(frame, joined, name, metric, window)
-    last = max(int(value) for value in (table["__last"].max(), who[SINCE].max()) if value is not None)  # type: ignore[arg-type]
+def _measured(
+    joined: pl.LazyFrame, who: pl.DataFrame, plan: Plan, notes: list[str], *, drop: bool
+) -> tuple[pl.DataFrame, int, int | None]:
+    """The units with their values (0 without events), the latest moment, and how many events were left out."""
+    window, places = Window(plan.ends, duration("pre", plan.pre)), Places(pl.col(ROW), who.height)
+    sums = [each for name, metric in plan.metrics.items() for each in tallies(name, metric, plan.columns, window)]
+    counts = _checks(plan, window)
+    found = tallied(joined, places, sums, counts, hashed=drop)
+    left = 0 if drop else None
+    if drop:
+        joined, left = without_repeats(joined, repeated(found.hashes))
+        found.hashes.clear()
+    if left:
+        notes.append(f"{left:,} events repeat another in every column and count once")
+        found = tallied(joined, places, sums, counts)
+    _judge(found, plan, notes)
+    values = found.sums | _ungrouped(joined, places, found.events, plan)
+    columns = [
+        pl.Series(name, values.pop(name).astype(np.float64, copy=False))
+        for metric in plan.metrics
+        for name in [each for each in values if each in {f"{metric}__{part}" for part in "ydxw"}]
+    ]
+    frame = who.with_columns(columns)
+    last = max(value for value in (found.last, who[SINCE].max()) if isinstance(value, int))
     _refuse_more_than_shown(frame, plan)
-    return frame.select(pl.exclude("^__(last|late|bad|negative).*$")), last
+    return frame, last, left
 
 
-def _with_sql(frame: pl.DataFrame, joined: pl.LazyFrame, name: str, metric: Metric, window: Window) -> pl.DataFrame:
-    """The frame with an SQL metric; a unit without events has 0."""
-    for inside, parts in ((window.during(metric), "yd"), (window.before(), "xw")):
-        if parts == "xw" and not metric.covariate:
+def _ungrouped(joined: pl.LazyFrame, places: Places, total: int, plan: Plan) -> dict[str, Array]:
+    """Visits and SQL metrics, which are no sums; a unit without events has 0."""
+    window = Window(plan.ends, duration("pre", plan.pre))
+    made = [each for name, metric in plan.metrics.items() for each in visits(name, metric, window)]
+    out = grouped(joined, places, made, total) if made else {}
+    for name, metric in plan.metrics.items():
+        if metric.kind != "sql":
             continue
-        made = sql_aggregates(name, metric, parts)
-        try:
-            table = joined.filter(inside).group_by(UNIT).agg(*made).collect(engine="streaming")
-        except pl.exceptions.PolarsError as error:
-            raise InputError(f"metrics.{name}.expression cannot be computed ({error}); mend it") from None
-        columns = [each.meta.output_name() for each in made]
-        if any(isinstance(table.schema[column], pl.List) for column in columns):
-            raise InputError(f"metrics.{name}.expression gives one value an event; aggregate it, like SUM(…)")
-        frame = frame.join(table, on=UNIT, how="left", maintain_order="left").with_columns(
-            pl.col(columns).fill_null(0.0)
-        )
-    return frame
+        sides = [("yd", window.during(metric)), *([("xw", window.before())] if metric.covariate else [])]
+        for parts, inside in sides:
+            try:
+                out |= grouped(joined.filter(inside), places, sql_aggregates(name, metric, parts), total)
+            except pl.exceptions.PolarsError as error:
+                raise InputError(f"metrics.{name}.expression cannot be computed ({error}); mend it") from None
+            except TypeError:
+                raise InputError(
+                    f"metrics.{name}.expression gives one value an event; aggregate it, like SUM(…)"
+                ) from None
+    return out
 
 
-def _checks(plan: Plan, window: Window) -> list[pl.Expr]:
-    """Counts of values that are no number or negative, by metric that reads them."""
-    out = []
+def _checks(plan: Plan, window: Window) -> dict[str, pl.Expr]:
+    """Events at or after the end, and those whose value is no number or negative, by metric that reads it."""
+    out = {"__late": pl.col(TIME) >= plan.ends} if plan.ends is not None else {}
     for name, metric in plan.metrics.items():
         if needs_value(metric):
             taken = (pl.col(KIND) == event_of(metric)) & (window.during(metric) | window.before())
             value = pl.col(plan.columns.value).cast(pl.Float64)
-            out.append((taken & ~value.is_finite().fill_null(value=False)).sum().alias(f"__bad_{name}"))
-            out.append((taken & (value < 0)).sum().alias(f"__negative_{name}"))
+            out[f"__bad_{name}"] = taken & ~value.is_finite().fill_null(value=False)
+            out[f"__negative_{name}"] = taken & (value < 0)
     return out
 
 
-def _judge(table: pl.DataFrame, plan: Plan, notes: list[str]) -> None:
+def _judge(found: Tallied, plan: Plan, notes: list[str]) -> None:
     for name, metric in plan.metrics.items():
         if not needs_value(metric):
             continue
-        bad, negative = int(table[f"__bad_{name}"].sum()), int(table[f"__negative_{name}"].sum())
+        bad, negative = found.counts[f"__bad_{name}"], found.counts[f"__negative_{name}"]
         if bad:
             raise InputError(
                 f"events: {plan.columns.value!r} of {bad:,} {event_of(metric)!r} events is missing, NaN or infinite "
@@ -401,7 +418,7 @@ def _judge(table: pl.DataFrame, plan: Plan, notes: list[str]) -> None:
             )
         if negative:
             notes.append(f"{name}: {negative:,} negative values are counted as they are, as refunds")
-    if late := int(table["__late"].sum()):
+    if late := found.counts.get("__late"):
         notes.append(f"{late:,} events at or after the end do not count")
 
 

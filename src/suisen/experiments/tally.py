@@ -1,0 +1,168 @@
+"""Sums by unit in one pass over events that need not fit into memory.
+
+Events stream through Polars in batches and are added to arrays with one place a unit, so that what is held is the units
+and never the events.  What is no sum (visits, SQL) is grouped a part of the units at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from suisen.experiments.metrics import SINCE, TIME, UNIT, Tally
+
+ROW, HASH = "__row", "__hash"
+Array = npt.NDArray[Any]
+PART = 20_000_000
+"""Events that are grouped at once."""
+
+
+@dataclass
+class Tallied:
+    """What a pass found."""
+
+    sums: dict[str, Array]
+    """(places,) of each tally: counts as UInt32, sums of values as Float64."""
+    counts: dict[str, int]
+    """Over all events."""
+    events: int = 0
+    last: int | None = None
+    """The latest moment."""
+    hashes: list[Array] = field(default_factory=list)
+    """Of every event, where they were asked for."""
+
+
+class Places(NamedTuple):
+    """Where an event's share goes."""
+
+    at: pl.Expr
+    """Int64, from 0."""
+    size: int
+
+
+def rows_of(who: pl.DataFrame) -> pl.DataFrame:
+    """UNIT, SINCE and ROW, the place in ``who``."""
+    return who.select(UNIT, SINCE, pl.int_range(pl.len(), dtype=pl.Int64).alias(ROW))
+
+
+def tallied(
+    events: pl.LazyFrame,
+    places: Places,
+    tallies: Sequence[Tally],
+    counts: Mapping[str, pl.Expr] | None = None,
+    *,
+    hashed: bool = False,
+) -> Tallied:
+    """One pass: ``tallies`` by place, and how many events ``counts`` hold for."""
+    counted = {name: expr.fill_null(value=False).alias(name) for name, expr in (counts or {}).items()}
+    masks, mask_of = _shared([each.taken for each in tallies])
+    values = list(dict.fromkeys(each.value for each in tallies if each.value))
+    wanted = [places.at.alias(ROW), pl.col(TIME), *masks, *counted.values()]
+    wanted += [pl.col(name).cast(pl.Float64).fill_null(0.0).alias(f"__value_{name}") for name in values]
+    if hashed:
+        wanted.append(hash_of(events))
+    found = Tallied(
+        {each.name: np.zeros(places.size, np.float64 if each.value else np.uint32) for each in tallies},
+        dict.fromkeys(counted, 0),
+    )
+    for batch in events.select(wanted).collect_batches(maintain_order=False, engine="streaming"):
+        _add(found, batch, [(each, mask_of[i]) for i, each in enumerate(tallies)])
+    for each in tallies:
+        if each.once:
+            np.minimum(found.sums[each.name], 1, out=found.sums[each.name])
+    return found
+
+
+def _shared(masks: Sequence[pl.Expr]) -> tuple[list[pl.Expr], list[str]]:
+    """The different ones among the masks, named, and each one's name."""
+    kept: list[pl.Expr] = []
+    names = []
+    for mask in masks:
+        place = next((i for i, other in enumerate(kept) if other.meta.eq(mask)), len(kept))
+        if place == len(kept):
+            kept.append(mask)
+        names.append(f"__taken_{place}")
+    return [mask.fill_null(value=False).alias(f"__taken_{i}") for i, mask in enumerate(kept)], names
+
+
+def _add(found: Tallied, batch: pl.DataFrame, tallies: Sequence[tuple[Tally, str]]) -> None:
+    if not batch.height:
+        return
+    found.events += batch.height
+    latest = batch[TIME].max()
+    if isinstance(latest, int):
+        found.last = latest if found.last is None else max(found.last, latest)
+    for name in found.counts:
+        found.counts[name] += int(batch[name].sum())
+    if HASH in batch.columns:
+        found.hashes.append(batch[HASH].to_numpy())
+    row = batch[ROW].to_numpy()
+    masks = {name: batch[name].to_numpy() for name in dict.fromkeys(name for _, name in tallies)}
+    places = {name: row[mask] for name, mask in masks.items()}
+    for each, name in tallies:
+        shares = batch[f"__value_{each.value}"].to_numpy()[masks[name]] if each.value else np.uint32(1)
+        np.add.at(found.sums[each.name], places[name], shares)
+
+
+def grouped(events: pl.LazyFrame, places: Places, made: Sequence[pl.Expr], total: int) -> dict[str, Array]:
+    """Aggregates that are no sums, (places,) Float64 and 0 without events, a part of the places at a time.
+
+    ``total``: how many events there are.  Raises ``TypeError`` for an aggregate that is a list.
+    """
+    out = {each.meta.output_name(): np.zeros(places.size) for each in made}
+    parts = max(1, -(-total // PART))
+    bounds = np.linspace(0, places.size, parts + 1).astype(np.int64).tolist()
+    placed = events.with_columns(places.at.alias(ROW))
+    for low, high in pairwise(bounds):
+        part = placed.filter((pl.col(ROW) >= low) & (pl.col(ROW) < high)) if parts > 1 else placed
+        table = part.group_by(ROW).agg(made).collect(engine="streaming")
+        at = table[ROW].to_numpy()
+        for name, values in out.items():
+            if isinstance(table.schema[name], pl.List):
+                raise TypeError(name)
+            values[at] = table[name].fill_null(0.0).to_numpy()
+    return out
+
+
+# -- events that repeat another ---------------------------------------------------------------------------------------
+
+
+def hash_of(events: pl.LazyFrame) -> pl.Expr:
+    """A number that is equal for equal events; of columns that are no lists or structs, as it only finds candidates."""
+    schema = events.collect_schema()
+    plain = [name for name, kind in schema.items() if not kind.is_nested() and not name.startswith("__")]
+    return pl.struct(*plain, TIME).hash().alias(HASH)
+
+
+def repeated(hashes: Sequence[Array]) -> Array:
+    """The numbers that are there more than once."""
+    if not hashes:
+        return np.empty(0, np.uint64)
+    whole = np.concatenate(hashes)
+    whole.sort()
+    return np.unique(whole[1:][whole[1:] == whole[:-1]])
+
+
+def without_repeats(events: pl.LazyFrame, candidates: Array) -> tuple[pl.LazyFrame, int]:
+    """The events, each once, and how many were left out.  Only those with a hash among the candidates are held."""
+    if not candidates.size:
+        return events, 0
+    marked, some = events.with_columns(hash_of(events)), pl.LazyFrame({HASH: candidates})
+    held = marked.join(some, on=HASH, how="semi").collect(engine="streaming")
+    once = held.unique(maintain_order=False)
+    left = held.height - once.height
+    if not left:
+        return events, 0
+    return pl.concat([marked.join(some, on=HASH, how="anti"), once.lazy()]).drop(HASH), left
+
+
+def once(events: pl.LazyFrame) -> pl.LazyFrame:
+    """The events, each once; their hashes are held while they are compared."""
+    batches = events.select(hash_of(events)).collect_batches(maintain_order=False, engine="streaming")
+    return without_repeats(events, repeated([batch[HASH].to_numpy() for batch in batches]))[0]
