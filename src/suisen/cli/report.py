@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from suisen.pipeline.funnel import Funnel
     from suisen.training.options import Curve
 
+SOURCES = ("suisen", "report_parts.html"), ("suisen.cli", "report.html"), ("suisen", "report.css")
+"""What all pages share, this page, and their style."""
 ALPHA = 0.05
 MORE_IS_BETTER = frozenset({"hr", "recall", "precision", "ndcg", "map", "mrr", "auc"})
 LESS_IS_BETTER = frozenset({"logloss"})
@@ -295,9 +297,8 @@ def render_report(data: ReportData) -> str:
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters.update(number=number, share=share, count=lambda value: f"{value:,}", outcome=outcome)
     page.globals.update(interval=interval, number=number, probability=probability)
-    source = resources.files("suisen.cli").joinpath("report.html").read_text(encoding="utf-8")
-    style = Markup(resources.files("suisen").joinpath("report.css").read_text(encoding="utf-8"))  # noqa: S704 - our own
-    return page.from_string(source).render(_parts(data), style=style)
+    parts, own, style = (resources.files(room).joinpath(name).read_text(encoding="utf-8") for room, name in SOURCES)
+    return page.from_string(parts + own).render(_parts(data), style=Markup(style))  # noqa: S704 - our own
 
 
 def _parts(data: ReportData) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from suisen.experiments.result import Estimated, Range, Result, margin_of
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-SOURCES = ("suisen.experiments", "experiment.html"), ("suisen", "report.css")
+SOURCES = ("suisen", "report_parts.html"), ("suisen.experiments", "experiment.html"), ("suisen", "report.css")
 WIDE = 4.0
 """Intervals of other metrics are cut where they reach further than so many times the median one."""
 
@@ -333,8 +333,8 @@ def render(record: Record) -> str:
 
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters.update(number=number, probability=probability, margin=margin_of, count=lambda value: f"{value:,}")
-    template, style = (resources.files(room).joinpath(name).read_text(encoding="utf-8") for room, name in SOURCES)
-    return page.from_string(template).render(_parts(record.result, record.about), style=Markup(style))  # noqa: S704
+    parts, own, style = (resources.files(room).joinpath(name).read_text(encoding="utf-8") for room, name in SOURCES)
+    return page.from_string(parts + own).render(_parts(record.result, record.about), style=Markup(style))  # noqa: S704
 
 
 def write_report(path: Path | str, record: Record) -> None:
@@ -363,7 +363,7 @@ def _parts(result: Result, about: About) -> dict[str, Any]:
         "warnings": warned(result),
         "remedies": remedied(result),
         "computed": computed(result),
-        "sections": sections(result.plan),
+        "sections": [(each.heading, each.values) for each in sections(result.plan)],
         "effect": effect,
         "once": lambda lines: list(dict.fromkeys(lines)),
         "changed": [(c.field, _said(c.planned), _said(c.now)) for c in result.changes],
