@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-off-policy bench-cookie-cats clean
+.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -71,6 +71,9 @@ bench-textbook: .venv/ready  ## what docs/textbook.md's exercises are answered w
 
 bench-experiments: .venv/ready  ## proofs of the tests: false alarms, coverage, power, peeking (under 30 minutes on 2 cores)
 	$(BIN)/python benchmarks/experiments.py $(if $(REPEAT),--repeat $(REPEAT))
+
+bench-experiments-speed: .venv/ready  ## an analysis of 100 million events beside tea-tasting and pandas (EVENTS="1000000 10000000")
+	$(BIN)/python benchmarks/experiments_speed.py $(if $(EVENTS),--events $(EVENTS))
 
 bench-off-policy: .venv/ready  ## off-policy estimates on the Open Bandit sample (fetches 1.4 MB)
 	$(BIN)/python benchmarks/off_policy.py

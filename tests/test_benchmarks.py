@@ -17,6 +17,9 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
 import accuracy_table  # noqa: E402
 import check_docs  # noqa: E402
 import common  # noqa: E402
+import experiment_events  # noqa: E402
+import experiments_speed  # noqa: E402
+import experiments_table  # noqa: E402
 import report  # noqa: E402
 import textbook  # noqa: E402
 
@@ -212,3 +215,45 @@ def test_the_textbooks_network_is_the_same_network(model):
         assert (a is None) == (b is None)
         if a is not None:
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def speed(events, side, seconds, run="1", peak=2**30, **more):
+    facts = {"events": events, "side": side, "seconds": seconds, "cpu_seconds": seconds, "peak_bytes": peak}
+    return PLACE | facts | {"run": run} | more
+
+
+def test_goals_are_judged_at_the_largest_size_that_a_side_survives():
+    lines = [
+        speed(10**6, "suisen", 9.0, run="0"), speed(10**6, "suisen", 1.0), speed(10**6, "suisen", 3.0),
+        speed(10**6, "ibis", 4.0), speed(10**6, "pandas", 4.0), speed(10**7, "suisen", 10.0, run="2"),
+        speed(10**7, "ibis", 30.0, run="2"), speed(10**7, "pandas", None, run="2", failed="more than 16 GiB resident"),
+    ]  # fmt: skip
+    rows = {(row[0], row[1].split()[0]): row for row in experiments_table.rows(
+        experiments_table.newest_runs(lines), lambda good, _: "yes" if good else "no")}  # fmt: skip
+    small, large = "1 million × 0.1 million", "10 million × 1 million"
+    assert rows[small, "Suisen,"][2] == "2.00"
+    assert rows[small, "tea-tasting,"][5:] == ["2.00x", "2.00x", ""]
+    assert rows[small, "pandas"][5:] == ["2.00x", "2.00x", "≥ 20x: no"]
+    assert rows[large, "tea-tasting,"][5:] == ["3.00x", "3.00x", "≥ 1x: yes"]
+    assert rows[large, "pandas"][2] == "ended: more than 16 GiB resident"
+    assert rows[large, "Suisen,"][7] == "≤ 8 GiB: yes"
+
+
+def test_numbers_that_differ_are_named():
+    one = {"ctr": {"effect": 1.0, "p": 0.5}}
+    assert experiments_speed.disagreement(one, {"ctr": {"effect": 1.0 + 1e-8, "p": 0.5}}) == ""
+    assert experiments_speed.disagreement(one, {"ctr": {"effect": 1.0, "p": 0.50001}}).startswith("ctr p: 0.5 and")
+
+
+def test_events_are_the_same_ones_and_every_click_has_its_impression(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment_events, "GROUP", 500)
+    for name in "ab":
+        experiment_events.make(tmp_path / name, 2000, 200)
+    shown, events = (pl.read_parquet(tmp_path / "a" / name) for name in experiment_events.FILES)
+    assert events.equals(pl.read_parquet(tmp_path / "b" / experiment_events.FILES[1]))
+    assert shown["user"].n_unique() == 200
+    assert events["user"].is_in(shown["user"].implode()).all()
+    assert events["time"].is_sorted()
+    found = experiments_speed.ours("suisen", tmp_path / "a")["found"]
+    assert found == experiments_speed.ours("suisen, all", tmp_path / "a")["found"]
+    assert set(found) == set(experiments_speed.PLAN["metrics"])
