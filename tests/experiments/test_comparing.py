@@ -213,6 +213,8 @@ def test_warnings_name_the_remedy():
     assert "heavy tail and unequal split" in heavy.warnings[0]
     mended = found({"kind": "value", "test": "permutation"}, tail)
     assert mended.warnings == ()
+    (said,) = found({"kind": "value", "test": "bootstrap-t"}, tail).warnings
+    assert "so bootstrap intervals do not cover as they say; use a permutation test" in said
     assert mended.remedies == ("permutation of t in place of a normal test",)
     rare = np.repeat([1.0, 0.0], [2, 98])
     few = found({"kind": "conversion"}, {"y": (rare, rare)})

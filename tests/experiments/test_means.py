@@ -232,6 +232,8 @@ def test_skewness_matters_where_arms_differ_in_size():
     assert "false alarms that the treatment is high" in tail_warning(small, large)
     heavy = np.append(np.zeros(99), 1.0)
     assert "heavy tail: an arm has 1.0 units per squared skewness" in tail_warning(Moments.of(heavy), Moments.of(heavy))
+    assert "so bootstrap intervals do not cover" in tail_warning(Moments.of(heavy), Moments.of(heavy), resampled=True)
+    assert tail_warning(large, half, resampled=True) == ""  # which follows the skewness of an unequal split
     normal = rng.normal(size=1000)
     assert tail_warning(Moments.of(normal[:900]), Moments.of(normal[900:])) == ""
     assert tail_warning(CONTROL, TREATMENT) == ""  # published sums say nothing of the third moment

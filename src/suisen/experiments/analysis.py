@@ -16,7 +16,7 @@ from suisen.experiments.comparing import ARM, Comparing, Resampling, corrected, 
 from suisen.experiments.daily import by_day, primary_only
 from suisen.experiments.frozen import Frozen
 from suisen.experiments.looks import look_of
-from suisen.experiments.metrics import finish
+from suisen.experiments.metrics import transformed
 from suisen.experiments.plan import Plan
 from suisen.experiments.result import Cumulative, Estimated, Look, Result, Segment
 from suisen.experiments.sequential import spending_bounds
@@ -124,7 +124,9 @@ def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:
         bad = int(frame.select((~pl.col(f"{metric}__y").cast(pl.Float64).is_finite()).sum()).item())
         if bad:
             raise InputError(f"metric {metric!r}: {bad:,} units have a value that is NaN or infinite; mend them")
-    made, said = finish(frame.with_columns(pl.col(ARM).cast(pl.String)), plan, None)
+    made, said = frame.with_columns(pl.col(ARM).cast(pl.String)), list[str]()
+    for name, rule in plan.metrics.items():
+        made = transformed(made, name, rule, said)
     return Units(made, exposed=frame.height, notes=tuple(said))
 
 

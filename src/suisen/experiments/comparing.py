@@ -402,6 +402,8 @@ class _Metric:
         elif self.test in NORMAL:
             out.append(tail_warning_of(a, b))
             out.append(self.few(arm))
+        elif self.test.startswith("bootstrap"):
+            out.append(tail_warning_of(a, b, resampled=True))
         value = self.value(plan.control)
         if plan.scale == "relative" and not float(value.value) > SURE * float(value.var) ** 0.5:
             out.append(

@@ -234,13 +234,16 @@ def skew_of_difference(control: Moments, treatment: Moments) -> Floats:
     return np.asarray(both.skewness * (over**2 - under**2) / (over + under) ** 1.5)
 
 
-def tail_warning(control: Moments, treatment: Moments) -> str:
-    """What is wrong with a t test of two arms with these moments (no leading axes); empty: nothing."""
+def tail_warning(control: Moments, treatment: Moments, *, resampled: bool = False) -> str:
+    """What is wrong with a t test of two arms with these moments (no leading axes); empty: nothing.
+
+    ``resampled``: with a bootstrap, which follows the skewness of an unequal split and sees no tail beyond its units.
+    """
     lean = float(skew_of_difference(control, treatment))
     worst = max(float(m.skewness) ** 2 / float(m.n) for m in (control, treatment))
     if np.isnan(lean) or np.isnan(worst):
         return ""
-    if abs(lean) > SKEW_OF_DIFFERENCE:
+    if abs(lean) > SKEW_OF_DIFFERENCE and not resampled:
         side = "low" if lean > 0 else "high"
         return (
             f"heavy tail and unequal split: the difference has skewness {lean:.2f} (limit {SKEW_OF_DIFFERENCE}), so "
@@ -250,6 +253,7 @@ def tail_warning(control: Moments, treatment: Moments) -> str:
     if worst > 1 / UNITS_PER_SKEW:
         return (
             f"heavy tail: an arm has {1 / worst:.1f} units per squared skewness (at least {UNITS_PER_SKEW:.0f} "
-            "needed), so t intervals do not cover as they say; use a permutation test, winsorize, or take logs"
+            f"needed), so {'bootstrap' if resampled else 't'} intervals do not cover as they say; use a permutation "
+            "test, winsorize, or take logs"
         )
     return ""

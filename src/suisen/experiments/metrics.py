@@ -140,7 +140,7 @@ def finish(frame: pl.DataFrame, plan: Plan, horizon: int | None) -> tuple[pl.Dat
             frame = frame.with_columns(_ratio(name, metric, plan))
     for name, metric in plan.metrics.items():
         frame = _censored(frame, name, metric, horizon, said)
-        frame = _transformed(frame, name, metric, said)
+        frame = transformed(frame, name, metric, said)
     return frame, said
 
 
@@ -176,7 +176,8 @@ def _censored(frame: pl.DataFrame, name: str, metric: Metric, horizon: int | Non
     return frame.with_columns(pl.when(~short).then(pl.col(f"{name}__y")).alias(f"{name}__y"))
 
 
-def _transformed(frame: pl.DataFrame, name: str, metric: Metric, said: list[str]) -> pl.DataFrame:
+def transformed(frame: pl.DataFrame, name: str, metric: Metric, said: list[str]) -> pl.DataFrame:
+    """The metric's logs and winsorising, as planned; ``said`` gets what was done."""
     parts = [part for part in ("y", "x") if f"{name}__{part}" in frame.columns]
     if metric.transform == "log":
         if metric.is_ratio:

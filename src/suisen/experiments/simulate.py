@@ -238,9 +238,12 @@ def _resampled(judge: Callable[..., Effect], arms: Arms, cell: Cell) -> Effect:
     return Effect(*(np.array([float(value) for value in column]) for column in zip(*rows, strict=True)))
 
 
-def _tail(arms: Arms, most: int) -> list[bool]:
+def _tail(arms: Arms, most: int, *, resampled: bool = False) -> list[bool]:
     control, treatment = arms.moments
-    return [bool(tail_warning(control[run], treatment[run])) for run in range(min(most, len(control.n)))]
+    return [
+        bool(tail_warning(control[run], treatment[run], resampled=resampled))
+        for run in range(min(most, len(control.n)))
+    ]
 
 
 def _few(arms: Arms, most: int) -> list[bool]:
@@ -249,8 +252,8 @@ def _few(arms: Arms, most: int) -> list[bool]:
 
 
 RESAMPLING = {
-    "bootstrap-t": Trial(partial(_resampled, partial(bootstrap, method="t"))),
-    "bootstrap-bca": Trial(partial(_resampled, partial(bootstrap, method="bca"))),
+    "bootstrap-t": Trial(partial(_resampled, partial(bootstrap, method="t")), partial(_tail, resampled=True)),
+    "bootstrap-bca": Trial(partial(_resampled, partial(bootstrap, method="bca")), partial(_tail, resampled=True)),
     "permutation": Trial(partial(_resampled, permutation)),
 }
 """Tests that go experiment by experiment."""
