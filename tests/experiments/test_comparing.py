@@ -216,6 +216,10 @@ def test_warnings_name_the_remedy():
     (said,) = found({"kind": "value", "test": "bootstrap-t"}, tail).warnings
     assert "so bootstrap intervals do not cover as they say; use a permutation test" in said
     assert mended.remedies == ("permutation of t in place of a normal test",)
+    spread = {"y": (rng.lognormal(0, 1, 300) - 1.3, rng.lognormal(0, 1, 300) - 1.3)}
+    assert any(
+        said.startswith("relative effect: the control's value is") for said in found({"kind": "value"}, spread).warnings
+    )
     rare = np.repeat([1.0, 0.0], [2, 98])
     few = found({"kind": "conversion"}, {"y": (rare, rare)})
     assert "few events: an arm has 2.0 expected" in few.warnings[0]

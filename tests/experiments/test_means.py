@@ -11,6 +11,7 @@ from suisen.experiments.means import (
     cuped_of,
     estimate,
     p_of,
+    share_warning,
     shares_of,
     skew_of_difference,
     tail_warning,
@@ -247,3 +248,14 @@ def test_the_skewness_of_a_difference_is_that_of_simulation():
     exact = skew_of_difference(*(Moments(np.float64(n), m.mean, m.products * n / m.n, m.cubes * n / m.n)
                                  for n, m in ((40, Moments.of(big)), (10, Moments.of(big)))))  # fmt: skip
     assert truth == pytest.approx(exact, abs=0.05)
+
+
+def test_a_share_of_a_control_that_is_not_clear_of_nothing_is_warned_of():
+    sure = estimate(Moments.of(np.repeat([9.0, 11.0], 50)))
+    assert share_warning(sure) == ""
+    buyers = estimate(Moments.of(np.repeat([0.0, 1.0], [95, 5])))
+    assert share_warning(buyers).startswith(
+        "relative effect: the control's value is known to ± 44 % (standard error; at most"
+    )
+    assert share_warning(buyers, most=0.5) == ""
+    assert "the control's value is not above 0" in share_warning(estimate(Moments.of([-1.0, 1.0, 0.0])))

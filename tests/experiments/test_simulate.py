@@ -208,3 +208,10 @@ def test_mistakes_are_named(call, message):
 def test_arms_keep_their_moments():
     arms = Arms(Units(np.ones((2, 3))), Units(np.zeros((2, 3))))
     assert arms.moments is arms.moments
+
+
+def test_relative_effects_of_a_doubtful_control_are_warned_of():
+    plain, relative = run(Cell(law="buyers", n=2_000, runs=30), ["welch", "welch, relative"])
+    assert plain.warned < 0.8
+    assert relative.warned > 0.9
+    assert run(Cell(law="ctr", n=400, runs=30), ["delta, relative"])[0].warned == 0

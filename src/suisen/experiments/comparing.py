@@ -18,6 +18,7 @@ from scipy import special
 from suisen.errors import InputError
 from suisen.experiments.equivalence import equalled, guarded
 from suisen.experiments.means import (
+    SURE,
     Alternative,
     Cuped,
     Effect,
@@ -26,6 +27,7 @@ from suisen.experiments.means import (
     compare,
     cuped_of,
     estimate,
+    share_warning,
     shares_of,
 )
 from suisen.experiments.means import tail_warning as tail_warning_of
@@ -41,8 +43,8 @@ from suisen.experiments.sequential import confidence_sequence, repeated_p, spend
 ARM, STRATUM = "arm", "__stratum"
 FEW_POSITIVE = 30
 """Units of an arm with any event below which a ratio's or a sum's normal interval is a guess."""
-SURE = 3.0
-"""Standard errors that a control's value should be above 0 for shares of it to mean something."""
+UNSURE = 1 / 3
+"""Standard error of the control's value, as a share of it, above which shares of it mean little by any test."""
 NORMAL: frozenset[str] = frozenset({"welch", "student", "z", "chi2"})
 """Tests whose statistic is normal in large samples, so that looks can be allowed for."""
 MEANS = ("welch", "student", "z")
@@ -405,10 +407,8 @@ class _Metric:
         elif self.test.startswith("bootstrap"):
             out.append(tail_warning_of(a, b, resampled=True))
         value = self.value(plan.control)
-        if plan.scale == "relative" and not float(value.value) > SURE * float(value.var) ** 0.5:
-            out.append(
-                "the control's value is not clearly above 0, so shares of it mean little; decide by the absolute"
-            )
+        if plan.scale == "relative":
+            out.append(share_warning(value, SURE if self.test in NORMAL else UNSURE))
         if self.metric.covariate and self.cuped is None:
             out.append("the covariate tells nothing (no events before the exposure, or no spread) and is not used")
         if plan.strata and self.test not in MEANS:

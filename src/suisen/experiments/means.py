@@ -214,6 +214,11 @@ def shares_of(arms: Moments) -> Floats:
 
 SKEW_OF_DIFFERENCE = 0.1
 """Beyond it the tails of the t statistic, 2.5 % each by theory, differ by more than a third from each other."""
+SURE = 0.1
+"""Standard error of the control's value, as a share of it, above which tests of relative effects lean: of a true z
+they make z (1 − s z / 2), with s the relative standard error of the effect."""
+RESAMPLED = 30.0
+"""Units of an arm per squared skewness below which a bootstrap says too much."""
 UNITS_PER_SKEW = 10.0
 """Units an arm needs per squared skewness: below it t is not exact even with equal arms (benchmarks/experiments.py)."""
 
@@ -234,6 +239,18 @@ def skew_of_difference(control: Moments, treatment: Moments) -> Floats:
     return np.asarray(both.skewness * (over**2 - under**2) / (over + under) ** 1.5)
 
 
+def share_warning(control: Estimate, most: float = SURE) -> str:
+    """What is wrong with a share of the control's value (no leading axes); empty: nothing."""
+    value, se = float(control.value), float(control.var) ** 0.5
+    if se <= most * value and value > 0:
+        return ""
+    error = f"known to ± {100 * se / value:.0f} %" if value > 0 else "not above 0"
+    return (
+        f"relative effect: the control's value is {error} (standard error; at most {100 * most:.0f} % wanted), so a "
+        "share of it says too much; decide by the absolute effect"
+    )
+
+
 def tail_warning(control: Moments, treatment: Moments, *, resampled: bool = False) -> str:
     """What is wrong with a t test of two arms with these moments (no leading axes); empty: nothing.
 
@@ -250,9 +267,10 @@ def tail_warning(control: Moments, treatment: Moments, *, resampled: bool = Fals
             f"false alarms that the treatment is {side} are too many; use a permutation test, winsorize, "
             "or take logs"
         )
-    if worst > 1 / UNITS_PER_SKEW:
+    least = RESAMPLED if resampled else UNITS_PER_SKEW
+    if worst > 1 / least:
         return (
-            f"heavy tail: an arm has {1 / worst:.1f} units per squared skewness (at least {UNITS_PER_SKEW:.0f} "
+            f"heavy tail: an arm has {1 / worst:.1f} units per squared skewness (at least {least:.0f} "
             f"needed), so {'bootstrap' if resampled else 't'} intervals do not cover as they say; use a permutation "
             "test, winsorize, or take logs"
         )

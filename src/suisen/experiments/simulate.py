@@ -19,7 +19,17 @@ from scipy import stats
 
 from suisen.errors import InputError, unknown
 from suisen.experiments.laws import Floats, Law, Units, law
-from suisen.experiments.means import Effect, MeanTest, Scale, compare, cuped_of, estimate, shares_of, tail_warning
+from suisen.experiments.means import (
+    Effect,
+    MeanTest,
+    Scale,
+    compare,
+    cuped_of,
+    estimate,
+    share_warning,
+    shares_of,
+    tail_warning,
+)
 from suisen.experiments.moments import Moments
 from suisen.experiments.proportions import Counts, chi_square, few_warning, fisher, z_test
 from suisen.experiments.ranks import mann_whitney_p
@@ -246,6 +256,13 @@ def _tail(arms: Arms, most: int, *, resampled: bool = False) -> list[bool]:
     ]
 
 
+def _shares(arms: Arms, most: int) -> list[bool]:
+    """Of relative effects: the tail, or a control that is not clear of 0."""
+    control = arms.moments[0]
+    doubted = (bool(share_warning(estimate(control[run]))) for run in range(min(most, len(control.n))))
+    return [tail or doubt for tail, doubt in zip(_tail(arms, most), doubted, strict=True)]
+
+
 def _few(arms: Arms, most: int) -> list[bool]:
     found = _counts(arms)
     return [bool(few_warning(Counts(*(part[run] for part in found)))) for run in range(min(most, len(found.control)))]
@@ -260,9 +277,9 @@ RESAMPLING = {
 TESTS: Mapping[str, Trial] = {
     "welch": Trial(_t, _tail),
     "student": Trial(partial(_t, test="student"), _tail),
-    "welch, relative": Trial(partial(_t, scale="relative"), _tail, "relative"),
+    "welch, relative": Trial(partial(_t, scale="relative"), _shares, "relative"),
     "delta": Trial(_t, _tail),
-    "delta, relative": Trial(partial(_t, scale="relative"), _tail, "relative"),
+    "delta, relative": Trial(partial(_t, scale="relative"), _shares, "relative"),
     "z of impressions": Trial(_z),
     "z": Trial(_z, _few),
     "chi-square": Trial(_chi_square, _few, None),
