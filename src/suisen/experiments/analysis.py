@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 from scipy import special
 
-from suisen.data.when import moment, spelt
+from suisen.data.when import moment
 from suisen.errors import InputError
 from suisen.experiments.comparing import ARM, Comparing, Resampling, corrected, with_stratum
-from suisen.experiments.daily import by_day, primary_only
+from suisen.experiments.daily import by_day
+from suisen.experiments.earlier import Moment, by_reading, by_summing, moments_of, summable
 from suisen.experiments.frozen import Frozen
 from suisen.experiments.looks import look_of
 from suisen.experiments.metrics import transformed
@@ -45,7 +46,8 @@ class Options:
     daily: bool = True
     """Whether to look at the effect by day since exposure."""
     cumulative: int = 0
-    """At how many earlier moments to show the primary metric; each reads the events again."""
+    """At how many earlier moments to show the primary metric: one more pass over the events, or one a moment where the
+    metric is of visits or SQL, or units were dropped for being in two arms."""
     most: int = 20
     """Values of a segment column that are looked at, the most frequent ones."""
     now: str = ""
@@ -72,11 +74,19 @@ def analyze(
     given = options or Options()
     found = units(exposures, events, plan, pre=pre, duplicates=given.duplicates, cluster=given.cluster)
     result = analyze_units(found, plan, frozen=frozen, mode=mode, options=given)
-    if given.daily and not given.cluster:
-        days, trends = by_day(events_of(found, events, plan, duplicates=given.duplicates), found, plan)
+    log = None if given.cluster else events_of(found, events, plan, pre=pre, duplicates=given.duplicates)
+    if given.daily and log is not None:
+        days, trends = by_day(log, found, plan)
         result = replace(result, days=days, trends=trends)
     if given.cumulative:
-        result = replace(result, cumulative=_cumulative(exposures, events, plan, pre, (given, found)))
+        untils = moments_of(found, plan, given.cumulative)
+        if log is not None and summable(found, plan):
+            stood = by_summing(log, found, plan, untils)
+        else:
+            stood = by_reading(plan, untils, lambda one: units(
+                exposures, events, one, pre=pre, duplicates=given.duplicates, cluster=given.cluster
+            ))  # fmt: skip
+        result = replace(result, cumulative=_cumulative(stood, plan, given))
     return result
 
 
@@ -226,26 +236,18 @@ def _differ(estimates: Sequence[Estimated]) -> float:
 # -- as it stood earlier ----------------------------------------------------------------------------------------------
 
 
-def _cumulative(
-    exposures: Frame, events: Frame, plan: Plan, pre: Frame | None, told: tuple[Options, Units]
-) -> tuple[Cumulative, ...]:
-    """The primary metric at evenly spaced moments until the latest one, by the same rules with the end moved."""
-    given, found = told
-    first = int(found.frame["__since"].min())  # type: ignore[arg-type]
-    last = min(found.last or first, plan.ends or found.last or first) + 1
+def _cumulative(stood: Iterable[Moment], plan: Plan, given: Options) -> tuple[Cumulative, ...]:
+    """The primary metric at moments that had two units in every arm, and enough of them for its test."""
     out = []
-    for until in np.linspace(first, last, given.cumulative + 1)[1:].astype(np.int64).tolist():
-        one = primary_only(plan, spelt(until))
-        try:
-            then = units(exposures, events, one, pre=pre, duplicates=given.duplicates, cluster=given.cluster)
-            counts = then.counts()
-            if min(counts.get(arm, 0) for arm in plan.arms) < 2:
-                continue
-            look, times = look_of(plan, then.frame.height, until)
-            estimates = Comparing(then.frame, one, look, times, Resampling(given.resamples, given.seed)).estimated(
-                plan.primary, "primary"
-            )
-        except InputError:  # too early for the metric: no unit was seen for long enough, or nothing was shown yet
+    for then in stood:
+        counts = Units(then.frame).counts()
+        if min(counts.get(arm, 0) for arm in plan.arms) < 2:
             continue
-        out += [Cumulative(until, each.arm, then.frame.height, each.effect) for each in estimates]
+        look, times = look_of(plan, then.frame.height, then.until)
+        comparing = Comparing(then.frame, then.plan, look, times, Resampling(given.resamples, given.seed))
+        try:
+            estimates = comparing.estimated(plan.primary, "primary")
+        except InputError:  # too early for the metric
+            continue
+        out += [Cumulative(then.until, each.arm, then.frame.height, each.effect) for each in estimates]
     return tuple(out)

@@ -133,11 +133,3 @@ def _trends(table: _Table, plan: Plan) -> tuple[Trend, ...]:
 
 def _range(effect: Effect) -> Range:
     return Range(float(effect.value), float(effect.low), float(effect.high), float(effect.p))
-
-
-def primary_only(plan: Plan, end: str) -> Plan:
-    """The plan as it would have been judged at ``end``, of its primary metric alone."""
-    metric = plan.metrics[plan.primary]
-    names = {plan.primary, metric.numerator, metric.denominator} - {""}
-    kept = {name: plan.metrics[name] for name in plan.metrics if name in names}
-    return replace(plan, metrics=kept, guardrails={}, equivalence={}, segments=(), end=end)

@@ -121,9 +121,17 @@ def units(
     return Units(frame, contaminated, seen, tuple(notes + said), last, warnings, again)
 
 
-def events_of(found: Units, events: Frame, plan: Plan, *, duplicates: Literal["drop", "keep"] = "drop") -> pl.LazyFrame:
+def events_of(
+    found: Units,
+    events: Frame,
+    plan: Plan,
+    *,
+    pre: Frame | None = None,
+    duplicates: Literal["drop", "keep"] = "drop",
+) -> pl.LazyFrame:
     """The events of units that ``units`` found, each with UNIT, TIME, SINCE, KIND and ROW (its place in the frame)."""
-    joined = _joined([_events("events", events, plan, None)], found.frame)
+    logs = {"events": events} if pre is None else {"events": events, "pre": pre}
+    joined = _joined([_events(name, log, plan, None) for name, log in logs.items()], found.frame)
     return once(joined) if duplicates == "drop" and found.repeated != 0 else joined
 
 
@@ -369,7 +377,7 @@ def _measured(
     ]
     frame = who.with_columns(columns)
     last = max(value for value in (found.last, who[SINCE].max()) if isinstance(value, int))
-    _refuse_more_than_shown(frame, plan)
+    refuse_more_than_shown(frame, plan)
     return frame, last, left
 
 
@@ -422,7 +430,7 @@ def _judge(found: Tallied, plan: Plan, notes: list[str]) -> None:
         notes.append(f"{late:,} events at or after the end do not count")
 
 
-def _refuse_more_than_shown(frame: pl.DataFrame, plan: Plan) -> None:
+def refuse_more_than_shown(frame: pl.DataFrame, plan: Plan) -> None:
     """More clicks than impressions of a unit, or an arm without any impression."""
     for name, metric in plan.metrics.items():
         if metric.kind != "ctr":
