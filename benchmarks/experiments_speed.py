@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import experiment_events
-from common import append, environment, median, parser, peak_rss, stamp
+from common import RESULTS, append, environment, median, parser, peak_rss, records, stamp
 from peer_experiments import processor
 
 FILE = "experiments_speed.jsonl"
@@ -40,6 +40,8 @@ THEIRS = ("ibis", "polars-frame", "pandas-frame", "pandas")
 SIDES = (*OURS, *THEIRS)
 TOLERANCE = 1e-6
 """Relative, of effects and p-values."""
+SPARE = 1.5
+"""GiB of the machine that no side may take."""
 USERS = 10
 """Events a user."""
 PLAN = {
@@ -97,10 +99,13 @@ def watched(process: subprocess.Popen[str], options: Namespace) -> tuple[int, st
         most = max(most, resident(process.pid))
         if most > options.memory * 2**30:
             process.kill()
-            return most, f"more than {options.memory} GiB resident"
+            return most, f"more than {options.memory:g} GiB resident"
+        if available() < SPARE * 2**30:
+            process.kill()
+            return most, f"the machine had less than {SPARE:g} GiB left"
         if time.monotonic() - started > options.minutes * 60:
             process.kill()
-            return most, f"more than {options.minutes} minutes"
+            return most, f"more than {options.minutes:g} minutes"
         time.sleep(0.05)
     return most, ""
 
@@ -112,6 +117,14 @@ def resident(pid: int) -> int:
     except (OSError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def available() -> int:
+    """Bytes that the machine can still give."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo holds no MemAvailable")
 
 
 def last_line(text: str) -> str:
@@ -136,8 +149,10 @@ def disagreement(mine: dict[str, Any], theirs: dict[str, Any]) -> str:
 def compare(events: int, folder: Path, sides: list[str], options: Namespace) -> list[str]:
     """Rounds of all sides at one size; the sides that survived."""
     facts = {"events": events, "users": events // USERS, "threads": options.threads, "run": options.run, **stamp()}
-    expected: dict[str, Any] | None = None
-    seconds: dict[str, list[float]] = {}
+    before = [line for line in records(RESULTS / FILE) if (line["run"], line["events"]) == (options.run, events)]
+    good = [line for line in before if "failed" not in line]
+    expected: dict[str, Any] | None = good[0]["found"] if good else None
+    seconds = {side: [line["seconds"] for line in good if line["side"] == side] for side in {x["side"] for x in good}}
     lost: set[str] = set()
     for number in range(options.rounds):
         for side in sides if number % 2 == 0 or expected is None else sides[::-1]:
@@ -176,13 +191,14 @@ def main() -> int:
     made.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="who takes part")
     made.add_argument("--memory", type=float, default=16, help="GiB at which a side is ended")
     made.add_argument("--minutes", type=float, default=60, help="at which a side is ended")
+    made.add_argument("--run", default="", help="go on with a run that was cut off, by the name in its lines")
     made.add_argument("--side", choices=list(OURS), help="measure one analysis of the events in --folder")
     made.set_defaults(rounds=3)
     options = made.parse_args()
     if options.side:
         print(json.dumps(ours(options.side, options.folder)), flush=True)
         return 0
-    options.run = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    options.run = options.run or time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     environment("tea-tasting", *PEERS)
     sides = list(options.sides)
     with tempfile.TemporaryDirectory() as temporary:
