@@ -54,7 +54,8 @@ def test_coverage_power_and_cuped_are_held_to_their_goals(tmp_path):
     write(
         tmp_path, experiments.FILE,
         {"part": "coverage", "name": "ctr", "law": "ctr", "runs": RUNS, "n": 9,
-         "rows": [{"test": "delta", "covered": 950}, {"test": "other", "covered": 930}]},
+         "rows": [{"test": "delta", "covered": 950}, {"test": "other", "covered": 930},
+                  {"test": "z of impressions", "covered": 800}]},
         {"part": "power", "name": "ctr", "law": "ctr", "runs": RUNS, "n": 9,
          "rows": [{"test": "delta", "rejected": 810, "lift": 0.1, "analytic": 0.8}]},
         {"part": "cuped", "name": "rho = 0.5", "rho": 0.5, "runs": RUNS, "rows": [{"ratio": 0.76, "theory": 0.75}]},
@@ -62,6 +63,7 @@ def test_coverage_power_and_cuped_are_held_to_their_goals(tmp_path):
     text = experiments_page.coverage(tmp_path)
     assert "Of 2 kinds of 95 % intervals about an effect of 10 %, 1 cover between 94.4 and 95.6 %" in text
     assert "| other | **93.00** |" in text
+    assert "| z of impressions, the trap | **80.00** |" in text
     assert "within 1 points (goal: 1.5)" in text
     assert "| delta | 10.00% | 81.0 | 80.0 | +1.00 |" in text
     assert "| 0.5 | 0.7600 | 0.7500 | +1.33 % |" in experiments_page.cuped(tmp_path)
