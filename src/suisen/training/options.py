@@ -1,4 +1,4 @@
-"""How a run goes, apart from what the model is: device, precision, seed, patience, checkpoints."""
+"""How a run goes, apart from what the model is: device, precision, seed, patience, averaging, checkpoints."""
 
 from __future__ import annotations
 
