@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,8 @@ def measured(side: str, folder: Path, options: Namespace) -> dict[str, Any]:
     )
     most, why = watched(process, options)
     out, err = process.communicate()
+    for spilled in folder.glob("duckdb-*"):
+        shutil.rmtree(spilled, ignore_errors=True)
     lines = [line for line in out.splitlines() if line.startswith("{")]
     if why or process.returncode or not lines:
         return {"failed": why or last_line(err) or f"exit code {process.returncode}", "peak_bytes": most}

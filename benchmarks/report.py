@@ -375,6 +375,9 @@ def experiments_speed(lines: list[Record]) -> str:
         "the largest size that a side survives with 16 GiB. The machine had other work beside each of them, so that "
         "ratios say more than seconds, and ratios of processor time (all threads) are steadier still."
     )
+    rounds = {events: 1 + max(line["round"] for line in kept if line["events"] == events) for events in
+              sorted({line["events"] for line in kept})}  # fmt: skip
+    text += f" Rounds: {', '.join(f'{n} at {events / 1e6:g} million' for events, n in rounds.items())}."
     title = "## Experiments, from the event file (`benchmarks/experiments_speed.py`)"
     return f"{title}\n\n{text}\n\n{made}\n\n{where(kept)}\n"
 
