@@ -373,7 +373,8 @@ def experiments_speed(lines: list[Record]) -> str:
         "impression, conversion, revenue, events) with CUPED in two arms. Each measurement is a process of its own, in "
         "turns; effects and p-values of all sides agree to 1e-6 before times are kept. Goals are judged by seconds at "
         "the largest size that a side survives with 16 GiB, or what the machine has. The machine had other "
-        "work beside each of them, so that ratios say more than seconds, and ratios of processor time (all threads) are steadier still."
+        "work beside each of them, so that ratios say more than seconds, and "
+        "ratios of processor time (all threads) are steadier still."
     )
     rounds = {events: 1 + max(line["round"] for line in kept if line["events"] == events) for events in
               sorted({line["events"] for line in kept})}  # fmt: skip
