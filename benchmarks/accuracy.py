@@ -64,7 +64,7 @@ class Row:
     average: float = 0.0
     """Decay of the moving average of the weights."""
     tried: str = ""
-    """Printed where the floor is missed."""
+    """Printed beside the verdict: what was tried, and what of it was seen on test."""
     also: tuple[str, ...] = ()
     """Further metrics that are recorded."""
     settings: dict[str, Any] = field(default_factory=dict)

@@ -109,7 +109,7 @@ def _cells(line: Line) -> list[str]:
     if not line.runs:
         return [*head, "–", "–", "not run yet", "–", "–"]
     ours = ", ".join(f"{name} {value:.4f}" for name, value in line.metrics.items())
-    verdict = "reached" if line.reached else "**missed**" + (f"; tried: {line.tried}" if line.tried else "")
+    verdict = ("reached" if line.reached else "**missed**") + (f"; tried: {line.tried}" if line.tried else "")
     verdict = verdict if line.floor else "–"
     return [*head, ours, line.seeds, verdict, f"{line.seconds / 60:.1f}", "; ".join(_picked(line))]
 

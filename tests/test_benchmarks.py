@@ -124,11 +124,11 @@ def test_the_table_is_the_mean_of_each_seeds_newest_table_run(tmp_path):
                      "epochs 7, [7, 9]; validation"]  # fmt: skip
 
 
-def test_a_floor_missed_says_what_was_tried(tmp_path):
+def test_the_verdict_says_what_was_tried(tmp_path):
     (found,) = rows_of(tmp_path, [{**RUN, "seed": 2}], tried='"more | epochs"')
     assert found[4:7] == ["hr@10 0.5000", "1 (2)", "**missed**; tried: more \\| epochs"]
     (reached,) = rows_of(tmp_path, [{**RUN, "metrics": {"hr@10": 0.6}}], tried='"more"')
-    assert reached[6] == "reached"
+    assert reached[6] == "reached; tried: more"
     (absent,) = rows_of(tmp_path, [{**RUN, "metrics": {"ndcg@10": 0.9}}])
     assert absent[6] == "**missed**"
 
