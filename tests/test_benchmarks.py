@@ -255,7 +255,5 @@ def test_events_are_the_same_ones_and_every_click_has_its_impression(tmp_path, m
     assert events["user"].is_in(shown["user"].implode()).all()
     assert events["time"].is_sorted()
     found = experiments_speed.ours("suisen", tmp_path / "a")["found"]
-    whole = experiments_speed.ours("suisen, all", tmp_path / "a")["found"]
-    for name, figures in found.items():  # threads add in any order: the last digits differ
-        assert figures == pytest.approx(whole[name], rel=1e-9), name
+    assert found == experiments_speed.ours("suisen, all", tmp_path / "a")["found"]
     assert set(found) == set(experiments_speed.PLAN["metrics"])

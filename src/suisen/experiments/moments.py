@@ -114,7 +114,7 @@ def aggregate(units: pl.DataFrame | pl.LazyFrame, metrics: Sequence[str], by: Se
     ``units`` has a column ``<metric>__y`` and may have ``__d``, ``__x``, ``__w``; a unit whose y is null is not counted
     for that metric.  Sums are of values less the overall mean, so that nothing cancels.
     """
-    table = units.lazy()
+    table = units.lazy()  # collected in memory: the streaming engine adds in any order, and the last digits differ
     names = table.collect_schema().names()
     for metric in metrics:
         if f"{metric}__y" not in names:
@@ -124,10 +124,10 @@ def aggregate(units: pl.DataFrame | pl.LazyFrame, metrics: Sequence[str], by: Se
         _value(metric, part).mean().fill_null(0.0).alias(_name(metric, part))
         for metric in metrics
         for part in parts[metric]
-    ).collect(engine="streaming")
+    ).collect(engine="in-memory")
     centre = dict(zip(centres.columns, centres.row(0), strict=True)) if centres.width else {}
     sums = [each for metric in metrics for each in _sums(metric, parts[metric], centre)]
-    grouped = table.group_by(*by).agg(pl.len().alias("units"), *sums).collect(engine="streaming").sort(*by)
+    grouped = table.group_by(*by).agg(pl.len().alias("units"), *sums).collect(engine="in-memory").sort(*by)
     return grouped.with_columns(pl.lit(value).alias(f"{name}__centre") for name, value in centre.items())
 
 

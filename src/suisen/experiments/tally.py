@@ -71,7 +71,7 @@ def tallied(
         {each.name: np.zeros(places.size, np.float64 if each.value else np.uint32) for each in tallies},
         dict.fromkeys(counted, 0),
     )
-    for batch in events.select(wanted).collect_batches(maintain_order=False, engine="streaming"):
+    for batch in events.select(wanted).collect_batches(maintain_order=True, engine="streaming"):
         _add(found, batch, [(each, mask_of[i]) for i, each in enumerate(tallies)])
     for each in tallies:
         if each.once:

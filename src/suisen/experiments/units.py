@@ -350,7 +350,7 @@ def _joined(logs: Sequence[pl.LazyFrame], who: pl.DataFrame) -> pl.LazyFrame:
             raise InputError(f"units are {ours} in exposures and {theirs} in events; give the same ids in both")
         parts.append(log)
     whole = parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal_relaxed")
-    return whole.join(rows_of(who).lazy(), on=UNIT, how="inner")
+    return whole.join(rows_of(who).lazy(), on=UNIT, how="inner", maintain_order="left")
 
 
 def _measured(
