@@ -17,6 +17,7 @@ import ncf_dims  # noqa: E402
 import request_parts  # noqa: E402
 import sequence_shapes  # noqa: E402
 import textbook_page  # noqa: E402
+from figures import filled  # noqa: E402
 
 PLACE = {"machine": "a machine", "commit": "abc", "threads": 1, "run": "1"}
 RUN = {
@@ -109,13 +110,13 @@ def test_requests_scale_bytes_to_ten_million(tmp_path):
 
 def test_marks_that_nobody_fills_and_figures_without_a_mark(tmp_path):
     page = "".join(f"a\n<!-- figures: {name} -->\nold\n<!-- end: {name} -->\n" for name in textbook_page.FIGURES)
-    new = textbook_page.filled(page, tmp_path)
+    new = filled(page, textbook_page.FIGURES, tmp_path)
     assert "old" not in new
-    assert textbook_page.filled(new, tmp_path) == new
+    assert filled(new, textbook_page.FIGURES, tmp_path) == new
     with pytest.raises(KeyError, match="unheard"):
-        textbook_page.filled(page + "<!-- figures: unheard -->\n<!-- end: unheard -->\n", tmp_path)
+        filled(page + "<!-- figures: unheard -->\n<!-- end: unheard -->\n", textbook_page.FIGURES, tmp_path)
     with pytest.raises(ValueError, match="no place for dims"):
-        textbook_page.filled(page.replace("dims", "films"), tmp_path)
+        filled(page.replace("dims", "films"), textbook_page.FIGURES, tmp_path)
 
 
 def test_check_says_what_to_run(tmp_path, monkeypatch, capsys):
@@ -124,7 +125,7 @@ def test_check_says_what_to_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(textbook_page, "PAGE", copy)
     monkeypatch.setattr(sys, "argv", ["textbook_page.py", "--check"])
     assert textbook_page.main() == 1
-    assert "run tools/textbook_page.py" in capsys.readouterr().out
+    assert "run python tools/textbook_page.py" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["textbook_page.py"])
     assert textbook_page.main() == 0
     monkeypatch.setattr(sys, "argv", ["textbook_page.py", "--check"])

@@ -9,6 +9,8 @@ import re
 import sys
 from pathlib import Path
 
+from figures import write_or_check
+
 PAGE, START, END = Path("ARCHITECTURE.md"), "each file -->\n", "<!-- end of map -->"
 ROOMS = ("cli", "serving", "experiments", "pipeline", "training", "models", "retrieval", "evaluation", "data")
 
@@ -35,13 +37,7 @@ def main() -> int:
     """Writes or checks; the exit status says whether the page is up to date."""
     page = PAGE.read_text(encoding="utf-8")
     head, tail = page.split(START)[0] + START, END + page.split(END)[1]
-    new = head + the_map() + tail
-    if "--check" in sys.argv:
-        if page != new:
-            print("ARCHITECTURE.md: the map is not up to date; run python tools/architecture.py")
-        return page != new
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
+    return write_or_check(PAGE, head + the_map() + tail, "architecture")
 
 
 if __name__ == "__main__":

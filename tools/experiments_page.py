@@ -4,25 +4,24 @@ python tools/experiments_page.py          # writes them between their marks; the
 python tools/experiments_page.py --check  # fails where the page is not what the records say
 """
 
-import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
 
 import cookie_cats  # noqa: E402
 import off_policy  # noqa: E402
 from common import RESULTS, median, records  # noqa: E402
+from figures import absent, filled, write_or_check  # noqa: E402
 from report import newest, table, where  # noqa: E402
 
 import experiments  # noqa: E402
 from suisen.experiments.laws import law  # noqa: E402
 
 PAGE = ROOT / "docs" / "experiments.md"
-BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 USUAL = {
     "ctr": ("delta", "delta, relative"),
     "conversion": ("z",),
@@ -35,11 +34,6 @@ COVERED = (0.944, 0.956)
 """Where the coverage of 95 % intervals has to be."""
 Record = dict[str, Any]
 Rows = list[experiments.Row]
-
-
-def absent(command: str) -> str:
-    """Instead of a figure that nobody has measured."""
-    return f"*Not measured yet: `{command}`.*"
 
 
 def percent(part: float, digits: int = 1) -> str:
@@ -332,24 +326,9 @@ FIGURES: dict[str, Callable[[Path], str]] = {
 }  # fmt: skip
 
 
-def filled(page: str, results: Path = RESULTS) -> str:
-    """The page with its figures; KeyError names a mark that nobody fills, ValueError a figure without a mark."""
-    marks = [found[1] for found in BLOCK.findall(page)]
-    if lost := set(FIGURES) - set(marks):
-        raise ValueError(f"{PAGE.name} has no place for {', '.join(sorted(lost))}; add <!-- figures: NAME --> there")
-    return BLOCK.sub(lambda match: f"{match[1]}\n{FIGURES[match[2]](results)}\n\n{match[4]}", page)
-
-
 def main() -> int:
     """Writes or checks; the exit status says whether the page is what the records say."""
-    old = PAGE.read_text(encoding="utf-8")
-    new = filled(old)
-    if "--check" in sys.argv:
-        said = "is what the records say" if old == new else "is not what the records say: run tools/experiments_page.py"
-        print(f"docs/experiments.md {said}")
-        return int(old != new)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
+    return write_or_check(PAGE, filled(PAGE.read_text(encoding="utf-8"), FIGURES, RESULTS), "experiments_page")
 
 
 if __name__ == "__main__":

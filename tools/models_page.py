@@ -16,6 +16,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
 
 from accuracy_table import Line, all_lines  # noqa: E402
 from architecture import first_sentence  # noqa: E402
+from figures import write_or_check  # noqa: E402
 
 import suisen  # noqa: E402
 from suisen.cli.settings import settings_of  # noqa: E402
@@ -139,13 +140,7 @@ def page() -> str:
 
 def main() -> int:
     """Writes or checks; the exit status says whether the page is up to date."""
-    new = page()
-    if "--check" in sys.argv:
-        same = PAGE.exists() and PAGE.read_text(encoding="utf-8") == new
-        print("docs/models.md is what the models say" if same else "docs/models.md: run python tools/models_page.py")
-        return int(not same)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
+    return write_or_check(PAGE, page(), "models_page")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ python tools/textbook_page.py          # writes them between their marks; the re
 python tools/textbook_page.py --check  # fails where the page is not what the records say
 """
 
-import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,17 +16,12 @@ import ncf_dims  # noqa: E402
 import sequence_shapes  # noqa: E402
 from accuracy_table import TEXTBOOK, Line, protocols, table_lines  # noqa: E402
 from common import RESULTS, records  # noqa: E402
+from figures import absent, filled, write_or_check  # noqa: E402
 from report import last_run, table, where  # noqa: E402
 
 PAGE = ROOT / "docs" / "textbook.md"
-BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 NCF = ("mf", "gmf", "mlp", "neumf")
 Record = dict[str, Any]
-
-
-def absent(command: str) -> str:
-    """Instead of a figure that nobody has measured."""
-    return f"*Not measured yet: `{command}`.*"
 
 
 def listed(words: Iterable[object]) -> str:
@@ -207,26 +201,9 @@ FIGURES: dict[str, Callable[[Path], str]] = {
 }  # fmt: skip
 
 
-def filled(page: str, results: Path = RESULTS) -> str:
-    """The page with its figures; KeyError names a mark that nobody fills, ValueError a figure without a mark."""
-    marks = [found[1] for found in BLOCK.findall(page)]
-    if lost := set(FIGURES) - set(marks):
-        raise ValueError(
-            f"docs/textbook.md has no place for {', '.join(sorted(lost))}; add <!-- figures: NAME --> there"
-        )
-    return BLOCK.sub(lambda match: f"{match[1]}\n{FIGURES[match[2]](results)}\n\n{match[4]}", page)
-
-
 def main() -> int:
     """Writes or checks; the exit status says whether the page is what the records say."""
-    old = PAGE.read_text(encoding="utf-8")
-    new = filled(old)
-    if "--check" in sys.argv:
-        said = "is what the records say" if old == new else "is not what the records say: run tools/textbook_page.py"
-        print(f"docs/textbook.md {said}")
-        return int(old != new)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
+    return write_or_check(PAGE, filled(PAGE.read_text(encoding="utf-8"), FIGURES, RESULTS), "textbook_page")
 
 
 if __name__ == "__main__":

@@ -107,8 +107,7 @@ def units(
     notes: list[str] = []
     exposed, zone = _clocked("exposures", exposures.lazy().select(list(dict.fromkeys([*names, *other]))), plan)
     who, contaminated, seen = _exposed(exposed, plan, [*extra, *other], notes)
-    logs = {"events": events} if pre is None else {"events": events, "pre": pre}
-    joined = _joined([_events(name, log, plan, zone) for name, log in logs.items()], who)
+    joined = _joined(events, pre, plan, who, zone)
     frame, last, again = _measured(joined, who, plan, notes, drop=duplicates == "drop")
     horizon = plan.ends if plan.ends is not None else last
     frame, said = finish(frame, plan, horizon)
@@ -130,8 +129,7 @@ def events_of(
     duplicates: Literal["drop", "keep"] = "drop",
 ) -> pl.LazyFrame:
     """The events of units that ``units`` found, each with UNIT, TIME, SINCE, KIND and ROW (its place in the frame)."""
-    logs = {"events": events} if pre is None else {"events": events, "pre": pre}
-    joined = _joined([_events(name, log, plan, None) for name, log in logs.items()], found.frame)
+    joined = _joined(events, pre, plan, found.frame)
     return once(joined) if duplicates == "drop" and found.repeated != 0 else joined
 
 
@@ -338,14 +336,17 @@ def _events(where: str, events: Frame, plan: Plan, zone: bool | None) -> pl.Lazy
     return frame.with_columns(pl.col(plan.unit).alias(UNIT), kind.alias(KIND))
 
 
-def _joined(logs: Sequence[pl.LazyFrame], who: pl.DataFrame) -> pl.LazyFrame:
-    """Every event of an exposed unit, with the unit's first exposure."""
+def _joined(events: Frame, pre: Frame | None, plan: Plan, who: pl.DataFrame, zone: bool | None = None) -> pl.LazyFrame:
+    """Every event of an exposed unit, with the unit's first exposure; ``zone``: as ``_clocked`` says of exposures."""
     ours = who.schema[UNIT]
     parts = []
-    for log in logs:
+    for where, frame in (("events", events), ("pre", pre)):
+        if frame is None:
+            continue
+        log = _events(where, frame, plan, zone)
         theirs = log.collect_schema()[UNIT]
         if ours.is_integer() and theirs.is_integer():
-            log = log.with_columns(pl.col(UNIT).cast(ours))  # noqa: PLW2901
+            log = log.with_columns(pl.col(UNIT).cast(ours))
         elif ours != theirs:
             raise InputError(f"units are {ours} in exposures and {theirs} in events; give the same ids in both")
         parts.append(log)
