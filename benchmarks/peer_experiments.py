@@ -186,7 +186,6 @@ def main() -> int:
     seconds, used = time.perf_counter() - started, processor() - cpu
     print(json.dumps({"seconds": seconds, "cpu_seconds": used, "peak_bytes": peak_rss(), "found": found}), flush=True)
     os._exit(0)  # what libraries free at their end is not measured
-    return 0
 
 
 def processor() -> float:

@@ -1,7 +1,10 @@
 """Sums by unit in one pass over events that need not fit into memory.
 
-Events stream through Polars in batches and are added to arrays with one place a unit, so that what is held is the units
-and never the events.  What is no sum (visits, SQL) is grouped a part of the units at a time.
+Events stream through Polars in batches, in any order (keeping theirs costs more than half as much again), and are added
+to arrays with one place a unit, so that what is held is the units and not the events.  Sums of numbers with a fraction
+depend on their order in the last digits: they are held, 12 bytes each, until all are known, and added from the least to
+the greatest of each unit, so that the same events give the same sums however the file is sorted.  What is no sum
+(visits, SQL) is grouped a part of the units at a time.
 """
 
 from __future__ import annotations
@@ -71,8 +74,12 @@ def tallied(
         {each.name: np.zeros(places.size, np.float64 if each.value else np.uint32) for each in tallies},
         dict.fromkeys(counted, 0),
     )
-    for batch in events.select(wanted).collect_batches(maintain_order=True, engine="streaming"):
-        _add(found, batch, [(each, mask_of[i]) for i, each in enumerate(tallies)])
+    values_of: dict[str, list[tuple[Array, Array]]] = {each.name: [] for each in tallies if each.value}
+    masked = [(each, mask_of[i]) for i, each in enumerate(tallies)]
+    for batch in events.select(wanted).collect_batches(maintain_order=False, engine="streaming"):
+        _add(found, batch, masked, values_of)
+    for name, parts in values_of.items():
+        _add_in_order(found.sums[name], parts)
     for each in tallies:
         if each.once:
             np.minimum(found.sums[each.name], 1, out=found.sums[each.name])
@@ -91,7 +98,13 @@ def _shared(masks: Sequence[pl.Expr]) -> tuple[list[pl.Expr], list[str]]:
     return [mask.fill_null(value=False).alias(f"__taken_{i}") for i, mask in enumerate(kept)], names
 
 
-def _add(found: Tallied, batch: pl.DataFrame, tallies: Sequence[tuple[Tally, str]]) -> None:
+def _add(
+    found: Tallied,
+    batch: pl.DataFrame,
+    tallies: Sequence[tuple[Tally, str]],
+    values_of: Mapping[str, list[tuple[Array, Array]]],
+) -> None:
+    """Counts are added; places and values of what has to be in order go to ``values_of``."""
     if not batch.height:
         return
     found.events += batch.height
@@ -106,8 +119,26 @@ def _add(found: Tallied, batch: pl.DataFrame, tallies: Sequence[tuple[Tally, str
     masks = {name: batch[name].to_numpy() for name in dict.fromkeys(name for _, name in tallies)}
     places = {name: row[mask] for name, mask in masks.items()}
     for each, name in tallies:
-        shares = batch[f"__value_{each.value}"].to_numpy()[masks[name]] if each.value else np.uint32(1)
-        np.add.at(found.sums[each.name], places[name], shares)
+        if not each.value:
+            np.add.at(found.sums[each.name], places[name], np.uint32(1))
+            continue
+        values = batch[f"__value_{each.value}"].to_numpy()[masks[name]]
+        some = values != 0
+        values_of[each.name].append((places[name][some].astype(_narrow(found.sums[each.name])), values[some]))
+
+
+def _narrow(sums: Array) -> type[np.unsignedinteger[Any]]:
+    return np.uint32 if sums.size <= 2**32 else np.uint64
+
+
+def _add_in_order(sums: Array, parts: list[tuple[Array, Array]]) -> None:
+    """Adds values to their places, each place's from the least to the greatest; ``parts`` is emptied."""
+    if not parts:
+        return
+    at, values = (np.concatenate(each) for each in zip(*parts, strict=True))
+    parts.clear()
+    order = np.lexsort((values, at))
+    np.add.at(sums, at[order], values[order])
 
 
 def grouped(events: pl.LazyFrame, places: Places, made: Sequence[pl.Expr], total: int) -> dict[str, Array]:
