@@ -69,7 +69,7 @@ bench-textbook: .venv/ready  ## what docs/textbook.md's exercises are answered w
 	$(BIN)/python benchmarks/request_parts.py
 	$(BIN)/python tools/textbook_page.py
 
-bench-experiments: .venv/ready  ## proofs of the tests: false alarms, coverage, power, peeking (under 30 minutes on 2 cores)
+bench-experiments: .venv/ready  ## proofs of the tests: false alarms, coverage, power, peeking (20 minutes on 2 cores)
 	$(BIN)/python benchmarks/experiments.py $(if $(REPEAT),--repeat $(REPEAT))
 
 bench-experiments-speed: .venv/ready  ## an analysis of 100 million events beside tea-tasting and pandas (EVENTS="1000000 10000000")

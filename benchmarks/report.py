@@ -38,8 +38,9 @@ TRIED = {
     "users the peer is a "
     "product and a top-k too, in more memory",
     "ials": "tried: the smaller of primal and dual systems, half of each Gram matrix, groups as whole tasks of threads",
-    "experiments": "tried: one pass over the file, arrays in place of hash tables of users, sums in place "
-    "of frames; what is left is reading the file and the join of events to exposures, compiled code in the peer too",
+    "experiments": "tried: one pass over the file, arrays in place of hash tables of users, sums in place of frames, "
+    "batches in any order; what is left is reading the file and the join of events to exposures, compiled code in the "
+    "peer too",
     "million": "",
     "accuracy": "",
 }
