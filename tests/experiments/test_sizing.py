@@ -189,6 +189,25 @@ def test_what_cannot_be_sized_is_refused(events, changed, options, said):
         size(plan({"kind": "ctr"}, **changed), events, **options)
 
 
+def test_clicks_on_what_was_shown_before_the_cut_are_no_fault(events):
+    early, late = (pl.Series([END - 7 * DAY + moment]).cast(pl.Datetime("us", "UTC")) for moment in (-5, 5))
+    one = {"user": [99_999], "value": [0.0]}
+    cut = pl.concat([
+        pl.DataFrame({**one, "time": early, "event": ["impression"]}),
+        pl.DataFrame({**one, "time": late, "event": ["click"]}),
+    ]).select(events.columns)  # fmt: skip
+    (bare,), (run,) = (size(plan({"kind": "ctr"}), log, days=[7]).runs for log in (events, pl.concat([events, cut])))
+    assert run.units == bare.units + 1
+    clicks, shown = (last(events, 7).filter(pl.col("event") == kind).height for kind in ("click", "impression"))
+    assert run.baseline.value == pytest.approx((clicks + 1) / shown, rel=1e-12)
+
+
+def test_more_clicks_than_impressions_altogether_are_refused(events):
+    swapped = events.with_columns(pl.col("event").replace({"click": "impression", "impression": "click"}))
+    with pytest.raises(InputError, match=r"metric 'm': .* units have more 'click' than 'impression' events"):
+        size(plan({"kind": "ctr"}), swapped)
+
+
 def test_a_quantile_is_refused(events):
     with pytest.raises(InputError, match=r"metrics.m.quantile = 0.9 cannot be sized; size it by its mean"):
         size(plan({"kind": "value", "quantile": 0.9}), events)

@@ -2,9 +2,10 @@
 
 The events of the last d days are taken for an experiment of d days without an effect: a unit is exposed at its first
 event in them, and the primary metric is measured as it will be (``units``), its covariate from what lies before.  So
-both grow with d as they do in truth: the units, of whom ever fewer are new, and the spread of a unit's value.  What the
-assignment leaves out (slots, holdout, the share open at the end of the ramp) is taken off; eligibility and testers are
-not known before and are not.
+both grow with d as they do in truth: the units, of whom ever fewer are new, and the spread of a unit's value.  The cut
+leaves clicks on what was shown before it, so that only all units together may not have more of them than impressions.
+What the assignment leaves out (slots, holdout, the share open at the end of the ramp) is taken off; eligibility and
+testers are not known before and are not.
 
 Sequential plans cost power: always-valid ones are sized by their interval at the end alone, what is found earlier comes
 on top; group plans by exact integration, at the planned power.
@@ -227,7 +228,7 @@ class _Log:
         first = self.exposing.filter(pl.col("at") >= start).group_by(plan.unit).agg(pl.col("at").min())
         arm = pl.lit(plan.control).alias(plan.columns.arm)
         time = pl.col("at").cast(pl.Datetime("us", "UTC")).alias(plan.columns.time)
-        found = units(first.select(plan.unit, arm, time), _in_utc(self.events, plan), plan)
+        found = units(first.select(plan.unit, arm, time), _in_utc(self.events, plan), plan, cut=True)
         self.notes += [note for note in found.notes if note not in self.notes]
         group = moments(aggregate(found.frame, [plan.primary], (ARM,)), plan.primary)
         cuped = cuped_of(group) if plan.metrics[plan.primary].covariate else None

@@ -94,8 +94,10 @@ def units(
     pre: Frame | None = None,
     duplicates: Literal["drop", "keep"] = "drop",
     cluster: str = "",
+    cut: bool = False,
 ) -> Units:
-    """One row a unit.  ``pre``: events before the experiment, where ``events`` does not hold them.
+    """One row a unit.  ``pre``: events before the experiment, where ``events`` does not hold them.  ``cut``: the first
+    events may answer what was shown before, so that single units may have more clicks than impressions.
 
     ``cluster``: a column of the exposures whose ids hold units that are not independent of each other, like the user
     of sessions; it is then the cluster that is one row.  Lazy frames are read as a stream.  Raises InputError for what
@@ -109,6 +111,7 @@ def units(
     who, contaminated, seen = _exposed(exposed, plan, [*extra, *other], notes)
     joined = _joined(events, pre, plan, who, zone)
     frame, last, again = _measured(joined, who, plan, notes, drop=duplicates == "drop")
+    refuse_more_than_shown(frame, plan, cut=cut)
     horizon = plan.ends if plan.ends is not None else last
     frame, said = finish(frame, plan, horizon)
     warnings: tuple[str, ...] = ()
@@ -378,7 +381,6 @@ def _measured(
     ]
     frame = who.with_columns(columns)
     last = max(value for value in (found.last, who[SINCE].max()) if isinstance(value, int))
-    refuse_more_than_shown(frame, plan)
     return frame, last, left
 
 
@@ -431,13 +433,13 @@ def _judge(found: Tallied, plan: Plan, notes: list[str]) -> None:
         notes.append(f"{late:,} events at or after the end do not count")
 
 
-def refuse_more_than_shown(frame: pl.DataFrame, plan: Plan) -> None:
-    """More clicks than impressions of a unit, or an arm without any impression."""
+def refuse_more_than_shown(frame: pl.DataFrame, plan: Plan, *, cut: bool = False) -> None:
+    """More clicks than impressions of a unit (``cut``: of all units together), or an arm without any impression."""
     for name, metric in plan.metrics.items():
         if metric.kind != "ctr":
             continue
         y, d, kind = pl.col(f"{name}__y"), pl.col(f"{name}__d"), event_of(metric)
-        over = frame.filter(y > d)
+        over = frame.filter((y > d) & (pl.lit(not cut) | (y.sum() > d.sum())))
         if over.height:
             first = over.row(0, named=True)
             raise InputError(
