@@ -6,14 +6,23 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, optimize, stats
 from statsmodels.stats.power import TTestIndPower, normal_power_het
 from statsmodels.stats.proportion import power_proportions_2indep
 
 from suisen.errors import InputError
 from suisen.experiments.means import Estimate, compare
 from suisen.experiments.plan import Plan
-from suisen.experiments.power import Baseline, Design, arms_of, mde, power, sample_size
+from suisen.experiments.power import (
+    Baseline,
+    Design,
+    arms_of,
+    margin_power,
+    margin_size,
+    mde,
+    power,
+    sample_size,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -218,6 +227,57 @@ def test_designs_are_refused_where_they_are_none(values, said):
         Design(**values)
 
 
+# -- margins -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("test", ["welch", "student", "z"])
+def test_not_worse_by_a_margin_is_a_one_sided_test_of_that_effect(test):
+    design = Design(alpha=0.025, alternative="greater", test=test, shares=(0.6, 0.4))
+    found = margin_power(UNIT, design, units=300, margin=0.25)
+    assert found == pytest.approx(power(UNIT, design, units=300, effect=0.25), rel=1e-9)
+
+
+def tost(units, margin, alpha=0.05):
+    """Power of two one-sided t tests of equal arms, by integrating over the variance that is seen."""
+    df, se = units - 2, np.sqrt(4 / units)
+    bound = stats.t.ppf(1 - alpha, df)
+
+    def held(square):
+        room = (margin - bound * se * np.sqrt(square / df)) / se
+        return np.where(room > 0, 2 * stats.norm.cdf(room) - 1, 0) * stats.chi2.pdf(square, df)
+
+    return integrate.quad(held, *stats.chi2.ppf([1e-13, 1 - 1e-13], df), limit=200)[0]
+
+
+@pytest.mark.parametrize("units", [60, 200, 1000])
+@pytest.mark.parametrize("planned", [0.6, 0.8, 0.95])
+def test_equal_within_a_margin_is_two_one_sided_tests(units, planned):
+    design = Design(alternative="greater", test="student", power=planned)
+    margin = optimize.brentq(lambda margin: tost(units, margin) - planned, 0.05, 3)
+    assert margin_power(UNIT, design, units=units, margin=margin, both=True) == pytest.approx(planned, abs=1e-4)
+    assert margin_size(UNIT, design, margin=margin, both=True) == pytest.approx(units, rel=1e-3)
+
+
+def test_a_relative_margin_is_a_share_of_the_value():
+    plain, share = (Design(alternative="greater", scale=scale) for scale in ("absolute", "relative"))
+    base = Baseline(5.0, 4.0)
+    wanted = margin_power(base, plain, units=500, margin=0.5)
+    assert margin_power(base, share, units=500, margin=0.1) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_margins_take_their_level_from_the_plan():
+    plan = Plan.of({
+        "name": "x", "arms": {"control": 0.5, "t": 0.5}, "primary": "m",
+        "metrics": {name: {"kind": "count"} for name in "mge"} | {"c": {"kind": "conversion"}},
+        "guardrails": {"g": {"margin": 0.1}, "c": {"margin": 0.1, "scale": "absolute"}},
+        "equivalence": {"e": {"margin": 0.1}},
+    })  # fmt: skip
+    made = {name: Design.of_margin(plan, name) for name in "gec"}
+    assert [made[name].level for name in "gec"] == [0.025, 0.05, 0.025]
+    assert [made[name].scale for name in "gec"] == ["relative", "relative", "absolute"]
+    assert [made[name].test for name in "gec"] == ["welch", "welch", "proportions"]
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -251,6 +311,9 @@ def test_designs_are_refused_where_they_are_none(values, said):
             "effect = 0.2 puts the treatment at 1.1; a share of units is between 0 and 1",
         ),
         (lambda: power(UNIT, Design(), units=99, effect=float("nan")), "effect = nan is no number"),
+        (lambda: margin_power(UNIT, Design(), units=99, margin=0), "margin = 0 must be above 0"),
+        (lambda: margin_size(UNIT, Design(), margin=float("nan")), "margin = nan must be above 0"),
+        (lambda: margin_size(UNIT, Design(), margin=1e-9), "margin = 1e-09 needs more than 1e.15 units"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(call, said):

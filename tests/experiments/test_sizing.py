@@ -7,7 +7,7 @@ from scipy import stats
 
 from suisen.errors import InputError
 from suisen.experiments.plan import Plan
-from suisen.experiments.power import Baseline, Design, mde, power, sample_size
+from suisen.experiments.power import Baseline, Design, margin_power, margin_size, mde, power, sample_size
 from suisen.experiments.sequential import spending_bounds
 from suisen.experiments.sizing import critical_of, share_of, size
 
@@ -206,6 +206,49 @@ def test_more_clicks_than_impressions_altogether_are_refused(events):
     swapped = events.with_columns(pl.col("event").replace({"click": "impression", "impression": "click"}))
     with pytest.raises(InputError, match=r"metric 'm': .* units have more 'click' than 'impression' events"):
         size(plan({"kind": "ctr"}), swapped)
+
+
+def test_guardrails_and_equivalences_are_sized_too(events):
+    metrics = {
+        "m": {"kind": "ctr"},
+        "shown": {"kind": "count", "event": "impression"},
+        "bought": {"kind": "conversion"},
+    }
+    claims = {
+        "guardrails": {"shown": {"margin": 0.05}},
+        "equivalence": {"bought": {"margin": 0.02, "scale": "absolute"}},
+    }
+    asked = plan({"kind": "ctr"}, metrics=metrics, mde=0.16, **claims)
+    made = size(asked, events, days=[14])
+    shown, bought = made.margins
+    users = last(events, 14).group_by("user").agg(
+        y=(pl.col("event") == "impression").sum(), b=(pl.col("event") == "purchase").any()
+    )  # fmt: skip
+    design = Design(alternative="greater", alpha=0.025, scale="relative")
+    base = Baseline.mean(users["y"].to_numpy())
+    assert shown.needed == pytest.approx(margin_size(base, design, margin=0.05), rel=1e-9)
+    assert shown.power == pytest.approx(margin_power(base, design, units=users.height, margin=0.05), rel=1e-9)
+    se = np.sqrt(4 * users["b"].mean() * (1 - users["b"].mean()) / users.height)
+    assert bought.power == pytest.approx(max(2 * stats.norm.cdf(0.02 / se - stats.norm.ppf(0.95)) - 1, 0), abs=1e-3)
+    assert "equivalence bought (equal within 0.02): with arms that are alike it is shown with" in made.text()
+    always = size(plan({"kind": "ctr"}, metrics=metrics, sequential={"tune": 1000}, **claims), events, days=[14])
+    assert all(more.needed > once.needed for more, once in zip(always.margins, made.margins, strict=True))
+
+
+def test_a_claim_that_cannot_be_sized_is_said(events):
+    metrics = {
+        "m": {"kind": "ctr"},
+        "p90": {"kind": "value", "quantile": 0.9},
+        "viewed": {"kind": "count", "event": "view"},
+    }
+    made = size(
+        plan({"kind": "ctr"}, metrics=metrics, guardrails={"p90": {"margin": 0.1}, "viewed": {"margin": 0.1}}), events
+    )
+    assert made.margins == ()
+    assert "guardrail p90 is not sized: it is a quantile" in made.notes
+    assert any(
+        note.startswith("guardrail viewed is not sized: variance = 0.0 should be above 0") for note in made.notes
+    )
 
 
 def test_a_quantile_is_refused(events):

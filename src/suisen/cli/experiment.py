@@ -108,6 +108,7 @@ def _from_events(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], lis
         "days": found.days,
         "arms": dict(found.arms),
         "runs": found.frame().to_dicts(),
+        "margins": [vars(claim) for claim in found.margins],
         "notes": list(found.notes),
     }
     rows = [["days", "units", plan.primary, "deviation", "needed", "power", "smallest effect"]]

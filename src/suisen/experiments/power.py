@@ -20,7 +20,7 @@ absolute scale.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite, sqrt
 from typing import Any, Literal, cast
 
@@ -137,6 +137,19 @@ class Design:
         return self.alpha / self.comparisons
 
     @classmethod
+    def of_margin(cls, plan: Plan, name: str, critical: Callable[[float], float] | None = None) -> Design:
+        """A guardrail or an equivalence of the plan; one-sided, and not corrected for other metrics or arms."""
+        equal = name in plan.equivalence
+        return replace(
+            cls.of(plan, critical),
+            alpha=plan.alpha if equal else plan.alpha / 2,
+            alternative="greater",
+            scale=(plan.equivalence if equal else plan.guardrails)[name].scale,
+            test=_test_of(plan.metrics[name]),
+            comparisons=1,
+        )
+
+    @classmethod
     def of(cls, plan: Plan, critical: Callable[[float], float] | None = None) -> Design:
         """The plan's primary metric: the control against the smallest treatment, corrected for their number."""
         return cls(
@@ -175,19 +188,26 @@ def sample_size(baseline: Baseline, design: Design, *, effect: float) -> float:
     if effect == 0 or (design.alternative != "two-sided" and (effect > 0) != (design.alternative == "greater")):
         raise InputError(f"effect = {effect!r} is not what alternative = {design.alternative!r} looks for; mend either")
     _check_effect(baseline, design, effect)
-    least = _least(design)
+    return _units(lambda units: _power(baseline, design, units, effect), design, f"effect = {effect!r}")
 
-    def short(units: float) -> float:
-        return _power(baseline, design, units, effect) - design.power
 
-    if short(least) >= 0:
-        return least
-    most = 2 * least
-    while short(most) < 0:
-        most *= 2
-        if most > MOST:
-            raise InputError(f"effect = {effect!r} needs more than {MOST:.0e} units; plan for a larger one")
-    return float(optimize.brentq(short, most / 2, most, xtol=1e-10, rtol=1e-14))
+def margin_power(baseline: Baseline, design: Design, *, units: float, margin: float, both: bool = False) -> float:
+    """Probability that an arm without an effect is shown to be not worse by ``margin``; ``both``: equal within it.
+
+    ``design.alternative`` is one-sided.  ``both`` is two such tests (TOST); both fail together only where the interval
+    is wider than the margins, which is counted twice, so that small probabilities are a little too small.
+    """
+    _check(baseline, design)
+    _check_units(units, design)
+    _check_margin(margin)
+    return _margin_power(baseline, design, units, margin, both)
+
+
+def margin_size(baseline: Baseline, design: Design, *, margin: float, both: bool = False) -> float:
+    """Units in all arms together with which ``margin_power`` is ``design.power``; not rounded (``arms_of``)."""
+    _check(baseline, design)
+    _check_margin(margin)
+    return _units(lambda units: _margin_power(baseline, design, units, margin, both), design, f"margin = {margin!r}")
 
 
 def mde(baseline: Baseline, design: Design, *, units: float) -> float:
@@ -213,6 +233,19 @@ def mde(baseline: Baseline, design: Design, *, units: float) -> float:
     return sign * float(optimize.brentq(short, 0.0, most, xtol=1e-15, rtol=1e-14))
 
 
+def _units(chance: Callable[[float], float], design: Design, what: str) -> float:
+    """Units at which a probability that grows with them is ``design.power``."""
+    least = _least(design)
+    if chance(least) >= design.power:
+        return least
+    most = 2 * least
+    while chance(most) < design.power:
+        most *= 2
+        if most > MOST:
+            raise InputError(f"{what} needs more than {MOST:.0e} units; plan for a larger one")
+    return float(optimize.brentq(lambda units: chance(units) - design.power, most / 2, most, xtol=1e-10, rtol=1e-14))
+
+
 def arms_of(units: float, plan: Plan) -> dict[str, int]:
     """Whole units of every arm, rounded up, for a sample of ``units`` in all."""
     return {arm: ceil(units * weight - 1e-9) for arm, weight in plan.arms.items()}
@@ -225,15 +258,26 @@ def _power(baseline: Baseline, design: Design, units: float, effect: float) -> f
         return 1.0
     upper, lower = design.alternative != "less", design.alternative != "greater"
     tail = design.level / (2 if upper and lower else 1)
-    if design.critical is not None:
-        bound, df = design.critical(units), inf
-    else:
-        bound = float(special.stdtrit(df, 1 - tail)) if isfinite(df) else float(-special.ndtri(tail))
+    bound, df = _bound(design, units, df, tail)
     found = 0.0
     for wanted, sign in ((upper, 1.0), (lower, -1.0)):
         if wanted:
             found += _beyond(bound * null / alt, df, sign * effect / alt)
     return min(found, 1.0)
+
+
+def _margin_power(baseline: Baseline, design: Design, units: float, margin: float, both: bool) -> float:
+    null, _, df = _spread(baseline, design, units * design.shares[0], units * design.shares[1], 0.0)
+    bound, df = _bound(design, units, df, design.level)
+    one = _beyond(bound, df, margin / null)
+    return max(2 * one - 1, 0.0) if both else one
+
+
+def _bound(design: Design, units: float, df: float, tail: float) -> tuple[float, float]:
+    """Standard errors that an effect must exceed, and the degrees of freedom they go with."""
+    if design.critical is not None:
+        return design.critical(units), inf
+    return (float(special.stdtrit(df, 1 - tail)) if isfinite(df) else float(-special.ndtri(tail))), df
 
 
 def _beyond(bound: float, df: float, shift: float) -> float:
@@ -311,6 +355,11 @@ def _check_effect(baseline: Baseline, design: Design, effect: float) -> None:
 def _treated(baseline: Baseline, design: Design, effect: float) -> float:
     """The metric's value in the treatment."""
     return baseline.value * (1 + effect) if design.scale == "relative" else baseline.value + effect
+
+
+def _check_margin(margin: float) -> None:
+    if not (isfinite(margin) and margin > 0):
+        raise InputError(f"margin = {margin!r} must be above 0: how much of a difference is still accepted")
 
 
 def _check_units(units: float, design: Design) -> None:

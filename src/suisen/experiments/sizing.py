@@ -9,6 +9,8 @@ testers are not known before and are not.
 
 Sequential plans cost power: always-valid ones are sized by their interval at the end alone, what is found earlier comes
 on top; group plans by exact integration, at the planned power.
+
+Guardrails and equivalences need units of their own: where nothing is wrong, few units leave them undecided.
 """
 
 from __future__ import annotations
@@ -29,8 +31,17 @@ from suisen.errors import InputError, unknown
 from suisen.experiments.means import cuped_of, estimate
 from suisen.experiments.metrics import DAY
 from suisen.experiments.moments import aggregate, moments
-from suisen.experiments.plan import Plan
-from suisen.experiments.power import Baseline, Design, arms_of, mde, power, sample_size
+from suisen.experiments.plan import Plan, Scale
+from suisen.experiments.power import (
+    Baseline,
+    Design,
+    arms_of,
+    margin_power,
+    margin_size,
+    mde,
+    power,
+    sample_size,
+)
 from suisen.experiments.sequential import mixture_bound, mixture_rho, spending_bounds
 from suisen.experiments.units import ARM, Frame, units
 
@@ -57,6 +68,28 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Margin:
+    """A guardrail or an equivalence, where the arms are alike in truth."""
+
+    metric: str
+    kind: Literal["guardrail", "equivalence"]
+    margin: float
+    scale: Scale
+    needed: float
+    """Units with which it holds with the plan's power."""
+    power: float
+    """Of holding at the length that the primary metric takes."""
+
+    def __str__(self) -> str:
+        size = f"{100 * self.margin:g} %" if self.scale == "relative" else f"{self.margin:g}"
+        claim = f"not worse by {size}" if self.kind == "guardrail" else f"equal within {size}"
+        return (
+            f"{self.kind} {self.metric} ({claim}): with arms that are alike it is shown with probability "
+            f"{self.power:.0%}; {ceil(self.needed):,} units would reach the planned power."
+        )
+
+
+@dataclass(frozen=True)
 class Sizing:
     """What a plan needs, and what so many days give."""
 
@@ -68,6 +101,7 @@ class Sizing:
     """Units of every arm that the plan needs, at ``days`` or at the longest run."""
     notes: tuple[str, ...]
     """What was left out of the events or changed, with its count."""
+    margins: tuple[Margin, ...] = ()
 
     def frame(self) -> pl.DataFrame:
         """One row a run."""
@@ -95,11 +129,13 @@ class Sizing:
         if self.days is None:
             more = f"{last.days} days give {last.units:,} units, power {last.power:.0%}"
             least = f", and find effects from {_size(last.mde, plan)}" if last.mde == last.mde else ""
-            return f"{head}\n{more}{least}: run longer, or plan for a larger effect."
+            return "\n".join(
+                [f"{head}\n{more}{least}: run longer, or plan for a larger effect.", *map(str, self.margins)]
+            )
         weeks = ceil(self.days / 7)
         tail = f"{self.days} days give {found.units:,} units, power {found.power:.0%}"
         whole = "" if self.days % 7 == 0 else f"; run {weeks} whole week{'s' * (weeks > 1)}, as days of the week differ"
-        return f"{head}\n{tail}{whole}."
+        return "\n".join([f"{head}\n{tail}{whole}.", *map(str, self.margins)])
 
 
 def size(plan: Plan, events: Frame, *, days: Sequence[int] | None = None, exposed_by: str = "") -> Sizing:
@@ -130,8 +166,10 @@ def size(plan: Plan, events: Frame, *, days: Sequence[int] | None = None, expose
                 break
     final = runs[enough if enough is not None else tried[-1]]
     made = tuple(runs[each] for each in sorted(runs))
+    claims = (log.margin(name, final) for name in (*plan.guardrails, *plan.equivalence))
+    margins = tuple(claim for claim in claims if claim is not None)
     notes = (*log.notes, *_short_covariate(plan, log.reach, made[-1].days), *_other_test(plan))
-    return Sizing(plan, made, enough, arms_of(final.needed, plan), notes)
+    return Sizing(plan, made, enough, arms_of(final.needed, plan), notes, margins)
 
 
 def _short_covariate(plan: Plan, reach: float, longest: int) -> tuple[str, ...]:
@@ -153,11 +191,13 @@ def _other_test(plan: Plan) -> tuple[str, ...]:
 
 def critical_of(plan: Plan) -> Callable[[float], float] | None:
     """Units → standard errors that an effect must exceed at the end; None: one look (``Design.critical``)."""
+    return _critical(plan, Design.of(plan).level, one_sided=plan.alternative != "two-sided")
+
+
+def _critical(plan: Plan, level: float, *, one_sided: bool) -> Callable[[float], float] | None:
     looking = plan.sequential
     if looking is None:
         return None
-    level = Design.of(plan).level
-    one_sided = plan.alternative != "two-sided"
     if looking.kind == "always-valid":
         sides: Literal[1, 2] = 1 if one_sided else 2
         rho = mixture_rho(looking.tune, level, sides=sides)
@@ -222,16 +262,36 @@ class _Log:
             least = float("nan")
         return Run(days, count, baseline, needed, power(baseline, design, units=count, effect=effect), least)
 
-    def _measured(self, days: int) -> tuple[Baseline, int]:
-        start = self.end - days * DAY
-        plan = _without_effect(self.plan, start, self.end)
+    def margin(self, name: str, at: Run) -> Margin | None:
+        """A guardrail or an equivalence after the days of ``at``; None, with a note, where it cannot be sized."""
+        plan, equal = self.plan, name in self.plan.equivalence
+        rule = plan.equivalence[name] if equal else plan.guardrails[name]
+        kind: Literal["guardrail", "equivalence"] = "equivalence" if equal else "guardrail"
+        try:
+            if plan.metrics[name].quantile is not None:
+                raise InputError("it is a quantile")
+            baseline, _ = self._measured(at.days, name)
+            critical = _critical(plan, 2 * plan.alpha if equal else plan.alpha, one_sided=False)
+            design = Design.of_margin(plan, name, critical)
+            needed = margin_size(baseline, design, margin=rule.margin, both=equal)
+            few = at.units < 2 / min(design.shares)
+            power = 0.0 if few else margin_power(baseline, design, units=at.units, margin=rule.margin, both=equal)
+        except InputError as error:
+            self.notes.append(f"{kind} {name} is not sized: {error}")
+            return None
+        return Margin(name, kind, rule.margin, rule.scale, needed, power)
+
+    def _measured(self, days: int, name: str = "") -> tuple[Baseline, int]:
+        """A metric, the primary one without a name, in the last ``days`` days, and how many units they have."""
+        start, name = self.end - days * DAY, name or self.plan.primary
+        plan = _without_effect(self.plan, name, start, self.end)
         first = self.exposing.filter(pl.col("at") >= start).group_by(plan.unit).agg(pl.col("at").min())
         arm = pl.lit(plan.control).alias(plan.columns.arm)
         time = pl.col("at").cast(pl.Datetime("us", "UTC")).alias(plan.columns.time)
         found = units(first.select(plan.unit, arm, time), _in_utc(self.events, plan), plan, cut=True)
         self.notes += [note for note in found.notes if note not in self.notes]
-        group = moments(aggregate(found.frame, [plan.primary], (ARM,)), plan.primary)
-        cuped = cuped_of(group) if plan.metrics[plan.primary].covariate else None
+        group = moments(aggregate(found.frame, [name], (ARM,)), name)
+        cuped = cuped_of(group) if plan.metrics[name].covariate else None
         return Baseline.of(_only(estimate(group, cuped=cuped))), found.frame.height
 
 
@@ -240,15 +300,15 @@ def _only(many: Any) -> Any:
     return type(many)(*(np.asarray(each).reshape(-1)[0] for each in many))
 
 
-def _without_effect(plan: Plan, start: int, end: int) -> Plan:
-    """The primary metric alone, from ``start`` to ``end``."""
-    metric = plan.metrics[plan.primary]
+def _without_effect(plan: Plan, name: str, start: int, end: int) -> Plan:
+    """A metric alone, from ``start`` to ``end``."""
+    metric = plan.metrics[name]
     parts = (metric.numerator, metric.denominator) if metric.kind == "ratio" else ()
     values = plan.as_dict()
-    kept = {name: values["metrics"][name] for name in (plan.primary, *parts)}
+    kept = {each: values["metrics"][each] for each in (name, *parts)}
     dates = {"start": _iso(start), "end": _iso(end)}
     none: dict[str, Any] = {"guardrails": {}, "equivalence": {}, "strata": [], "segments": [], "sequential": None}
-    return Plan.of({**values, "metrics": kept, **dates, **none, "assignment": {}})
+    return Plan.of({**values, "primary": name, "metrics": kept, **dates, **none, "assignment": {}})
 
 
 def _iso(micros: int) -> str:
