@@ -119,3 +119,9 @@ def test_a_label_that_is_neither_0_nor_1_is_refused(label):
     labels[3] = label
     with pytest.raises(InputError, match="1 bad row, at row 4: label"):
         data_of(clicks(label=labels))
+
+
+@pytest.mark.parametrize("name", [name for name, cls in RANKERS.items() if hasattr(cls, "recent")])
+def test_the_newest_items_are_read_even_where_all_together_are_not(name):
+    view = RANKERS[name](history=0, recent=2).view
+    assert view.history == 2

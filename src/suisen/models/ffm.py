@@ -59,7 +59,7 @@ class FFM:
     @property
     def view(self) -> View:
         """Contexts with candidates and labels."""
-        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=self.history)
+        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=max(self.history, self.recent))
 
     def build(self, schema: Schema) -> FFMNet:
         """One table a field, a vector a field in each row."""

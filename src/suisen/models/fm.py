@@ -58,7 +58,7 @@ class FM:
     @property
     def view(self) -> View:
         """Contexts with candidates and labels."""
-        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=self.history)
+        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=max(self.history, self.recent))
 
     def build(self, schema: Schema) -> FMNet:
         """One table a field."""
