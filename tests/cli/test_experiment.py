@@ -333,9 +333,10 @@ def test_simulate_counts_the_intervals_that_hold_the_truth():
     assert {line["metric"] for line in said["lines"]} >= {"ctr", "revenue"}
     for line in said["lines"]:
         assert line["coverage"] == line["covered"] / 40
-
+        assert line["coverage"] > 0.8
     assert {line["adjusted"] for line in said["lines"]} == {True, False}
     assert "coverage of the 95 % intervals: " in call(*words, "--no-cuped").stdout
+
 
 def test_few_repetitions_scatter_more():
     assert band(400) == band(4_000) == (0.92, 0.98)
@@ -343,4 +344,3 @@ def test_few_repetitions_scatter_more():
     line = Line("ctr", "absolute", adjusted=False, truth=0, mean=0, error=0, covered=36, coverage=0.9, found=0)
     assert "all inside 86% to 100%" in covered(Repeated((line,), Repeats(repeat=40)))
     assert covered(Repeated((line,), Repeats())).endswith("outside 92% to 98%: ctr (absolute)")
-        assert line["coverage"] > 0.8
