@@ -45,6 +45,22 @@ def test_one_pass_is_polars_grouping(rows):
     assert found.last == max((time for _, time, _, _ in rows), default=None)
 
 
+def test_sums_are_equal_to_the_last_digit_however_the_events_are_sorted():
+    rng = np.random.default_rng(0)
+    values = rng.lognormal(0, 3, 20_000)
+    events = log([(int(row), 0, "click", float(value)) for row, value in zip(rng.integers(0, 4, 20_000), values)])
+    wanted = [Tally(pl.col("event") == "click", "value", name="v")]
+    sums = [
+        tallied(table.lazy(), Places(pl.col(ROW), 4), wanted).sums["v"]
+        for table in (events, events.reverse(), events.sample(fraction=1, shuffle=True, seed=1))
+    ]
+    assert sums[0].sum() == sums[1].sum() == sums[2].sum()
+    assert np.array_equal(sums[0], sums[1])
+    assert np.array_equal(sums[0], sums[2])
+    shuffled = [values[rng.permutation(values.size)].cumsum()[-1] for _ in range(5)]
+    assert len(set(shuffled)) > 1  # the order of these values does matter
+
+
 @given(ROWS)
 @settings(max_examples=60)
 def test_each_event_once_is_polars_unique(rows):
