@@ -44,7 +44,7 @@ format: .venv/ready  ## mend what format and rules can mend themselves
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench-smoke: .venv/ready  ## accuracy of iALS, EASE and SASRec on public splits (50 minutes on 2 cores)
+bench-smoke: .venv/ready  ## accuracy of iALS, EASE and SASRec on public splits (an hour and more)
 	$(BIN)/python benchmarks/smoke.py --data-dir $(DATA_DIR)
 
 bench-accuracy: .venv/ready  ## every model on public splits: MODEL=gmf DATA=ncf-ml-1m SEEDS="0 1 2" ROWS=textbook

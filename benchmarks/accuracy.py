@@ -2,20 +2,24 @@
 
     python benchmarks/accuracy.py --model gmf --data ncf-ml-1m --seeds 0 1 2
     python benchmarks/accuracy.py --model gmf --rows textbook      # a file of configs/textbook: the textbook's settings
+    python benchmarks/accuracy.py --model two-tower                # two_tower.py's warm and cold row
 
 A row names a model, its data, the floor, and what differs from the model's defaults.  The number of epochs is picked
 on validation, never on test: where the split has a validation part, training stops on it; where it has none, a part of
-train is held out, the epochs found there are run again on all of train (``refit``).
+train is held out, the epochs found there are run again on all of train (``refit``).  A run that was cut off goes on
+from its last checkpoint (runs/accuracy) when it is started again; bfloat16 is used where the machine has it itself.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 import tomllib
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +30,7 @@ import splits
 import torch
 import two_tower
 from accuracy_table import CONFIGS, TEXTBOOK
-from common import append, parser, stamp
-from smoke import Lines
+from common import ROOT, Lines, Outcome, append, commit, parser
 
 import suisen as su
 from suisen.data.batch import Queries
@@ -37,8 +40,10 @@ from suisen.models import model_of
 from suisen.models.contract import Net
 from suisen.pipeline.scorers import NetScorer
 from suisen.pipeline.two_stage import may_recommend
+from suisen.training.options import emulates_bf16, pick_device, pick_precision
 from suisen.training.trainer import fit
 
+CHECKPOINTS = ROOT / "runs" / "accuracy"
 FOLDERS = {"accuracy": (CONFIGS,), "textbook": (TEXTBOOK,), "all": (CONFIGS, TEXTBOOK)}
 """Where rows are read from, as ``--rows`` names it."""
 
@@ -135,6 +140,25 @@ def value(model: Any, train: Dataset, net: Net, queries: Queries, metric: str) -
     return su.evaluate(NetScorer(net, may_recommend(model, train)), queries, [metric]).value(metric)
 
 
+class Clock(Lines):
+    """Keeps the seconds that a run has taken beside its checkpoints, those of earlier processes too."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "seconds"
+        self.started = time.perf_counter() - (float(self.file.read_text()) if self.file.exists() else 0.0)
+
+    def on_epoch(self, row: Any) -> None:
+        super().on_epoch(row)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(str(time.perf_counter() - self.started))
+
+
+def checkpoints(row: Row, seed: int, precision: str) -> Path:
+    """The folder of a run's checkpoints: another setting or another commit has another folder."""
+    said = blake2b(repr((row, precision, commit())).encode(), digest_size=4).hexdigest()
+    return CHECKPOINTS / f"{row.model}-{row.data}-{seed}-{said}"
+
+
 def trained(row: Row, model: Any, split: Split, options: su.RunOptions, seed: int) -> tuple[Net, list[int], str]:
     """The network, the epochs of each phase, and how they were picked."""
     data, pick = DATA[row.data], row.picks
@@ -150,38 +174,32 @@ def trained(row: Row, model: Any, split: Split, options: su.RunOptions, seed: in
     net, curves = fit(model, inner.train, lambda n: value(model, inner.train, n, inner.test, pick), options)
     found = [curve.best_epoch for curve in curves]
     print(f"  epochs found: {found}; now on all of train", flush=True)
-    net, _ = fit(model, split.train, options=options, epochs=found)
+    again = replace(options, checkpoint=options.checkpoint and options.checkpoint / "all of train")
+    net, _ = fit(model, split.train, options=again, epochs=found)
     return net, found, f"validation {pick}: {data.picked_on}"
 
 
 def run(row: Row, seed: int, options: Namespace) -> bool:
     """One record; whether the floor is reached."""
-    started = time.perf_counter()
+    device = pick_device("auto")
+    precision = "fp32" if emulates_bf16(device) else pick_precision(row.precision, device)
+    folder = checkpoints(row, seed, precision)
+    clock = Clock(folder)
     split = DATA[row.data].load(options.data_dir, seed)
     model = model_of(row.model, **row.settings)
     how = su.RunOptions(
-        seed=seed, patience=row.patience, precision=row.precision, average=row.average, callbacks=(Lines(),)
-    )
+        seed=seed, patience=row.patience, precision=precision, average=row.average, callbacks=(clock,),
+        checkpoint=folder, resume=True,
+    )  # fmt: skip
     net, epochs, picked_on = trained(row, model, split, how, seed)
     report = su.evaluate(NetScorer(net, may_recommend(model, split.train)), split.test, row.metrics)
-    found = {score.metric: round(score.value, 5) for score in report.scores}
-    record = {
-        "model": row.model,
-        "row": row.name or row.model,
-        "data": row.data,
-        "protocol": report.protocol,
-        "seed": seed,
-        "metrics": found,
-        "epochs": epochs[0] if len(epochs) == 1 else epochs or None,
-        "picked_on": "; ".join(part for part in (row.picked_on, picked_on) if part),
-        "seconds": round(time.perf_counter() - started, 1),
-        "config": {"model": type(model).__name__, **asdict(model)},
-        "floors": row.floor,
-        "threads": options.threads,
-        **stamp(),
-        "purpose": options.purpose,
-    }
+    said = "; ".join(part for part in (row.picked_on, picked_on) if part)
+    out = Outcome(report, model, epochs[0] if len(epochs) == 1 else epochs or None, said, clock.started)
+    record = out.record(row.model, row.data, seed, row.floor, options.purpose)
+    record |= {"row": row.name or row.model, "threads": options.threads, "precision": precision}
+    found = record["metrics"]
     append("accuracy.jsonl", record)
+    shutil.rmtree(folder, ignore_errors=True)
     reached = all(found[metric] >= floor for metric, floor in row.floor.items())
     floors = {metric: f" (floor {floor:g})" for metric, floor in row.floor.items()}
     figures = ", ".join(f"{metric} {value:.4f}{floors.get(metric, '')}" for metric, value in found.items())
@@ -191,6 +209,16 @@ def run(row: Row, seed: int, options: Namespace) -> bool:
         flush=True,
     )
     return reached
+
+
+def towers(options: Namespace) -> list[bool]:
+    """The warm and the cold row of Two-Tower, whose floors come from other models and from chance."""
+    asked = options.model in (None, "two-tower") and options.data in (None, "ml-1m.zip")
+    if not asked or options.rows == "textbook":
+        return []
+    settings = {**vars(options), "patience": two_tower.PATIENCE}
+    parts = (two_tower.warm, two_tower.cold)
+    return [part(Namespace(**settings, seed=seed)) for part in parts for seed in options.seeds]
 
 
 def main() -> int:
@@ -204,20 +232,19 @@ def main() -> int:
     made.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings, as TOML values")
     options = made.parse_args()
     torch.set_num_threads(options.threads)
-    asked = rows(options.model, options.data, options.rows)
-    if not asked:
+    options.set = tomllib.loads("\n".join(options.set))
+    if options.set and options.purpose == "table":
+        print("--set is for trials: a row of the table says its settings in its file", file=sys.stderr)
+        return 2
+    asked = [
+        replace(row, settings={**row.settings, **options.set})
+        for row in rows(options.model, options.data, options.rows)
+    ]
+    reached = [run(row, seed, options) for row in asked for seed in options.seeds] + towers(options)
+    if not reached:
         known = ", ".join(f"{row.model} {row.data}" for row in rows(None, None, options.rows))
         print(f"no row for --model {options.model} --data {options.data}; there are: {known}", file=sys.stderr)
         return 2
-    changed = tomllib.loads("\n".join(options.set))
-    if changed and options.purpose == "table":
-        print("--set is for trials: a row of the table says its settings in its file", file=sys.stderr)
-        return 2
-    reached = [
-        run(replace(row, settings={**row.settings, **changed}), seed, options)
-        for row in asked
-        for seed in options.seeds
-    ]
     return int(not all(reached))
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ TEXTBOOK = ROOT / "benchmarks" / "configs" / "textbook"
 """The textbook's own settings: rows without a floor."""
 ORDER = ("ncf-ml-1m", "gowalla", "ml-1m.zip", "sasrec", "s3rec-beauty", "yoochoose1_64", "frappe", "clicks-ml-1m")
 """Data in the order of the table; others behind them, by name."""
+SEED = re.compile(r"(?<=\bseed )(\d+)")
 Record = dict[str, Any]
 
 
@@ -126,8 +128,17 @@ HEAD = ("model", "data", "best published", "floor", "ours", "seeds", "", "minute
 
 def protocols(lines: Iterable[Line]) -> list[str]:
     """One line of Markdown a data set: no number without its protocol."""
-    found: dict[str, dict[str, None]] = {}
+    found: dict[str, list[str]] = {}
     for line in lines:
-        for run in line.runs:
-            found.setdefault(line.data, {})[run["protocol"]] = None
-    return [f"* {data}: {' / '.join(said)}" for data, said in found.items()]
+        found.setdefault(line.data, []).extend(run["protocol"] for run in line.runs)
+    return [f"* {data}: {' / '.join(_seeds_together(said))}" for data, said in found.items() if said]
+
+
+def _seeds_together(protocols: Iterable[str]) -> list[str]:
+    """Those that differ in the seed of their split alone become one that names all seeds."""
+    found: dict[tuple[str, ...], set[int]] = {}
+    for text in protocols:
+        before, *after = SEED.split(text, maxsplit=1)
+        seeds = found.setdefault((before, *after[1:]), set())
+        seeds.update(map(int, after[:1]))
+    return [parts[0] + "".join([", ".join(map(str, sorted(seeds))), *parts[1:]]) for parts, seeds in found.items()]

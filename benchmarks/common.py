@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,54 @@ def append(file: str, record: dict[str, Any]) -> None:
 def records(path: Path) -> list[dict[str, Any]]:
     """All lines of a results file; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+
+
+class Lines:
+    """A callback of training: a line an epoch."""
+
+    def on_start(self, stage: str, epochs: int, examples: int) -> None:
+        pass
+
+    def on_batch(self, examples: int, loss: float) -> None:
+        pass
+
+    def on_epoch(self, row: Any) -> None:
+        metric = "" if row.metric is None else f", validation {row.metric:.4f}"
+        print(f"  epoch {row.epoch}: loss {row.loss:.4f}{metric}, {row.seconds:.1f} s", flush=True)
+
+    def on_end(self, curve: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One fitted model, measured on test."""
+
+    report: Any
+    """A suisen.evaluation.Report."""
+    model: Any
+    """Its hyper-parameters, a dataclass."""
+    epochs: int | list[int] | None
+    picked_on: str
+    started: float
+    """When, as time.perf_counter() tells it."""
+
+    def record(self, name: str, data: str, seed: int, floors: dict[str, float], purpose: str) -> dict[str, Any]:
+        """The line of results/accuracy.jsonl."""
+        return {
+            "model": name,
+            "data": data,
+            "protocol": self.report.protocol,
+            "seed": seed,
+            "metrics": {score.metric: round(score.value, 5) for score in self.report.scores},
+            "epochs": self.epochs,
+            "picked_on": self.picked_on,
+            "seconds": round(time.perf_counter() - self.started, 1),
+            "config": {"model": type(self.model).__name__, **asdict(self.model)},
+            "floors": floors,
+            **stamp(),
+            "purpose": purpose,
+        }
 
 
 def interleaved(sides: dict[str, Callable[[], Any]], rounds: int) -> Iterator[tuple[int, str, float, Any]]:

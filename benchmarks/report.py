@@ -78,7 +78,7 @@ def where(lines: list[Record]) -> str:
     """Machine, threads and commits, in one sentence."""
     commits = ", ".join(dict.fromkeys(f"`{line['commit']}`" for line in lines))
     threads = {line["threads"] for line in lines if "threads" in line}
-    cores = f"; {min(threads)} threads" if threads else ""
+    cores = f"; {min(threads)} thread{'s' * (min(threads) > 1)}" if threads else ""
     machines = " / ".join(dict.fromkeys(line["machine"] for line in lines))
     return f"Machine: {machines}{cores}; commit {commits}."
 
@@ -110,8 +110,8 @@ def accuracy(lines: list[Record], configs: Path = accuracy_table.CONFIGS, title:
 
 
 def smoke(lines: list[Record]) -> str:
-    """The newest smoke run of each model and data set."""
-    kept = newest((line for line in lines if line["purpose"] == "smoke"), lambda line: (line["model"], line["data"]))
+    """The newest smoke run of each model."""
+    kept = newest((line for line in lines if line["purpose"] == "smoke"), lambda line: line["model"])
     if not kept:
         return ""
     rows = []
@@ -124,7 +124,11 @@ def smoke(lines: list[Record]) -> str:
             picked = f"{line['epochs'] or 'closed form'}; {line['picked_on']}"
             rows.append([name, metric, bound, f"{value:.4f}", said, picked, f"{line['seconds']:.0f}", line["protocol"]])
     head = ("model", "metric", "target", "ours", "", "epochs; picked on", "seconds", "protocol")
-    return f"## Accuracy, smoke (`benchmarks/smoke.py`)\n\n{table(head, rows)}\n\n{where(kept)}\n"
+    text = (
+        "Runs of rows of `benchmarks/configs/accuracy` as they stood at the commits below; what today's settings "
+        "reach is in the first table."
+    )
+    return f"## Accuracy, smoke (`benchmarks/smoke.py`)\n\n{text}\n\n{table(head, rows)}\n\n{where(kept)}\n"
 
 
 def two_tower(lines: list[Record]) -> str:

@@ -15,21 +15,19 @@ import time
 import tomllib
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gowalla
 import torch
-from common import RESULTS, ROOT, append, parser, records
-from smoke import Lines, Outcome, Task, record_of
+from common import RESULTS, ROOT, Lines, Outcome, append, parser, records
 
 import suisen as su
 from suisen.data.batch import Queries
 from suisen.data.dataset import Col, Dataset
 from suisen.data.sources import load
 from suisen.data.splits import ByRows, LeaveLast, Split
-from suisen.evaluation import Report
 from suisen.models.contract import Net
 from suisen.pipeline.scorers import NetScorer
 from suisen.training.trainer import fit
@@ -48,6 +46,8 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 TEMPERATURES = (0.03, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0)
 EASE_GRID, IALS_GRID = (200.0, 500.0, 1000.0, 2000.0), ({}, {"dim": 192, "l2": 0.007, "unobserved": 0.3, "epochs": 12})
+PATIENCE = 3
+"""Epochs without a better one after which training stops."""
 COLD = {"history": 50, "hide_ids": 0.5}
 """What the cold row changes of the defaults: items without an id are what it is about."""
 
@@ -105,25 +105,31 @@ def done(what: str, variant: str, data: str, options: Namespace) -> bool:
     )
 
 
-def keep(what: str, variant: str, task: Task, out: Outcome, options: Namespace, **more: Any) -> dict[str, Any]:
+def keep(
+    what: str,
+    variant: str,
+    data: str,
+    out: Outcome,
+    options: Namespace,
+    floors: dict[str, float] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     """Appends the run's line."""
-    name = str(out.config["model"]).lower() if out.config["model"] != "TwoTower" else "two-tower"
-    record = {**record_of(name, task, out, options), "what": what, "variant": variant, **more}
-    append(FILE, record)
+    name = "two-tower" if isinstance(out.model, su.TwoTower) else variant
+    record = out.record(name, data, options.seed, floors or {}, options.purpose)
+    append(FILE, record := {**record, "threads": options.threads, "what": what, "variant": variant, **more})
     figures = ", ".join(f"{metric} {figure:.4f}" for metric, figure in record["metrics"].items())
-    print(f"{what}, {variant} on {task.data}, seed {options.seed}: {figures}, {record['seconds']:.0f} s", flush=True)
+    print(f"{what}, {variant} on {data}, seed {options.seed}: {figures}, {record['seconds']:.0f} s", flush=True)
     return record
 
 
-def outcome(report: Report, model: Any, epochs: int | None, picked_on: str, started: float) -> Outcome:
-    """What a record is made of."""
-    config = {"model": type(model).__name__, **asdict(model)}
-    return Outcome(report, config, epochs, picked_on, time.perf_counter() - started)
-
-
-def task_of(data: str, floors: dict[str, float] | None = None) -> Task:
-    """Where a run was measured; nothing in it is run."""
-    return Task(lambda split, seed: None, data, lambda folder: None, floors or {})  # type: ignore[arg-type,return-value]
+def reached(record: dict[str, Any]) -> bool:
+    """Whether the run's floors are, which it prints."""
+    metrics, floors = record["metrics"], record["floors"]
+    verdict = all(metrics[metric] >= floor for metric, floor in floors.items())
+    said = ", ".join(f"{metric} {metrics[metric]:.4f} (floor {floor:g})" for metric, floor in floors.items())
+    print(f"{record['what']}: {said} {'reached' if verdict else 'MISSED'}", flush=True)
+    return verdict
 
 
 def refitted(model: Any, split: Split, epochs: int, options: Namespace) -> Net:
@@ -147,8 +153,9 @@ def losses(options: Namespace) -> None:
             model = su.TwoTower(**{**data.settings, **settings, **options.set})
             net = refitted(model, split, options.epochs, options)
             report = su.evaluate(NetScorer(net, split.train.trained_items), split.test, data.metrics)
-            out = outcome(report, model, options.epochs, "nothing: the same number of epochs for every loss", started)
-            keep("losses", variant, task_of(name), out, options)
+            said = "nothing: the same number of epochs for every loss"
+            out = Outcome(report, model, options.epochs, said, started)
+            keep("losses", variant, name, out, options)
 
 
 def temperature(options: Namespace) -> None:
@@ -166,8 +173,9 @@ def temperature(options: Namespace) -> None:
             check = lambda net: value(net, allowed, inner.test, data.pick)  # noqa: B023, E731
             net, curves = fit(model, inner.train, check, how)
             report = su.evaluate(NetScorer(net, allowed), inner.test, data.metrics)
-            out = outcome(report, model, curves[-1].best_epoch, f"this part of train itself, {data.pick}", started)
-            keep("temperature", f"{tau:g}", task_of(name), out, options)
+            said = f"this part of train itself, {data.pick}"
+            out = Outcome(report, model, curves[-1].best_epoch, said, started)
+            keep("temperature", f"{tau:g}", name, out, options)
 
 
 def plot(options: Namespace) -> None:
@@ -202,8 +210,11 @@ def plot(options: Namespace) -> None:
 # -- the warm row -----------------------------------------------------------------------------------------------------
 
 
-def warm(options: Namespace) -> None:
-    """Two-Tower against the better of iALS and EASE, each picked on the same part of the same train."""
+def warm(options: Namespace) -> bool:
+    """Two-Tower against the better of iALS and EASE, each picked on the same part of the same train.
+
+    Whether its floor is reached.
+    """
     name = "ml-1m.zip"
     data = DATA[name]
     split = data.load(options.data_dir)
@@ -215,8 +226,8 @@ def warm(options: Namespace) -> None:
     epochs, _ = picked(model, inner, data.pick, options)
     net = refitted(model, split, epochs, options)
     report = su.evaluate(NetScorer(net, allowed), split.test, data.metrics)
-    out = outcome(report, model, epochs, f"validation {data.pick}: each user's last of train; refit on all", started)
-    keep("warm", "two-tower", task_of(name, {data.pick: floor}), out, options, against=best["model"])
+    out = Outcome(report, model, epochs, f"validation {data.pick}: each user's last of train; refit on all", started)
+    return reached(keep("warm", "two-tower", name, out, options, {data.pick: floor}, against=best["model"]))
 
 
 def rivals(split: Split, inner: Split, data: Data, options: Namespace) -> Iterator[dict[str, Any]]:
@@ -231,8 +242,8 @@ def rivals(split: Split, inner: Split, data: Data, options: Namespace) -> Iterat
         model = grid[scores.index(max(scores))]
         net, _ = fit(model, split.train, options=su.RunOptions(seed=options.seed))
         report = su.evaluate(NetScorer(net, split.train.trained_items), split.test, data.metrics)
-        out = outcome(report, model, None, f"validation {data.pick}: each user's last of train", started)
-        yield keep("warm", variant, task_of("ml-1m.zip"), out, options)
+        out = Outcome(report, model, None, f"validation {data.pick}: each user's last of train", started)
+        yield keep("warm", variant, "ml-1m.zip", out, options)
 
 
 # -- the cold row -----------------------------------------------------------------------------------------------------
@@ -277,8 +288,8 @@ def ranks_among_all(net: Net, queries: Queries) -> torch.Tensor:
     return torch.cat(out)
 
 
-def cold(options: Namespace) -> None:
-    """Ranked among cold items alone against chance, and among all items."""
+def cold(options: Namespace) -> bool:
+    """Ranked among cold items alone against chance, and among all items; whether its floor is reached."""
     data = Dataset.of(load("ml-1m", options.data_dir))
     split, mask = without(data, 0)
     inner, inner_mask = without(split.train, 1)
@@ -289,9 +300,8 @@ def cold(options: Namespace) -> None:
     net = refitted(model, split, curves[-1].best_epoch, options)
     report = su.evaluate(NetScorer(net, mask), split.test, ["ndcg@10", "recall@10"])
     report = replace(report, protocol=f"{report.protocol}; ranked among the cold items alone")
-    out = outcome(
-        report, model, curves[-1].best_epoch, "ndcg@10 on a tenth of train's items made cold, seed 1", started
-    )
+    said = "ndcg@10 on a tenth of train's items made cold, seed 1"
+    out = Outcome(report, model, curves[-1].best_epoch, said, started)
     chance, rank = of_random(split.test, int(mask.sum())), ranks_among_all(net, split.test).double()
     low, high = report["ndcg@10"].low, report["ndcg@10"].high
     more = {
@@ -304,12 +314,11 @@ def cold(options: Namespace) -> None:
         },
     }
     floors = {"ndcg@10": round(1.5 * chance, 5)}
-    record = keep("cold", "two-tower", task_of("ml-1m.zip", floors), out, options, **more)
-    times = record["metrics"]["ndcg@10"] / chance
+    record = keep("cold", "two-tower", "ml-1m.zip", out, options, floors, **more)
+    times, items = record["metrics"]["ndcg@10"] / chance, len(mask) - 1
     print(f"cold: {times:.2f} times random's {chance:.4f}, interval [{low:.4f}, {high:.4f}]", flush=True)
-    print(
-        f"cold: among all {len(mask) - 1:,} items mean rank {rank.mean():.0f}, median {rank.median():.0f}", flush=True
-    )
+    print(f"cold: among all {items:,} items mean rank {rank.mean():.0f}, median {rank.median():.0f}", flush=True)
+    return reached(record) and low > chance
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -325,7 +334,7 @@ def main() -> int:
     made.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     made.add_argument("--purpose", choices=("trial", "table"), default="trial")
-    made.add_argument("--patience", type=int, default=3)
+    made.add_argument("--patience", type=int, default=PATIENCE)
     made.add_argument("--epochs", type=int, default=10, help="of each loss; at most, of each temperature")
     made.add_argument("--set", type=setting, nargs="*", default=[], metavar="NAME=VALUE", help="other hyper-parameters")
     options = made.parse_args()

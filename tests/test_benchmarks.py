@@ -104,6 +104,15 @@ def test_smoke_leaves_trials_out():
     assert "0.9000" not in text
 
 
+def test_protocols_that_differ_in_their_seed_alone_are_one():
+    texts = [f"tenths, seed {seed}; full ranking" for seed in (1, 0, 11)] + ["given negatives", "tenths, seed 2"]
+    runs = tuple({**RUN, "protocol": text} for text in texts)
+    line = accuracy_table.Line("ease", "ease", "d", {}, "", "", runs)
+    assert accuracy_table.protocols([line]) == [
+        "* d: tenths, seed 0, 1, 11; full ranking / given negatives / tenths, seed 2"
+    ]
+
+
 def rows_of(folder, lines, **row):
     """The table's cells for one row file."""
     text = {"model": '"ease"', "data": '"d"', "floor": '{ "hr@10" = 0.6 }', "best": '"0.7"', **row}

@@ -32,7 +32,16 @@ def results(tmp_path, monkeypatch):
 
 def options(**more) -> Namespace:
     return Namespace(
-        **{"data_dir": Path(), "seed": 0, "purpose": "trial", "patience": 1, "epochs": 1, "set": {"epochs": 1}, **more}
+        **{
+            "data_dir": Path(),
+            "seed": 0,
+            "purpose": "trial",
+            "patience": 1,
+            "epochs": 1,
+            "threads": 1,
+            "set": {"epochs": 1},
+            **more,
+        }
     )
 
 

@@ -221,11 +221,27 @@ def test_a_device_that_cannot_compute_is_refused():
         pick_device("xla")
 
 
-def test_precision():
+@pytest.mark.parametrize("has", ["AVX512", "SVE256", "DEFAULT"])
+def test_precision(monkeypatch, has):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: has)
     cpu = torch.device("cpu")
     assert [pick_precision(name, cpu) for name in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
 
 
+def test_precision_that_the_processor_emulates_is_warned_of(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    with pytest.warns(UserWarning, match="precision = 'bf16' is emulated on this cpu device .* use fp32 or auto"):
+        assert pick_precision("bf16", torch.device("cpu")) == "bf16"
+    assert pick_precision("auto", torch.device("cpu")) == "fp32"
+
+
+@pytest.mark.parametrize(("own", "picked"), [(True, "bf16"), (False, "fp32")])
+def test_precision_of_a_gpu_is_what_it_has_itself(monkeypatch, own, picked):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: own or including_emulation)
+    assert pick_precision("auto", torch.device("cuda")) == picked
+
+
+@pytest.mark.filterwarnings("ignore:precision = 'bf16' is emulated")
 @pytest.mark.parametrize(
     "model",
     [

@@ -2,12 +2,12 @@
 
 z = σ(W_z x + U_z h), r = σ(W_r x + U_r h), n = tanh(W_n x + r ∘ U_n h), h ← (1 − z) ∘ n + z ∘ h, with x = E[item];
 score(session, i) = h · V[i], V = E where embeddings are tied.
-Whole sessions are batched by length and padded on the right, in place of the paper's parallel sessions that are cut and
-reset: every session starts from zero and no gradient is cut.  What pads lies behind all that is read.
+Whole sessions, in groups of like length padded on the right, take the place of the paper's parallel sessions that are
+cut and reset: every session starts from zero and no gradient is cut.  What pads lies behind all that is read.
 Losses of each next item: the softmax over all items; over drawn ones with log q subtracted; BPR-max over drawn ones.
 Cost an item read: 12 d² multiply-adds a layer, forward and backward 36 d², and the loss: 3 d · n_items, or 3 d ·
 negatives.  Measured, forward and backward of 128 sessions of 200 at d = 64 on one core: 0.11 s padded, 0.6 s packed
-(``pack_padded_sequence`` leaves torch's fused kernel), 0.6 s as a loop of steps: batches by length are padded.
+(``pack_padded_sequence`` leaves torch's fused kernel), 0.6 s as a loop of steps: groups are padded.
 Memory of the loss, measured at 5,100 positions: 51 MB with 512 drawn items, 178 MB with 2,048, whatever the catalogue;
 over all 12,102 items 38 MB (chunks of logits, see ``losses.full_softmax``).
 """
