@@ -30,7 +30,7 @@ import splits
 import torch
 import two_tower
 from accuracy_table import CONFIGS, TEXTBOOK
-from common import ROOT, Lines, Outcome, append, commit, parser
+from common import ROOT, Lines, Outcome, append, commit, parser, reached, told
 
 import suisen as su
 from suisen.data.batch import Queries
@@ -197,18 +197,10 @@ def run(row: Row, seed: int, options: Namespace) -> bool:
     out = Outcome(report, model, epochs[0] if len(epochs) == 1 else epochs or None, said, clock.started)
     record = out.record(row.model, row.data, seed, row.floor, options.purpose)
     record |= {"row": row.name or row.model, "threads": options.threads, "precision": precision}
-    found = record["metrics"]
     append("accuracy.jsonl", record)
     shutil.rmtree(folder, ignore_errors=True)
-    reached = all(found[metric] >= floor for metric, floor in row.floor.items())
-    floors = {metric: f" (floor {floor:g})" for metric, floor in row.floor.items()}
-    figures = ", ".join(f"{metric} {value:.4f}{floors.get(metric, '')}" for metric, value in found.items())
-    verdict = ("reached" if reached else "MISSED") if row.floor else "(no floor)"
-    print(
-        f"{row.name or row.model} on {row.data}, seed {seed}: {figures} {verdict}, {record['seconds']:.0f} s",
-        flush=True,
-    )
-    return reached
+    print(told(record["row"], record), flush=True)
+    return reached(record)
 
 
 def towers(options: Namespace) -> list[bool]:
@@ -240,12 +232,12 @@ def main() -> int:
         replace(row, settings={**row.settings, **options.set})
         for row in rows(options.model, options.data, options.rows)
     ]
-    reached = [run(row, seed, options) for row in asked for seed in options.seeds] + towers(options)
-    if not reached:
+    verdicts = [run(row, seed, options) for row in asked for seed in options.seeds] + towers(options)
+    if not verdicts:
         known = ", ".join(f"{row.model} {row.data}" for row in rows(None, None, options.rows))
         print(f"no row for --model {options.model} --data {options.data}; there are: {known}", file=sys.stderr)
         return 2
-    return int(not all(reached))
+    return int(not all(verdicts))
 
 
 if __name__ == "__main__":

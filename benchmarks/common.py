@@ -148,6 +148,19 @@ class Outcome:
         }
 
 
+def reached(record: dict[str, Any]) -> bool:
+    """Whether every floor of a line of results/accuracy.jsonl is."""
+    return all(record["metrics"][metric] >= floor for metric, floor in record["floors"].items())
+
+
+def told(name: str, record: dict[str, Any]) -> str:
+    """A line of results/accuracy.jsonl for the terminal."""
+    floors = {metric: f" (floor {floor:g})" for metric, floor in record["floors"].items()}
+    figures = ", ".join(f"{metric} {value:.4f}{floors.get(metric, '')}" for metric, value in record["metrics"].items())
+    verdict = ("reached" if reached(record) else "MISSED") if floors else "(no floor)"
+    return f"{name} on {record['data']}, seed {record['seed']}: {figures} {verdict}, {record['seconds']:.0f} s"
+
+
 def interleaved(sides: dict[str, Callable[[], Any]], rounds: int) -> Iterator[tuple[int, str, float, Any]]:
     """(round, side, seconds, result), the sides alternating, the order turned around every other round: what slows
     the machine for a while slows both.

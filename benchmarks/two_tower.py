@@ -21,7 +21,7 @@ from typing import Any
 
 import gowalla
 import torch
-from common import RESULTS, ROOT, Lines, Outcome, append, parser, records
+from common import RESULTS, ROOT, Lines, Outcome, append, parser, reached, records, told
 
 import suisen as su
 from suisen.data.batch import Queries
@@ -118,18 +118,8 @@ def keep(
     name = "two-tower" if isinstance(out.model, su.TwoTower) else variant
     record = out.record(name, data, options.seed, floors or {}, options.purpose)
     append(FILE, record := {**record, "threads": options.threads, "what": what, "variant": variant, **more})
-    figures = ", ".join(f"{metric} {figure:.4f}" for metric, figure in record["metrics"].items())
-    print(f"{what}, {variant} on {data}, seed {options.seed}: {figures}, {record['seconds']:.0f} s", flush=True)
+    print(told(f"{what}, {variant}", record), flush=True)
     return record
-
-
-def reached(record: dict[str, Any]) -> bool:
-    """Whether the run's floors are, which it prints."""
-    metrics, floors = record["metrics"], record["floors"]
-    verdict = all(metrics[metric] >= floor for metric, floor in floors.items())
-    said = ", ".join(f"{metric} {metrics[metric]:.4f} (floor {floor:g})" for metric, floor in floors.items())
-    print(f"{record['what']}: {said} {'reached' if verdict else 'MISSED'}", flush=True)
-    return verdict
 
 
 def refitted(model: Any, split: Split, epochs: int, options: Namespace) -> Net:
