@@ -21,6 +21,8 @@ TEXTBOOK = ROOT / "benchmarks" / "configs" / "textbook"
 ORDER = ("ncf-ml-1m", "gowalla", "ml-1m.zip", "sasrec", "s3rec-beauty", "yoochoose1_64", "frappe", "clicks-ml-1m")
 """Data in the order of the table; others behind them, by name."""
 SEED = re.compile(r"(?<=\bseed )(\d+)")
+TOWERS = {"two-tower, warm": "warm", "two-tower, cold items": "cold"}
+"""Rows without a file, since their floors come from other models and from chance: ``what`` in their records."""
 Record = dict[str, Any]
 
 
@@ -73,14 +75,22 @@ class Line:
         return f"make bench-accuracy MODEL={self.model} DATA={self.data}{rows}"
 
 
-def runs_of(lines: Iterable[Record], name: str, data: str) -> tuple[Record, ...]:
+def runs_of(lines: Iterable[Record], name: str, data: str, what: str | None = None) -> tuple[Record, ...]:
     """The newest record of purpose ``table`` of each seed, by seed."""
-    found = {line["seed"]: line for line in lines if _is_of(line, name, data)}
+    key = (name, data, what, "table")
+    found = {line["seed"]: line for line in lines if _key_of(line) == key}
     return tuple(found[seed] for seed in sorted(found))
 
 
-def _is_of(line: Record, name: str, data: str) -> bool:
-    return line["purpose"] == "table" and (line.get("row") or line["model"], line["data"]) == (name, data)
+def _key_of(line: Record) -> tuple[str, str, str | None, str]:
+    return line.get("row") or line["model"], line["data"], line.get("what"), line["purpose"]
+
+
+def tower_lines(lines: Iterable[Record]) -> list[Line]:
+    """The rows of benchmarks/two_tower.py that have a floor."""
+    lines, model, data = list(lines), "two-tower", "ml-1m.zip"
+    runs = {name: runs_of(lines, model, data, what) for name, what in TOWERS.items()}
+    return [Line(name, model, data, of[-1]["floors"] if of else {}, "", "", of) for name, of in runs.items()]
 
 
 def table_lines(lines: Iterable[Record], configs: Path = CONFIGS) -> list[Line]:
@@ -91,6 +101,7 @@ def table_lines(lines: Iterable[Record], configs: Path = CONFIGS) -> list[Line]:
         name, data = row.get("name", row["model"]), row["data"]
         said = row.get("floor", {}), row.get("best", ""), row.get("tried", ""), runs_of(lines, name, data)
         out.append(Line(name, row["model"], data, *said, configs.name))
+    out += tower_lines(lines) if configs == CONFIGS else []
     return sorted(out, key=lambda line: (ORDER.index(line.data) if line.data in ORDER else len(ORDER), line.data))
 
 

@@ -104,6 +104,20 @@ def test_smoke_leaves_trials_out():
     assert "0.9000" not in text
 
 
+def test_two_towers_rows_take_their_floors_from_their_records():
+    mine = {**RUN, "model": "two-tower", "data": "ml-1m.zip", "what": "warm"}
+    lines = [
+        mine, {**mine, "seed": 1, "metrics": {"hr@10": 0.9}, "floors": {"hr@10": 0.65}},
+        {**mine, "what": "losses", "metrics": {"hr@10": 0.1}}, {**mine, "purpose": "trial", "metrics": {"hr@10": 0.2}},
+    ]  # fmt: skip
+    warm, cold = accuracy_table.tower_lines(lines)
+    assert (warm.metrics, warm.floor, warm.seeds) == ({"hr@10": pytest.approx(0.7)}, {"hr@10": 0.65}, "2")
+    assert warm.command == "make bench-accuracy MODEL=two-tower DATA=ml-1m.zip"
+    assert (cold.name, cold.runs, accuracy_table.cells(cold)[-3]) == ("two-tower, cold items", (), "not run yet")
+    assert "two-tower, warm" in {line.name for line in accuracy_table.table_lines(lines)}
+    assert "two-tower, warm" not in {line.name for line in accuracy_table.table_lines(lines, accuracy_table.TEXTBOOK)}
+
+
 def test_protocols_that_differ_in_their_seed_alone_are_one():
     texts = [f"tenths, seed {seed}; full ranking" for seed in (1, 0, 11)] + ["given negatives", "tenths, seed 2"]
     runs = tuple({**RUN, "protocol": text} for text in texts)
