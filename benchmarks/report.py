@@ -81,8 +81,8 @@ def newest(lines: Iterable[Record], key: Callable[[Record], Any]) -> list[Record
 def where(lines: list[Record]) -> str:
     """Machine, threads and commits, in one sentence."""
     commits = ", ".join(dict.fromkeys(f"`{line['commit']}`" for line in lines))
-    threads = {line["threads"] for line in lines if "threads" in line}
-    cores = f"; {min(threads)} thread{'s' * (min(threads) > 1)}" if threads else ""
+    threads = sorted({line["threads"] for line in lines if "threads" in line})
+    cores = f"; {' or '.join(map(str, threads))} thread{'s' * (threads != [1])}" if threads else ""
     machines = " / ".join(dict.fromkeys(line["machine"] for line in lines))
     return f"Machine: {machines}{cores}; commit {commits}."
 

@@ -118,6 +118,11 @@ def test_two_towers_rows_take_their_floors_from_their_records():
     assert "two-tower, warm" not in {line.name for line in accuracy_table.table_lines(lines, accuracy_table.TEXTBOOK)}
 
 
+@pytest.mark.parametrize(("threads", "said"), [([1], "1 thread"), ([2], "2 threads"), ([2, 1, 2], "1 or 2 threads")])
+def test_threads_of_all_runs_are_said(threads, said):
+    assert f"Machine: m; {said}; commit `c`." == report.where([{**RUN, "threads": n} for n in threads])
+
+
 def test_protocols_that_differ_in_their_seed_alone_are_one():
     texts = [f"tenths, seed {seed}; full ranking" for seed in (1, 0, 11)] + ["given negatives", "tenths, seed 2"]
     runs = tuple({**RUN, "protocol": text} for text in texts)
