@@ -48,10 +48,10 @@ bench-smoke: .venv/ready  ## accuracy of iALS, EASE and SASRec on public splits 
 	$(BIN)/python benchmarks/smoke.py --data-dir $(DATA_DIR)
 
 bench-accuracy: .venv/ready  ## every model on public splits: MODEL=gmf DATA=ncf-ml-1m SEEDS="0 1 2" ROWS=textbook
-	$(BIN)/python benchmarks/accuracy.py --data-dir $(DATA_DIR) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) --rows $(ROWS)
+	$(BIN)/python benchmarks/accuracy.py --data-dir $(DATA_DIR) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) --rows $(ROWS) $(if $(THREADS),--threads $(THREADS))
 
-bench-two-tower: .venv/ready  ## Two-Tower: losses, temperature, warm and cold rows (hours)
-	for part in losses temperature plot warm cold; do $(BIN)/python benchmarks/two_tower.py $$part --data-dir $(DATA_DIR) || exit 1; done
+bench-two-tower: .venv/ready  ## Two-Tower's losses and temperatures beside each other (2 hours): DATA="gowalla ml-1m.zip"
+	$(BIN)/python benchmarks/two_tower.py losses temperature plot --data-dir $(DATA_DIR) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) $(if $(THREADS),--threads $(THREADS))
 
 bench-train-speed: .venv/ready  ## training against the textbook loop
 	$(BIN)/python benchmarks/train_speed.py --data-dir $(DATA_DIR)

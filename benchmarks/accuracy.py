@@ -30,7 +30,7 @@ import splits
 import torch
 import two_tower
 from accuracy_table import CONFIGS, TEXTBOOK
-from common import ROOT, Lines, Outcome, append, commit, parser, reached, told
+from common import ROOT, Lines, Outcome, append, asked_of, commit, reached, told, trial_parser
 
 import suisen as su
 from suisen.data.batch import Queries
@@ -208,26 +208,18 @@ def towers(options: Namespace) -> list[bool]:
     asked = options.model in (None, "two-tower") and options.data in (None, "ml-1m.zip")
     if not asked or options.rows == "textbook":
         return []
-    settings = {**vars(options), "patience": two_tower.PATIENCE}
     parts = (two_tower.warm, two_tower.cold)
-    return [part(Namespace(**settings, seed=seed)) for part in parts for seed in options.seeds]
+    return [part(Namespace(**vars(options), seed=seed)) for part in parts for seed in options.seeds]
 
 
 def main() -> int:
     """Runs what is asked for; 1 where a floor is missed."""
-    made = parser(__doc__ or "")
+    made = trial_parser(__doc__ or "")
     made.add_argument("--model", help="a model's name; without it all of them")
     made.add_argument("--data", help="a split's name; without it all of the model's rows")
     made.add_argument("--rows", choices=FOLDERS, default="accuracy", help="the table's rows, the textbook's, or all")
-    made.add_argument("--seeds", type=int, nargs="+", default=[0])
-    made.add_argument("--purpose", choices=("smoke", "trial", "table"), default="table")
-    made.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings, as TOML values")
-    options = made.parse_args()
+    options = asked_of(made)
     torch.set_num_threads(options.threads)
-    options.set = tomllib.loads("\n".join(options.set))
-    if options.set and options.purpose == "table":
-        print("--set is for trials: a row of the table says its settings in its file", file=sys.stderr)
-        return 2
     asked = [
         replace(row, settings={**row.settings, **options.set})
         for row in rows(options.model, options.data, options.rows)

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -57,6 +58,25 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
+def trial_parser(description: str) -> argparse.ArgumentParser:
+    """Options of what trains models: their seeds, and other settings than the row's."""
+    made = parser(description)
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--purpose", choices=("smoke", "trial", "table"), default="table")
+    made.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings, as TOML values")
+    return made
+
+
+def asked_of(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options, ``set`` read; ends the program with one line where a line of the table would have settings."""
+    options = made.parse_args()
+    options.set = tomllib.loads("\n".join(options.set))
+    if options.set and options.purpose == "table":
+        print("--set is for trials (--purpose trial): what the table holds has its settings in a file", file=sys.stderr)
+        raise SystemExit(2)
+    return options
+
+
 def commit() -> str:
     """The short commit of the checkout; ``+`` behind it where the package or the benchmarks differ from it."""
 
@@ -98,6 +118,11 @@ def append(file: str, record: dict[str, Any]) -> None:
 def records(path: Path) -> list[dict[str, Any]]:
     """All lines of a results file; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+
+
+def newest(lines: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
+    """The last line of each key, in the order of first appearance."""
+    return list({key(line): line for line in lines}.values())
 
 
 class Lines:

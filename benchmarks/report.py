@@ -13,7 +13,7 @@ from typing import Any
 
 import accuracy_table
 import experiments_table
-from common import RESULTS, ROOT, median, reached, records
+from common import RESULTS, ROOT, median, newest, reached, records
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 Record = dict[str, Any]
@@ -68,14 +68,6 @@ def last_run(lines: list[Record]) -> list[Record]:
     """The lines of the newest run among these."""
     runs = [line["run"] for line in lines]
     return [line for line in lines if line["run"] == max(runs)] if runs else []
-
-
-def newest(lines: Iterable[Record], key: Callable[[Record], Any]) -> list[Record]:
-    """The last line of each key, in the order of first appearance."""
-    found: dict[Any, Record] = {}
-    for line in lines:
-        found[key(line)] = line
-    return list(found.values())
 
 
 def where(lines: list[Record]) -> str:
@@ -137,9 +129,9 @@ def smoke(lines: list[Record]) -> str:
 
 
 def two_tower(lines: list[Record]) -> str:
-    """The newest run of each part and variant, trials too: they say so."""
+    """The newest run of each part and variant."""
     kept = newest(
-        (line for line in lines if line.get("what")),
+        (line for line in lines if line.get("what") and line["purpose"] == "table"),
         lambda line: (line["what"], line["variant"], line["data"], line["seed"]),
     )
     if not kept:
@@ -155,41 +147,36 @@ def two_tower_floors(kept: list[Record]) -> str:
         rows.append([
             f"{line['what']}, {line['variant']}", line["data"], str(line["seed"]), figures(line["metrics"]),
             figures(line["floors"]) or "–", verdict(reached(line), "accuracy") if line["floors"] else "–", chance(line),
-            str(line["epochs"] or "–"), f"{line['seconds'] / 60:.1f}", line["purpose"], line["picked_on"],
+            str(line["epochs"] or "–"), f"{line['seconds'] / 60:.1f}", line["picked_on"],
         ])  # fmt: skip
-    head = ["row", "data", "seed", "ours", "floor", "", "", "epochs", "minutes", "purpose", "picked on"]
-    return f"### Warm and cold\n\n{table(head, rows)}" if rows else ""
+    head = ["row", "data", "seed", "ours", "floor", "", "", "epochs", "minutes", "picked on"]
+    text = "`make bench-accuracy MODEL=two-tower` runs these."
+    return f"### Warm and cold\n\n{text}\n\n{table(head, rows)}" if rows else ""
 
 
 def two_tower_losses(kept: list[Record]) -> str:
     """Losses beside each other."""
     rows = [
         [line["variant"], line["data"], str(line["seed"]), figures(line["metrics"]), str(line["epochs"]),
-         f"{line['seconds'] / 60:.1f}", line["purpose"]]
+         f"{line['seconds'] / 60:.1f}"]
         for line in sorted(kept, key=lambda line: line["data"])
     ]  # fmt: skip
     text = (
-        "Every loss has the same number of epochs, so this is a comparison at equal cost, not of what each can reach."
+        "`make bench-two-tower` runs these and the temperatures below. Every loss has the same number of epochs, so "
+        "this is a comparison at equal cost, not of what each can reach."
     )
-    head = ["loss", "data", "seed", "test", "epochs", "minutes", "purpose"]
+    head = ["loss", "data", "seed", "test", "epochs", "minutes"]
     return f"### Losses\n\n{text}\n\n{table(head, rows)}" if rows else ""
 
 
 def two_tower_temperatures(kept: list[Record]) -> str:
     """Temperature's effect on the part of train that validates."""
     rows = [
-        [
-            line["variant"],
-            line["data"],
-            str(line["seed"]),
-            figures(line["metrics"]),
-            str(line["epochs"]),
-            line["purpose"],
-        ]
-        for line in kept
+        [line["variant"], line["data"], str(line["seed"]), figures(line["metrics"]), str(line["epochs"])]
+        for line in sorted(kept, key=lambda line: line["data"])
     ]
     picture = "![Validation metric by temperature](images/two_tower_temperature.svg)"
-    head = ["temperature", "data", "seed", "validation", "best epoch", "purpose"]
+    head = ["temperature", "data", "seed", "validation", "best epoch"]
     return f"### Temperature\n\n{picture}\n\n{table(head, rows)}" if rows else ""
 
 

@@ -1,27 +1,39 @@
-"""Two-Tower: its losses beside each other, temperature's effect, the warm row and the cold row.
+"""Two-Tower: its losses beside each other and temperature's effect; the warm and the cold row, which accuracy.py runs.
 
-    python benchmarks/two_tower.py losses --data gowalla ml-1m.zip --seeds 0
-    python benchmarks/two_tower.py temperature | plot | warm | cold
+    python benchmarks/two_tower.py losses temperature plot --data gowalla ml-1m.zip --seeds 0
 
-Appends a line a run to results/accuracy.jsonl; a run whose line is there is not run again.  Losses get the same number
-of epochs each; temperatures too, at most, and are compared on a part of train alone; the warm and the cold row pick
-theirs on a part of train (``picked_on``) and train again on all of it.
+Appends a line a run to results/accuracy.jsonl; a run whose line is there, with the same settings and of the same
+commit, is not run again.  Losses get the same number of epochs each; temperatures too, at most, and are compared on a
+part of train alone; the warm and the cold row pick theirs on a part of train (``picked_on``) and train again on all.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-import tomllib
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gowalla
 import torch
-from common import RESULTS, ROOT, Lines, Outcome, append, parser, reached, records, told
+from common import (
+    RESULTS,
+    ROOT,
+    Lines,
+    Outcome,
+    append,
+    asked_of,
+    commit,
+    newest,
+    reached,
+    records,
+    told,
+    trial_parser,
+)
 
 import suisen as su
 from suisen.data.batch import Queries
@@ -30,6 +42,7 @@ from suisen.data.sources import load
 from suisen.data.splits import ByRows, LeaveLast, Split
 from suisen.models.contract import Net
 from suisen.pipeline.scorers import NetScorer
+from suisen.training.options import Curve
 from suisen.training.trainer import fit
 
 FILE = "accuracy.jsonl"
@@ -46,8 +59,8 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 TEMPERATURES = (0.03, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0)
 EASE_GRID, IALS_GRID = (200.0, 500.0, 1000.0, 2000.0), ({}, {"dim": 192, "l2": 0.007, "unobserved": 0.3, "epochs": 12})
-PATIENCE = 3
-"""Epochs without a better one after which training stops."""
+EPOCHS, PATIENCE = 6, 3
+"""Of each loss (at most, of each temperature); and epochs without a better one after which training stops."""
 COLD = {"history": 50, "hide_ids": 0.5}
 """What the cold row changes of the defaults: items without an id are what it is about."""
 
@@ -88,21 +101,20 @@ def value(net: Net, allowed: torch.Tensor, queries: Queries, metric: str) -> flo
     return su.evaluate(NetScorer(net, allowed), queries, [metric]).value(metric)
 
 
-def picked(model: Any, inner: Split, pick: str, options: Namespace) -> tuple[int, float]:
-    """The best epoch on the part that picks, and its metric there."""
-    allowed = inner.train.trained_items
-    how = su.RunOptions(seed=options.seed, patience=options.patience, callbacks=(Lines(),))
-    _, curves = fit(model, inner.train, lambda net: value(net, allowed, inner.test, pick), how)
-    return curves[-1].best_epoch, curves[-1].best_metric or 0.0
+def searched(model: Any, inner: Split, allowed: torch.Tensor, pick: str, options: Namespace) -> tuple[Net, Curve]:
+    """The network at its best epoch on the part that picks, and its curve there."""
+    how = su.RunOptions(seed=options.seed, patience=PATIENCE, callbacks=(Lines(),))
+    net, curves = fit(model, inner.train, lambda net: value(net, allowed, inner.test, pick), how)
+    return net, curves[-1]
 
 
-def done(what: str, variant: str, data: str, options: Namespace) -> bool:
-    """Whether the line of this run is in the results."""
-    key = (what, variant, data, options.seed, options.purpose)
-    lines = records(RESULTS / FILE)
-    return any(
-        tuple(line.get(name) for name in ("what", "variant", "data", "seed", "purpose")) == key for line in lines
-    )
+def done(what: str, variant: str, data: str, model: Any, options: Namespace) -> bool:
+    """Whether the line of this run is in the results: the same settings of the same commit."""
+    known = {
+        "what": what, "variant": variant, "data": data, "seed": options.seed, "purpose": options.purpose,
+        "commit": commit(), "config": json.loads(json.dumps({"model": type(model).__name__, **asdict(model)})),
+    }  # fmt: skip
+    return any(all(line.get(name) == value for name, value in known.items()) for line in records(RESULTS / FILE))
 
 
 def keep(
@@ -137,10 +149,10 @@ def losses(options: Namespace) -> None:
         data = DATA[name]
         split = data.load(options.data_dir)
         for variant, settings in LOSSES.items():
-            if done("losses", variant, name, options):
+            model = su.TwoTower(**{**data.settings, **settings, "epochs": options.epochs, **options.set})
+            if done("losses", variant, name, model, options):
                 continue
             started = time.perf_counter()
-            model = su.TwoTower(**{**data.settings, **settings, **options.set})
             net = refitted(model, split, options.epochs, options)
             report = su.evaluate(NetScorer(net, split.train.trained_items), split.test, data.metrics)
             said = "nothing: the same number of epochs for every loss"
@@ -154,25 +166,25 @@ def temperature(options: Namespace) -> None:
         data = DATA[name]
         inner = data.inner(data.load(options.data_dir).train)
         for tau in TEMPERATURES:
-            if done("temperature", f"{tau:g}", name, options):
+            model = su.TwoTower(**{**data.settings, "temperature": tau, "epochs": options.epochs, **options.set})
+            if done("temperature", f"{tau:g}", name, model, options):
                 continue
             started = time.perf_counter()
-            model = su.TwoTower(**{**data.settings, "temperature": tau, "epochs": options.epochs, **options.set})
-            how = su.RunOptions(seed=options.seed, patience=options.patience, callbacks=(Lines(),))
-            allowed = inner.train.trained_items
-            check = lambda net: value(net, allowed, inner.test, data.pick)  # noqa: B023, E731
-            net, curves = fit(model, inner.train, check, how)
-            report = su.evaluate(NetScorer(net, allowed), inner.test, data.metrics)
+            net, curve = searched(model, inner, inner.train.trained_items, data.pick, options)
+            report = su.evaluate(NetScorer(net, inner.train.trained_items), inner.test, data.metrics)
             said = f"this part of train itself, {data.pick}"
-            out = Outcome(report, model, curves[-1].best_epoch, said, started)
+            out = Outcome(report, model, curve.best_epoch, said, started)
             keep("temperature", f"{tau:g}", name, out, options)
 
 
 def plot(options: Namespace) -> None:
-    """Draws what the results hold of temperatures, the mean over seeds."""
+    """Draws what the table holds of temperatures, the mean over seeds."""
     import matplotlib.pyplot as plt
 
-    lines = [line for line in records(RESULTS / FILE) if line.get("what") == "temperature"]
+    lines = newest(
+        (line for line in records(RESULTS / FILE) if line.get("what") == "temperature" and line["purpose"] == "table"),
+        lambda line: (line["data"], line["variant"], line["seed"]),
+    )
     if not lines:
         raise SystemExit("no line of a temperature in the results; run: python benchmarks/two_tower.py temperature")
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "suisen"})
@@ -213,8 +225,8 @@ def warm(options: Namespace) -> bool:
     floor = round(0.97 * best["metrics"][data.pick], 5)
     started = time.perf_counter()
     model = su.TwoTower(**{**data.settings, **options.set})
-    epochs, _ = picked(model, inner, data.pick, options)
-    net = refitted(model, split, epochs, options)
+    _, curve = searched(model, inner, inner.train.trained_items, data.pick, options)
+    net = refitted(model, split, epochs := curve.best_epoch, options)
     report = su.evaluate(NetScorer(net, allowed), split.test, data.metrics)
     out = Outcome(report, model, epochs, f"validation {data.pick}: each user's last of train; refit on all", started)
     return reached(keep("warm", "two-tower", name, out, options, {data.pick: floor}, against=best["model"]))
@@ -285,13 +297,12 @@ def cold(options: Namespace) -> bool:
     inner, inner_mask = without(split.train, 1)
     started = time.perf_counter()
     model = su.TwoTower(**{**COLD, **options.set})
-    how = su.RunOptions(seed=options.seed, patience=options.patience, callbacks=(Lines(),))
-    _, curves = fit(model, inner.train, lambda net: value(net, inner_mask, inner.test, "ndcg@10"), how)
-    net = refitted(model, split, curves[-1].best_epoch, options)
+    _, curve = searched(model, inner, inner_mask, "ndcg@10", options)
+    net = refitted(model, split, curve.best_epoch, options)
     report = su.evaluate(NetScorer(net, mask), split.test, ["ndcg@10", "recall@10"])
     report = replace(report, protocol=f"{report.protocol}; ranked among the cold items alone")
     said = "ndcg@10 on a tenth of train's items made cold, seed 1"
-    out = Outcome(report, model, curves[-1].best_epoch, said, started)
+    out = Outcome(report, model, curve.best_epoch, said, started)
     chance, rank = of_random(split.test, int(mask.sum())), ranks_among_all(net, split.test).double()
     low, high = report["ndcg@10"].low, report["ndcg@10"].high
     more = {
@@ -311,24 +322,14 @@ def cold(options: Namespace) -> bool:
     return reached(record) and low > chance
 
 
-def setting(text: str) -> tuple[str, Any]:
-    """``name=value`` as TOML reads the value."""
-    return next(iter(tomllib.loads(text).items()))
-
-
 def main() -> int:
     """Runs what is asked for, a seed after the other."""
-    parts = {"losses": losses, "temperature": temperature, "plot": plot, "warm": warm, "cold": cold}
-    made = parser(__doc__ or "")
+    parts = {"losses": losses, "temperature": temperature, "plot": plot}
+    made = trial_parser(__doc__ or "")
     made.add_argument("part", nargs="+", choices=list(parts))
     made.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
-    made.add_argument("--seeds", type=int, nargs="+", default=[0])
-    made.add_argument("--purpose", choices=("trial", "table"), default="trial")
-    made.add_argument("--patience", type=int, default=PATIENCE)
-    made.add_argument("--epochs", type=int, default=10, help="of each loss; at most, of each temperature")
-    made.add_argument("--set", type=setting, nargs="*", default=[], metavar="NAME=VALUE", help="other hyper-parameters")
-    options = made.parse_args()
-    options.set = dict(options.set)
+    made.add_argument("--epochs", type=int, default=EPOCHS, help="of each loss; at most, of each temperature")
+    options = asked_of(made)
     torch.set_num_threads(options.threads)
     for part in options.part:
         for seed in options.seeds[: 1 if part == "plot" else None]:

@@ -35,8 +35,7 @@ def options(**more) -> Namespace:
         **{
             "data_dir": Path(),
             "seed": 0,
-            "purpose": "trial",
-            "patience": 1,
+            "purpose": "table",
             "epochs": 1,
             "threads": 1,
             "set": {"epochs": 1},
@@ -82,12 +81,44 @@ def test_ranks_among_all_are_those_of_the_evaluation():
     torch.testing.assert_close(torch.from_numpy(hits), mine)
 
 
-def test_every_part_leaves_its_records_and_is_not_run_twice(results, monkeypatch, tmp_path):
+@pytest.fixture
+def small(monkeypatch):
+    """The command line's parts on a toy."""
     rule = LeaveLast(test=1, valid=0)
-    small = two_tower.Data(lambda folder: rule.split(checkerboard()), rule.split, {"dim": 4}, ("recall@5",), "recall@5")
-    monkeypatch.setattr(two_tower, "DATA", {"ml-1m.zip": small})
+    toy = two_tower.Data(lambda folder: rule.split(checkerboard()), rule.split, {"dim": 4}, ("recall@5",), "recall@5")
+    monkeypatch.setattr(two_tower, "DATA", {"ml-1m.zip": toy})
     monkeypatch.setattr(two_tower, "LOSSES", {"in-batch": {"log_q": "none"}, "mixed": {"loss": "mixed"}})
     monkeypatch.setattr(two_tower, "TEMPERATURES", (0.1, 0.5))
+
+
+def test_a_run_is_left_out_where_its_line_has_its_settings_and_commit(results, small, monkeypatch):
+    threads = str(torch.get_num_threads())
+
+    def runs(*words: str) -> int:
+        before = len(results.read_text().splitlines()) if results.exists() else 0
+        monkeypatch.setattr(sys, "argv", ["two_tower.py", "losses", "temperature", "--threads", threads, *words])
+        assert two_tower.main() == 0
+        return len(results.read_text().splitlines()) - before
+
+    assert runs("--epochs", "1") == 4
+    assert runs("--epochs", "1") == 0
+    assert runs("--epochs", "2") == 4
+    assert runs("--epochs", "1", "--seeds", "0", "1") == 4
+    assert runs("--epochs", "1", "--set", "dim=8", "--purpose", "trial") == 4
+    assert runs("--epochs", "1", "--set", "dim=4", "--purpose", "trial") == 4
+    monkeypatch.setattr(two_tower, "commit", lambda: "another")
+    assert runs("--epochs", "1") == 4
+
+
+def test_other_settings_are_for_trials(results, small, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["two_tower.py", "losses", "--set", "dim=8"])
+    with pytest.raises(SystemExit, match="2"):
+        two_tower.main()
+    assert "--purpose trial" in capsys.readouterr().err
+    assert not results.exists()
+
+
+def test_every_part_leaves_its_records_and_is_not_run_twice(results, small, monkeypatch):
     monkeypatch.setattr(two_tower, "IALS_GRID", ({"dim": 4, "epochs": 2},))
     monkeypatch.setattr(two_tower, "PICTURE", common.ROOT / "docs" / "images" / "unwritten.svg")
     monkeypatch.setattr(two_tower, "load", lambda *a: checkerboard().log)
@@ -107,7 +138,8 @@ def test_every_part_leaves_its_records_and_is_not_run_twice(results, monkeypatch
     assert cold["floors"]["ndcg@10"] == pytest.approx(1.5 * cold["random"]["ndcg@10"], abs=1e-4)
     assert cold["interval"]["ndcg@10"][0] <= cold["metrics"]["ndcg@10"] <= cold["interval"]["ndcg@10"][1]
     assert 1 <= cold["rank_among_all"]["mean"] <= cold["rank_among_all"]["items"]
-    page = report.two_tower(lines)
+    trial = {**cold, "purpose": "trial", "random": {"ndcg@10": 1.0}}
+    page = report.two_tower([*lines, trial])
     times = cold["metrics"]["ndcg@10"] / cold["random"]["ndcg@10"]
     assert f"{times:.2f} times random's" in page
     assert page.index("### Warm and cold") < page.index("### Losses") < page.index("### Temperature")
