@@ -148,8 +148,8 @@ def losses(options: Namespace) -> None:
     for name in options.data:
         data = DATA[name]
         split = data.load(options.data_dir)
-        for variant, settings in LOSSES.items():
-            model = su.TwoTower(**{**data.settings, **settings, "epochs": options.epochs, **options.set})
+        for variant in options.only:
+            model = su.TwoTower(**{**data.settings, **LOSSES[variant], "epochs": options.epochs, **options.set})
             if done("losses", variant, name, model, options):
                 continue
             started = time.perf_counter()
@@ -328,6 +328,7 @@ def main() -> int:
     made = trial_parser(__doc__ or "")
     made.add_argument("part", nargs="+", choices=list(parts))
     made.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
+    made.add_argument("--only", nargs="+", choices=list(LOSSES), default=list(LOSSES), help="of the losses")
     made.add_argument("--epochs", type=int, default=EPOCHS, help="of each loss; at most, of each temperature")
     options = asked_of(made)
     torch.set_num_threads(options.threads)

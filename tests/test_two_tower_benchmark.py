@@ -38,6 +38,7 @@ def options(**more) -> Namespace:
             "purpose": "table",
             "epochs": 1,
             "threads": 1,
+            "only": ["in-batch", "mixed"],
             "set": {"epochs": 1},
             **more,
         }

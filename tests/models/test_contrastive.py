@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suisen.models import contrastive
-from suisen.models.contrastive import Frequency, hard_softmax, info_nce, pool_softmax, triplet
+from suisen.models.contrastive import Frequency, info_nce, pool_softmax, triplet
 
 
 def draws(*shape: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
@@ -62,11 +62,12 @@ def test_pool_softmax_of_a_batch_is_info_nce(corrected, weights):
 # -- softmax over a pool ---------------------------------------------------------------------------------------------
 
 
-def slow_pool(query, items, bias, where, row, weights):
+def slow_pool(query, items, bias, where, row, weights, hard=None):
     losses = []
     for b, p in enumerate(where.tolist()):
         scores = items @ query[row[b]]
-        terms = [scores[p], *(scores[j] + bias[j] for j in range(len(items)) if j != p)]
+        own = [] if hard is None else hard[b]
+        terms = [scores[p], *(scores[j] + bias[j] for j in range(len(items)) if j != p), *own]
         losses.append(torch.stack(terms).logsumexp(0) - scores[p])
     w = torch.ones(len(losses), dtype=query.dtype) if weights is None else weights[:, 0]
     return (torch.stack(losses) * w).sum() / w.sum()
@@ -76,9 +77,10 @@ def slow_pool(query, items, bias, where, row, weights):
     shape=st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 12)),
     seed=st.integers(0, 1000),
     absent=st.booleans(),
+    hards=st.sampled_from([None, 0, 1, 3]),
     cells=st.sampled_from([1, 7, 2**19]),
 )
-def test_pool_softmax_and_its_gradients_are_those_of_the_loop(shape, seed, absent, cells):
+def test_pool_softmax_and_its_gradients_are_those_of_the_loop(shape, seed, absent, hards, cells):
     queries, columns, examples = shape
     rng = torch.Generator().manual_seed(seed)
     query, items = draws(queries, 3, seed=seed).requires_grad_(), draws(columns, 3, seed=seed + 1).requires_grad_()
@@ -88,32 +90,39 @@ def test_pool_softmax_and_its_gradients_are_those_of_the_loop(shape, seed, absen
     where = torch.randint(columns, (examples,), generator=rng)
     row = torch.randint(queries, (examples,), generator=rng)
     weights = torch.rand((examples, 1), generator=rng, dtype=torch.float64) + 0.1
+    hard = None if hards is None else draws(examples, hards, seed=seed + 3).requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contrastive, "IN_CACHE", cells)
-        ours = pool_softmax(query, items, bias, where, row, weights)
-    wanted = slow_pool(query, items, bias, where, row, weights)
+        ours = pool_softmax(query, items, bias, where, row, weights, hard)
+    wanted = slow_pool(query, items, bias, where, row, weights, hard)
     torch.testing.assert_close(ours, wanted)
-    found = torch.autograd.grad(3 * ours, (query, items))
-    for a, b in zip(found, torch.autograd.grad(3 * wanted, (query, items))):
+    learnt = (query, items, hard) if hards else (query, items)
+    found = torch.autograd.grad(3 * ours, learnt)
+    for a, b in zip(found, torch.autograd.grad(3 * wanted, learnt), strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-7)
 
 
 def test_pool_softmax_passes_gradcheck():
     query, items = draws(3, 4).requires_grad_(), draws(5, 4, seed=1).requires_grad_()
     bias, where, row = draws(5, seed=2), torch.tensor([0, 4, 2, 2, 1]), torch.tensor([2, 0, 0, 1, 2])
+    hard = draws(5, 2, seed=3).requires_grad_()
     assert torch.autograd.gradcheck(lambda q, v: pool_softmax(q, v, bias, where, row), (query, items))
+    given = (query, items, hard)
+    assert torch.autograd.gradcheck(lambda q, v, h: pool_softmax(q, v, bias, where, row, hard=h), given)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 @pytest.mark.parametrize("heavy", [0.0, 6.0])
-def test_float32_is_close_to_float64_whatever_dominates(scale, heavy):
+@pytest.mark.parametrize("peak", [None, -300.0, 0.0, 300.0])
+def test_float32_is_close_to_float64_whatever_dominates(scale, heavy, peak):
     """The own item's draws are subtracted from the sum: where they are nearly all of it, little may be lost."""
     query, items = draws(6, 3) * scale, draws(4, 3, seed=1)
     where, bias = torch.tensor([0, 1, 2, 3, 0, 1]), torch.tensor([heavy, 0.0, 0.0, -3.0], dtype=torch.float64)
     row = torch.tensor([0, 1, 2, 3, 4, 5])
-    exact = slow_pool(query, items, bias, where, row, None)
+    hard = None if peak is None else draws(6, 2, seed=2) + peak
+    exact = slow_pool(query, items, bias, where, row, None, hard)
     single = query.float().requires_grad_()
-    ours = pool_softmax(single, items.float(), bias.float(), where, row)
+    ours = pool_softmax(single, items.float(), bias.float(), where, row, hard=None if hard is None else hard.float())
     assert float(ours.detach()) == pytest.approx(float(exact), rel=1e-4, abs=1e-5)
     ours.backward()
     assert single.grad.isfinite().all()
@@ -139,23 +148,24 @@ def test_half_precision_is_near():
 # -- triplets --------------------------------------------------------------------------------------------------------
 
 
-def slow_triplet(query, items, where, margin, row, weights) -> float:
+def slow_triplet(query, items, where, margin, row, weights, hard=None) -> float:
     losses = []
     for b, p in enumerate(where.tolist()):
         scores = (items @ query[row[b]]).tolist()
         others = [s for j, s in enumerate(scores) if j != p]
         below = [s for s in others if s < scores[p]]
-        wrong = max(below) if below else min(others)
-        losses.append(max(0.0, margin - scores[p] + wrong))
+        wrong = [max(below) if below else min(others), *([] if hard is None else hard[b].tolist())]
+        losses.append(sum(max(0.0, margin - scores[p] + score) for score in wrong) / len(wrong))
     return weighted(losses, weights)
 
 
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(2, 6), st.integers(1, 10)),
     seed=st.integers(0, 1000),
+    hards=st.sampled_from([None, 0, 2]),
     cells=st.sampled_from([1, 2**19]),
 )
-def test_triplet_is_its_loop(shape, seed, cells):
+def test_triplet_is_its_loop(shape, seed, hards, cells):
     queries, columns, examples = shape
     rng = torch.Generator().manual_seed(seed)
     query, items = draws(queries, 3, seed=seed), draws(columns, 3, seed=seed + 1)
@@ -164,8 +174,9 @@ def test_triplet_is_its_loop(shape, seed, cells):
     weights = torch.rand((examples, 1), generator=rng) + 0.1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contrastive, "IN_CACHE", cells)
-        ours = float(triplet(query, items, where, 0.5, row, weights))
-    assert ours == pytest.approx(slow_triplet(query, items, where, 0.5, row, weights), rel=1e-5, abs=1e-7)
+        hard = None if hards is None else draws(examples, hards, seed=seed + 3)
+        ours = float(triplet(query, items, where, 0.5, row, weights, hard))
+    assert ours == pytest.approx(slow_triplet(query, items, where, 0.5, row, weights, hard), rel=1e-5, abs=1e-7)
 
 
 def test_triplet_pulls_the_positive_up_and_its_negative_down():
@@ -183,26 +194,6 @@ def test_triplet_without_another_item_teaches_nothing():
     loss.backward()
     assert float(loss.detach()) == 0
     assert not query.grad.any()
-
-
-# -- hard negatives --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("weights", [None, W])
-def test_hard_softmax_is_its_loop(weights):
-    right, wrong = draws(4), draws(4, 3, seed=1)
-    wrong[1, 2] = -torch.inf
-    losses = [math.log(1 + sum(math.exp(n - p) for n in row)) for p, row in zip(right.tolist(), wrong.tolist())]
-    assert float(hard_softmax(right, wrong, weights)) == pytest.approx(weighted(losses, weights), rel=1e-5)
-
-
-def test_hard_softmax_of_no_negatives_is_nothing():
-    right = draws(3).requires_grad_()
-    for wrong in (torch.empty((3, 0)), torch.full((3, 2), -torch.inf)):
-        loss = hard_softmax(right, wrong)
-        assert float(loss.detach()) == 0
-        (gradient,) = torch.autograd.grad(loss, right)
-        assert not gradient.any()
 
 
 # -- frequencies from the stream -------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Losses of two towers: a softmax over a pool of items that the whole batch shares, triplets, and hard negatives.
+"""Losses of two towers: a softmax over a pool of items that the whole batch shares, and triplets; both take hard
+negatives, an example's own.
 
 The pool's *different* items are columns, and a column weighs exp(bias).  With bias = log(times drawn) − log(expected
 times) the sum over the columns is an unbiased estimate of the sum over the catalogue, and the mean gradient is that of
@@ -10,6 +11,7 @@ eq. 3).  The positive stands in the sum for certain, once, whatever is drawn: it
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,15 +47,17 @@ def info_nce(logits: Tensor, log_q: Tensor | None, ids: Tensor, weights: Tensor 
 
 
 def pool_softmax(
-    query: Tensor, items: Tensor, bias: Tensor, where: Tensor, row: Tensor | None = None, weights: Tensor | None = None
-) -> Tensor:
-    """Mean over B examples of −log e^a / (e^a + Σ_{j ≠ p} e^(x_j + bias_j)), x = q · v, p the positive's column,
-    a = x_p: the own item is no negative, however often it was drawn (accidental hits).
+    query: Tensor, items: Tensor, bias: Tensor, where: Tensor, row: Tensor | None = None,
+    weights: Tensor | None = None, hard: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Mean over B examples of −log e^a / (e^a + Σ_{j ≠ p} e^(x_j + bias_j) + Σ_h e^h), x = q · v, p the positive's
+    column, a = x_p: the own item is no negative, however often it was drawn (accidental hits).
 
     ``query`` (R, d), already divided by the temperature; ``items`` (m, d), the pool's different items; ``bias`` (m,),
     −inf: there as a positive alone; ``where`` (B,) the positives' columns; ``row`` (B,) each example's query (None:
-    B = R, each its own); ``weights`` (B, 1).  Cost: 3·R·m·d multiply-adds, R at most the different users, m at most
-    the catalogue, however large the batch.  Memory: 2 MB of logits, no (B, B) array.
+    B = R, each its own); ``weights`` (B, 1); ``hard`` (B, H) logits h of negatives of each example's own.  Cost:
+    3·R·m·d multiply-adds, R at most the different users, m at most the catalogue, however large the batch.  Memory:
+    2 MB of logits, no (B, B) array.
     """
     query, items = query.to(bias.dtype), items.to(bias.dtype)
     share = query.new_ones(where.shape) if weights is None else weights[:, 0].to(query.dtype)
@@ -63,36 +67,59 @@ def pool_softmax(
         starts = offsets_of(torch.bincount(row, minlength=len(query))).tolist()
         order = row.int().sort().indices
         row, where, share = row[order], where[order], share[order]
-    share = share / share.sum().clamp(min=1e-12)
-    loss: Tensor = _PoolSoftmax.apply(  # type: ignore[no-untyped-call]
-        query, items, bias, where, row, share, starts
-    )
+        hard = hard if hard is None else hard[order]
+    examples = _Examples(row, where, share / share.sum().clamp(min=1e-12), starts)
+    beside = None if hard is None or not hard.shape[1] else hard.to(query.dtype).logsumexp(1)
+    loss: Tensor = _PoolSoftmax.apply(query, items, bias, beside, examples)  # type: ignore[no-untyped-call]
     return loss
 
 
-class _PoolSoftmax(torch.autograd.Function):
-    """``pool_softmax`` of examples sorted by query, ``starts[r]`` the first of query r; gradients are made on the way
-    forward.  Under autocast the three products are made in bfloat16, all else in float32.
+@dataclass(frozen=True)
+class _Examples:
+    """B examples, those of a query side by side."""
 
-    With E_j = exp(x_j + bias_j) and S = Σ E_j, both shared by all examples of a query, an example's mass is
-    D = S − E_p + e^a, its loss log D − a, its gradient E_j / D, and e^a / D − 1 in its own column.  So the gradient of
-    a query's logits is E · Σ_b 1 / D_b and, in each example's own column, (e^a − E_p) / D − 1.
+    row: Tensor
+    """(B,) each one's query."""
+    where: Tensor
+    """(B,) each one's positive, a column."""
+    share: Tensor
+    """(B,) what each weighs in the mean."""
+    starts: list[int] | None
+    """The first example of each query and B; None: every query has one."""
+
+    def of(self, first: int, last: int) -> tuple[slice, _Examples]:
+        """Where the examples of the queries from ``first`` to ``last`` stand, and they, their queries counted anew."""
+        here = slice(first, last) if self.starts is None else slice(self.starts[first], self.starts[last])
+        return here, _Examples(self.row[here] - first, self.where[here], self.share[here], None)
+
+
+class _PoolSoftmax(torch.autograd.Function):
+    """``pool_softmax`` of examples sorted by query, each with ``beside`` (B,), log Σ_h e^h, where it has hard ones;
+    gradients are made on the way forward.  Under autocast the three products are made in bfloat16, all else in float32.
+
+    With E_j = exp(x_j + bias_j) and S = Σ E_j, both shared by all examples of a query, and H = Σ_h e^h, an example's
+    mass is D = S − E_p + e^a + H, its loss log D − a, its gradient E_j / D, e^a / D − 1 in its own column, and H / D
+    for log H.  So the gradient of a query's logits is E · Σ_b 1 / D_b and, in each example's own column,
+    (e^a − E_p) / D − 1.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, items: Tensor, bias: Tensor, where: Tensor, row: Tensor, share: Tensor,
-        starts: list[int] | None,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any, query: Tensor, items: Tensor, bias: Tensor, beside: Tensor | None, examples: _Examples
+    ) -> Tensor:
         kind = torch.bfloat16 if torch.is_autocast_enabled(query.device.type) else query.dtype
         grad_query, grad_items = torch.empty_like(query), torch.zeros_like(items)
+        grad_beside = None if beside is None else torch.empty_like(beside)
         small, total = items.to(kind), query.new_zeros(())
         size = IN_CACHE // max(1, len(items)) + 1
         for first in range(0, len(query), size):
             part, last = query[first : first + size].to(kind), min(first + size, len(query))
-            mine = slice(first, last) if starts is None else slice(starts[first], starts[last])
+            here, some = examples.of(first, last)
             logits = (part @ small.T).to(query.dtype)
-            total += _slopes(logits, bias, row[mine] - first, where[mine], share[mine])
+            loss, slopes = _slopes(logits, bias, some, None if beside is None else beside[here])
+            total += loss
+            if grad_beside is not None:
+                grad_beside[here] = slopes
             if kind == query.dtype:
                 torch.mm(logits, small, out=grad_query[first:last])
                 grad_items.addmm_(logits.T, part)
@@ -100,61 +127,66 @@ class _PoolSoftmax(torch.autograd.Function):
                 slope = logits.to(kind)
                 grad_query[first:last] = slope @ small
                 grad_items += slope.T @ part
-        ctx.save_for_backward(grad_query, grad_items)
+        ctx.save_for_backward(grad_query, grad_items, grad_beside)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_query, grad_items = ctx.saved_tensors
-        return grad_query * grads[0], grad_items * grads[0], None, None, None, None, None
+        grad_query, grad_items, grad_beside = (part if part is None else part * grads[0] for part in ctx.saved_tensors)
+        return grad_query, grad_items, None, grad_beside, None
 
 
-def _slopes(logits: Tensor, bias: Tensor, row: Tensor, where: Tensor, share: Tensor) -> Tensor:
-    """The summed losses of some queries' examples; ``logits`` (r, m) become the loss's gradient."""
-    cell, flat = row * logits.shape[1] + where, logits.view(-1)
+def _slopes(logits: Tensor, bias: Tensor, examples: _Examples, beside: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The summed losses of some queries' examples and the gradient of ``beside``; ``logits`` (r, m) become theirs."""
+    row, share = examples.row, examples.share
+    cell, flat = row * logits.shape[1] + examples.where, logits.view(-1)
     own = flat[cell]
     logits += bias
-    peak = logits.amax(1).scatter_reduce_(0, row, own, "amax").clamp_(min=torch.finfo(own.dtype).min)
+    most = own if beside is None else torch.maximum(own, beside)
+    peak = logits.amax(1).scatter_reduce_(0, row, most, "amax").clamp_(min=torch.finfo(own.dtype).min)
     mass = logits.sub_(peak[:, None]).exp_().sum(1)
     drawn, own = flat[cell], own - peak[row]
-    kept = own.exp()
-    mass = (mass[row] - drawn).clamp_(min=0) + kept
+    kept, more = own.exp(), own.new_zeros(()) if beside is None else (beside - peak[row]).exp()
+    mass = (mass[row] - drawn).clamp_(min=0) + kept + more
     rate = share / mass
     logits *= torch.zeros_like(peak).index_add_(0, row, rate)[:, None]
     flat.scatter_add_(0, cell, rate * (kept - drawn) - share)
-    return (mass.log() - own) @ share
+    return (mass.log() - own) @ share, rate * more
 
 
 def triplet(
-    query: Tensor, items: Tensor, where: Tensor, margin: float, row: Tensor | None = None, weights: Tensor | None = None
-) -> Tensor:
+    query: Tensor, items: Tensor, where: Tensor, margin: float, row: Tensor | None = None,
+    weights: Tensor | None = None, hard: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Mean of max(0, margin − s_p + s_n) with one semi-hard negative n of the batch for each example (Schroff et al.
     2015): of the items that score below the positive the one that scores highest, and where none does, the one that
-    scores lowest of all.  Arguments as those of ``pool_softmax``; cost: R·m·d multiply-adds and one pass over B·m.
+    scores lowest of all.  ``hard`` (B, H), scores, are a triplet each beside it, of all of which the mean is taken.
+    Other arguments as those of ``pool_softmax``; cost: R·m·d multiply-adds and one pass over B·m.
     """
     row = torch.arange(len(query), device=query.device) if row is None else row
     right = (query[row] * items[where]).sum(1)
+    wrong = _semi_hard(query, items, where, row, right)[:, None]
+    wrong = wrong if hard is None else torch.cat([wrong, hard], 1)
+    losses = F.relu(margin - right[:, None] + wrong).mean(1, keepdim=True)
+    return weighted_mean(losses.float(), weights)
+
+
+def _semi_hard(query: Tensor, items: Tensor, where: Tensor, row: Tensor, right: Tensor) -> Tensor:
+    """(B,) scores of the semi-hard negatives; −inf where the pool has no other item: nothing is to be told apart."""
     if len(items) < 2:
-        return right.sum() * 0.0  # nobody took anything else: there is nothing to be told apart
+        return torch.full_like(right, -torch.inf)
     with torch.no_grad():
         size = IN_CACHE // len(items) + 1
         parts = zip(row.split(size), where.split(size), right.split(size), strict=True)  # type: ignore[no-untyped-call]
-        wrong = torch.cat([_semi_hard(query[r] @ items.T, p, s) for r, p, s in parts])
-    losses = F.relu(margin - right + (query[row] * items[wrong]).sum(1))
-    return weighted_mean(losses[:, None].float(), weights)
+        at = torch.cat([_just_below(query[r] @ items.T, p, s) for r, p, s in parts])
+    return (query[row] * items[at]).sum(1)
 
 
-def _semi_hard(scores: Tensor, own: Tensor, right: Tensor) -> Tensor:
+def _just_below(scores: Tensor, own: Tensor, right: Tensor) -> Tensor:
     """(b,) columns of (b, m) scores; ``own`` (b,) is the positive's column, ``right`` (b,) its score."""
     scores.scatter_(1, own[:, None], torch.inf)  # neither below the positive nor the lowest
     best, at = scores.masked_fill(scores >= right[:, None], -torch.inf).max(1)
     return torch.where(best > -torch.inf, at, scores.argmin(1))
-
-
-def hard_softmax(right: Tensor, wrong: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean of −log softmax of the positive's logit (B,) among its own hard negatives' (B, H); −inf takes one out."""
-    losses = torch.logaddexp(right, wrong.logsumexp(1)) - right if wrong.shape[1] else right * 0.0
-    return weighted_mean(losses[:, None].float(), weights)
 
 
 class Frequency(nn.Module):

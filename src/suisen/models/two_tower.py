@@ -3,11 +3,12 @@
 User tower: user id, user features, request features, mean of the history.  Item tower: item id, item features.
 Losses: −log softmax((q_u · v_i) / τ) with negatives from the batch, drawn uniformly, or both (mixed negative sampling,
 Yang et al. 2020), each divided by the times it was to be expected (the logQ correction: log q is *subtracted*), the
-frequencies exact or learnt from the stream; or semi-hard triplets (Schroff et al. 2015); and, beside any of them, hard
-negatives from the network's own best items (ANCE, Xiong et al. 2021).  Items and users that train does not know are
-served by their features: their id is 0, whose vector is zero, and training hides a share of the ids so that the
-features learn to carry the weight.  Cost: each tower once for each of the batch's different users (examples, where
-they bring a history or request features) and items, and 3·R·m·d multiply-adds for the products of the R and m of both.
+frequencies exact or learnt from the stream; or semi-hard triplets (Schroff et al. 2015).  Beside the negatives of each
+stand hard ones, if asked for, from the network's own best items (ANCE, Xiong et al. 2021).  Items and users that train
+does not know are served by their features: their id is 0, whose vector is zero, and training hides a share of the ids
+so that the features learn to carry the weight.  Cost: each tower once for each of the batch's different users
+(examples, where they bring a history or request features) and items, and 3·R·m·d multiply-adds for the products of the
+R and m of both.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.views import Hard, Pairs, View
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
-from suisen.models.contrastive import Frequency, hard_softmax, pool_softmax, triplet
+from suisen.models.contrastive import Frequency, pool_softmax, triplet
 from suisen.models.layers import ContextVectors, ItemVectors, adam, perceptron
 from suisen.models.tables import distinct, lookup
 from suisen.parameters import Search
@@ -57,7 +58,8 @@ class TwoTower:
     negatives: Annotated[int, Field(ge=1)] = 1024
     """Items drawn for each batch, uniformly from all of train's; for the losses uniform and mixed."""
     hard: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Negatives of each example's own, drawn from the user's best items as the network sees them each epoch."""
+    """Negatives of each example's own beside the others, drawn from the user's best items as the network sees them
+    each epoch."""
     hard_pool: Annotated[int, Field(ge=1)] = 100
     """How many best items, none of them taken by the user, hard negatives are drawn from."""
     log_q: Annotated[Literal["none", "exact", "streaming"], BeforeValidator(_correction)] = "exact"
@@ -171,14 +173,12 @@ class TwoTowerNet(Retriever):
         drawn = batch.negatives if model.loss in ("uniform", "mixed") and batch.negatives is not None else None
         ids, where, _ = distinct(batch.taken if drawn is None else torch.cat([batch.taken, drawn]), len(self.items))
         query, vectors, own = self.query_vectors(contexts), self.vectors_of(ids), where[: len(batch)]
+        query = query if model.loss == "triplet" else query / self.temperature
+        hard = None if batch.hard is None else self._hard(batch.hard, batch.taken, query if row is None else query[row])
         if model.loss == "triplet":
-            loss = triplet(query, vectors, own, model.margin, row, batch.weights)
-        else:
-            bias = self._bias(ids, own, where[len(batch) :])
-            loss = pool_softmax(query / self.temperature, vectors, bias, own, row, batch.weights)
-        if batch.hard is None:
-            return loss
-        return loss + self._hard(batch, batch.hard, query if row is None else query[row], vectors[own])
+            return triplet(query, vectors, own, model.margin, row, batch.weights, hard)
+        bias = self._bias(ids, own, where[len(batch) :])
+        return pool_softmax(query, vectors, bias, own, row, batch.weights, hard)
 
     def _queried(self, contexts: Contexts) -> tuple[Contexts, Tensor | None]:
         """One context a query, and the query of each of the given ones (None: its own)."""
@@ -205,13 +205,12 @@ class TwoTowerNet(Retriever):
         expected += len(drawn) / self.items.trained.sum()
         return times.log() - expected.log()
 
-    def _hard(self, batch: Batch, hard: Tensor, query: Tensor, right: Tensor) -> Tensor:
-        """The softmax of each example's item among its own (B, H) hard negatives."""
+    def _hard(self, hard: Tensor, taken: Tensor, query: Tensor) -> Tensor:
+        """(B, H) scores of each example's own hard negatives; as good as −∞ where one is the example's item itself."""
         ids, where, _ = distinct(hard, len(self.items))
         wrong = lookup(self.vectors_of(ids), where, padding=False)
-        logits = torch.einsum("bd,bhd->bh", query, wrong).masked_fill(hard == batch.taken[:, None], -torch.inf)
-        tau = self.temperature
-        return hard_softmax((query * right).sum(1) / tau, logits / tau, batch.weights)
+        scores = torch.einsum("bd,bhd->bh", query, wrong)
+        return scores.masked_fill(hard == taken[:, None], torch.finfo(scores.dtype).min)
 
 
 def faded(contexts: Contexts, half_life: float) -> Contexts:
