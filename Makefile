@@ -50,7 +50,7 @@ bench-smoke: .venv/ready  ## accuracy of iALS, EASE and SASRec on public splits 
 bench-accuracy: .venv/ready  ## every model on public splits: MODEL=gmf DATA=ncf-ml-1m SEEDS="0 1 2" ROWS=textbook
 	$(BIN)/python benchmarks/accuracy.py --data-dir $(DATA_DIR) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) --rows $(ROWS) $(if $(THREADS),--threads $(THREADS))
 
-bench-two-tower: .venv/ready  ## Two-Tower's losses and temperatures beside each other (2 hours): DATA="gowalla ml-1m.zip"
+bench-two-tower: .venv/ready  ## Two-Tower's losses and temperatures beside each other (1 hour): DATA="gowalla ml-1m.zip"
 	$(BIN)/python benchmarks/two_tower.py losses temperature plot --data-dir $(DATA_DIR) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) $(if $(THREADS),--threads $(THREADS))
 
 bench-train-speed: .venv/ready  ## training against the textbook loop
