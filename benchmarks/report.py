@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import accuracy_table
@@ -154,29 +155,37 @@ def two_tower_floors(kept: list[Record]) -> str:
     return f"### Warm and cold\n\n{text}\n\n{table(head, rows)}" if rows else ""
 
 
+def variants(kept: list[Record]) -> list[list[Record]]:
+    """The runs of each variant, a seed each, data set by data set."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for line in sorted(kept, key=lambda line: line["data"]):
+        found.setdefault((line["data"], line["variant"]), []).append(line)
+    return list(found.values())
+
+
+def of_variant(runs: list[Record]) -> list[str]:
+    """Variant, data, seeds, mean figures and epochs of the runs of one variant."""
+    mean = {name: fmean(run["metrics"][name] for run in runs) for name in runs[0]["metrics"]}
+    epochs = ", ".join(dict.fromkeys(str(run["epochs"]) for run in runs))
+    return [runs[0]["variant"], runs[0]["data"], str(len(runs)), figures(mean), epochs]
+
+
 def two_tower_losses(kept: list[Record]) -> str:
     """Losses beside each other."""
-    rows = [
-        [line["variant"], line["data"], str(line["seed"]), figures(line["metrics"]), str(line["epochs"]),
-         f"{line['seconds'] / 60:.1f}"]
-        for line in sorted(kept, key=lambda line: line["data"])
-    ]  # fmt: skip
+    rows = [[*of_variant(runs), f"{fmean(run['seconds'] for run in runs) / 60:.1f}"] for runs in variants(kept)]
     text = (
         "`make bench-two-tower` runs these and the temperatures below. Every loss has the same number of epochs, so "
-        "this is a comparison at equal cost, not of what each can reach."
+        "this is a comparison at equal cost, not of what each can reach. Figures are means over the seeds."
     )
-    head = ["loss", "data", "seed", "test", "epochs", "minutes"]
+    head = ["loss", "data", "seeds", "test", "epochs", "minutes a run"]
     return f"### Losses\n\n{text}\n\n{table(head, rows)}" if rows else ""
 
 
 def two_tower_temperatures(kept: list[Record]) -> str:
     """Temperature's effect on the part of train that validates."""
-    rows = [
-        [line["variant"], line["data"], str(line["seed"]), figures(line["metrics"]), str(line["epochs"])]
-        for line in sorted(kept, key=lambda line: line["data"])
-    ]
+    rows = [of_variant(runs) for runs in variants(kept)]
     picture = "![Validation metric by temperature](images/two_tower_temperature.svg)"
-    head = ["temperature", "data", "seed", "validation", "best epoch"]
+    head = ["temperature", "data", "seeds", "validation", "best epoch"]
     return f"### Temperature\n\n{picture}\n\n{table(head, rows)}" if rows else ""
 
 

@@ -140,7 +140,10 @@ def test_every_part_leaves_its_records_and_is_not_run_twice(results, small, monk
     assert cold["interval"]["ndcg@10"][0] <= cold["metrics"]["ndcg@10"] <= cold["interval"]["ndcg@10"][1]
     assert 1 <= cold["rank_among_all"]["mean"] <= cold["rank_among_all"]["items"]
     trial = {**cold, "purpose": "trial", "random": {"ndcg@10": 1.0}}
-    page = report.two_tower([*lines, trial])
+    once = lines[0]["metrics"]["recall@5"]
+    again = {**lines[0], "seed": 1, "metrics": {"recall@5": once + 0.1}}
+    page = report.two_tower([*lines, trial, again])
+    assert f"| in-batch | ml-1m.zip | 2 | recall@5 {once + 0.05:.4f} |" in page
     times = cold["metrics"]["ndcg@10"] / cold["random"]["ndcg@10"]
     assert f"{times:.2f} times random's" in page
     assert page.index("### Warm and cold") < page.index("### Losses") < page.index("### Temperature")
