@@ -30,7 +30,7 @@ import splits
 import torch
 import two_tower
 from accuracy_table import CONFIGS, TEXTBOOK
-from common import ROOT, Lines, Outcome, append, asked_of, commit, reached, told, trial_parser
+from common import ROOT, Lines, Outcome, append, commit, options_of, reached, told, training_parser
 
 import suisen as su
 from suisen.data.batch import Queries
@@ -214,11 +214,11 @@ def towers(options: Namespace) -> list[bool]:
 
 def main() -> int:
     """Runs what is asked for; 1 where a floor is missed."""
-    made = trial_parser(__doc__ or "")
+    made = training_parser(__doc__ or "")
     made.add_argument("--model", help="a model's name; without it all of them")
     made.add_argument("--data", help="a split's name; without it all of the model's rows")
     made.add_argument("--rows", choices=FOLDERS, default="accuracy", help="the table's rows, the textbook's, or all")
-    options = asked_of(made)
+    options = options_of(made)
     torch.set_num_threads(options.threads)
     asked = [
         replace(row, settings={**row.settings, **options.set})

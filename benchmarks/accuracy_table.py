@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from common import RESULTS, ROOT, records
+from common import RESULTS, ROOT, newest, records
 
 CONFIGS = ROOT / "benchmarks" / "configs" / "accuracy"
 TEXTBOOK = ROOT / "benchmarks" / "configs" / "textbook"
@@ -84,6 +84,12 @@ def runs_of(lines: Iterable[Record], name: str, data: str, what: str | None = No
 
 def _key_of(line: Record) -> tuple[str, str, str | None, str]:
     return line.get("row") or line["model"], line["data"], line.get("what"), line["purpose"]
+
+
+def tower_runs(lines: Iterable[Record]) -> list[Record]:
+    """The newest record of purpose ``table`` of each seed of each variant of each part of benchmarks/two_tower.py."""
+    kept = (line for line in lines if line.get("what") and line["purpose"] == "table")
+    return newest(kept, lambda line: (line["what"], line["variant"], line["data"], line["seed"]))
 
 
 def tower_lines(lines: Iterable[Record]) -> list[Line]:

@@ -58,16 +58,16 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def trial_parser(description: str) -> argparse.ArgumentParser:
+def training_parser(description: str) -> argparse.ArgumentParser:
     """Options of what trains models: their seeds, and other settings than the row's."""
     made = parser(description)
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
-    made.add_argument("--purpose", choices=("smoke", "trial", "table"), default="table")
+    made.add_argument("--purpose", choices=("trial", "table"), default="table")
     made.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings, as TOML values")
     return made
 
 
-def asked_of(made: argparse.ArgumentParser) -> argparse.Namespace:
+def options_of(made: argparse.ArgumentParser) -> argparse.Namespace:
     """The options, ``set`` read; ends the program with one line where a line of the table would have settings."""
     options = made.parse_args()
     options.set = tomllib.loads("\n".join(options.set))

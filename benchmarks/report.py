@@ -131,10 +131,7 @@ def smoke(lines: list[Record]) -> str:
 
 def two_tower(lines: list[Record]) -> str:
     """The newest run of each part and variant."""
-    kept = newest(
-        (line for line in lines if line.get("what") and line["purpose"] == "table"),
-        lambda line: (line["what"], line["variant"], line["data"], line["seed"]),
-    )
+    kept = accuracy_table.tower_runs(lines)
     if not kept:
         return ""
     parts = [part([line for line in kept if line["what"] in of]) for of, part in TWO_TOWER.items()]
@@ -174,7 +171,7 @@ def two_tower_losses(kept: list[Record]) -> str:
     """Losses beside each other."""
     rows = [[*of_variant(runs), f"{fmean(run['seconds'] for run in runs) / 60:.1f}"] for runs in variants(kept)]
     text = (
-        "`make bench-two-tower` runs these and the temperatures below. Every loss has the same number of epochs, so "
+        '`make bench-two-tower SEEDS="0 1 2"` runs these and the temperatures below. Every loss has the same number of epochs, so '
         "this is a comparison at equal cost, not of what each can reach. Figures are means over the seeds."
     )
     head = ["loss", "data", "seeds", "test", "epochs", "minutes a run"]

@@ -20,19 +20,19 @@ from typing import Any
 
 import gowalla
 import torch
+from accuracy_table import tower_runs
 from common import (
     RESULTS,
     ROOT,
     Lines,
     Outcome,
     append,
-    asked_of,
     commit,
-    newest,
+    options_of,
     reached,
     records,
     told,
-    trial_parser,
+    training_parser,
 )
 
 import suisen as su
@@ -153,10 +153,10 @@ def losses(options: Namespace) -> None:
             if done("losses", variant, name, model, options):
                 continue
             started = time.perf_counter()
-            net = refitted(model, split, options.epochs, options)
+            net = refitted(model, split, model.epochs, options)
             report = su.evaluate(NetScorer(net, split.train.trained_items), split.test, data.metrics)
             said = "nothing: the same number of epochs for every loss"
-            out = Outcome(report, model, options.epochs, said, started)
+            out = Outcome(report, model, model.epochs, said, started)
             keep("losses", variant, name, out, options)
 
 
@@ -181,10 +181,7 @@ def plot(options: Namespace) -> None:
     """Draws what the table holds of temperatures, the mean over seeds."""
     import matplotlib.pyplot as plt
 
-    lines = newest(
-        (line for line in records(RESULTS / FILE) if line.get("what") == "temperature" and line["purpose"] == "table"),
-        lambda line: (line["data"], line["variant"], line["seed"]),
-    )
+    lines = [line for line in tower_runs(records(RESULTS / FILE)) if line["what"] == "temperature"]
     if not lines:
         raise SystemExit("no line of a temperature in the results; run: python benchmarks/two_tower.py temperature")
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "suisen"})
@@ -325,12 +322,12 @@ def cold(options: Namespace) -> bool:
 def main() -> int:
     """Runs what is asked for, a seed after the other."""
     parts = {"losses": losses, "temperature": temperature, "plot": plot}
-    made = trial_parser(__doc__ or "")
+    made = training_parser(__doc__ or "")
     made.add_argument("part", nargs="+", choices=list(parts))
     made.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
     made.add_argument("--only", nargs="+", choices=list(LOSSES), default=list(LOSSES), help="of the losses")
     made.add_argument("--epochs", type=int, default=EPOCHS, help="of each loss; at most, of each temperature")
-    options = asked_of(made)
+    options = options_of(made)
     torch.set_num_threads(options.threads)
     for part in options.part:
         for seed in options.seeds[: 1 if part == "plot" else None]:

@@ -55,8 +55,8 @@ def pool_softmax(
 
     ``query`` (R, d), already divided by the temperature; ``items`` (m, d), the pool's different items; ``bias`` (m,),
     −inf: there as a positive alone; ``where`` (B,) the positives' columns; ``row`` (B,) each example's query (None:
-    B = R, each its own); ``weights`` (B, 1); ``hard`` (B, H) logits h of negatives of each example's own.  Cost:
-    3·R·m·d multiply-adds, R at most the different users, m at most the catalogue, however large the batch.  Memory:
+    B = R, each its own); ``weights`` (B, 1); ``hard`` (B, H) finite logits h of negatives of each example's own.
+    Cost: 3·R·m·d multiply-adds, R at most the different users, m at most the catalogue, however large the batch.  Memory:
     2 MB of logits, no (B, B) array.
     """
     query, items = query.to(bias.dtype), items.to(bias.dtype)
@@ -68,9 +68,9 @@ def pool_softmax(
         order = row.int().sort().indices
         row, where, share = row[order], where[order], share[order]
         hard = hard if hard is None else hard[order]
-    examples = _Examples(row, where, share / share.sum().clamp(min=1e-12), starts)
-    beside = None if hard is None or not hard.shape[1] else hard.to(query.dtype).logsumexp(1)
-    loss: Tensor = _PoolSoftmax.apply(query, items, bias, beside, examples)  # type: ignore[no-untyped-call]
+    examples = _Examples(row, where, share / share.sum().clamp(min=1e-12))
+    beside = None if hard is None else hard.to(query.dtype).logsumexp(1)
+    loss: Tensor = _PoolSoftmax.apply(query, items, bias, beside, examples, starts)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -84,18 +84,16 @@ class _Examples:
     """(B,) each one's positive, a column."""
     share: Tensor
     """(B,) what each weighs in the mean."""
-    starts: list[int] | None
-    """The first example of each query and B; None: every query has one."""
 
-    def of(self, first: int, last: int) -> tuple[slice, _Examples]:
-        """Where the examples of the queries from ``first`` to ``last`` stand, and they, their queries counted anew."""
-        here = slice(first, last) if self.starts is None else slice(self.starts[first], self.starts[last])
-        return here, _Examples(self.row[here] - first, self.where[here], self.share[here], None)
+    def of(self, here: slice, first: int) -> _Examples:
+        """Some of them, their queries counted from ``first`` on."""
+        return _Examples(self.row[here] - first, self.where[here], self.share[here])
 
 
 class _PoolSoftmax(torch.autograd.Function):
-    """``pool_softmax`` of examples sorted by query, each with ``beside`` (B,), log Σ_h e^h, where it has hard ones;
-    gradients are made on the way forward.  Under autocast the three products are made in bfloat16, all else in float32.
+    """``pool_softmax`` of examples sorted by query, ``starts[r]`` the first of query r (None: each query has one), with
+    ``beside`` (B,), log Σ_h e^h, where they have hard negatives; gradients are made on the way forward.  Under autocast
+    the three products are made in bfloat16, all else in float32.
 
     With E_j = exp(x_j + bias_j) and S = Σ E_j, both shared by all examples of a query, and H = Σ_h e^h, an example's
     mass is D = S − E_p + e^a + H, its loss log D − a, its gradient E_j / D, e^a / D − 1 in its own column, and H / D
@@ -105,8 +103,9 @@ class _PoolSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, items: Tensor, bias: Tensor, beside: Tensor | None, examples: _Examples
-    ) -> Tensor:
+        ctx: Any, query: Tensor, items: Tensor, bias: Tensor, beside: Tensor | None, examples: _Examples,
+        starts: list[int] | None,
+    ) -> Tensor:  # fmt: skip
         kind = torch.bfloat16 if torch.is_autocast_enabled(query.device.type) else query.dtype
         grad_query, grad_items = torch.empty_like(query), torch.zeros_like(items)
         grad_beside = None if beside is None else torch.empty_like(beside)
@@ -114,9 +113,9 @@ class _PoolSoftmax(torch.autograd.Function):
         size = IN_CACHE // max(1, len(items)) + 1
         for first in range(0, len(query), size):
             part, last = query[first : first + size].to(kind), min(first + size, len(query))
-            here, some = examples.of(first, last)
+            here = slice(first, last) if starts is None else slice(starts[first], starts[last])
             logits = (part @ small.T).to(query.dtype)
-            loss, slopes = _slopes(logits, bias, some, None if beside is None else beside[here])
+            loss, slopes = _slopes(logits, bias, examples.of(here, first), None if beside is None else beside[here])
             total += loss
             if grad_beside is not None:
                 grad_beside[here] = slopes
@@ -133,7 +132,7 @@ class _PoolSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_query, grad_items, grad_beside = (part if part is None else part * grads[0] for part in ctx.saved_tensors)
-        return grad_query, grad_items, None, grad_beside, None
+        return grad_query, grad_items, None, grad_beside, None, None
 
 
 def _slopes(logits: Tensor, bias: Tensor, examples: _Examples, beside: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -206,7 +206,9 @@ class TwoTowerNet(Retriever):
         return times.log() - expected.log()
 
     def _hard(self, hard: Tensor, taken: Tensor, query: Tensor) -> Tensor:
-        """(B, H) scores of each example's own hard negatives; as good as −∞ where one is the example's item itself."""
+        """(B, H) scores of each example's own hard negatives.  One that is the example's item itself scores as low as a
+        finite number can: a row of −∞ alone would have no gradient.
+        """
         ids, where, _ = distinct(hard, len(self.items))
         wrong = lookup(self.vectors_of(ids), where, padding=False)
         scores = torch.einsum("bd,bhd->bh", query, wrong)
