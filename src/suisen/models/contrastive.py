@@ -56,8 +56,8 @@ def pool_softmax(
     ``query`` (R, d), already divided by the temperature; ``items`` (m, d), the pool's different items; ``bias`` (m,),
     −inf: there as a positive alone; ``where`` (B,) the positives' columns; ``row`` (B,) each example's query (None:
     B = R, each its own); ``weights`` (B, 1); ``hard`` (B, H) finite logits h of negatives of each example's own.
-    Cost: 3·R·m·d multiply-adds, R at most the different users, m at most the catalogue, however large the batch.  Memory:
-    2 MB of logits, no (B, B) array.
+    Cost: 3·R·m·d multiply-adds, R at most the different users, m at most the catalogue, however large the batch.
+    Memory: 2 MB of logits, no (B, B) array.
     """
     query, items = query.to(bias.dtype), items.to(bias.dtype)
     share = query.new_ones(where.shape) if weights is None else weights[:, 0].to(query.dtype)
