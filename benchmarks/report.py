@@ -171,9 +171,9 @@ def two_tower_losses(kept: list[Record]) -> str:
     """Losses beside each other."""
     rows = [[*of_variant(runs), f"{fmean(run['seconds'] for run in runs) / 60:.1f}"] for runs in variants(kept)]
     text = (
-        'The losses and the temperatures below are run by `make bench-two-tower SEEDS="0 1 2"`. Every loss has the same '
-        "number of epochs, so this is a comparison at equal cost, not of what each can reach. Figures are means over the "
-        "seeds."
+        'The losses and the temperatures below are run by `make bench-two-tower SEEDS="0 1 2"`. Every loss has the '
+        "same number of epochs, so this is a comparison at equal cost, not of what each can reach. Figures are means "
+        "over the seeds."
     )
     head = ["loss", "data", "seeds", "test", "epochs", "minutes a run"]
     return f"### Losses\n\n{text}\n\n{table(head, rows)}" if rows else ""
