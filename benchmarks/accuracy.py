@@ -38,8 +38,8 @@ from suisen.data.dataset import Dataset
 from suisen.data.splits import LeaveLast, Split
 from suisen.models import model_of
 from suisen.models.contract import Net
-from suisen.pipeline.scorers import NetScorer
 from suisen.pipeline.two_stage import may_recommend
+from suisen.recommending.scorers import NetScorer
 from suisen.training.options import emulates_bf16, pick_device, pick_precision
 from suisen.training.trainer import fit
 

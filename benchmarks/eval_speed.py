@@ -29,7 +29,7 @@ from suisen.data.ragged import Ragged
 from suisen.data.sources import load
 from suisen.data.splits import LeaveLast, Split
 from suisen.models.contract import ItemTable, Retriever
-from suisen.pipeline.scorers import NetScorer
+from suisen.recommending.scorers import NetScorer
 
 FILE = "eval_speed.jsonl"
 BATCHES = (0, 2**20, 2**22, 2**24)

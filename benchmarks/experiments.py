@@ -27,12 +27,12 @@ import numpy as np
 from common import append, parser, records, stamp
 
 from suisen.data.synthetic import World
-from suisen.experiments.laws import law
-from suisen.experiments.peeking import Looks, watch
 from suisen.experiments.power import Baseline, Design, mde, power
-from suisen.experiments.repeats import Repeats, Sizes, browse, interleaving_gain, noisy
-from suisen.experiments.simulate import RESAMPLING, Cell, band, mismatches, run, variance_ratio
-from suisen.experiments.world import Browsing
+from suisen.experiments.simulation.laws import law
+from suisen.experiments.simulation.peeking import Looks, watch
+from suisen.experiments.simulation.repeats import Repeats, Sizes, browse, interleaving_gain, noisy
+from suisen.experiments.simulation.simulate import RESAMPLING, Cell, band, mismatches, run, variance_ratio
+from suisen.experiments.simulation.world import Browsing
 
 FILE = "experiments.jsonl"
 SIZES = (20_000, 2_000, 200)

@@ -27,7 +27,7 @@ import suisen as su
 from suisen.data.batch import Queries
 from suisen.data.dataset import Dataset
 from suisen.data.splits import Split
-from suisen.pipeline.scorers import NetScorer
+from suisen.recommending.scorers import NetScorer
 from suisen.training.trainer import fit
 
 FILE = "ncf_dims.jsonl"

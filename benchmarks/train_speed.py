@@ -29,7 +29,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.sources import load
 from suisen.data.splits import LeaveLast
 from suisen.models.contract import ItemTable, Net
-from suisen.pipeline.scorers import NetScorer
+from suisen.recommending.scorers import NetScorer
 from suisen.training.trainer import fit
 
 FILE = "train_speed.jsonl"

@@ -41,7 +41,7 @@ from suisen.data.dataset import Col, Dataset
 from suisen.data.sources import load
 from suisen.data.splits import ByRows, LeaveLast, Split
 from suisen.models.contract import Net
-from suisen.pipeline.scorers import NetScorer
+from suisen.recommending.scorers import NetScorer
 from suisen.training.options import Curve
 from suisen.training.trainer import fit
 

@@ -44,9 +44,9 @@ def test_frappe_keeps_every_row_and_its_split(folder):
     assert train.events.label.sum() == 14
     assert train.schema.n_users == 6
     assert train.schema.n_items == clicks.FRAPPE_APPS + 1
-    assert [field.name for field in train.schema.request] == list(clicks.CONTEXT)
-    assert [field.size for field in train.schema.request] == [8, 8, 3, 2, 2, 2, 2, 2]
-    assert (train.events.request.categorical > 0).all()
+    assert [field.name for field in train.schema.context] == list(clicks.CONTEXT)
+    assert [field.size for field in train.schema.context] == [8, 8, 3, 2, 2, 2, 2, 2]
+    assert (train.events.context_features.categorical > 0).all()
     assert split.valid.labels.tolist() == [[1], [0]]
     assert "re-drawn" in split.test.protocol
 
@@ -56,7 +56,7 @@ def test_frappe_what_train_lacks_is_unknown(folder):
     test, label = split.test, split.test.labels[:, 0]
     stranger = test.contexts.take((label > 0).nonzero().squeeze(1))
     assert stranger.user.tolist() == [0]
-    assert stranger.request.categorical.tolist()[0][3:] == [0, 1, 0, 0, 0]
+    assert stranger.context_features.categorical.tolist()[0][3:] == [0, 1, 0, 0, 0]
     app = int(test.candidates[label > 0])
     assert split.train.items.raw([app]).to_list() == [4000]
     assert not split.train.trained_items[app]

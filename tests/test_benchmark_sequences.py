@@ -17,7 +17,7 @@ import sequences  # noqa: E402
 from suisen.data.ragged import Ragged  # noqa: E402
 from suisen.evaluation import evaluate  # noqa: E402
 from suisen.models import GRU4Rec  # noqa: E402
-from suisen.pipeline.scorers import NetScorer  # noqa: E402
+from suisen.recommending.scorers import NetScorer  # noqa: E402
 from suisen.training.trainer import fit  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"

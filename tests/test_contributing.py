@@ -11,7 +11,7 @@ import pytest
 
 import suisen as su
 from suisen import models
-from suisen.pipeline import bundle, parity
+from suisen.recommending import bundle, parity
 from tests.helpers import make_data
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"

@@ -20,7 +20,7 @@ import off_policy  # noqa: E402
 
 import experiments  # noqa: E402
 from suisen.experiments.off_policy import Settings, evaluate_policy  # noqa: E402
-from suisen.experiments.simulate import FAST, RESAMPLING, band  # noqa: E402
+from suisen.experiments.simulation.simulate import FAST, RESAMPLING, band  # noqa: E402
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import two_tower  # noqa: E402
 
 import suisen as su  # noqa: E402
 from suisen.data.splits import LeaveLast  # noqa: E402
-from suisen.pipeline.scorers import NetScorer  # noqa: E402
+from suisen.recommending.scorers import NetScorer  # noqa: E402
 from suisen.training.options import RunOptions  # noqa: E402
 from suisen.training.trainer import fit  # noqa: E402
 from tests.helpers import raw_items  # noqa: E402

@@ -12,7 +12,21 @@ from pathlib import Path
 from figures import write_or_check
 
 PAGE, START, END = Path("ARCHITECTURE.md"), "each file -->\n", "<!-- end of map -->"
-ROOMS = ("cli", "serving", "experiments", "pipeline", "training", "models", "retrieval", "evaluation", "data")
+ROOMS = (
+    "cli",
+    "serving",
+    "runs",
+    "pages",
+    "pipeline",
+    "recommending",
+    "experiments",
+    "experiments/simulation",
+    "training",
+    "models",
+    "retrieval",
+    "evaluation",
+    "data",
+)
 
 
 def first_sentence(path: Path) -> str:

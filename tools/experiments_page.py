@@ -19,7 +19,7 @@ from figures import absent, filled, write_or_check  # noqa: E402
 from report import newest, table, where  # noqa: E402
 
 import experiments  # noqa: E402
-from suisen.experiments.laws import law  # noqa: E402
+from suisen.experiments.simulation.laws import law  # noqa: E402
 
 PAGE = ROOT / "docs" / "experiments.md"
 USUAL = {

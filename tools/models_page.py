@@ -19,10 +19,10 @@ from architecture import first_sentence  # noqa: E402
 from figures import write_or_check  # noqa: E402
 
 import suisen  # noqa: E402
-from suisen.cli.settings import settings_of  # noqa: E402
 from suisen.models import MODELS, RANKERS, SECOND_STAGES  # noqa: E402
 from suisen.models.contract import CatalogueScorer, Ranker, Retriever  # noqa: E402
 from suisen.parameters import searches_of  # noqa: E402
+from suisen.runs.settings import settings_of  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
 ABILITIES = ("new users", "new items", "history", "features", "time")

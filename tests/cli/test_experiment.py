@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from suisen.cli.experiment_demo import band, covered
-from suisen.experiments.repeats import Line, Repeated, Repeats
+from suisen.experiments.simulation.repeats import Line, Repeated, Repeats
 from tests.cli.conftest import call, refused
 
 PLAN = """name = "buttons"

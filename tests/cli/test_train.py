@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from safetensors.torch import load_file
 
-from suisen.cli.folder import finite
 from suisen.evaluation import Report
+from suisen.runs.folder import finite
 from tests.cli.conftest import call, data_flags, refused
 
 SMALL = ["--retriever", "sasrec", "--retriever.dim", "8", "--retriever.blocks", "1", "--retriever.batch-size", "8"]

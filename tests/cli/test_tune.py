@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from suisen.cli.config import Config
 from suisen.models import MF
 from suisen.pipeline import tuning as room
+from suisen.runs.config import Config
 from tests.cli.conftest import call, data_flags, refused
 
 MODEL = ["--retriever", "mf", "--retriever.batch-size", "128", "--epochs", "2"]

@@ -7,7 +7,7 @@ SCHEMA = Schema(
     n_users=3,
     n_items=4,
     user=(Field("age", "numeric"), Field("city", "categorical", 3), Field("likes", "multi", 5)),
-    request=(Field("device", "categorical", 2),),
+    context=(Field("device", "categorical", 2),),
 )
 
 
@@ -15,7 +15,7 @@ def contexts() -> Contexts:
     return Contexts(
         user=torch.tensor([1, 2]),
         user_features=Features(torch.tensor([[1], [2]]), torch.tensor([[0.5], [1.5]]), (Ragged.of([[1, 2], [3]]),)),
-        request=Features(torch.tensor([[1], [0]]), torch.empty((2, 0))),
+        context_features=Features(torch.tensor([[1], [0]]), torch.empty((2, 0))),
         time=torch.tensor([10, 20]),
         history=Ragged.of([[1], [2, 3]]),
         history_time=torch.tensor([9, 18, 19]),
@@ -28,7 +28,7 @@ def test_taking_contexts_takes_every_part():
     assert taken.user.tolist() == [2, 1, 2]
     assert taken.user_features.numeric.squeeze(1).tolist() == [1.5, 0.5, 1.5]
     assert taken.user_features.multi[0].tolist() == [[3], [1, 2], [3]]
-    assert taken.request.categorical.squeeze(1).tolist() == [0, 1, 0]
+    assert taken.context_features.categorical.squeeze(1).tolist() == [0, 1, 0]
     assert taken.time.tolist() == [20, 10, 20]
     assert taken.history.tolist() == [[2, 3], [1], [2, 3]]
     assert taken.history_time.tolist() == [18, 19, 9, 18, 19]
@@ -41,7 +41,7 @@ def test_contexts_of_users_know_nothing_else():
     assert full.user_features.categorical.tolist() == [[0], [0]]
     assert full.user_features.numeric.tolist() == [[0.0], [0.0]]
     assert full.user_features.multi[0].tolist() == [[], []]
-    assert full.request.categorical.tolist() == [[0], [0]]
+    assert full.context_features.categorical.tolist() == [[0], [0]]
     assert full.history.tolist() == [[], []]
 
 

@@ -140,15 +140,15 @@ def test_statistics_come_from_rows_with_events_alone():
 
 def test_request_features_stand_beside_their_events():
     data = make_data(user=["b", "a", "b"], item=[1, 2, 3], time=[2, 1, 1], device=["tv", "web", "tv"])
-    device = data.encoders["request"].columns[0]
-    names = [device.vocabulary[int(code) - 1] for code in data.events.request.categorical[:, 0]]
+    device = data.encoders["context"].columns[0]
+    names = [device.vocabulary[int(code) - 1] for code in data.events.context_features.categorical[:, 0]]
     assert names == data.log.events["device"].to_list() == ["tv", "tv", "web"]
-    assert data.log.request_columns == ["device"]
+    assert data.log.context_columns == ["device"]
 
 
 def test_declared_kinds_decide():
     data = make_data(user=["a", "b"], item=[1, 1], hour=[1, 2], kinds={"hour": "numeric"})
-    assert data.schema.request[0].kind == "numeric"
+    assert data.schema.context[0].kind == "numeric"
 
 
 def test_titles_are_the_first_text_column_else_the_raw_id():

@@ -48,7 +48,7 @@ def test_frames_of_every_kind(table):
     log = read_frame(table, context=["shelf"])
     assert log.events.columns == ["user", "item", "time", "row", "shelf"]
     assert log.events.rows() == EXPECTED
-    assert log.request_columns == ["shelf"]
+    assert log.context_columns == ["shelf"]
 
 
 @pytest.mark.parametrize("name", ["e.csv", "e.tsv", "e.jsonl", "e.parquet", "e.arrow"])

@@ -188,8 +188,8 @@ def full_log(**changes) -> Log:
 def test_the_query_has_the_features_and_time_of_its_event():
     split = Dataset.of(full_log()).split(LeaveLast(1, 1))
     contexts, train = split.test.contexts, split.train
-    device = train.encoders["request"].columns[0].vocabulary
-    assert [device[int(i) - 1] for i in contexts.request.categorical[:, 0]] == ["web", "tv"]
+    device = train.encoders["context"].columns[0].vocabulary
+    assert [device[int(i) - 1] for i in contexts.context_features.categorical[:, 0]] == ["web", "tv"]
     assert contexts.time.tolist() == [5, 6]
     assert contexts.history_time.tolist() == [1, 3, 2, 4]
     assert torch.equal(contexts.user_features.numeric, train.user_features.numeric[contexts.user])

@@ -16,8 +16,8 @@ from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.models import MODELS, RANKERS, RETRIEVERS, model_of, name_of
 from suisen.models.contract import Ability, CatalogueScorer, Net, Ranker, Retriever
-from suisen.pipeline.scorers import NetScorer
 from suisen.pipeline.two_stage import may_recommend
+from suisen.recommending.scorers import NetScorer
 from suisen.training.options import RunOptions
 from suisen.training.trainer import fit
 from tests.models.toys import (

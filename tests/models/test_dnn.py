@@ -122,7 +122,7 @@ def test_click_rows_train_it_and_unknown_codes_are_scored():
     strange = replace(
         contexts,
         user=torch.zeros(4, dtype=torch.int64),
-        request=replace(contexts.request, categorical=torch.zeros((4, 1), dtype=torch.int64)),
+        context_features=replace(contexts.context_features, categorical=torch.zeros((4, 1), dtype=torch.int64)),
     )
     with torch.no_grad():
         assert net.score(strange, Candidates(torch.zeros((4, 1), dtype=torch.int64))).isfinite().all()

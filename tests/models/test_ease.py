@@ -63,7 +63,9 @@ def test_scores_are_sums_over_different_items():
     contexts = asked(data).take(torch.arange(3))
     past = Ragged.of([[3, 5, 3, 3], [], [7]])
     scores = net.score_all(
-        type(contexts)(contexts.user, contexts.user_features, contexts.request, contexts.time, past, past.values)
+        type(contexts)(
+            contexts.user, contexts.user_features, contexts.context_features, contexts.time, past, past.values
+        )
     )
     wanted = torch.stack([net.weight[3] + net.weight[5], torch.zeros(data.schema.n_items), net.weight[7]])
     torch.testing.assert_close(scores, wanted)

@@ -33,8 +33,8 @@ def by_field(net, contexts, items, extra, b, c):
     user, item = int(contexts.user[b]), int(net.items.known(items[b, c]))
     yield 0, float(user > 0), net.context.user.weight[user]
     yield from of(schema.user, net.context.fields, contexts.user_features, b, 1)
-    yield from of(schema.request, net.context.request, contexts.request, b, 1 + len(schema.user))
-    place = 1 + len(schema.user) + len(schema.request)
+    yield from of(schema.context, net.context.request, contexts.context_features, b, 1 + len(schema.user))
+    place = 1 + len(schema.user) + len(schema.context)
     past = contexts.history.tolist()[b]
     for span, table in zip(net.context.spans, net.context.history):
         for x, weight in shares_of(past[-span:], [1.0] * span, table.weight):

@@ -35,7 +35,7 @@ def net_of(pair=PAIR, **hyper):
 
 SCHEMA = {
     "user": (Field("u", "categorical", 4), Field("n", "numeric"), Field("m", "multi", 6)),
-    "request": (Field("q", "multi", 5), Field("x", "numeric"), Field("c", "categorical", 3)),
+    "context": (Field("q", "multi", 5), Field("x", "numeric"), Field("c", "categorical", 3)),
 }
 
 
@@ -84,7 +84,7 @@ def rich_question(repeat: bool, rows: int = 5, width: int = 4):
         [[3, 5, 3, 3, 3], [], [2, 2], [1, 4, 0, 7], [6]] if repeat else [[3, 5, 4, 1, 2], [], [2], [7], [6]]
     )
     contexts = Contexts(
-        torch.tensor([1, 0, 3, 8, 2]), features(schema.user, rows, 1), features(schema.request, rows, 2),
+        torch.tensor([1, 0, 3, 8, 2]), features(schema.user, rows, 1), features(schema.context, rows, 2),
         torch.zeros(rows, dtype=torch.int64), past, torch.zeros_like(past.values),
     )  # fmt: skip
     items = torch.randint(1, schema.n_items, (rows, width), generator=rng)
@@ -141,7 +141,7 @@ def expanded(net, contexts, items, extra, b, c):
     user, item = int(contexts.user[b]), int(net.items.known(items[b, c]))
     yield float(user > 0), core.context.user.weight[user]
     yield from coordinates(net.schema.user, core.context.fields, contexts.user_features, b)
-    yield from coordinates(net.schema.request, core.context.request, contexts.request, b)
+    yield from coordinates(net.schema.context, core.context.request, contexts.context_features, b)
     past = contexts.history.tolist()[b]
     for span, table in zip(core.context.spans, core.context.history):
         yield from shares_of(past[-span:], [1.0] * span, table.weight)

@@ -296,6 +296,6 @@ def test_gradients_are_those_of_the_plain_net():
 
 
 def test_schema_decides_the_sizes():
-    schema = Schema(3, 4, user=(Field("n", "numeric"),), request=(Field("c", "categorical", 2),))
+    schema = Schema(3, 4, user=(Field("n", "numeric"),), context=(Field("c", "categorical", 2),))
     assert ContextVectors(schema, 2, ()).count == 3
     assert ContextVectors(schema, 2, (5, 0, 2)).count == 5

@@ -73,7 +73,7 @@ def asked(data: Dataset, **values) -> Contexts:
     """Six rows of the log whose request holds these values."""
     contexts = data.contexts(torch.arange(6), 10)
     frame = data.log.events.head(6).with_columns(**{name: pl.lit(value) for name, value in values.items()})
-    return replace(contexts, request=data.encoders["request"].encode(frame))
+    return replace(contexts, context_features=data.encoders["context"].encode(frame))
 
 
 def test_all_weights_stay_finite(net, data):
@@ -89,7 +89,7 @@ def test_an_unseen_category_is_a_missing_one(name, net, data):
 
 
 def test_a_number_that_is_none_is_the_mean(net, data):
-    mean = data.encoders["request"].columns[1].mean
+    mean = data.encoders["context"].columns[1].mean
     none = scores(net, data, asked(data, price=float("nan")))
     assert torch.equal(none, scores(net, data, asked(data, price=None)))
     torch.testing.assert_close(none, scores(net, data, asked(data, price=mean)))

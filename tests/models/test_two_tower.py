@@ -130,7 +130,7 @@ def test_different_users_and_items_alone_pass_through_the_towers():
 def test_users_are_told_apart_by_what_the_request_brings():
     events = {"user": ["a", "a", "b", "b"], "item": [1, 2, 1, 3], "time": [1, 2, 3, 4]}
     data = make_data(**events, shelf=["x", "y", "x", "y"])
-    assert data.schema.request
+    assert data.schema.context
     assert not net_of(data, history=0).by_user
     assert net_of(make_data(**events), history=0).by_user
 

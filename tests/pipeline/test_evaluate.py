@@ -14,9 +14,8 @@ from suisen.errors import InputError
 from suisen.evaluation.contract import Scorer
 from suisen.models import EASE
 from suisen.pipeline import Recommender, evaluate
-from suisen.pipeline.scorers import NetScorer
-
-from .conftest import EVERY, allowed_of, fitted, lists_of, small_split
+from suisen.recommending.scorers import NetScorer
+from tests.fitted import EVERY, allowed_of, fitted, lists_of, small_split
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -24,7 +23,7 @@ def test_what_is_measured_is_what_is_recommended(name):
     """HR@10 and NDCG@10 from the lists of ``recommend``, whose stored histories end where the queries' begin."""
     rec, split = fitted(name), small_split()
     test = split.test
-    contexts = replace(test.contexts, request=rec.store.contexts(test.contexts.user, 0).request)
+    contexts = replace(test.contexts, context_features=rec.store.contexts(test.contexts.user, 0).context_features)
     report = evaluate(rec, replace(test, contexts=contexts), ["hr@10", "ndcg@10"])
     assert report.name == rec.name
     items = rec.store.items

@@ -16,11 +16,10 @@ from suisen.data.synthetic import World
 from suisen.errors import InputError
 from suisen.evaluation import evaluate
 from suisen.models import EASE, FM, Popularity
-from suisen.pipeline.engine import Filters
 from suisen.pipeline.funnel import expected_hits, funnel
 from suisen.pipeline.recommender import Recommender
-
-from .conftest import fitted, small_split
+from suisen.recommending.engine import Filters
+from tests.fitted import fitted, small_split
 
 
 def test_the_textbooks_exercise():

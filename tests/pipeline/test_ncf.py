@@ -7,8 +7,8 @@ import torch
 
 import suisen as su
 from suisen.models import EASE, GMF, MF, MLP, ItemKNN, NeuMF
-from suisen.pipeline.engine import Filters
-from tests.pipeline.conftest import small_split
+from suisen.recommending.engine import Filters
+from tests.fitted import small_split
 
 HIDDEN = {"hidden": (8, 4), "epochs": 2, "batch_size": 128}
 STAGES = {

@@ -10,9 +10,7 @@ import torch
 from suisen.errors import InputError, UnsupportedQuery
 from suisen.models import EASE, IALS
 from suisen.pipeline.recommender import Recommender
-from tests.helpers import make_data
-
-from .conftest import (
+from tests.fitted import (
     EVERY,
     LONELY,
     MODELS,
@@ -25,6 +23,7 @@ from .conftest import (
     seen_by,
     small_split,
 )
+from tests.helpers import make_data
 
 ASKED = ["u0001", "u0007", "u0033"]
 PAST = ["i005", "i012", "i020"]
@@ -177,9 +176,9 @@ def test_who_is_wholly_unknown_gets_what_the_policy_says(rec):
 
 
 def test_the_policy_is_told(rec):
-    from suisen.pipeline.requests import Ask, Who
+    from suisen.recommending.requests import RawQueries, RecommendOptions
 
-    by = rec.answer(Who(["u0001", "stranger"]), Ask(k=2, unknown="skip")).by
+    by = rec.answer(RawQueries(["u0001", "stranger"]), RecommendOptions(k=2, unknown="skip")).by
     assert by == ["model", "model" if rec.name.startswith("popularity") else "nobody"]
 
 
@@ -310,7 +309,7 @@ def test_the_context_moves_the_scores(name):
     desk, phone, none = (rec.recommend(["u0001"], 70, context={"device": d}) for d in ("desk", "phone", "tv"))
     assert desk["score"].to_list() != phone["score"].to_list()
     assert none.equals(rec.recommend(["u0001"], 70))
-    with pytest.raises(InputError, match="request feature = 'devise' is unknown; did you mean 'device'"):
+    with pytest.raises(InputError, match="context feature = 'devise' is unknown; did you mean 'device'"):
         rec.recommend(["u0001"], context={"devise": "desk"})
     with pytest.raises(InputError, match="user feature = 'agge' is unknown; did you mean 'age'"):
         rec.recommend(user_features={"agge": 3})

@@ -15,8 +15,8 @@ from suisen.pipeline import tuning as room
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.tuning import TuneSettings, metric_for, need_optuna, searched, tune
 from suisen.training.options import EpochRow, RunOptions
+from tests.fitted import small_split
 from tests.helpers import make_data
-from tests.pipeline.conftest import small_split
 
 FAST = MF(dim=32, epochs=3, batch_size=512)
 SPLIT = small_split()

@@ -18,16 +18,15 @@ from suisen.evaluation import compare, evaluate
 from suisen.models import EASE, FM, MF, Popularity, SASRec
 from suisen.models.contract import CatalogueScorer
 from suisen.pipeline import two_stage
-from suisen.pipeline.engine import PAIR, Engine, Filters, pair_features
 from suisen.pipeline.recommender import Recommender
-from suisen.pipeline.two_stage import ListOptions, first_takes, held_out, make_lists, may_recommend
+from suisen.pipeline.two_stage import RankerLists, first_takes, held_out, make_lists, may_recommend
+from suisen.recommending.engine import PAIR, Engine, Filters, pair_features
 from suisen.training.options import RunOptions
 from suisen.training.trainer import fit
+from tests.fitted import RANKERS, fitted, small_split
 from tests.helpers import logs, make_data
 
-from .conftest import RANKERS, fitted, small_split
-
-OPTIONS = ListOptions(share=0.3, candidates=20, learnt=8, history=5)
+OPTIONS = RankerLists(share=0.3, candidates=20, learnt=8, history=5)
 
 
 def rng(seed=0):
@@ -193,7 +192,7 @@ def test_lists_serve_as_they_train():
     rows = first_takes(train).nonzero().squeeze(1)[::3]
     asked = torch.zeros(len(train.events), dtype=torch.bool)
     asked[rows] = True
-    lists, _ = make_lists(engine, train, asked, ListOptions(candidates=30, learnt=30, history=50), rng())
+    lists, _ = make_lists(engine, train, asked, RankerLists(candidates=30, learnt=30, history=50), rng())
     trained = engine.ranker.score(lists.contexts, lists.candidates).detach()
     contexts = train.contexts(rows, history=10**6)
     ids, scores = engine.lists(contexts, 30, Filters(contexts.history))
@@ -239,7 +238,7 @@ def test_the_inner_retriever_never_sees_what_is_asked(monkeypatch):
     retriever, ranker = MF(dim=4, epochs=4, batch_size=256), RANKERS["fm"]
     rec = Recommender(retriever, ranker, candidates=30).fit(split.train, split.valid)
     inner, second, last = calls
-    (asked,) = held_out(split.train, ListOptions(), seed=0)
+    (asked,) = held_out(split.train, RankerLists(), seed=0)
     assert [call[0] for call in calls] == [retriever, ranker, retriever]
     assert [call[3] for call in calls] == ["retriever-inner1", "ranker", "retriever"]
     assert [call[4] for call in calls] == [True, True, False]
@@ -295,7 +294,7 @@ def ways():
     world = World(users=1200, items=300, groups=8, sessions=7, events=4, repeats=False, seed=1)
     split = Dataset.of(world.generate().log).split(LeaveLast(test=1, valid=0))
     train, model, ranker = split.train, EASE(l2=1.0), FM(dim=8, epochs=6, batch_size=512)
-    options = ListOptions(candidates=100, history=ranker.history)
+    options = RankerLists(candidates=100, history=ranker.history)
     schema, allowed = replace(train.schema, pair=PAIR), may_recommend(model, train)
     (asked,) = held_out(train, options, seed=0)
     nets = {name: fit(model, part, None, RunOptions())[0] for name, part in

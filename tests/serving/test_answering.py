@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 
 from suisen.pipeline.recommender import Recommender
-from suisen.pipeline.requests import Ask
+from suisen.recommending.requests import RecommendOptions
 from suisen.serving.answering import Answering, Recommend, Similar
 from suisen.serving.messages import Query
 from suisen.serving.problems import Refusal
 
 
 def job(*users, **ask):
-    return Recommend([Query(user_id=user) for user in users], Ask(**ask))
+    return Recommend([Query(user_id=user) for user in users], RecommendOptions(**ask))
 
 
 @pytest.fixture

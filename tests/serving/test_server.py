@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from suisen.errors import BundleError, InputError
-from suisen.pipeline import bundle, parity
+from suisen.recommending import bundle, parity
 from suisen.serving.event_log import read_events
 from suisen.serving.server import _loaded, listen, running, serve, start_in_thread
 from suisen.serving.settings import Settings

@@ -60,9 +60,9 @@ def inspect(**given: Any) -> None:
 
     Kinds of features (categorical, numeric, multi, text) are inferred and shown; --kind age=numeric declares one.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.cli.config import resolve
-    from suisen.cli.facts import data_facts, fact_lines, schema_rows, split_lines
     from suisen.errors import InputError
+    from suisen.runs.config import resolve
+    from suisen.runs.facts import data_facts, fact_lines, schema_rows, split_lines
 
     config = resolve(raw_of(given, given["config_file"]), models=False)
     log = config.dataset()
@@ -112,7 +112,7 @@ def _pairs(lines: list[tuple[str, str]]) -> str:
 def _echo_json(value: Any) -> None:
     import json
 
-    from suisen.cli.folder import finite
+    from suisen.runs.folder import finite
 
     click.echo(json.dumps(finite(value), ensure_ascii=False, indent=1))
 

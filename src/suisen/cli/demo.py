@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from suisen.cli import folder as place
+from suisen.runs import folder as place
 
 if TYPE_CHECKING:
-    from suisen.cli.config import Raw
-    from suisen.cli.run import Run
     from suisen.evaluation import Report
+    from suisen.runs.config import Raw
+    from suisen.runs.run import Run
 
 DATA = {"name": "ml-100k"}
 RETRIEVER = {"name": "two-tower", "batch_size": 1024, "learning_rate": 0.001}
@@ -45,8 +45,8 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
     with paired differences and a verdict, writes the bundle and the report into runs/demo, serves it on this machine
     and asks it over HTTP for ten titles.  Some minutes on two cores.  Afterwards: suisen recommend runs/demo --user 196
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.cli import run as running
-    from suisen.cli.config import resolve, with_epochs
+    from suisen.runs import run as running
+    from suisen.runs.config import resolve, with_epochs
     from suisen.training.progress import Progress
 
     started = time.perf_counter()
@@ -67,7 +67,7 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
 
 def _add_random_ranker(run: Run) -> None:
     """One more thing to be measured against: the same two stages, the ranker's weights as they were drawn."""
-    from suisen.cli import run as running
+    from suisen.runs import run as running
 
     metrics = list(run.reports["test"].values)
     run.baselines.append(random_ranker(run, metrics))
@@ -80,9 +80,9 @@ def random_ranker(run: Run, metrics: list[str]) -> Report:
 
     import torch
 
-    from suisen.cli import run as running
-    from suisen.pipeline.engine import PAIR, Engine
-    from suisen.pipeline.standin import build_ranker
+    from suisen.recommending.engine import PAIR, Engine
+    from suisen.recommending.standin import build_ranker
+    from suisen.runs import run as running
 
     rec = run.recommender
     if rec.ranker is None:
@@ -98,8 +98,8 @@ def random_ranker(run: Run, metrics: list[str]) -> Report:
 
 def verdict(run: Run) -> str:
     """What the p-values say of the second stage, whatever they say."""
-    from suisen.cli.report import outcome
-    from suisen.cli.report import verdict as sentence
+    from suisen.pages.report import outcome
+    from suisen.pages.report import verdict as sentence
 
     rows = {} if run.comparisons is None else {row.baseline: row for row in run.comparisons.rows}
     alone = next((row for name, row in rows.items() if name.endswith(" alone")), None)

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from suisen.cli import folder as place
 from suisen.cli.options import with_settings
+from suisen.runs import folder as place
 
 
 def _words(text: str | None) -> list[str]:
@@ -39,9 +39,9 @@ def evaluate(**given: Any) -> None:
     events may be named with the data options.  Another train part than the
     bundle was trained on is refused.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.cli.run import metrics_for
     from suisen.evaluation import evaluate as measure
-    from suisen.pipeline.bundle import load
+    from suisen.recommending.bundle import load
+    from suisen.runs.run import metrics_for
 
     target = Path(given["target"])
     recommender = load(target)
@@ -58,9 +58,9 @@ def evaluate(**given: Any) -> None:
 
 def _config_of(target: Path, given: dict[str, Any]) -> Any:
     """Settings of the run or of the bundle's manifest, flags over them."""
-    from suisen.cli import config
     from suisen.errors import InputError
-    from suisen.pipeline.bundle import find, read_manifest
+    from suisen.recommending.bundle import find, read_manifest
+    from suisen.runs import config
 
     flags = config.flags_of(given)
     if place.is_run(target):
@@ -74,7 +74,7 @@ def _config_of(target: Path, given: dict[str, Any]) -> Any:
 
 def _check(recommender: Any, split: Any, queries: Any, part: str) -> None:
     from suisen.errors import InputError
-    from suisen.pipeline.store import Store
+    from suisen.recommending.store import Store
 
     if queries is None:
         raise InputError(f"part = {part!r}: the split holds nothing out for it; use --part test")

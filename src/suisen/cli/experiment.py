@@ -298,6 +298,6 @@ def aligned(rows: list[list[str]]) -> list[str]:
 def _echo_json(value: Any) -> None:
     import json
 
-    from suisen.cli.folder import finite
+    from suisen.runs.folder import finite
 
     click.echo(json.dumps(finite(value), ensure_ascii=False, indent=1))

@@ -46,8 +46,8 @@ def analyze(**given: Any) -> None:
     Where the plan was frozen (suisen experiment plan --freeze), the page says what was changed since.  Files are .csv,
     .csv.gz, .tsv, .parquet, .jsonl or .arrow; their columns are named in the plan, under [columns].
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.cli.folder import check_folder
     from suisen.experiments.plan import load
+    from suisen.runs.folder import check_folder
 
     path = Path(given["plan_file"])
     plan = load(path)
@@ -65,10 +65,10 @@ def analyze(**given: Any) -> None:
 def analysed(plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: str) -> Record:
     """The analysis of the files that are named."""
     from suisen.cli.experiment import texts_of
-    from suisen.cli.folder import now
     from suisen.cli.tables import broken, read_table, same_ids
     from suisen.experiments import Options, analyze
     from suisen.experiments.record import About, Record
+    from suisen.runs.folder import now
 
     names = [name for name in ("exposures", "events", "pre") if given.get(name)]
     texts = texts_of(plan) + ([given["cluster"]] if given.get("cluster") else [])
@@ -94,8 +94,8 @@ def analysed(plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: 
 
 def save(folder: Path, record: Record, plan_file: Path) -> None:
     """The folder's files; the JSON, which marks it as an analysis, comes first."""
-    from suisen.cli.folder import new_folder, write_text
-    from suisen.experiments.report import write_report
+    from suisen.pages.experiment import write_report
+    from suisen.runs.folder import new_folder, write_text
 
     text = plan_file.read_text(encoding="utf-8-sig")
     new_folder(folder, mark=RESULT)
@@ -129,7 +129,7 @@ def frozen_of(path: Path) -> Frozen | None:
 
 
 def _default(plan: Plan) -> Path:
-    from suisen.cli.folder import default_folder
+    from suisen.runs.folder import default_folder
 
     safe = "".join(char if char.isalnum() or char in "-_" else "-" for char in plan.name)
     return default_folder(safe)
@@ -145,7 +145,7 @@ def report(folder: str, out: str | None) -> None:
     suisen experiment report runs/ranker
     """  # noqa: D301 - \b keeps the lines for click
     from suisen.experiments.record import Record
-    from suisen.experiments.report import write_report
+    from suisen.pages.experiment import write_report
 
     place = Path(folder)
     if not place.is_dir():

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from suisen.experiments.frozen import Frozen
     from suisen.experiments.plan import Plan
     from suisen.experiments.record import Record, Truth
-    from suisen.experiments.repeats import Repeated
-    from suisen.experiments.world import Browsing, Ranker
+    from suisen.experiments.simulation.repeats import Repeated
+    from suisen.experiments.simulation.world import Browsing, Ranker
 
 MARK, PLAN, BEFORE, ARMS, EXPOSURES, EVENTS, ANALYSIS = (
     "world.json", "plan.toml", "before.parquet", "arms.csv", "exposures.csv", "events.parquet", "analysis"
@@ -79,7 +79,7 @@ def stage(users: int, seed: int) -> Stage:
     """Generates the world and trains ItemKNN and EASE on its log."""
     from suisen import EASE, Dataset, ItemKNN, World
     from suisen.data.synthetic import DAY, START
-    from suisen.experiments.world import Browsing
+    from suisen.experiments.simulation.world import Browsing
 
     if users < 200:
         raise InputError(f"users = {users} are too few to compare two recommenders on; give 200 or more")
@@ -128,7 +128,7 @@ def demo(out: str, users: int, seed: int) -> None:
     \b
     suisen experiment plan runs/experiment-demo/plan.toml --events runs/experiment-demo/before.parquet
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.cli.folder import check_folder, new_folder
+    from suisen.runs.folder import check_folder, new_folder
 
     clock, folder = time.perf_counter(), Path(out)
     check_folder(folder, True, mark=MARK)
@@ -243,7 +243,7 @@ def simulate(repeat: int, units: int, users: int, seed: int, no_cuped: bool, as_
     One row a metric and scale, with and without CUPED: the true effect, the mean estimate, the share of the 95 %
     intervals that hold the truth, and the share of the experiments that find an effect (the power).
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.experiments.repeats import Repeats, browse
+    from suisen.experiments.simulation.repeats import Repeats, browse
 
     acted = stage(users, seed)
     found = browse(acted.world, acted.rankers, Repeats(repeat=repeat, units=units, seed=seed, covariate=not no_cuped))

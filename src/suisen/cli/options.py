@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from suisen.cli import config
-from suisen.cli.config import CHOICES, DEFAULTS, Raw
-from suisen.cli.settings import Setting
 from suisen.errors import InputError, unknown
+from suisen.runs import config
+from suisen.runs.config import CHOICES, DEFAULTS, Raw
+from suisen.runs.settings import Setting
 
 CONFIG_FILE = "config.toml"
 TITLES = {

@@ -16,7 +16,7 @@ from suisen.errors import InputError
 if TYPE_CHECKING:
     import polars as pl
 
-    from suisen.pipeline.recommender import Recommender, Who
+    from suisen.pipeline.recommender import RawQueries, Recommender
 
 
 @click.command(short_help="Recommendations for users, histories or features.")
@@ -57,7 +57,7 @@ def recommend(**given: Any) -> None:
 
     An id that train does not know gets the popular list and is told so, as from the server; --unknown changes that.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.pipeline.bundle import load
+    from suisen.recommending.bundle import load
 
     _check(given)
     recommender = load(Path(given["target"]))
@@ -113,12 +113,12 @@ def pairs(flag: str, text: str | None) -> dict[str, Any] | None:
 
 
 def _some(recommender: Recommender, given: dict[str, Any], options: dict[str, Any]) -> None:
-    from suisen.pipeline.recommender import Ask, Who
+    from suisen.pipeline.recommender import RawQueries, RecommendOptions
 
     users, histories = list(given["users"]) or None, [ids(text) for text in given["histories"]] or None
     size = max(len(users or ()), len(histories or ()), 1)
     features, context = pairs("user-features", given["features"]), pairs("context", given["context"])
-    who = Who(
+    who = RawQueries(
         users,
         histories,
         None if features is None else [features] * size,
@@ -126,7 +126,7 @@ def _some(recommender: Recommender, given: dict[str, Any], options: dict[str, An
     )
     if histories is not None:
         _say_lost(recommender, histories)
-    answers = recommender.answer(who, Ask(k=given["k"], **options))
+    answers = recommender.answer(who, RecommendOptions(k=given["k"], **options))
     entries = _entries(recommender, who, answers)
     if given["as_json"]:
         click.echo(json.dumps({"version": recommender.version, "answers": entries}, ensure_ascii=False, indent=1))
@@ -145,7 +145,7 @@ def _say_lost(recommender: Recommender, histories: list[list[str]]) -> None:
             )
 
 
-def _entries(recommender: Recommender, who: Who, answers: Any) -> list[dict[str, Any]]:
+def _entries(recommender: Recommender, who: RawQueries, answers: Any) -> list[dict[str, Any]]:
     """One a query, as JSON holds it."""
     out = []
     store = recommender.store
@@ -163,7 +163,7 @@ def _entries(recommender: Recommender, who: Who, answers: Any) -> list[dict[str,
     return out
 
 
-def _query_name(who: Who, row: int) -> str:
+def _query_name(who: RawQueries, row: int) -> str:
     if who.users is not None and who.users[row] is not None:
         return f"user {who.users[row]}"
     return "this history" if who.histories is not None else "these features"

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from suisen.cli.options import SettingsCommand, option_of
-from suisen.cli.settings import settings_of
+from suisen.runs.settings import settings_of
 from suisen.serving.settings import Settings
 
 OPTIONS = settings_of(Settings, "serving", "--")
@@ -33,7 +33,7 @@ def serve(target: str, host: str, port: int, **given: Any) -> None:
     The server is ready once it has given the answers that the bundle was saved with.  GET /openapi.json describes
     all paths; an id that nobody knows gets the popular list and is told so.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.pipeline.bundle import find, read_manifest
+    from suisen.recommending.bundle import find, read_manifest
     from suisen.serving.server import serve as run
 
     by_name = {setting.parameter: setting for setting in OPTIONS}

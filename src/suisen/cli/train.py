@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from suisen.cli import folder as place
 from suisen.cli.options import only_with, raw_of, with_settings
+from suisen.runs import folder as place
 
 SECTIONS = ("data", "split", "retriever", "ranker", "index", "lists", "run")
 
@@ -41,7 +41,7 @@ def train(**given: Any) -> None:
     config, folder = _resumed(given) if given["resume"] else _fresh(given)
     if config is None:
         return
-    from suisen.cli import run as running
+    from suisen.runs import run as running
 
     quiet = given["quiet"]
     try:
@@ -64,7 +64,7 @@ def train(**given: Any) -> None:
 
 
 def _fresh(given: dict[str, Any]) -> tuple[Any, Path]:
-    from suisen.cli.config import resolve, with_epochs
+    from suisen.runs.config import resolve, with_epochs
 
     config = resolve(with_epochs(raw_of(given, given["config_file"]), given["epochs"], given))
     models = "-".join(config.names[part] for part in ("retriever", "ranker") if part in config.names)
@@ -74,8 +74,8 @@ def _fresh(given: dict[str, Any]) -> tuple[Any, Path]:
 
 def _resumed(given: dict[str, Any]) -> tuple[Any, Path]:
     """The run's own configuration; None where nothing is left to do."""
-    from suisen.cli.config import read_file, resolve
     from suisen.errors import InputError
+    from suisen.runs.config import read_file, resolve
 
     only_with(given, "--resume: a run is resumed with its own settings")
     for name in ("config_file", "out", "epochs", "overwrite"):

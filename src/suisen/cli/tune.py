@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from suisen.cli import folder as place
 from suisen.cli.options import only_with, raw_of, with_settings
+from suisen.runs import folder as place
 
 SECTIONS = ("data", "split", "retriever", "ranker", "index", "lists", "run", "tune")
 SHOWN = 30
@@ -61,7 +61,7 @@ class Job:
 
 
 def _fresh(given: dict[str, Any]) -> Job:
-    from suisen.cli.config import flags_of, resolve, tuning_of, with_epochs
+    from suisen.runs.config import flags_of, resolve, tuning_of, with_epochs
 
     config = resolve(with_epochs(raw_of(given, given["config_file"]), given["epochs"], given))
     settings = tuning_of(flags_of(given).get("tune", {}))
@@ -74,8 +74,8 @@ def _fresh(given: dict[str, Any]) -> Job:
 
 def _resumed(given: dict[str, Any]) -> Job:
     """The tuning's own settings."""
-    from suisen.cli.config import flags_of, read_file, resolve, tuning_of
     from suisen.errors import InputError
+    from suisen.runs.config import flags_of, read_file, resolve, tuning_of
 
     why = "--resume: a tuning goes on with its own settings"
     only_with({name: value for name, value in given.items() if name not in ONGOING}, why)
@@ -91,9 +91,9 @@ def _resumed(given: dict[str, Any]) -> Job:
 
 
 def _run(job: Job, given: dict[str, Any]) -> None:
-    from suisen.cli.config import threads
     from suisen.errors import InputError
     from suisen.pipeline import tuning
+    from suisen.runs.config import threads
 
     config, folder = job.config, job.folder
     config.check()
@@ -133,9 +133,9 @@ def _keep(job: Job, found: Any) -> None:
 
 def _file(job: Job) -> str:
     """All that ``--resume`` needs."""
-    from suisen.cli import toml
-    from suisen.cli.config import tune_settings
-    from suisen.cli.settings import values_of
+    from suisen.runs import toml
+    from suisen.runs.config import tune_settings
+    from suisen.runs.settings import values_of
 
     tables = {**job.config.tables(), "tune": values_of(job.settings, tune_settings())}
     return toml.dumps(tables, f"suisen tune --resume {job.folder.name} goes on")

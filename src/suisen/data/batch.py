@@ -39,7 +39,7 @@ class Schema:
     """Rows of the item table, row 0 included."""
     user: tuple[Field, ...] = ()
     item: tuple[Field, ...] = ()
-    request: tuple[Field, ...] = ()
+    context: tuple[Field, ...] = ()
     pair: tuple[str, ...] = ()
     """Names of the numeric features of a (context, candidate) pair."""
 
@@ -100,8 +100,8 @@ class Contexts:
     """(B,) int64; 0 = unknown."""
     user_features: Features
     """B rows."""
-    request: Features
-    """B rows: features of the request itself (device, shelf, …)."""
+    context_features: Features
+    """B rows: what describes the moment of asking (device, shelf, …)."""
     time: Tensor
     """(B,) int64, microseconds since 1970 UTC; 0 where the data have no time."""
     history: Ragged
@@ -116,10 +116,10 @@ class Contexts:
     def of_users(cls, user: Tensor, schema: Schema | None = None) -> Self:
         """Contexts of which nothing but the user is known."""
         rows = user.numel()
-        request = Features.missing(schema.request, rows) if schema else Features.none(rows)
+        asked = Features.missing(schema.context, rows) if schema else Features.none(rows)
         features = Features.missing(schema.user, rows) if schema else Features.none(rows)
         empty = torch.zeros(0, dtype=torch.int64)
-        return cls(user, features, request, torch.zeros(rows, dtype=torch.int64), Ragged.empty(rows), empty)
+        return cls(user, features, asked, torch.zeros(rows, dtype=torch.int64), Ragged.empty(rows), empty)
 
     def take(self, rows: Tensor) -> Self:
         """The contexts named, in that order."""
@@ -128,7 +128,7 @@ class Contexts:
             self,
             user=self.user[rows],
             user_features=self.user_features.take(rows),
-            request=self.request.take(rows),
+            context_features=self.context_features.take(rows),
             time=self.time[rows],
             history=self.history.take(rows),
             history_time=times.values,

@@ -155,7 +155,7 @@ def queries_of(known: Known, asked: Asked, protocol: str) -> Queries:
     contexts = Contexts(
         user=user,
         user_features=train.user_features.take(user),
-        request=train.encoders["request"].encode(data.log.events[asked.at.numpy()]),
+        context_features=train.encoders["context"].encode(data.log.events[asked.at.numpy()]),
         time=torch.maximum(events.time[asked.at], _latest(past, events.time)),
         history=history,
         history_time=events.time[past.values],

@@ -53,7 +53,7 @@ class Log:
     """What reading dropped, merged or assumed, in words."""
 
     @property
-    def request_columns(self) -> list[str]:
+    def context_columns(self) -> list[str]:
         """Names of the context columns."""
         return [name for name in self.events.columns if name not in set(Col)]
 
@@ -72,7 +72,7 @@ class Events:
     """(n,) float32, 0 or 1; None: every event is a positive."""
     weight: Tensor | None
     """(n,) float32 > 0; None: all weigh 1."""
-    request: Features
+    context_features: Features
     """n rows."""
     offsets: Tensor
     """(n_visitors + 1,) int64; visitor v's events are offsets[v]:offsets[v + 1]; visitor 0 has none."""
@@ -109,7 +109,7 @@ class Dataset:
     item_features: Features
     """n_items rows, row 0 unknown."""
     encoders: Mapping[str, Encoder]
-    """By owner: user, item, request."""
+    """By owner: user, item, context."""
     schema: Schema
     frames: Mapping[str, pl.DataFrame]
     """By owner, user and item: the raw features and titles, row i = dense id i, row 0 empty."""
@@ -143,15 +143,15 @@ class Dataset:
         encoders = {
             "user": _fitted(user_frame, frame["visitor"], len(users), log.kinds),
             "item": _fitted(item_frame, frame["dense_item"], len(items), log.kinds),
-            "request": Encoder.fit(frame.select(log.request_columns), log.kinds),
+            "context": Encoder.fit(frame.select(log.context_columns), log.kinds),
         }
         fields = {owner: encoder.schema for owner, encoder in encoders.items()}
-        schema = Schema(len(users), len(items), fields["user"], fields["item"], fields["request"])
+        schema = Schema(len(users), len(items), fields["user"], fields["item"], fields["context"])
         return cls(
             log=replace(log, events=frame.drop("visitor", "dense_item")),
             users=users,
             items=items,
-            events=_events(frame, len(users), encoders["request"]),
+            events=_events(frame, len(users), encoders["context"]),
             user_features=encoders["user"].encode(user_frame),
             item_features=encoders["item"].encode(item_frame),
             encoders=encoders,
@@ -171,7 +171,7 @@ class Dataset:
             time=events.time[rows],
             label=None if events.label is None else events.label[rows],
             weight=None if events.weight is None else events.weight[rows],
-            request=events.request.take(rows.nonzero().squeeze(1)),
+            context_features=events.context_features.take(rows.nonzero().squeeze(1)),
             offsets=offsets_of(torch.bincount(visitor, minlength=n_visitors)),
         )
         log = replace(self.log, events=self.log.events.filter(pl.Series(rows.numpy())))
@@ -264,8 +264,8 @@ class Dataset:
             past, times = self.history_before(rows, history)
         else:
             past, times = Ragged.empty(rows.numel()), torch.zeros(0, dtype=torch.int64)
-        features, request = self.user_features.take(user), self.events.request.take(rows)
-        return Contexts(user, features, request, self.events.time[rows], past, times)
+        features, asked = self.user_features.take(user), self.events.context_features.take(rows)
+        return Contexts(user, features, asked, self.events.time[rows], past, times)
 
     # -- for people -------------------------------------------------------------------------------------------------
 
@@ -320,7 +320,7 @@ def _events(frame: pl.DataFrame, n_users: int, encoder: Encoder) -> Events:
         time=_tensor(frame[Col.TIME]) if Col.TIME in names else torch.zeros(frame.height, dtype=torch.int64),
         label=optional(Col.LABEL),
         weight=optional(Col.WEIGHT),
-        request=encoder.encode(frame),
+        context_features=encoder.encode(frame),
         offsets=offsets_of(torch.bincount(visitor, minlength=visitors)),
     )
 

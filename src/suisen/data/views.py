@@ -331,7 +331,7 @@ class _SequenceEpochs(_Steady):
         return Contexts(
             user,
             train.user_features.take(user),
-            Features.missing(train.schema.request, rows.numel()),
+            Features.missing(train.schema.context, rows.numel()),
             torch.zeros(rows.numel(), dtype=torch.int64),
             self.items.take(rows),
             times,

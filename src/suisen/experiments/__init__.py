@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from suisen.experiments.plan import Plan, load
     from suisen.experiments.power import Baseline, Design
     from suisen.experiments.record import About, Record
-    from suisen.experiments.repeats import Repeats, browse, interleaving_gain
-    from suisen.experiments.report import write_report
-    from suisen.experiments.rerandomised import Rerandomised, rerandomise
     from suisen.experiments.result import Estimated, Result
+    from suisen.experiments.simulation.repeats import Repeats, browse, interleaving_gain
+    from suisen.experiments.simulation.rerandomised import Rerandomised, rerandomise
+    from suisen.experiments.simulation.world import Browsing, Habits
     from suisen.experiments.sizing import Sizing, size
     from suisen.experiments.units import Units
-    from suisen.experiments.world import Browsing, Habits
+    from suisen.pages.experiment import write_report
 
 _HOMES = {
     "suisen.experiments.analysis": ("Options", "analyze", "analyze_units"),
@@ -32,14 +32,14 @@ _HOMES = {
     "suisen.experiments.off_policy": ("evaluate_policy",),
     "suisen.experiments.plan": ("Plan", "load"),
     "suisen.experiments.power": ("Baseline", "Design"),
-    "suisen.experiments.repeats": ("Repeats", "browse", "interleaving_gain"),
+    "suisen.experiments.simulation.repeats": ("Repeats", "browse", "interleaving_gain"),
     "suisen.experiments.record": ("About", "Record"),
-    "suisen.experiments.report": ("write_report",),
-    "suisen.experiments.rerandomised": ("Rerandomised", "rerandomise"),
+    "suisen.pages.experiment": ("write_report",),
+    "suisen.experiments.simulation.rerandomised": ("Rerandomised", "rerandomise"),
     "suisen.experiments.result": ("Estimated", "Result"),
     "suisen.experiments.sizing": ("Sizing", "size"),
     "suisen.experiments.units": ("Units",),
-    "suisen.experiments.world": ("Browsing", "Habits"),
+    "suisen.experiments.simulation.world": ("Browsing", "Habits"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

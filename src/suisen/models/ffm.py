@@ -108,7 +108,7 @@ class FFMNet(Ranker):
         super().__init__()
         self.model = model
         spans = (model.history, model.recent)
-        context = 1 + len(schema.user) + len(schema.request) + sum(span > 0 for span in spans)
+        context = 1 + len(schema.user) + len(schema.context) + sum(span > 0 for span in spans)
         item, pair = 1 + len(schema.item), len(schema.pair)
         self.counts = context, item, pair
         columns = 1 + (context + item + pair) * model.dim

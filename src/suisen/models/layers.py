@@ -140,7 +140,7 @@ class ContextVectors(nn.Module):
         self.spans = [span for span in spans if span]
         self.user = IdEmbedding(schema.n_users, dim, std)
         self.fields = FieldVectors(schema.user, dim, std)
-        self.request = FieldVectors(schema.request, dim, std)
+        self.request = FieldVectors(schema.context, dim, std)
         self.history = nn.ModuleList(IdEmbedding(schema.n_items, dim, std) for _ in self.spans)
         self.count = 1 + self.fields.count + self.request.count + len(self.spans)
 
@@ -159,7 +159,7 @@ class ContextVectors(nn.Module):
 
     def _encode(self, contexts: Contexts, drop_ids: float, own: Own | None) -> tuple[Tensor, list[Tensor]]:
         user, features = contexts.user, self.fields(contexts.user_features)
-        asked = self.request(contexts.request)
+        asked = self.request(contexts.context_features)
         first = 1 + self.fields.count
         inside: list[Tensor] = []
         if own is not None:
@@ -170,7 +170,7 @@ class ContextVectors(nn.Module):
             features, inside = features * shown, [part * shown[:, 0, 0] for part in inside]
         parts = [self.user(user).unsqueeze(1), features, asked]
         if own is not None:
-            inside += self.request.inside(contexts.request, asked, lambda place: own(first + place))
+            inside += self.request.inside(contexts.context_features, asked, lambda place: own(first + place))
         tables: Any = self.history
         for place, (span, table) in enumerate(zip(self.spans, tables, strict=True), self.count - len(self.spans)):
             past = contexts.history.last(span)

@@ -135,7 +135,7 @@ class TwoTowerNet(Retriever):
         self.user_tower = Tower(model, self.context.count, model.hidden)
         item_hidden = model.hidden if model.item_hidden is None else model.item_hidden
         self.item_tower = Tower(model, self.item.count, item_hidden)
-        self.by_user = not model.history and not schema.request
+        self.by_user = not model.history and not schema.context
         if model.learn_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(model.temperature)))
         if model.log_q == "streaming":

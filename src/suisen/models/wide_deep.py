@@ -197,8 +197,8 @@ def crossable(schema: Schema, history: int) -> dict[str, Crossed | str]:
     }
     if history:
         found["history"] = Crossed("history", "user", "history", schema.n_items, history)
-    names = [field.name for fields in (schema.user, schema.request, schema.item) for field in fields]
-    for owner, fields in (("user", schema.user), ("request", schema.request), ("item", schema.item)):
+    names = [field.name for fields in (schema.user, schema.context, schema.item) for field in fields]
+    for owner, fields in (("user", schema.user), ("context", schema.context), ("item", schema.item)):
         seen: dict[str, int] = {}
         for field in fields:
             one = _crossed(owner, field, seen.get(field.kind, 0))
@@ -283,7 +283,7 @@ class Wide(nn.Module):
 
     def of_context(self, contexts: Contexts) -> Tensor:
         """(B, widths[0])."""
-        rows = {"user": contexts.user_features, "request": contexts.request}
+        rows = {"user": contexts.user_features, "context": contexts.context_features}
         linear = self.context(contexts).sum((1, 2))
         return self._side(linear, 0, lambda one: one.read(contexts.user, rows[one.owner], contexts.history))
 

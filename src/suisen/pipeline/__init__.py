@@ -9,7 +9,7 @@ from suisen.data.batch import Queries
 from suisen.evaluation import Report
 from suisen.evaluation import evaluate as evaluate_scorer
 from suisen.evaluation.contract import Scorer
-from suisen.pipeline.recommender import Ask, Recommender, Who
+from suisen.pipeline.recommender import RawQueries, Recommender, RecommendOptions
 
 
 def evaluate(
@@ -29,4 +29,4 @@ def evaluate(
     return evaluate_scorer(recommender, queries, metrics, **options)
 
 
-__all__ = ["Ask", "Recommender", "Who", "evaluate"]
+__all__ = ["RawQueries", "RecommendOptions", "Recommender", "evaluate"]

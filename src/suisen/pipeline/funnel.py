@@ -23,7 +23,7 @@ from suisen.data.batch import Queries
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.evaluation.report import interval, number, text_table
-from suisen.pipeline.engine import AT_ONCE, Engine, Filters, marked
+from suisen.recommending.engine import AT_ONCE, Engine, Filters, marked
 from suisen.stats import bootstrap_means
 
 

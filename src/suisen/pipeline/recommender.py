@@ -20,21 +20,21 @@ from suisen.errors import InputError, UnsupportedQuery, unknown
 from suisen.evaluation import Facts
 from suisen.models import name_of
 from suisen.models.contract import Model, Retriever
-from suisen.pipeline.engine import AT_ONCE, Engine, Filters, wide
-from suisen.pipeline.requests import (
-    Ask,
-    Questions,
-    Who,
+from suisen.pipeline.two_stage import RankerLists, Recipe, may_recommend, train_stages
+from suisen.recommending.engine import AT_ONCE, Engine, Filters, wide
+from suisen.recommending.requests import (
+    DenseQueries,
+    RawQueries,
+    RecommendOptions,
     answerable,
     check_list,
+    dense_queries,
     filters_of,
     popular_lists,
-    questions_of,
     refusal,
 )
-from suisen.pipeline.scorers import top_of
-from suisen.pipeline.store import Store
-from suisen.pipeline.two_stage import ListOptions, Recipe, may_recommend, train_stages
+from suisen.recommending.scorers import top_of
+from suisen.recommending.store import Store
 from suisen.retrieval import IndexSettings, measured_recall
 from suisen.training.options import Curve, RunOptions
 
@@ -46,8 +46,8 @@ USERS_AT_ONCE = 8192
 """Users of ``recommend_all`` whose frame is held at a time."""
 
 
-class AskOptions(TypedDict, total=False):
-    """The keyword arguments of ``recommend``: the fields of ``Ask``, written there."""
+class _AskOptions(TypedDict, total=False):
+    """The keyword arguments of ``recommend``: the fields of ``RecommendOptions``, written there."""
 
     exclude: Sequence[RawId]
     among: Sequence[RawId] | None
@@ -57,7 +57,7 @@ class AskOptions(TypedDict, total=False):
     at: int | None
 
 
-class WhoOptions(TypedDict, total=False):
+class _WhoOptions(TypedDict, total=False):
     """Who is asked for, beside ids."""
 
     history: Sequence[Any] | None
@@ -69,7 +69,7 @@ class WhoOptions(TypedDict, total=False):
     """Add a column ``title`` from the item table."""
 
 
-class Options(AskOptions, WhoOptions, total=False):
+class Options(_AskOptions, _WhoOptions, total=False):
     """All keyword arguments of ``recommend``."""
 
 
@@ -101,7 +101,7 @@ class Recommender:
         candidates: int = 500,
         index: IndexSettings | None = None,
         seed: int = 0,
-        lists: ListOptions | None = None,
+        lists: RankerLists | None = None,
     ) -> None:
         if retriever is None and ranker is None:
             raise InputError("a Recommender needs a retriever, a ranker or both")
@@ -109,7 +109,7 @@ class Recommender:
             raise InputError(f"candidates = {candidates} must be at least 1; hundreds to thousands are usual")
         self.retriever, self.ranker = retriever, ranker
         self.candidates, self.index_settings, self.seed = candidates, index, seed
-        self.lists = lists or ListOptions()
+        self.lists = lists or RankerLists()
         self.curves: dict[str, list[Curve]] = {}
         self.notes: tuple[str, ...] = ()
         self.index_recall: float | None = None
@@ -182,7 +182,7 @@ class Recommender:
         Queries are users (``users=["u1", "u2"]``), histories (``history=["sku9"]`` or one list a query), features
         (``user_features={"age": 24}``), or several of these; queries without a user are numbered from 0 in user_id.
         Each gets exactly min(k, allowed) items.  Raises UnsupportedQuery for a query that the model cannot answer,
-        unless ``unknown`` says otherwise; the other options are the fields of ``Ask``.
+        unless ``unknown`` says otherwise; the other options are the fields of ``RecommendOptions``.
         """
         who = who_of(users, options)
         frame = self.frame(self.answer(who, ask_of(k, options)), who)
@@ -191,10 +191,10 @@ class Recommender:
         names = self.store.titles(torch.from_numpy(self.store.items.dense(frame["item_id"])))
         return frame.with_columns(pl.Series("title", names, dtype=pl.String))
 
-    def answer(self, who: Who, ask: Ask) -> Answers:
+    def answer(self, who: RawQueries, ask: RecommendOptions) -> Answers:
         """What ``recommend`` returns as a frame, in dense ids, with what answered each query."""
         self._ready()
-        questions = questions_of(self.store, who, ask.at)
+        questions = dense_queries(self.store, who, ask.at)
         able = answerable(questions, self.abilities)
         if ask.unknown == "error" and not bool(able.all()):
             at = int((~able).nonzero()[0])
@@ -212,7 +212,7 @@ class Recommender:
         instead: By = "popular" if ask.unknown == "popular" else "nobody"
         return Answers(items, scores, ["model" if yes else instead for yes in able.tolist()])
 
-    def frame(self, answers: Answers, who: Who) -> pl.DataFrame:
+    def frame(self, answers: Answers, who: RawQueries) -> pl.DataFrame:
         """Answers with raw ids: user_id, item_id, score, rank."""
         there = (answers.items > 0).numpy()
         row, place = np.nonzero(there)
@@ -225,7 +225,7 @@ class Recommender:
             ]
         )
 
-    def recommend_all(self, k: int = 10, **options: Unpack[AskOptions]) -> Iterator[pl.DataFrame]:
+    def recommend_all(self, k: int = 10, **options: Unpack[_AskOptions]) -> Iterator[pl.DataFrame]:
         """Frames for every user that train knows, some thousands at a time."""
         self._ready()
         known = self.store.users.raw(self.store.trained_users.nonzero().squeeze(1).numpy())
@@ -239,7 +239,7 @@ class Recommender:
         """
         self._ready()
         check_list("items", items)
-        k = Ask(k=k).k
+        k = RecommendOptions(k=k).k
         dense = self._placed(list(items))
         lists = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
         for rows in dense.split(AT_ONCE):  # type: ignore[no-untyped-call]
@@ -325,15 +325,15 @@ class Recommender:
     # -- keeping ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path, **facts: Any) -> Path:
-        """Writes a bundle; see ``suisen.pipeline.bundle``."""
-        from suisen.pipeline.bundle import save
+        """Writes a bundle; see ``suisen.recommending.bundle``."""
+        from suisen.recommending.bundle import save
 
         return save(self, Path(folder), **facts)
 
     @classmethod
     def load(cls, folder: str | Path) -> Recommender:
-        """Reads a bundle; see ``suisen.pipeline.bundle``."""
-        from suisen.pipeline.bundle import load
+        """Reads a bundle; see ``suisen.recommending.bundle``."""
+        from suisen.recommending.bundle import load
 
         return load(Path(folder))
 
@@ -342,13 +342,13 @@ class Recommender:
         return f"Recommender({', '.join(parts)}, candidates={self.candidates})"
 
 
-def ask_of(k: int, options: Options) -> Ask:
+def ask_of(k: int, options: Options) -> RecommendOptions:
     """The part of ``recommend``'s options that says how."""
-    names = AskOptions.__optional_keys__
-    return Ask(k=k, **{name: value for name, value in options.items() if name in names})  # type: ignore[arg-type]
+    names = _AskOptions.__optional_keys__
+    return RecommendOptions(k=k, **{name: value for name, value in options.items() if name in names})  # type: ignore[arg-type]
 
 
-def who_of(users: Sequence[RawId | None] | None, options: Options) -> Who:
+def who_of(users: Sequence[RawId | None] | None, options: Options) -> RawQueries:
     """The part of ``recommend``'s options that says for whom.  Raises InputError for an option that does not exist."""
     for name in options:
         if name not in Options.__optional_keys__:
@@ -358,7 +358,7 @@ def who_of(users: Sequence[RawId | None] | None, options: Options) -> Who:
     check_list("history", history)
     if history is not None and not any(entry is None or _is_list(entry) for entry in history):
         history = [history]
-    return Who(users, history, _listed(options.get("user_features")), _listed(options.get("context")))
+    return RawQueries(users, history, _listed(options.get("user_features")), _listed(options.get("context")))
 
 
 def _is_list(value: object) -> bool:
@@ -371,7 +371,7 @@ def _listed(
     return [values] if isinstance(values, Mapping) else values
 
 
-def _names(who: Who, kind: pl.DataType) -> pl.Series:
+def _names(who: RawQueries, kind: pl.DataType) -> pl.Series:
     """The queries' users as they were given, in one type; the query's number, from 0, for who was not named."""
     if who.users is None:
         return pl.Series("user_id", range(who.size), dtype=pl.Int64)
@@ -387,4 +387,4 @@ def _names(who: Who, kind: pl.DataType) -> pl.Series:
     return pl.Series("user_id", named, dtype=None if named else kind)
 
 
-__all__ = ["Answers", "Ask", "Options", "Questions", "Recommender", "Who"]
+__all__ = ["Answers", "DenseQueries", "Options", "RawQueries", "RecommendOptions", "Recommender"]

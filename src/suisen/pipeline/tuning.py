@@ -25,10 +25,10 @@ from suisen.errors import InputError, SuisenError, missing_extra, unknown
 from suisen.evaluation import evaluate
 from suisen.evaluation.metrics import BY_LISTS, BY_RANKS, parse
 from suisen.evaluation.protocols import fingerprint
-from suisen.pipeline.engine import Engine
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.space import Knob, space_of, start_of, with_values
 from suisen.pipeline.two_stage import first_stage, second_stage
+from suisen.recommending.engine import Engine
 from suisen.training.options import Callback, Curve, EpochRow, RunOptions
 
 Stage = Literal["retriever", "ranker", "both"]

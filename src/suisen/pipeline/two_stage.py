@@ -20,10 +20,10 @@ from suisen.data.dataset import Dataset, Lists
 from suisen.errors import InputError
 from suisen.evaluation import evaluate
 from suisen.models.contract import Model, Net, Ranker
-from suisen.pipeline.engine import PAIR, Engine, Filters, marked, pair_features
-from suisen.pipeline.scorers import NetScorer
-from suisen.pipeline.standin import StandIn, as_ranker, stands_in
-from suisen.pipeline.store import Store
+from suisen.recommending.engine import PAIR, Engine, Filters, marked, pair_features
+from suisen.recommending.scorers import NetScorer
+from suisen.recommending.standin import StandIn, as_ranker, stands_in
+from suisen.recommending.store import Store
 from suisen.retrieval import IndexSettings
 from suisen.training.options import Curve, RunOptions
 from suisen.training.trainer import Validate, fit
@@ -36,7 +36,7 @@ WHOLE = 2**40
 
 
 @dataclass(frozen=True)
-class ListOptions:
+class RankerLists:
     """How lists to learn on are made."""
 
     share: float = 0.2
@@ -68,7 +68,7 @@ class Recipe:
     retriever: Model | None
     ranker: Model | None
     candidates: int
-    lists: ListOptions
+    lists: RankerLists
     options: RunOptions
     index: IndexSettings | None = None
     stop_on: str = "ndcg@10"
@@ -102,7 +102,7 @@ def may_recommend(model: Model, train: Dataset | Store) -> Tensor:
 # -- the questions ---------------------------------------------------------------------------------------------------
 
 
-def held_out(train: Dataset, options: ListOptions, seed: int) -> Iterator[Tensor]:
+def held_out(train: Dataset, options: RankerLists, seed: int) -> Iterator[Tensor]:
     """(n,) bool masks of the events to ask about: one of each visitor's last positives, or folds without an order."""
     counts = train.histories.lengths
     number = (counts * options.share).ceil().long().clamp(max=(counts - 1).clamp(min=0))
@@ -136,7 +136,7 @@ def first_takes(train: Dataset) -> Tensor:
 
 
 def make_lists(
-    engine: Engine, train: Dataset, asked: Tensor, options: ListOptions, rng: torch.Generator
+    engine: Engine, train: Dataset, asked: Tensor, options: RankerLists, rng: torch.Generator
 ) -> tuple[Lists | None, int]:
     """Lists for the events that ``asked`` marks (thinned to ``most_questions``), and how many of these events have
     none, because the taken item was not retrieved: such a list is not what the ranker will meet.
@@ -152,7 +152,7 @@ def make_lists(
     return (_joined(parts), rows.numel() - sum(map(len, parts))) if parts else (None, rows.numel())
 
 
-def _lists_of(engine: Engine, train: Dataset, rows: Tensor, options: ListOptions, rng: torch.Generator) -> Lists | None:
+def _lists_of(engine: Engine, train: Dataset, rows: Tensor, options: RankerLists, rng: torch.Generator) -> Lists | None:
     contexts = train.contexts(rows, history=WHOLE)
     ids, scores = engine.retrieve(contexts, options.candidates, Filters(contexts.history))
     where = ids == train.events.item[rows, None]

@@ -14,7 +14,7 @@ from suisen.data.encode import Encoder
 from suisen.data.ids import RawId
 from suisen.errors import InputError, UnsupportedQuery
 from suisen.pipeline.recommender import Answers, Recommender
-from suisen.pipeline.requests import Ask, Who
+from suisen.recommending.requests import RawQueries, RecommendOptions
 from suisen.serving.messages import LIST_ITEMS, Answer, Item, Query
 from suisen.serving.problems import Refusal
 
@@ -28,7 +28,7 @@ class Recommend:
     """Queries of one request."""
 
     queries: Sequence[Query]
-    ask: Ask
+    ask: RecommendOptions
 
     def __post_init__(self) -> None:
         if len(self.queries) * self.ask.k > LIST_ITEMS:
@@ -78,7 +78,7 @@ class Answering:
     def work(self, jobs: list[Job]) -> list[Result | Exception]:
         """One result or error a job."""
         slots = [[_Slot(q) for q in job.queries] if isinstance(job, Recommend) else [] for job in jobs]
-        groups: dict[Ask, list[_Slot]] = defaultdict(list)
+        groups: dict[RecommendOptions, list[_Slot]] = defaultdict(list)
         for job, mine in zip(jobs, slots, strict=True):
             if isinstance(job, Recommend):
                 groups[job.ask].extend(mine)
@@ -89,7 +89,7 @@ class Answering:
             for job, mine in zip(jobs, slots, strict=True)
         ]
 
-    def _fill(self, group: list[_Slot], ask: Ask) -> None:
+    def _fill(self, group: list[_Slot], ask: RecommendOptions) -> None:
         """Answers a group; a refused one is halved until the query at fault is alone, so that it spoils no other."""
         try:
             who = self._who([slot.query for slot in group])
@@ -105,12 +105,12 @@ class Answering:
         for slot, answer in zip(group, answers, strict=True):
             slot.answer = answer
 
-    def _who(self, queries: list[Query]) -> Who:
+    def _who(self, queries: list[Query]) -> RawQueries:
         encoders = self.recommender.store.encoders
         for query in queries:
             _check_single("user_features", encoders["user"], query.user_features)
-            _check_single("context", encoders["request"], query.context)
-        return Who(
+            _check_single("context", encoders["context"], query.context)
+        return RawQueries(
             [query.user_id for query in queries],
             _where_any([query.history for query in queries]),
             _where_any([query.user_features for query in queries]),

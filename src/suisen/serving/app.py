@@ -12,7 +12,7 @@ import msgspec
 
 from suisen.errors import InputError, SuisenError, unknown
 from suisen.pipeline.recommender import Recommender
-from suisen.pipeline.requests import Ask
+from suisen.recommending.requests import RecommendOptions
 from suisen.serving import openapi
 from suisen.serving.answering import Answering, Job, Recommend, Result, Similar
 from suisen.serving.decoding import decode_body, decode_params
@@ -203,7 +203,7 @@ class App:
     async def _recommend(self, exchange: Exchange) -> Reply:
         self._serving()
         asked = decode_body(await exchange.body(self.settings.body_bytes), RecommendRequest)
-        ask = Ask(
+        ask = RecommendOptions(
             k=asked.k,
             exclude=tuple(asked.exclude),
             among=None if asked.among is None else tuple(asked.among),
@@ -217,10 +217,12 @@ class App:
     async def _recommend_user(self, exchange: Exchange) -> Reply:
         self._serving()
         asked = decode_params(exchange.query_string, RecommendParams)
-        ask = Ask(k=asked.k, exclude_seen=asked.exclude_seen, unknown=asked.unknown, diversity=asked.diversity)
+        ask = RecommendOptions(
+            k=asked.k, exclude_seen=asked.exclude_seen, unknown=asked.unknown, diversity=asked.diversity
+        )
         return await self._answered(exchange, [Query(user_id=exchange.id_in_path())], ask)
 
-    async def _answered(self, exchange: Exchange, queries: Sequence[Query], ask: Ask) -> Reply:
+    async def _answered(self, exchange: Exchange, queries: Sequence[Query], ask: RecommendOptions) -> Reply:
         found = await self._lane.ask(Recommend(queries, ask), self.settings.deadline_s)
         answers = [answer for answer in found if isinstance(answer, Answer)]
         for answer in answers:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from suisen.errors import unknown
-from suisen.pipeline.requests import POLICIES
+from suisen.recommending.requests import POLICIES
 from suisen.serving.messages import Event, EventsRequest, Feature, Query, RecommendRequest
 from suisen.serving.problems import Refusal
 

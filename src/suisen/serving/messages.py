@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from suisen.pipeline.requests import MOST
+from suisen.recommending.requests import MOST
 
 QUERIES = 256
 """Most queries of one request."""

@@ -17,8 +17,8 @@ from types import FrameType
 import uvicorn
 
 from suisen.errors import InputError, SuisenError
-from suisen.pipeline import bundle, parity
 from suisen.pipeline.recommender import Recommender
+from suisen.recommending import bundle, parity
 from suisen.serving.app import App
 from suisen.serving.settings import Settings
 from suisen.serving.telemetry import configure_logging

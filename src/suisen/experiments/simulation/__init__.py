@@ -1,0 +1,1 @@
+"""Worlds whose true effects are known, and experiments repeated in them: the proofs of the tests."""

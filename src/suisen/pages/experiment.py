@@ -1,0 +1,374 @@
+"""The page of an experiment: one self-contained HTML file whose first line is the verdict.  It asks no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, fields
+from importlib import resources
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from suisen.data.when import spelt
+from suisen.experiments.plan import Plan
+from suisen.experiments.record import About, Record, Truth
+from suisen.experiments.result import Estimated, Range, Result, margin_of
+from suisen.pages import charts
+from suisen.pages.charts import Bar, Colour, Point
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+SOURCES = "parts.html", "experiment.html", "report.css"
+WIDE = 4.0
+"""Intervals of other metrics are cut where they reach further than so many times the median one."""
+
+
+class Figure(NamedTuple):
+    """A picture and what is said under it."""
+
+    heading: str
+    picture: Markup
+    caption: str
+
+
+class Row(NamedTuple):
+    """One estimate as the table shows it."""
+
+    of: Estimated
+    relative: str
+    absolute: str
+    said: str
+    """What the test decided, in words."""
+    tone: str
+    """better, worse or empty."""
+    truth: str
+    """The true effect on the deciding scale; empty: it is not known."""
+    held: str
+    """Whether the interval holds it, in words."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Names and values of a part of the plan."""
+
+    heading: str
+    values: Mapping[str, str]
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def probability(p: float) -> str:
+    """A p-value with three digits; nothing where there is none.
+
+    >>> probability(0.04213), probability(3e-9), probability(float("nan"))
+    ('0.0421', '3e-09', '–')
+    """
+    return f"{p:.3g}" if isfinite(p) else "–"
+
+
+def number(x: float) -> str:
+    """Five digits and thousands apart.
+
+    >>> number(1234.5678), number(0.0312345), number(12)
+    ('1,234.6', '0.031234', '12')
+    """
+    return f"{x:,.5g}" if abs(x) < 1e5 else f"{x:,.0f}"
+
+
+def effect(found: Range, scale: str) -> str:
+    """An effect with its interval; a dash where there is none."""
+    if not isfinite(found.value):
+        return "–"
+    return found.percent() if scale == "relative" else found.plain()
+
+
+def decided(each: Estimated) -> str:
+    """What the test of an estimate says."""
+    if each.guard is not None:
+        return f"guardrail {'is undecided' if each.guard.state == 'undecided' else each.guard.state}"
+    if each.equality is not None:
+        said = {"holds": "equal within", "fails": "not equal within", "undecided": "not shown to be equal within"}
+        return f"{said[each.equality.state]} {margin_of(each.equality)}"
+    return {"raises": "raised", "lowers": "lowered", "not shown": "no effect shown", "no verdict": "cannot be tested"}[
+        each.decision
+    ]
+
+
+def tone(each: Estimated) -> str:
+    """Whether a row is good or bad news; empty: neither is shown."""
+    if each.guard is not None and each.guard.state == "fails":
+        return "worse"
+    if each.equality is not None and each.equality.state == "holds":
+        return "better"
+    return {True: "better", False: "worse", None: ""}[each.good]
+
+
+def outcome(result: Result) -> str:
+    """The tone of the whole page."""
+    if not result.ratio.holds:
+        return "worse"
+    tones = [tone(each) for each in result.estimates if each.role == "primary" or each.guard is not None]
+    return "worse" if "worse" in tones else "better" if "better" in tones else ""
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def rows(result: Result, truth: Sequence[Truth] = ()) -> list[Row]:
+    """The estimates, primary first."""
+    known = {(each.metric, each.arm): each for each in truth}
+    return [
+        Row(each, effect(each.relative, "relative"), effect(each.absolute, "absolute"), decided(each), tone(each),
+            *_true(known.get((each.metric, each.arm)), each))
+        for each in result.estimates
+    ]  # fmt: skip
+
+
+def _true(truth: Truth | None, each: Estimated) -> tuple[str, str]:
+    if truth is None:
+        return "", ""
+    value = truth.relative if each.scale == "relative" else truth.absolute
+    said = f"{100 * value:+.3g} %" if each.scale == "relative" else f"{value:+.4g}"
+    return said, "in the interval" if each.effect.low <= value <= each.effect.high else "not in the interval"
+
+
+def computed(result: Result) -> dict[str, list[str]]:
+    """Metric → how its numbers were made, each sentence once."""
+    out: dict[str, list[str]] = {}
+    for each in result.estimates:
+        said = out.setdefault(each.metric, [])
+        corrected = f"p corrected by {each.correction}" if each.correction != "none" else ""
+        ranked = each.ranks.says if each.ranks is not None else ""
+        said += [part for part in (each.how, corrected, ranked) if part and part not in said]
+    return out
+
+
+def warned(result: Result) -> list[str]:
+    """All warnings."""
+    of_metric = [f"{each.metric}, {each.arm}: {said}" for each in result.estimates for said in each.warnings]
+    return [*result.warnings, *of_metric]
+
+
+def remedied(result: Result) -> list[str]:
+    """Planned remedies that were applied."""
+    return list(dict.fromkeys(f"{each.metric}: {said}" for each in result.estimates for said in each.remedies))
+
+
+def sections(plan: Plan) -> list[Section]:
+    """The plan by its tables; what is left at its default is not repeated but for what decides."""
+    always = ("name", "unit", "primary", "scale", "alternative", "alpha", "power", "correction", "srm_threshold")
+    nested = ("arms", "metrics", "guardrails", "equivalence", "sequential", "assignment", "columns")
+    top = {name: value for name, value in _own(plan, always).items() if name not in nested}
+    made = [Section("experiment", top), Section("arms", {arm: f"{weight:g}" for arm, weight in plan.arms.items()})]
+    made += [Section(f"metric {name}", _own(metric, ("kind", "test"))) for name, metric in plan.metrics.items()]
+    made += [Section(f"guardrail {name}", _own(rail, ("margin", "scale"))) for name, rail in plan.guardrails.items()]
+    made += [Section(f"equivalence {name}", _own(rule, ("margin", "scale"))) for name, rule in plan.equivalence.items()]
+    if plan.sequential is not None:
+        made.append(Section("looks", _own(plan.sequential, ("kind",))))
+    made += [Section("assignment", _own(plan.assignment, ("hash",))), Section("columns", _own(plan.columns, ()))]
+    return [section for section in made if section.values]
+
+
+def _own(of: Any, always: Sequence[str]) -> dict[str, str]:
+    """Fields that are not at their default, and those that are always shown."""
+    out = {}
+    for each in fields(of):
+        value = getattr(of, each.name)
+        empty = value is None or (isinstance(value, Sized) and not len(value))
+        if each.name in always or not (empty or value == each.default):
+            out[each.name] = _plain(value)
+    return out
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} = {_plain(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def _colour(each: Estimated) -> Colour:
+    return {"better": "accent", "worse": "bad"}.get(tone(each), "muted")  # type: ignore[return-value]
+
+
+def primary_figure(result: Result, truth: Sequence[Truth] = ()) -> Figure | None:
+    """The metric that decides, one row an arm, on the planned scale."""
+    known = {(each.metric, each.arm): each for each in truth}
+    bars = []
+    for each in result.of("primary"):
+        if isfinite(each.effect.value):
+            true = known.get((each.metric, each.arm))
+            at = None if true is None else true.relative if each.scale == "relative" else true.absolute
+            bars.append(_drawn(each.arm, each.effect, each.scale, _colour(each))._replace(truth=at))
+    if not bars:
+        return None
+    scale = result.plan.scale
+    of = f"share of {result.plan.control}'s value" if scale == "relative" else "difference"
+    said = f"Effect on {result.plan.primary}, {of}, with {100 * (1 - result.plan.alpha):g} % intervals."
+    told = f"{said} Diamonds: the true effect." if truth else said
+    return Figure(
+        f"Primary: {result.plan.primary}",
+        charts.intervals(result.plan.primary, bars, percent=scale == "relative"),
+        told,
+    )
+
+
+def _drawn(label: str, found: Range, scale: str, colour: Colour) -> Bar:
+    return Bar(label, found.value, found.low, found.high, effect(found, scale), colour)
+
+
+def metric_figures(result: Result, truth: Sequence[Truth] = ()) -> list[Figure]:
+    """All metrics of each arm side by side, as shares of the control's value."""
+    known = {(each.metric, each.arm): each.relative for each in truth}
+    out = []
+    for arm in result.plan.treatments:
+        found = [each for each in result.estimates if each.arm == arm and isfinite(each.relative.value)]
+        if len(found) < 2:
+            continue
+        bars = [
+            _drawn(each.metric, each.relative, "relative", _colour(each))._replace(
+                truth=known.get((each.metric, arm)), margin=_margin_at(each)
+            )
+            for each in found
+        ]
+        edge = _edge(bars)
+        cut = " Intervals that go on are cut at the edge." if edge is not None else ""
+        rails = " Dashes: the guardrail's margin." if any(bar.margin is not None for bar in bars) else ""
+        caption = f"Effects as shares of {result.plan.control}'s value.{rails}{cut}"
+        picture = charts.intervals(f"All metrics, {arm}", bars, percent=True, edge=edge)
+        out.append(Figure(f"All metrics: {arm}", picture, caption))
+    return out
+
+
+def _margin_at(each: Estimated) -> float | None:
+    if each.guard is None or each.guard.scale != "relative":
+        return None
+    return -each.guard.margin if each.better == "higher" else each.guard.margin
+
+
+def _edge(bars: Sequence[Bar]) -> float | None:
+    """Where to cut, so that one wide interval does not flatten the others; None: nowhere."""
+    reach = sorted(max(abs(bar.low), abs(bar.high)) for bar in bars)
+    edge = WIDE * reach[(len(reach) - 1) // 2]
+    return edge if reach[-1] > edge > 0 else None
+
+
+def course_figures(result: Result) -> list[Figure]:
+    """The primary metric as it stood at earlier moments, and by day since exposure."""
+    scale, out = result.plan.scale, []
+    for arm in result.plan.treatments:
+        stood = [each for each in result.cumulative if each.arm == arm and isfinite(each.effect.value)]
+        if len(stood) > 1:
+            points = [Point(spelt(e.until)[5:10], e.effect.value, e.effect.low, e.effect.high) for e in stood]
+            picture = charts.course(
+                f"Cumulative, {arm}", points, percent=scale == "relative", below="until (month-day, UTC)"
+            )
+            caption = f"Effect on {result.plan.primary} with all data until then; {_looks(result)}."
+            out.append(Figure(f"Cumulative effect: {arm}", picture, caption))
+        days = [each for each in result.days if each.arm == arm]
+        if len(days) > 1:
+            whole = [_day_point(day.day, day.relative if scale == "relative" else day.effect) for day in days]
+            points = _told(whole)
+            picture = charts.course(
+                f"By day, {arm}", points, percent=scale == "relative", below="days since first exposure"
+            )
+            said = "; ".join(str(trend) for trend in result.trends if trend.arm == arm)
+            gone = len(whole) - len(points)
+            left = f" Not drawn for want of units: {gone} of {len(whole)} days." if gone else ""
+            caption = f"Among units that were seen for so long, without covariate.{left}{f' {said}.' if said else ''}"
+            out.append(Figure(f"Effect by day: {arm}", picture, caption))
+    return out
+
+
+def _told(points: Sequence[Point]) -> list[Point]:
+    """Without those whose interval is so wide that it would flatten the others."""
+    widths = sorted(point.high - point.low for point in points)
+    most = WIDE * widths[(len(widths) - 1) // 2]
+    return [point for point in points if not point.high - point.low > most > 0]
+
+
+def _day_point(day: int, found: Range) -> Point:
+    return Point(str(day), found.value, found.low, found.high)
+
+
+def _looks(result: Result) -> str:
+    if result.look.kind == "fixed":
+        return "intervals hold for one look alone, so this is to see the course, not to stop at"
+    return "intervals allow for the planned looks"
+
+
+def segment_figures(result: Result) -> list[Figure]:
+    """The primary metric in each segment."""
+    out = []
+    for arm in result.plan.treatments:
+        for column in dict.fromkeys(each.column for each in result.segments):
+            found = [each for each in result.segments if (each.column, each.estimate.arm) == (column, arm)]
+            bars = [
+                _drawn(each.value, each.estimate.effect, each.estimate.scale, _colour(each.estimate)) for each in found
+            ]
+            bars = [bar for bar in bars if isfinite(bar.value)]
+            if bars:
+                picture = charts.intervals(f"{column}, {arm}", bars, percent=result.plan.scale == "relative")
+                caption = f"The same in all values of {column}: p = {probability(found[0].differ_p)}."
+                out.append(Figure(f"{column}: {arm}", picture, caption))
+    return out
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def render(record: Record) -> str:
+    """The page as text.  Everything that comes from data is escaped."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters.update(number=number, probability=probability, margin=margin_of, count=lambda value: f"{value:,}")
+    parts, own, style = (resources.files("suisen.pages").joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
+    return page.from_string(parts + own).render(_parts(record.result, record.about), style=Markup(style))  # noqa: S704
+
+
+def write_report(path: Path | str, record: Record) -> None:
+    """Writes the page; a reader never sees half of one."""
+    place = Path(path)
+    half = place.with_name(f".{place.name}.half")
+    half.write_text(render(record), encoding="utf-8")
+    os.replace(half, place)
+
+
+def _parts(result: Result, about: About) -> dict[str, Any]:
+    """What the template shows, by section."""
+    return {
+        "result": result,
+        "about": about,
+        "outcome": outcome(result),
+        "rows": rows(result, about.truth),
+        "primary": primary_figure(result, about.truth),
+        "metrics": metric_figures(result, about.truth),
+        "courses": course_figures(result),
+        "trends": [str(each) for each in result.trends],
+        "segment_figures": segment_figures(result),
+        "ranked": [each for each in result.estimates if each.ranks is not None],
+        "guarded": [each for each in result.estimates if each.guard is not None],
+        "equals": [each for each in result.estimates if each.equality is not None],
+        "warnings": warned(result),
+        "remedies": remedied(result),
+        "computed": computed(result),
+        "sections": [(each.heading, each.values) for each in sections(result.plan)],
+        "effect": effect,
+        "once": lambda lines: list(dict.fromkeys(lines)),
+        "changed": [(c.field, _said(c.planned), _said(c.now)) for c in result.changes],
+    }
+
+
+def _said(value: Any) -> str:
+    return "nothing" if value is None else _plain(value) or "empty"

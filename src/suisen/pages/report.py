@@ -1,0 +1,321 @@
+"""The report of a run: plain data in, one self-contained HTML page out.  It asks the network for nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from suisen.evaluation.report import Comparison, Report, Score, interval, number, probability
+from suisen.pages import plots
+from suisen.pages.plots import share
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from suisen.pipeline.funnel import Funnel
+    from suisen.training.options import Curve
+
+SOURCES = "parts.html", "report.html", "report.css"
+"""What all pages share, this page, and their style."""
+ALPHA = 0.05
+MORE_IS_BETTER = frozenset({"hr", "recall", "precision", "ndcg", "map", "mrr", "auc"})
+LESS_IS_BETTER = frozenset({"logloss"})
+PICTURES = 3
+"""Most metrics drawn beside the table that holds them all."""
+
+
+# -- what a report is made of ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What the log holds."""
+
+    name: str
+    users: int
+    items: int
+    events: int
+    guests: int = 0
+    """Sessions of nobody."""
+    first: str = ""
+    """When the first event was, in words; "" where the log has no time."""
+    last: str = ""
+    timeline: tuple[int, ...] = ()
+    """Events in equal stretches from first to last; empty where the log has no time."""
+    item_counts: Sequence[int] = ()
+    """Events of each item, catalogue items without any included."""
+    history_lengths: Sequence[int] = ()
+    """Events of each user that has any."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """What the split made of it, like {"events to learn from": 98_114, "test queries": 943}."""
+
+    @property
+    def density(self) -> float:
+        """Events over cells of the users × items table."""
+        return self.events / max(1, self.users * self.items)
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """One model's row of numbers."""
+
+    name: str
+    scores: tuple[Score, ...]
+
+    @classmethod
+    def of(cls, report: Report) -> Self:
+        """Of an evaluation's report."""
+        return cls(report.name, report.scores)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An item of an example's list."""
+
+    title: str
+    hit: bool = False
+    """Whether the user took it afterwards."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A user with lists side by side: history, recommendations of one model or of several."""
+
+    user: str
+    lists: Mapping[str, Sequence[Listed]]
+    """Heading → items, the newest or the best first."""
+    about: str = ""
+    """The user's features, in words."""
+    taken: tuple[str, ...] = ()
+    """Titles that the user took afterwards: what the lists tried to foresee."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """A run, as plain data.  What is empty has no section in the page."""
+
+    title: str
+    command: str
+    """Repeats the run."""
+    when: str = ""
+    remarks: tuple[str, ...] = ()
+    """Sentences for the head of the page: how this run compares with the last one."""
+    data: DataFacts | None = None
+    models: tuple[ModelScores, ...] = ()
+    """The last one is the model of the run; the others are what it is measured against."""
+    comparisons: tuple[Comparison, ...] = ()
+    primary: str = "ndcg@10"
+    """The metric of the verdict."""
+    curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
+    """Stage → its phases, as ``Recommender.curves`` has them."""
+    watched: str = "validation metric"
+    """What the curves' metric is."""
+    funnel: Funnel | None = None
+    examples: tuple[Example, ...] = ()
+    hyper_parameters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Stage → name → value."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Where (reading, training, evaluation) → what was dropped, merged, assumed."""
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def outcome(row: Comparison) -> str:
+    """better, worse, higher, lower or no difference, at 5 % after Holm's correction.
+
+    higher and lower: of metrics such as coverage, of which more is neither good nor bad in itself.
+    """
+    if not row.p_holm < ALPHA or row.difference == 0:
+        return "no difference"
+    base, more = row.metric.partition("@")[0], row.difference > 0
+    if base in MORE_IS_BETTER or base in LESS_IS_BETTER:
+        return "better" if more == (base in MORE_IS_BETTER) else "worse"
+    return "higher" if more else "lower"
+
+
+def verdict(row: Comparison) -> str:
+    """One sentence on a paired difference, with its numbers."""
+    said = {
+        "better": f"{row.model} is better than {row.baseline}",
+        "worse": f"{row.model} is worse than {row.baseline}",
+        "higher": f"{row.model} is higher than {row.baseline}",
+        "lower": f"{row.model} is lower than {row.baseline}",
+        "no difference": f"No significant difference between {row.model} and {row.baseline}",
+    }[outcome(row)]
+    numbers = f"{number(row.difference, signed=True)} {interval(row.low, row.high, signed=True)}"
+    queries = f"n = {row.n:,}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{said} on {row.metric}: {numbers}, p (Holm) {probability(row.p_holm)}, {queries}."
+
+
+def verdicts(comparisons: Sequence[Comparison], primary: str) -> list[tuple[str, str]]:
+    """(outcome, sentence) of each comparison on the primary metric, or on the first where that was not measured."""
+    metrics = [row.metric for row in comparisons]
+    chosen = primary if primary in metrics else next(iter(metrics), "")
+    return [(outcome(row), verdict(row)) for row in comparisons if row.metric == chosen]
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+    """A value with its interval."""
+
+    value: str
+    interval: str
+
+
+class MetricRow(NamedTuple):
+    """One metric of all models."""
+
+    metric: str
+    cells: list[Cell | None]
+    """None: this model was not measured by it."""
+    n: str
+    protocol: str
+
+
+def metric_rows(models: Sequence[ModelScores]) -> list[MetricRow]:
+    """Metrics down, models across."""
+    tables = [{score.metric: score for score in model.scores} for model in models]
+    rows = []
+    for metric in dict.fromkeys(metric for table in tables for metric in table):
+        found = [table.get(metric) for table in tables]
+        there = [score for score in found if score is not None]
+        cells = [None if s is None else Cell(number(s.value), interval(s.low, s.high)) for s in found]
+        rows.append(MetricRow(metric, cells, _same(f"{s.n:,}" for s in there), _same(s.protocol for s in there)))
+    return rows
+
+
+def _same(values: Iterable[str]) -> str:
+    """Each different value once."""
+    return " / ".join(dict.fromkeys(values))
+
+
+def one_protocol(rows: Sequence[MetricRow] | Sequence[Comparison]) -> str:
+    """The protocol that all rows share; "" where they differ and each row must say its own."""
+    found = {row.protocol for row in rows}
+    return found.pop() if len(found) == 1 else ""
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+class Figure(NamedTuple):
+    """A picture and what is said under it."""
+
+    heading: str
+    picture: Markup
+    caption: str
+
+
+def metric_figures(models: Sequence[ModelScores], primary: str) -> list[Figure]:
+    """Dots with intervals of the primary metric and some others."""
+    if len(models) < 2:
+        return []
+    names = [row.metric for row in metric_rows(models)]
+    figures: list[Figure] = []
+    for metric in sorted(names, key=lambda name: name != primary):
+        found = [(m.name, s) for m in models for s in m.scores if s.metric == metric and s.low <= s.value <= s.high]
+        if len(found) > 1 and len(figures) < PICTURES:
+            figures.append(Figure(metric, plots.intervals(metric, found), ""))
+    return figures
+
+
+def curve_figures(curves: Mapping[str, Sequence[Curve]], watched: str) -> list[Figure]:
+    """One picture a phase that has epochs."""
+    figures = []
+    for stage, phases in curves.items():
+        for place, curve in enumerate(phases, 1):
+            if curve.rows:
+                name = f"{stage}, phase {place} of {len(phases)}" if len(phases) > 1 else stage
+                figures.append(Figure(name, plots.training(curve, name, watched), _told(curve)))
+    return figures
+
+
+def _told(curve: Curve) -> str:
+    seconds = sum(row.seconds for row in curve.rows)
+    speed = sum(row.examples_per_second * row.seconds for row in curve.rows) / seconds if seconds else 0.0
+    parts = [f"{plots.epochs(len(curve.rows))} in {number(seconds)} s", f"{speed:,.0f} examples/s", curve.stopped]
+    return "; ".join(part for part in parts if part)
+
+
+def epochless(curves: Mapping[str, Sequence[Curve]]) -> list[str]:
+    """Stages that were learnt without epochs (closed forms, counts)."""
+    return [stage for stage, phases in curves.items() if not any(curve.rows for curve in phases)]
+
+
+def data_figures(data: DataFacts) -> list[Figure]:
+    """Long tail, histories and time, where there are any."""
+    figures = []
+    if sum(data.item_counts):
+        head = f"The most popular tenth of the items takes {share(plots.tail_share(data.item_counts))} of the events"
+        never = sum(1 for count in data.item_counts if not count)
+        caption = f"{head}; {never:,} items have none." if never else f"{head}."
+        figures.append(Figure("Long tail", plots.long_tail(data.item_counts), caption))
+    if len(data.history_lengths):
+        caption = _lengths(sorted(data.history_lengths))
+        figures.append(Figure("Length of histories", plots.history_lengths(data.history_lengths), caption))
+    if data.timeline:
+        picture = plots.timeline(data.timeline, data.first[:10], data.last[:10])
+        figures.append(Figure("Events over time", picture, f"Each bar is 1/{len(data.timeline)} of the time."))
+    return figures
+
+
+def _lengths(ordered: Sequence[int]) -> str:
+    mean = sum(ordered) / len(ordered)
+    median = ordered[len(ordered) // 2]
+    return f"Events a user: median {median:,}, mean {number(mean)}, from {ordered[0]:,} to {ordered[-1]:,}."
+
+
+def funnel_figure(funnel: Funnel) -> Figure:
+    """Bars of what each stage keeps."""
+    stages = [plots.Stage(stage.stage, stage.items, stage.hits, stage.lost) for stage in funnel.stages]
+    return Figure("What each stage keeps", plots.funnel(stages, funnel.relevant), "")
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def write_report(path: Path, data: ReportData) -> None:
+    """Writes the page; a reader never sees half of one."""
+    half = path.with_name(f".{path.name}.half")
+    half.write_text(render_report(data), encoding="utf-8")
+    os.replace(half, path)
+
+
+def render_report(data: ReportData) -> str:
+    """The page as text.  Everything that comes from data is escaped."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters.update(number=number, share=share, count=lambda value: f"{value:,}", outcome=outcome)
+    page.globals.update(interval=interval, number=number, probability=probability)
+    parts, own, style = (resources.files("suisen.pages").joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
+    return page.from_string(parts + own).render(_parts(data), style=Markup(style))  # noqa: S704 - our own
+
+
+def _parts(data: ReportData) -> dict[str, Any]:
+    """What the template shows, by section."""
+    rows = metric_rows(data.models)
+    said = verdicts(data.comparisons, data.primary)
+    return {
+        "run": data,
+        "rows": rows,
+        "rows_protocol": one_protocol(rows),
+        "row_figures": metric_figures(data.models, data.primary),
+        "verdicts": said,
+        "pairs_protocol": one_protocol(data.comparisons),
+        "funnel_figure": funnel_figure(data.funnel) if data.funnel else None,
+        "curve_figures": curve_figures(data.curves, data.watched),
+        "epochless": epochless(data.curves),
+        "data_figures": data_figures(data.data) if data.data else [],
+        "hyper_parameters": {stage: values for stage, values in data.hyper_parameters.items() if values},
+        "notes": {where: list(dict.fromkeys(lines)) for where, lines in data.notes.items() if lines},
+    }

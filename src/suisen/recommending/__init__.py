@@ -1,0 +1,1 @@
+"""What answers: engine, requests, store, bundle, parity; nothing here trains or measures."""

@@ -1,0 +1,206 @@
+"""The engine: contexts in, ranked lists out.  Retrieve → filter → rank → diversify → top k, in dense ids.
+
+It is what training makes lists with, what the evaluation ranks with, and what the server runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from suisen.data.batch import Candidates, Contexts, Features
+from suisen.data.ragged import Ragged
+from suisen.models.contract import CatalogueScorer, Net, Ranker, Retriever
+from suisen.recommending.diversity import mmr
+from suisen.recommending.scorers import NetScorer, item_states, top_of
+from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Excluded, Flat, Index, IndexSettings, create_index
+
+PAIR = ("retrieval_score", "retrieval_rank")
+"""Features of a (context, candidate) pair that a ranker is given: see ``pair_features``."""
+SETTINGS = (Exact, Flat, HNSW, IVFSQ8, IVFPQ)
+AT_ONCE = 256
+"""Contexts ranked together: 256 × 500 candidates of 80 floats are 41 MB."""
+
+
+def pair_features(scores: Tensor, known: Tensor) -> Tensor:
+    """(B, C, 2) of (B, C) retrieval scores in descending order: standardised in its list, and −log₂ of its rank.
+
+    The one function that makes them, for training and for serving.  ``known`` (B, C) is False on padding.
+    """
+    held = torch.where(known, scores, 0.0)
+    count = known.sum(1, keepdim=True).clamp(min=1)
+    mean = held.sum(1, keepdim=True) / count
+    spread = (torch.where(known, scores - mean, 0.0).square().sum(1, keepdim=True) / count).sqrt()
+    standard = torch.where(known, (scores - mean) / spread.clamp(min=1e-6), 0.0)
+    rank = torch.arange(1, scores.shape[1] + 1, dtype=torch.float32, device=scores.device)
+    return torch.stack([standard.float(), (-torch.log2(rank) / 8).expand_as(standard)], 2)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a list may hold, beside what the model may recommend."""
+
+    exclude: Ragged
+    """B rows of dense items that each context must not get."""
+    among: Tensor | None = None
+    """(n_items,) bool: only these; None: the whole catalogue."""
+
+    def take(self, rows: Tensor) -> Filters:
+        """The filters of some of the contexts."""
+        return Filters(self.exclude.take(rows), self.among)
+
+
+class Engine:
+    """The two stages, ready to run.  Either may be missing, not both.
+
+    Without a retriever the ranker scores everything that is allowed; without a ranker the retrieval order stands.
+    """
+
+    def __init__(
+        self,
+        retriever: Net | None,
+        ranker: Ranker | None,
+        allowed: Tensor,
+        candidates: int,
+        index: Index | IndexSettings | None = None,
+    ) -> None:
+        first = retriever if retriever is not None else ranker
+        if first is None:
+            raise TypeError("an engine needs a retriever, a ranker or both")
+        self.retriever, self.ranker, self.candidates, self.allowed = retriever, ranker, candidates, allowed
+        self.first = NetScorer(first, allowed)
+        self.n_allowed = int(allowed.sum())
+        self.index = self._indexed(index)
+        self.states = item_states(ranker, len(allowed)) if ranker is not None and retriever is not None else None
+
+    def _indexed(self, index: Index | IndexSettings | None) -> Index | None:
+        """An index over rows 1… of the item vectors; a built one is taken as it is."""
+        if not isinstance(self.retriever, Retriever):
+            return None
+        if index is not None and not isinstance(index, SETTINGS):
+            return index
+        built = create_index(index or Exact())
+        with torch.no_grad():
+            built.build(self.retriever.item_vectors()[1:].float().cpu().numpy())
+        return built
+
+    # -- stages -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def retrieve(self, contexts: Contexts, n: int, filters: Filters) -> tuple[Tensor, Tensor]:
+        """(B, n) dense ids, 0 = none, and (B, n) first-stage scores, descending.  n is cut to what is allowed."""
+        allowed = self.allowed if filters.among is None else self.allowed & filters.among
+        count = self.n_allowed if filters.among is None else int(allowed.sum())
+        n = min(n, count)
+        state = self.first.prepare(contexts)
+        if self.index is None:
+            scores = self.first.open_scores(state, filters.exclude)
+            if filters.among is not None:
+                scores.masked_fill_(~allowed, -torch.inf)
+            return top_of(scores, n)
+        exclude = Excluded(filters.exclude.values.numpy() - 1, filters.exclude.offsets.numpy())
+        mask = None if count == len(allowed) - 1 else allowed[1:].numpy()
+        found, products = self.index.search(state.float().cpu().numpy(), n, exclude, mask)
+        return torch.from_numpy(found) + 1, torch.from_numpy(products)
+
+    @torch.no_grad()
+    def rerank(self, contexts: Contexts, ids: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The same lists in the ranker's order, with its scores."""
+        if self.ranker is None or self.states is None:
+            return ids, scores
+        device = self.first.device
+        pair = pair_features(scores, ids > 0).to(device)
+        state = self.ranker.context_state(contexts.to(device))
+        ranked = self.ranker.combine(state, self.states[ids.to(device)], pair).float().cpu()
+        ranked = torch.where(ids > 0, ranked, -torch.inf)
+        order = ranked.argsort(dim=1, descending=True, stable=True)
+        return ids.gather(1, order), ranked.gather(1, order)
+
+    @torch.no_grad()
+    def lists(self, contexts: Contexts, k: int, filters: Filters, diversity: float = 0.0) -> tuple[Tensor, Tensor]:
+        """(B, k) ids, 0 = none, and their scores: exactly min(k, allowed) items a row, whatever is excluded.
+
+        With ``diversity`` > 0 the order is that of maximal marginal relevance and scores may rise along it.
+        """
+        ids, values = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
+        for rows in torch.arange(len(contexts)).split(AT_ONCE):  # type: ignore[no-untyped-call]
+            part = contexts.take(rows)
+            n = max(k, self.candidates) if self.states is not None or diversity > 0 else k
+            found, scores = self.retrieve(part, n, filters.take(rows))
+            found, scores = self.rerank(part, found, scores)
+            if diversity > 0:
+                found, scores = mmr(found, scores, self.similarity_vectors(), k, diversity)
+            ids.append(wide(found[:, :k], k, 0))
+            values.append(wide(scores[:, :k], k, -torch.inf))
+        return torch.cat(ids), torch.cat(values)
+
+    # -- what others ask --------------------------------------------------------------------------------------------
+
+    def rank(self, contexts: Contexts, k: int, exclude: Ragged) -> tuple[Tensor, Tensor]:
+        """As ``suisen.evaluation.Scorer`` asks."""
+        return self.lists(contexts, k, Filters(exclude))
+
+    @torch.no_grad()
+    def score(self, contexts: Contexts, candidates: Candidates) -> Tensor:
+        """(B, C): the last stage's scores of given candidates, ranked among themselves; -inf on what is not allowed."""
+        if self.states is None:
+            return self.first.score(contexts, candidates)
+        out = torch.full(candidates.items.shape, -torch.inf)
+        for rows in torch.arange(len(contexts)).split(AT_ONCE):  # type: ignore[no-untyped-call]
+            part, items = contexts.take(rows), candidates.items[rows]
+            first = self.first.score(part, Candidates(items))
+            first = torch.where(items > 0, first, -torch.inf)
+            order = first.argsort(dim=1, descending=True, stable=True)
+            ids = torch.where(first > -torch.inf, items, 0).gather(1, order)
+            out[rows] = self._in_place(part, ids, first.gather(1, order), order)
+        return out
+
+    def _in_place(self, contexts: Contexts, ids: Tensor, scores: Tensor, order: Tensor) -> Tensor:
+        """Ranker scores of sorted lists, put back where the candidates stood."""
+        if self.ranker is None or self.states is None:
+            return scores
+        device = self.first.device
+        pair = pair_features(scores, ids > 0).to(device)
+        ranked = self.ranker.combine(self.ranker.context_state(contexts.to(device)), self.states[ids.to(device)], pair)
+        ranked = torch.where(ids > 0, ranked.float().cpu(), -torch.inf)
+        return torch.empty_like(ranked).scatter_(1, order, ranked)
+
+    def similarity_vectors(self) -> Tensor:
+        """(n_items, d) unit vectors whose products say how alike two items are."""
+        if not hasattr(self, "_alike"):
+            self._alike = self._unit_vectors()
+        return self._alike
+
+    @torch.no_grad()
+    def _unit_vectors(self) -> Tensor:
+        net = self.retriever if self.retriever is not None else self.ranker
+        if isinstance(net, Retriever):
+            vectors = net.item_vectors()
+        elif isinstance(net, CatalogueScorer):  # one item of history each: who is recommended to it
+            vectors = net.score_all(self._histories_of_one())
+        else:
+            vectors = item_states(net, len(self.allowed))
+        return F.normalize(vectors.float().cpu(), dim=1)
+
+    def _histories_of_one(self) -> Contexts:
+        """n_items contexts, each with one item for its history."""
+        ids = torch.arange(len(self.allowed))
+        none = Features.none(len(ids))
+        zero = torch.zeros_like(ids)
+        history = Ragged(ids, torch.arange(len(ids) + 1))
+        return Contexts(zero, none, none, zero, history, zero).to(self.first.device)
+
+
+def marked(rows: Ragged, ids: Tensor) -> Tensor:
+    """(B, C) bool: which of (B, C) ids stand in the same row of ``rows``; never 0."""
+    size = 1 + max((int(part.max()) for part in (rows.values, ids) if part.numel()), default=0)
+    wanted = torch.arange(len(ids))[:, None] * size + ids
+    return torch.isin(wanted, rows.rows() * size + rows.values) & (ids > 0)
+
+
+def wide(lists: Tensor, k: int, fill: float) -> Tensor:
+    """(B, k): padded where the catalogue is smaller than k."""
+    return F.pad(lists, (0, k - lists.shape[1]), value=fill)

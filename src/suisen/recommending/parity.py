@@ -1,0 +1,136 @@
+"""The parity fixture: some requests with the answers they must get, computed by brute force.
+
+The expected answers use neither an index, nor precomputed item states, nor batches: every allowed item is scored one
+request at a time with the whole networks.  A server replays the fixture before it is ready, so that a wrong library, a
+damaged index or a broken optimisation cannot serve.  Scores agree to a tolerance, order agrees up to ties; where the
+index is approximate, a stated share of the expected items must be there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from suisen.data.batch import Candidates, Contexts
+from suisen.errors import BundleError
+from suisen.models.contract import CatalogueScorer
+from suisen.pipeline.recommender import Recommender
+from suisen.recommending.engine import pair_features
+from suisen.recommending.requests import RawQueries, RecommendOptions, answerable, dense_queries
+
+K = 10
+TOLERANCE = 1e-3
+"""Largest difference of a score, relative to the largest score of the expected list (at least 1)."""
+
+
+def make(recommender: Recommender, requests: int = 6) -> list[dict[str, Any]]:
+    """Users with events, spread over the table; a history alone, where the model can read one; nobody at all.
+
+    All are asked at one moment behind the last event, which is kept: answers must not depend on when they are replayed.
+    An approximate index may miss some of the nearest, which also moves the pair features of the others: how much of an
+    answer must be there, and how near its scores must come, is what is found now, with a margin.
+    """
+    store = recommender.store
+    known = store.trained_users.nonzero().squeeze(1)
+    spread = known[torch.linspace(0, max(0, known.numel() - 1), min(requests, known.numel())).long()]
+    asked: list[dict[str, Any]] = [{"user": raw} for raw in store.users.raw(spread.numpy()).to_list()]
+    if "history" in recommender.abilities:
+        asked.append({"history": store.items.raw(store.popular[1:4].numpy()).to_list()})
+    asked.append({"user": None})
+    at = int(store.history_times.max()) + 1 if store.history_times.numel() else 0
+    fixture = [{**request, "at": at, **_expected(recommender, request, at)} for request in asked]
+    compared = [_compare(row, *_answer(recommender, row)) for row in fixture]
+    found = min(found for found, _ in compared)
+    apart = max(apart for _, apart in compared)
+    least = 1.0 if found == 1.0 else round(max(0.0, found - 0.2), 2)
+    tolerance = TOLERANCE if apart <= TOLERANCE else round(2 * apart, 6)
+    return [{**row, "least_found": least, "tolerance": tolerance} for row in fixture]
+
+
+def check(recommender: Recommender, fixture: list[dict[str, Any]]) -> None:
+    """Replays the fixture.  Raises BundleError naming the first request whose answer differs, and how."""
+    for row in fixture:
+        items, scores = _answer(recommender, row)
+        found, apart = _compare(row, items, scores)
+        if len(items) != len(row["items"]) or found < row["least_found"]:
+            raise _mismatch(row, f"it gets {items}, expected {row['items']}")
+        if apart > row["tolerance"]:
+            raise _mismatch(
+                row, f"scores differ by {apart:.2g} of the largest, at most {row['tolerance']:g} is expected"
+            )
+
+
+def _compare(row: dict[str, Any], items: list[Any], scores: list[float]) -> tuple[float, float]:
+    """The share of the expected items that is there, and the largest relative difference of a score.
+
+    Only where a score ties with the last of the expected list may another item take the place of one.
+    """
+    expected = dict(zip(row["items"], row["scores"], strict=True))
+    answered = dict(zip(items, scores, strict=True))
+    size = max([1.0, *(abs(score) for score in row["scores"])])
+    slack, last = TOLERANCE * size, min(row["scores"], default=0.0)
+    apart = max((abs(answered[item] - expected[item]) / size for item in answered.keys() & expected), default=0.0)
+    lost = sum(expected[item] > last + slack for item in expected.keys() - answered)
+    strange = sum(abs(answered[item] - last) > slack for item in answered.keys() - expected)
+    return 1.0 - max(lost, strange) / max(1, len(expected)), apart
+
+
+def _mismatch(row: dict[str, Any], what: str) -> BundleError:
+    who = f"history {row['history']}" if "history" in row else f"user {row['user']!r}"
+    return BundleError(f"parity: {who}: {what}; the bundle or the libraries changed since it was saved: save it again")
+
+
+def _who(row: dict[str, Any]) -> RawQueries:
+    return RawQueries(histories=[row["history"]]) if "history" in row else RawQueries([row["user"]])
+
+
+def _answer(recommender: Recommender, row: dict[str, Any]) -> tuple[list[Any], list[float]]:
+    who = _who(row)
+    frame = recommender.frame(recommender.answer(who, RecommendOptions(k=K, unknown="popular", at=row["at"])), who)
+    return frame["item_id"].to_list(), frame["score"].to_list()
+
+
+@torch.no_grad()
+def _expected(recommender: Recommender, request: dict[str, Any], at: int) -> dict[str, Any]:
+    """The answer by brute force: every allowed item, one request, the whole networks."""
+    store, engine = recommender.store, recommender.engine
+    questions = dense_queries(store, _who(request), at)
+    allowed = engine.allowed.clone()
+    allowed[questions.seen.values] = False
+    if not bool(answerable(questions, recommender.abilities)[0]):
+        pool = store.popular[~torch.isin(store.popular, questions.seen.values)][:K]
+        return _named(recommender, pool, store.item_counts[pool].float())
+    pool = allowed.nonzero().squeeze(1)
+    pool, scores = _first_stage(engine.first.net, questions.contexts, pool)
+    if engine.states is not None and engine.ranker is not None:
+        depth = max(K, engine.candidates)
+        pool, scores = pool[:depth], scores[:depth]
+        pair = pair_features(scores[None], torch.ones((1, len(pool)), dtype=torch.bool))
+        device = engine.first.device
+        ranked = engine.ranker.score(questions.contexts.to(device), Candidates(pool[None], pair).to(device))[0].cpu()
+        pool, scores = _sorted(pool, ranked)
+    return _named(recommender, pool[:K], scores[:K])
+
+
+def _first_stage(net: Any, contexts: Contexts, pool: Tensor) -> tuple[Tensor, Tensor]:
+    """All of the pool, best first."""
+    device = net.items.trained.device
+    if isinstance(net, CatalogueScorer):
+        scores = net.score_all(contexts.to(device))[0].cpu()[pool]
+    else:
+        scores = net.score(contexts.to(device), Candidates(pool[None]).to(device))[0].cpu()
+    return _sorted(pool, scores)
+
+
+def _sorted(pool: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    order = scores.argsort(descending=True, stable=True)
+    return pool[order], scores[order]
+
+
+def _named(recommender: Recommender, pool: Tensor, scores: Tensor) -> dict[str, Any]:
+    return {
+        "items": recommender.store.items.raw(pool.numpy()).to_list(),
+        "scores": [round(float(score), 6) for score in scores],
+    }

@@ -1,0 +1,128 @@
+"""From a run to the data of its report: facts of the log, models, curves, funnel and some users with their lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from suisen.data.batch import Queries
+from suisen.data.when import spelt
+from suisen.pages.report import DataFacts, Example, Listed, ModelScores, ReportData
+from suisen.recommending.engine import Filters
+from suisen.recommending.store import Store
+from suisen.runs import folder as place
+from suisen.runs.settings import plain
+
+if TYPE_CHECKING:
+    from suisen.runs.run import Run
+
+EXAMPLES, LISTED, HISTORY, STRETCHES = 3, 10, 12, 60
+
+
+def page_of(run: Run) -> ReportData:
+    """Everything that the page shows."""
+    test, rec = run.reports["test"], run.recommender
+    tables = run.config.tables()
+    hyper: dict[str, dict[str, str]] = {
+        name: _texts(tables[name])
+        for name in ("retriever", "ranker", "index", "lists", "split", "run")
+        if name in tables
+    }
+    return ReportData(
+        title=f"{rec.name} on {run.config.place.name or run.config.place.events}",
+        command=f"suisen train --config {run.folder / place.CONFIG}",
+        when=place.now()[:19].replace("T", " ") + " UTC",
+        remarks=tuple(run.remarks),
+        data=facts_of(run),
+        models=tuple(ModelScores.of(report) for report in (*run.baselines, test)),
+        comparisons=run.comparisons.rows if run.comparisons is not None else (),
+        primary=next(iter(test.values)),
+        curves=rec.curves,
+        funnel=run.funnel,
+        examples=tuple(examples(run)) if run.split.test.labels is None else (),
+        hyper_parameters=hyper,
+        environment=_texts({**run.environment, **run.environment["libraries"]}, ("libraries",)),
+        notes={
+            "reading": run.data.log.notes,
+            "split": run.split.notes,
+            "training": rec.notes,
+            "evaluation": test.notes,
+        },
+    )
+
+
+def _texts(values: dict[str, Any], without: Sequence[str] = ()) -> dict[str, str]:
+    return {name: str(plain(value)) for name, value in values.items() if name not in without and value is not None}
+
+
+def facts_of(run: Run) -> DataFacts:
+    """Counts of the whole log."""
+    data, events = run.data, run.data.events
+    lengths = events.offsets.diff()
+    first, last = "", ""
+    timeline: tuple[int, ...] = ()
+    if data.has_time:
+        low, high = int(events.time.min()), int(events.time.max())
+        first, last = spelt(low), spelt(high)
+        timeline = tuple(_histogram(events.time - low, high - low))
+    return DataFacts(
+        name=run.config.place.name or str(run.config.place.events),
+        users=int(data.trained_users.sum()),
+        items=int(data.trained_items.sum()),
+        events=len(events),
+        guests=int((lengths[data.schema.n_users :] > 0).sum()),
+        first=first,
+        last=last,
+        timeline=timeline,
+        item_counts=data.item_counts[1:].tolist(),
+        history_lengths=lengths[lengths > 0].tolist(),
+        parts={name.replace("_", " "): int(value) for name, value in run.split.facts.items()},
+    )
+
+
+def _histogram(times: Tensor, span: int) -> list[int]:
+    place_of = (times.double() / max(1, span) * STRETCHES).long().clamp(max=STRETCHES - 1)
+    counts: list[int] = torch.bincount(place_of, minlength=STRETCHES).tolist()
+    return counts
+
+
+def examples(run: Run) -> list[Example]:
+    """Some users of test, spread over it: their history, what the model says, what they took."""
+    queries, store, engine = run.split.test, run.recommender.store, run.recommender.engine
+    known = (queries.contexts.history.lengths > 0).nonzero().squeeze(1)
+    if not known.numel() or queries.candidates is not None:
+        return []
+    some = known[torch.linspace(0, known.numel() - 1, min(EXAMPLES, known.numel())).long()]
+    asked = queries.take(some)
+    lists = {run.recommender.name: engine.lists(asked.contexts, LISTED, Filters(asked.seen))[0]}
+    if engine.states is not None:
+        lists = {
+            f"{run.recommender.name.partition(' + ')[0]} alone": engine.first.rank(asked.contexts, LISTED, asked.seen)[
+                0
+            ],
+            **lists,
+        }
+    return [_example(store, asked, row, {name: ids[row] for name, ids in lists.items()}) for row in range(len(asked))]
+
+
+def _example(store: Store, queries: Queries, row: int, lists: dict[str, Tensor]) -> Example:
+    truth = _row(queries.truth, row)
+    past = _row(queries.contexts.history, row).flip(0)[:HISTORY]
+    user = int(queries.contexts.user[row])
+    shown: dict[str, list[Listed]] = {"history, newest first": [Listed(title) for title in store.titles(past)]}
+    for name, ids in lists.items():
+        ids = ids[ids > 0]  # noqa: PLW2901 - padding is not shown
+        hits = torch.isin(ids, truth).tolist()
+        shown[name] = [Listed(title, hit) for title, hit in zip(store.titles(ids), hits, strict=True)]
+    name = str(store.users.raw_ids[user - 1]) if user else "a guest"
+    features = store.user_frame.row(user, named=True) if user and store.user_frame.width else {}
+    about = ", ".join(f"{key} {value}" for key, value in features.items() if value is not None)
+    return Example(name, shown, about, tuple(store.titles(truth[truth > 0])))
+
+
+def _row(ragged: Any, row: int) -> Tensor:
+    values: Tensor = ragged.values[ragged.offsets[row] : ragged.offsets[row + 1]]
+    return values

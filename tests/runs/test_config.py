@@ -1,0 +1,106 @@
+import pytest
+
+from suisen.errors import InputError
+from suisen.runs.config import flags_of, merged, read_file, resolve, with_epochs
+
+BASE = {"data": {"events": "my.csv", "user": "uid"}, "retriever": {"name": "mf", "dim": "8"}, "run": {"threads": 1}}
+
+
+def test_a_resolved_file_makes_the_same_configuration(tmp_path):
+    raw = {
+        **BASE,
+        "data": {"events": "my.csv", "kinds": "age=numeric", "context": "a,b", "time": "none", "delimiter": "\\t"},
+        "ranker": {"name": "deepfm", "hidden": "16,8"},
+        "split": {"name": "sessions", "test": "0.2", "valid": "none"},
+        "index": {"name": "hnsw", "m": "16"},
+        "run": {"clip": "none", "metrics": "ndcg@5,hr@5"},
+    }
+    config = resolve(raw)
+    assert config.reading == {"kinds": {"age": "numeric"}, "context": ("a", "b"), "time": None, "delimiter": "\t"}
+    assert (config.split.test, config.split.valid, config.index.m, config.run.clip) == (0.2, None, 16, None)
+    path = tmp_path / "config.toml"
+    path.write_text(config.toml(), encoding="utf-8")
+    again = resolve(read_file(path))
+    assert again == config
+    assert again.toml() == config.toml()
+
+
+def test_everything_is_written_out():
+    tables = resolve({**BASE, "ranker": {"name": "fm"}}).tables()
+    assert tables["split"] == {"name": "leave-last", "test": 1, "valid": 1, "valid_users": 0, "seed": 0}
+    assert tables["retriever"]["learning_rate"] == resolve(BASE).retriever.learning_rate
+    assert tables["run"]["patience"] == 5
+    assert set(tables["lists"]) == {"share", "most_questions", "learnt"}
+
+
+def test_flags_win_over_the_file():
+    said = []
+    out = merged(BASE, {"retriever": {"dim": "16"}, "run": {"seed": "3"}}, said.append)
+    assert out["retriever"] == {"name": "mf", "dim": "16"}
+    assert out["run"] == {"threads": 1, "seed": "3"}
+    assert said == []
+
+
+def test_parameters_of_another_choice_go_and_are_said():
+    said = []
+    out = merged(BASE, {"retriever": {"name": "ease"}, "data": {"name": "ml-100k"}}, said.append)
+    assert out["retriever"] == {"name": "ease"}
+    assert out["data"] == {"name": "ml-100k"}
+    assert said == [
+        "[data] of the file is for another choice and not used: events, user",
+        "[retriever] of the file is for another choice and not used: dim",
+    ]
+    assert merged({"data": {"name": "ml-1m"}}, {"data": {"events": "x"}})["data"] == {"events": "x"}
+
+
+def test_epochs_go_where_there_are_epochs():
+    raw = {"retriever": {"name": "ease"}, "ranker": {"name": "fm", "epochs": 9}}
+    assert with_epochs(raw, 2, {}) == {"retriever": {"name": "ease"}, "ranker": {"name": "fm", "epochs": 2}}
+    assert with_epochs(raw, 2, {"ranker__epochs": "9"}) == raw
+    assert with_epochs(raw, None, {}) == raw
+
+
+def test_only_given_flags_count():
+    assert flags_of({"data__user": "u", "data__item": None, "data__context": (), "out": "x"}) == {"data": {"user": "u"}}
+    assert flags_of({"ranker__hidden": ("8", "4")}) == {"ranker": {"hidden": ["8", "4"]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"retriever": {"name": "mff"}}, "retriever = 'mff' is unknown; did you mean 'mf'"),
+        ({"retriever": {"name": "mf", "dims": 3}}, r"\[retriever\] key = 'dims' is unknown; did you mean 'dim'"),
+        ({"retriever": {"name": "mf", "dim": 0}}, "MF: dim = 0 should be greater than or equal to 1"),
+        ({"retriever": {"name": "mf", "dim": "x"}}, r"retriever.dim = 'x' must be a whole number"),
+        ({"run": {"sed": 1}}, "did you mean 'seed'"),
+        ({"ranker": {"hidden": "3"}}, "ranker.hidden needs --ranker NAME; known: mlp, neumf, "),
+        ({"retriever": {}}, "no model is named; pass --retriever"),
+        ({"data": {}}, "neither --data nor --events is given"),
+        ({"data": {"name": "ml-100k", "events": "x"}}, "both --data and --events are given"),
+        ({"data": {"name": "ml-100"}}, "did you mean 'ml-100k'"),
+        ({"data": {"name": "ml-100k", "user": "u"}}, "data.user goes with --events FILE"),
+        ({"data": {"events": "x", "k_core": -1}}, "k_core = -1 must be 0 or more"),
+        ({"split": {"name": "leave-last", "test": 0}}, "LeaveLast: test = 0 must be at least 1"),
+        ({"index": {"name": "hsnw"}}, "did you mean 'hnsw'"),
+    ],
+)
+def test_mistakes_are_named(change, message):
+    with pytest.raises(InputError, match=message):
+        resolve({**BASE, **change})
+
+
+def test_the_split_has_a_default_that_takes_parameters():
+    assert resolve({**BASE, "split": {"test": "2"}}).split.test == 2
+
+
+def test_sections_of_a_file_are_checked(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("[retreiver]\nname = 'ease'\n")
+    with pytest.raises(InputError, match=r"section = 'retreiver' is unknown; did you mean 'retriever'"):
+        read_file(path)
+    path.write_text("seed = 3\n")
+    with pytest.raises(InputError, match="section = 'seed' is unknown"):
+        read_file(path)
+    path.write_text("run = 3\n")
+    with pytest.raises(InputError, match=r"run = 3 must be a section, \[run\]"):
+        read_file(path)
