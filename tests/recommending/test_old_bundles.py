@@ -1,4 +1,4 @@
-"""Bundles saved by the version before (format 1, commit 6c8df1c, ``bundles_of_format_1/made_by.py``) still load."""
+"""Bundles saved by the version before (format 1, commit 6c8df1c, ``bundles_of_format_1/made_by.txt``) still load."""
 
 from __future__ import annotations
 
