@@ -1,5 +1,7 @@
 """Search spaces beside the hyper-parameters: what is written, what is read, and that every model's are sound."""
 
+import inspect
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal
 
 import pytest
@@ -7,7 +9,7 @@ from pydantic import Field
 
 from suisen.errors import InputError
 from suisen.models import MODELS
-from suisen.parameters import Search, parameters, searches_of
+from suisen.parameters import Search, keywords_of, parameters, searches_of
 
 
 @parameters
@@ -60,3 +62,47 @@ def test_every_models_space_holds_its_default_and_only_what_the_model_takes(name
         assert getattr(model, key) in search, f"{name}.{key} = {getattr(model, key)!r} is outside of {search}"
         for value in search.choices or (search.low, search.high):
             assert getattr(MODELS[name](**{key: value}), key) == value
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Options with one positional field."""
+
+    users: tuple = ()
+    k: int = 10
+    _: KW_ONLY
+    history: tuple | None = None
+
+
+class Asked:
+    @keywords_of(Wanted)
+    def recommend(self, wanted: Wanted) -> Wanted:
+        """The best items."""
+        return wanted
+
+    @classmethod
+    @keywords_of(Wanted)
+    def of(cls, events: str, wanted: Wanted) -> tuple:
+        return cls, events, wanted
+
+
+def test_fields_become_the_parameters_of_the_method():
+    assert Asked().recommend(("u",), 3, history=("i",)) == Wanted(("u",), 3, history=("i",))
+    assert Asked().recommend(k=2) == Wanted(k=2)
+    assert Asked.of("log", k=4) == (Asked, "log", Wanted(k=4))
+    assert Asked.of(events="log", users=("u",)) == (Asked, "log", Wanted(("u",)))
+
+
+def test_the_signature_names_them_with_types_and_defaults():
+    shown = inspect.signature(Asked().recommend)
+    assert list(shown.parameters) == ["users", "k", "history"]
+    assert shown.parameters["k"].default == 10
+    assert list(inspect.signature(Asked.of).parameters) == ["events", "users", "k", "history"]
+    assert Asked.recommend.__doc__ == "The best items."
+
+
+def test_a_keyword_that_does_not_exist_is_refused_by_name():
+    with pytest.raises(InputError, match="option = 'histroy' is unknown; did you mean 'history'"):
+        Asked().recommend(histroy=())
+    with pytest.raises(TypeError):
+        Asked().recommend((), 3, None)

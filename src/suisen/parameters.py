@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from functools import wraps
+from typing import (
+    Annotated,
+    Any,
+    Concatenate,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -11,6 +26,11 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from suisen.errors import InputError, unknown
 
 T = TypeVar("T")
+A = TypeVar("A")
+S = TypeVar("S")
+Options_co = TypeVar("Options_co", covariant=True)
+R = TypeVar("R")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -91,3 +111,55 @@ def _as_input_error(cls: type, error: ValidationError) -> InputError:
     reason = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     said = f"{name} = {first['input']!r} " if name else ""  # a validator over several fields names them itself
     return InputError(f"{cls.__name__}: {said}{reason}")
+
+
+class KeywordsOf(Protocol[P, Options_co]):
+    """What ``keywords_of`` returns: a decorator of methods with one or two parameters in front of the options."""
+
+    @overload
+    def __call__(self, method: Callable[[S, Options_co], R]) -> Callable[Concatenate[S, P], R]: ...
+
+    @overload
+    def __call__(self, method: Callable[[S, A, Options_co], R]) -> Callable[Concatenate[S, A, P], R]: ...
+
+
+def keywords_of(options: Callable[P, Options_co]) -> KeywordsOf[P, Options_co]:
+    """Decorator of a method whose last parameter is an instance of the dataclass ``options``: callers give the fields.
+
+    The fields are written once, in the dataclass; type checkers, ``help()`` and tab completion see each of them as a
+    parameter of the method, with its type and default.  A keyword that does not exist raises InputError with the
+    nearest one that does.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Style:
+    ...     colour: str = "red"
+    >>> class Pen:
+    ...     @keywords_of(Style)
+    ...     def draw(self, style: Style) -> str:
+    ...         return style.colour
+    >>> Pen().draw(colour="blue")
+    'blue'
+    >>> Pen().draw(color="blue")
+    Traceback (most recent call last):
+    suisen.errors.InputError: option = 'color' is unknown; did you mean 'colour'?
+    """
+
+    def decorate(method: Any) -> Any:
+        signature = inspect.signature(method)
+        *leading, last = signature.parameters.values()
+        accepted = inspect.signature(options).parameters
+        in_front = {parameter.name for parameter in leading}
+
+        @wraps(method)
+        def call(*values: Any, **keywords: Any) -> Any:
+            named = {name: keywords.pop(name) for name in in_front & keywords.keys()}
+            for name in keywords:
+                if name not in accepted:
+                    raise unknown("option", name, accepted)
+            count = len(leading) - len(named)
+            return method(*values[:count], **named, **{last.name: options(*values[count:], **keywords)})
+
+        call.__signature__ = signature.replace(parameters=[*leading, *accepted.values()])  # type: ignore[attr-defined]
+        return call
+
+    return decorate
