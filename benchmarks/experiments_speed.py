@@ -59,10 +59,10 @@ def ours(side: str, folder: Path) -> dict[str, Any]:
     """One analysis in this process."""
     import polars as pl
 
-    from suisen.experiments import Options, analyze
+    from suisen.experiments import AnalysisOptions, analyze
     from suisen.experiments.plan import Plan
 
-    plan, options = Plan.of(PLAN), Options(**OURS[side])
+    plan, options = Plan.of(PLAN), AnalysisOptions(**OURS[side])
     cpu, started = processor(), time.perf_counter()
     exposures, events = (pl.scan_parquet(folder / name) for name in experiment_events.FILES)
     result = analyze(exposures, events, plan, options=options)

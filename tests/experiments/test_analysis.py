@@ -5,14 +5,14 @@ import polars as pl
 import pytest
 
 from suisen.errors import InputError
-from suisen.experiments.analysis import Options, analyze, analyze_units
+from suisen.experiments.analysis import AnalysisOptions, analyze, analyze_units
 from suisen.experiments.frozen import Frozen
 from suisen.experiments.means import compare, estimate
 from suisen.experiments.moments import Moments
 from suisen.stats import benjamini_hochberg, holm
 from tests.experiments.made import HOUR, START, made, plan, units_of
 
-QUIET = Options(daily=False)
+QUIET = AnalysisOptions(daily=False)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def result(world):
         "revenue": {"kind": "value", "winsorize": 0.99}, "visits": {"kind": "sessions", "test": "mann-whitney"},
     }  # fmt: skip
     return analyze(*world, plan(metrics, guardrails={"revenue": {"margin": 0.2}}, sample=3000, segments=["country"]),
-                   options=Options(cumulative=3))  # fmt: skip
+                   options=AnalysisOptions(cumulative=3))  # fmt: skip
 
 
 def test_an_effect_is_found_and_said(result):
@@ -81,10 +81,11 @@ def test_segments_that_differ_are_found():
     lone = frame.with_columns(
         pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("DE")).otherwise("country").alias("country")
     )
-    noted = analyze_units(lone, plan({"m": {"kind": "value"}}, segments=["country"]), options=Options(most=3))
+    noted = analyze_units(lone, plan({"m": {"kind": "value"}}, segments=["country"]), options=AnalysisOptions(most=3))
     assert "segments: country = 'DE' has an arm with fewer than 2 units and is not shown" in noted.notes
-    assert any("the 1 most frequent are shown" in n for n in analyze_units(
-        frame, plan({"m": {"kind": "value"}}, segments=["country"]), options=Options(most=1)).notes)  # fmt: skip
+    one = AnalysisOptions(most=1)
+    shown = analyze_units(frame, plan({"m": {"kind": "value"}}, segments=["country"]), options=one)
+    assert any("the 1 most frequent are shown" in note for note in shown.notes)
 
 
 def test_as_it_stood_earlier(result):
@@ -104,7 +105,7 @@ def test_lazy_files_are_the_same(world, tmp_path):
     one, other = (analyze(*tables, plan(), options=QUIET) for tables in (world, lazy))
     for a, b in zip(one.estimates, other.estimates):
         assert a.relative.low == pytest.approx(b.relative.low, rel=1e-9)
-    kept = analyze(*lazy, plan(), options=Options(daily=False, duplicates="keep"))
+    kept = analyze(*lazy, plan(), options=AnalysisOptions(daily=False, duplicates="keep"))
     assert kept.verdict == other.verdict
 
 
@@ -173,7 +174,7 @@ def test_peeking_is_allowed_and_flagged(world):
         in early.verdict
     )
     assert early.look.early
-    by_time = analyze(*world, plan(end="2024-06-10"), options=Options(daily=False, now="2024-05-11"))
+    by_time = analyze(*world, plan(end="2024-06-10"), options=AnalysisOptions(daily=False, now="2024-05-11"))
     assert "LOOKED AT EARLY (25 % of what was planned)" in by_time.verdict
     planned = analyze(*world, plan(sample=9000, sequential={"kind": "always-valid"}), options=QUIET)
     assert "always-valid, sample ratio as planned" in planned.verdict

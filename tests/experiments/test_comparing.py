@@ -4,7 +4,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from suisen.errors import InputError
-from suisen.experiments.analysis import Options, analyze_units
+from suisen.experiments.analysis import AnalysisOptions, analyze_units
 from suisen.experiments.comparing import with_stratum
 from suisen.experiments.means import compare, cuped_of, estimate, shares_of
 from suisen.experiments.moments import Moments
@@ -15,7 +15,7 @@ from tests.experiments.made import plan, units_of
 from tests.experiments.oracles import tt
 
 ARMS = ["control", "treatment"]
-QUICK = Options(resamples=199)
+QUICK = AnalysisOptions(resamples=199)
 
 
 @pytest.fixture(scope="module")

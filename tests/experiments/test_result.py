@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from suisen.experiments.analysis import Options, analyze_units
+from suisen.experiments.analysis import AnalysisOptions, analyze_units
 from suisen.experiments.result import HEAD, Range, Trend
 from suisen.experiments.verdict import verdict
 from tests.experiments.made import plan, units_of
@@ -19,7 +19,9 @@ def found(shift=0.5, guard=0.0, metrics=None, now="", **more):
     parts = {"m__y": (y[:400], y[400:] + shift), "g__y": (y[:400], y[400:] + guard), "w__y": (y[:400], y[400:] + shift)}
     base = {"guardrails": {"g": {"margin": 0.05}}, "sample": 800}
     frame = units_of(["control", "treatment"], **parts)
-    return analyze_units(frame, plan(metrics or METRICS, **(base | more)), options=Options(resamples=199, now=now))
+    return analyze_units(
+        frame, plan(metrics or METRICS, **(base | more)), options=AnalysisOptions(resamples=199, now=now)
+    )
 
 
 def test_text_holds_everything():

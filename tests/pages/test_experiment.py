@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from suisen.errors import InputError
-from suisen.experiments import Options, Plan, analyze
+from suisen.experiments import AnalysisOptions, Plan, analyze
 from suisen.experiments.frozen import changes
 from suisen.experiments.record import About, Record, Truth
 from suisen.pages.charts import Bar, Point, course, intervals
@@ -70,7 +70,7 @@ def tables(users=400, seed=0):
 
 @pytest.fixture(scope="module")
 def result():
-    return analyze(*tables(), Plan.of(TABLES), options=Options(cumulative=4, resamples=199))
+    return analyze(*tables(), Plan.of(TABLES), options=AnalysisOptions(cumulative=4, resamples=199))
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_a_course_goes_through_its_points():
 
 def test_equivalence_is_on_the_page_and_comes_back(tmp_path):
     tables_ = TABLES | {"guardrails": {}, "segments": [], "equivalence": {"bought": {"margin": 3.0}}}
-    result = analyze(*tables(), Plan.of(tables_), options=Options(daily=False))
+    result = analyze(*tables(), Plan.of(tables_), options=AnalysisOptions(daily=False))
     assert result.estimates[-1].equality.state == "holds"
     page = render(Record(result))
     words = " ".join(" ".join(Reader(page).texts).split())

@@ -10,6 +10,7 @@ import click
 
 from suisen.cli.experiment_analysis import analyze, report
 from suisen.cli.experiment_demo import demo, simulate
+from suisen.cli.experiment_plan import aligned, effect_text, frozen_beside, texts_of
 from suisen.errors import InputError
 
 if TYPE_CHECKING:
@@ -261,38 +262,6 @@ def _arm_lines(table: pl.DataFrame, plan: Plan) -> list[str]:
     ]
     outside = table.filter(table["arm"].is_null()).group_by("why").len().sort("why")
     return [*aligned(rows), *(f"no arm, {why}: {n:,}" for why, n in outside.iter_rows())]
-
-
-# -- shared ------------------------------------------------------------------------------------------------------------
-
-
-def frozen_beside(path: Path) -> Frozen | None:
-    """The plan as it was frozen, where it was."""
-    from suisen.experiments.frozen import frozen_path, read_frozen
-
-    place = frozen_path(path)
-    return read_frozen(place) if place.exists() else None
-
-
-def texts_of(plan: Plan) -> list[str]:
-    """Columns whose values are names and stay text."""
-    names = [plan.unit, plan.columns.arm, plan.columns.event, plan.columns.item, *plan.strata, *plan.segments]
-    return list(dict.fromkeys(names))
-
-
-def effect_text(plan: Plan, size: float) -> str:
-    """An effect on the plan's scale."""
-    return f"{100 * size:.3g} %" if plan.scale == "relative" else f"{size:.4g}"
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """A table for a terminal: names to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    out = []
-    for first, *rest in rows:
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
-        out.append("  ".join(cells).rstrip())
-    return out
 
 
 def _echo_json(value: Any) -> None:

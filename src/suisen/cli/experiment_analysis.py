@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from suisen.cli.experiment_plan import frozen_beside, texts_of
 from suisen.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def analyze(**given: Any) -> None:
     plan = load(path)
     folder = Path(given["out"]) if given["out"] else _default(plan)
     check_folder(folder, given["overwrite"], mark=RESULT, resumes=False)
-    record = analysed(plan, frozen_of(path), given, command_of(given, folder))
+    record = analysed(plan, frozen_beside(path), given, command_of(given, folder))
     save(folder, record, path)
     if given["as_json"]:
         click.echo((folder / RESULT).read_text(encoding="utf-8"), nl=False)
@@ -64,16 +65,15 @@ def analyze(**given: Any) -> None:
 
 def analysed(plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: str) -> Record:
     """The analysis of the files that are named."""
-    from suisen.cli.experiment import texts_of
     from suisen.cli.tables import broken, read_table, same_ids
-    from suisen.experiments import Options, analyze
+    from suisen.experiments import AnalysisOptions, analyze
     from suisen.experiments.record import About, Record
     from suisen.runs.folder import now
 
     names = [name for name in ("exposures", "events", "pre") if given.get(name)]
     texts = texts_of(plan) + ([given["cluster"]] if given.get("cluster") else [])
     frames = same_ids(plan.unit, {name: read_table(name, given[name], texts) for name in names})
-    options = Options(
+    options = AnalysisOptions(
         duplicates="keep" if given.get("keep_duplicates") else "drop", cluster=given.get("cluster") or "",
         resamples=given.get("resamples", 2000), seed=given.get("seed", 0), cumulative=given.get("moments", MOMENTS),
         now=given.get("now") or "",
@@ -119,13 +119,6 @@ def command_of(given: dict[str, Any], folder: Path) -> str:
         if given.get(name, usual) != usual:
             words += [f"--{name}", str(given[name])]
     return shlex.join([*words, "--out", str(folder), "--overwrite"])
-
-
-def frozen_of(path: Path) -> Frozen | None:
-    """The plan as it was frozen, where it was."""
-    from suisen.cli.experiment import frozen_beside
-
-    return frozen_beside(path)
 
 
 def _default(plan: Plan) -> Path:

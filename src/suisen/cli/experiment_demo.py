@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from suisen.cli.experiment_analysis import analysed, command_of, save
+from suisen.cli.experiment_plan import aligned
 from suisen.errors import InputError
 
 if TYPE_CHECKING:
@@ -189,8 +191,6 @@ def _judged(acted: Stage, plan: Plan, frozen: Frozen, folder: Path) -> Record:
     """The analysis of the files, with the truth beside."""
     from dataclasses import replace
 
-    from suisen.cli.experiment_analysis import analysed, command_of, save
-
     files = {"exposures": EXPOSURES, "events": EVENTS, "pre": BEFORE}
     given: dict[str, Any] = {name: str(folder / file) for name, file in files.items()}
     given |= {"plan_file": str(folder / PLAN), "now": plan.end}  # nobody does anything after the end
@@ -213,8 +213,6 @@ def truths(table: pl.DataFrame, plan: Plan) -> tuple[Truth, ...]:
 
 def beside(record: Record) -> list[str]:
     """Each estimate beside the true effect, as a table for a terminal."""
-    from suisen.cli.experiment import aligned
-
     known = {(each.metric, each.arm): each for each in record.about.truth}
     rows = [["metric", "estimate, % of control", "true effect", "interval holds it"]]
     for each in record.result.estimates:

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from suisen.experiments.analysis import Options, analyze, analyze_units
+    from suisen.experiments.analysis import AnalysisOptions, analyze, analyze_units
     from suisen.experiments.assignment import Assigner, check_layers
     from suisen.experiments.frozen import Change, Frozen, changes, freeze, read_frozen
     from suisen.experiments.interleaving import balanced, preference, team_draft
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from suisen.experiments.simulation.world import Browsing, Habits
     from suisen.experiments.sizing import Sizing, size
     from suisen.experiments.units import Units
-    from suisen.pages.experiment import write_report
 
 _HOMES = {
-    "suisen.experiments.analysis": ("Options", "analyze", "analyze_units"),
+    "suisen.experiments.analysis": ("AnalysisOptions", "analyze", "analyze_units"),
     "suisen.experiments.assignment": ("Assigner", "check_layers"),
     "suisen.experiments.frozen": ("Change", "Frozen", "changes", "freeze", "read_frozen"),
     "suisen.experiments.interleaving": ("balanced", "preference", "team_draft"),
@@ -34,7 +33,6 @@ _HOMES = {
     "suisen.experiments.power": ("Baseline", "Design"),
     "suisen.experiments.simulation.repeats": ("Repeats", "browse", "interleaving_gain"),
     "suisen.experiments.record": ("About", "Record"),
-    "suisen.pages.experiment": ("write_report",),
     "suisen.experiments.simulation.rerandomised": ("Rerandomised", "rerandomise"),
     "suisen.experiments.result": ("Estimated", "Result"),
     "suisen.experiments.sizing": ("Sizing", "size"),
@@ -56,6 +54,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "About",
+    "AnalysisOptions",
     "Assigner",
     "Baseline",
     "Browsing",
@@ -65,7 +64,6 @@ __all__ = [
     "Frozen",
     "Habits",
     "Logged",
-    "Options",
     "Plan",
     "Policies",
     "Record",
@@ -89,5 +87,4 @@ __all__ = [
     "rerandomise",
     "size",
     "team_draft",
-    "write_report",
 ]

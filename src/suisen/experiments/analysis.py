@@ -33,7 +33,7 @@ CONTAMINATED = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class AnalysisOptions:
     """What an analysis may be told beside the plan; nothing here changes what is tested."""
 
     duplicates: Literal["drop", "keep"] = "drop"
@@ -62,7 +62,7 @@ def analyze(
     pre: Frame | None = None,
     frozen: Frozen | None = None,
     mode: Literal["A/B", "A/A"] = "A/B",
-    options: Options | None = None,
+    options: AnalysisOptions | None = None,
 ) -> Result:
     """The whole analysis.
 
@@ -71,7 +71,7 @@ def analyze(
     plan as it was at the start.  Raises InputError for data that cannot be judged (``units`` states the rules), and
     for plans that ask for what a test cannot do.
     """
-    given = options or Options()
+    given = options or AnalysisOptions()
     found = units(exposures, events, plan, pre=pre, duplicates=given.duplicates, cluster=given.cluster)
     result = analyze_units(found, plan, frozen=frozen, mode=mode, options=given)
     log = None if given.cluster else events_of(found, events, plan, pre=pre, duplicates=given.duplicates)
@@ -96,13 +96,13 @@ def analyze_units(
     *,
     frozen: Frozen | None = None,
     mode: Literal["A/B", "A/A"] = "A/B",
-    options: Options | None = None,
+    options: AnalysisOptions | None = None,
 ) -> Result:
     """The analysis of units whose metrics are known: one row each, ``arm`` and ``<metric>__y`` (``moments``).
 
     The values of a frame are those before logs and winsorising, which the plan asks for and which are done here.
     """
-    given = options or Options()
+    given = options or AnalysisOptions()
     known = found if isinstance(found, Units) else _units_of(found, plan)
     ratio = sample_ratio(known.counts(), plan.arms, threshold=plan.srm_threshold)
     look, times = look_of(plan, known.frame.height, _now(given, known))
@@ -140,7 +140,7 @@ def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:
     return Units(made, exposed=frame.height, notes=tuple(said))
 
 
-def _now(given: Options, known: Units) -> int | None:
+def _now(given: AnalysisOptions, known: Units) -> int | None:
     return moment("now", given.now, 0) if given.now else known.last
 
 
@@ -190,7 +190,7 @@ def _family(estimates: list[Estimated], plan: Plan, *, always: bool = False) -> 
 # -- segments ---------------------------------------------------------------------------------------------------------
 
 
-def _segments(comparing: Comparing, given: Options) -> tuple[tuple[Segment, ...], list[str]]:
+def _segments(comparing: Comparing, given: AnalysisOptions) -> tuple[tuple[Segment, ...], list[str]]:
     """The primary metric in each value of each segment column, all corrected together; looks are not allowed for."""
     plan, notes = comparing.plan, []
     alone = replace(plan, sequential=None, strata=(), segments=(), guardrails={}, equivalence={})
@@ -236,7 +236,7 @@ def _differ(estimates: Sequence[Estimated]) -> float:
 # -- as it stood earlier ----------------------------------------------------------------------------------------------
 
 
-def _cumulative(stood: Iterable[Moment], plan: Plan, given: Options) -> tuple[Cumulative, ...]:
+def _cumulative(stood: Iterable[Moment], plan: Plan, given: AnalysisOptions) -> tuple[Cumulative, ...]:
     """The primary metric at moments that had two units in every arm, and enough of them for its test."""
     out = []
     for then in stood:
