@@ -50,7 +50,7 @@ def test_parameters_of_another_choice_go_and_are_said():
         "[data] of the file is for another choice and not used: events, user",
         "[retriever] of the file is for another choice and not used: dim",
     ]
-    assert merged({"data": {"name": "ml-1m"}}, {"data": {"events": "x"}})["data"] == {"events": "x"}
+    assert merged({"data": {"name": "ml-1m"}}, {"data": {"events": "x"}}, said.append)["data"] == {"events": "x"}
 
 
 def test_epochs_go_where_there_are_epochs():

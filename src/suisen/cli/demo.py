@@ -45,8 +45,10 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
     with paired differences and a verdict, writes the bundle and the report into runs/demo, serves it on this machine
     and asks it over HTTP for ten titles.  Some minutes on two cores.  Afterwards: suisen recommend runs/demo --user 196
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.runs import run as running
     from suisen.runs.config import resolve, with_epochs
+    from suisen.runs.keep import save
+    from suisen.runs.run import execute
+    from suisen.runs.summary import summary
     from suisen.training.progress import Progress
 
     started = time.perf_counter()
@@ -55,10 +57,10 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
     raw: Raw = {"data": data, "retriever": dict(RETRIEVER), "ranker": dict(RANKER), "run": options}
     config = resolve(with_epochs(raw, epochs, {}))
     folder = Path(out)
-    run = running.execute(config, folder, callbacks=lambda: [] if quiet else [Progress()], overwrite=True)
+    run = execute(config, folder, callbacks=lambda: [] if quiet else [Progress()], overwrite=True)
     _add_random_ranker(run)
-    running.save(run)
-    running.say_run(run)
+    save(run)
+    click.echo(summary(run))
     click.echo(f"\nverdict: {verdict(run)}")
     _serve_and_ask(folder, port)
     click.echo(f"\nthe demo took {time.perf_counter() - started:.0f} s")
@@ -67,11 +69,11 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
 
 def _add_random_ranker(run: Run) -> None:
     """One more thing to be measured against: the same two stages, the ranker's weights as they were drawn."""
-    from suisen.runs import run as running
+    from suisen.runs.run import against
 
     metrics = list(run.reports["test"].values)
     run.baselines.append(random_ranker(run, metrics))
-    run.comparisons = running.against(run.reports["test"], run.baselines, metrics[0])
+    run.comparisons = against(run.reports["test"], run.baselines, metrics[0])
 
 
 def random_ranker(run: Run, metrics: list[str]) -> Report:
@@ -82,7 +84,7 @@ def random_ranker(run: Run, metrics: list[str]) -> Report:
 
     from suisen.recommending.engine import PAIR, Engine
     from suisen.recommending.standin import build_ranker
-    from suisen.runs import run as running
+    from suisen.runs.run import report_on
 
     rec = run.recommender
     if rec.ranker is None:
@@ -93,7 +95,7 @@ def random_ranker(run: Run, metrics: list[str]) -> Report:
     net.bind(rec.store.item_table)
     net.eval()
     engine = Engine(rec.engine.retriever, net, rec.engine.allowed, rec.candidates, rec.engine.index)
-    return running.report_on(rec, run.split.test, metrics, RANDOM, engine)
+    return report_on(rec, run.split.test, metrics, RANDOM, engine)
 
 
 def verdict(run: Run) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from suisen.cli.options import with_settings
+from suisen.cli.options import note, with_settings
 from suisen.runs import folder as place
 
 
@@ -69,7 +69,7 @@ def _config_of(target: Path, given: dict[str, Any]) -> Any:
         file = read_manifest(find(target))["run"].get("config", {})
     if not file.get("data") and not flags.get("data"):
         raise InputError(f"{target} does not say which data it was trained on; give --data or --events, and --split")
-    return config.resolve(config.merged(file, flags, config.note), models=False)
+    return config.resolve(config.merged(file, flags, note), models=False)
 
 
 def _check(recommender: Any, split: Any, queries: Any, part: str) -> None:

@@ -13,7 +13,6 @@ from suisen.runs import config
 from suisen.runs.config import CHOICES, DEFAULTS, Raw
 from suisen.runs.settings import Setting
 
-CONFIG_FILE = "config.toml"
 TITLES = {
     "data": "Data",
     "split": "Split",
@@ -145,10 +144,15 @@ def _names_in_file(args: Sequence[str]) -> dict[str, str]:
     return {section: str(name) for section, name in names.items() if name is not None}
 
 
+def note(text: str) -> None:
+    """Says something beside the answer, on the error stream."""
+    click.echo(f"note: {text}", err=True)
+
+
 def raw_of(given: Mapping[str, Any], file: str | None) -> Raw:
     """What flags and file say together."""
     theirs = {} if file is None else config.read_file(Path(file))
-    return config.merged(theirs, config.flags_of(given), config.note)
+    return config.merged(theirs, config.flags_of(given), note)
 
 
 def with_settings(*sections: str, **more: Any) -> Callable[[Callable[..., Any]], click.Command]:

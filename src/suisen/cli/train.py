@@ -41,25 +41,26 @@ def train(**given: Any) -> None:
     config, folder = _resumed(given) if given["resume"] else _fresh(given)
     if config is None:
         return
-    from suisen.runs import run as running
+    from suisen.runs.keep import save
+    from suisen.runs.run import execute
+    from suisen.runs.summary import summary
 
-    quiet = given["quiet"]
     try:
-        run = running.execute(
+        run = execute(
             config,
             folder,
             callbacks=lambda: _callbacks(given, config, folder),
             overwrite=given["overwrite"],
             resume=bool(given["resume"]),
         )
-        running.save(run)
+        save(run)
     except KeyboardInterrupt:
         click.echo(f"stopped; go on with: suisen train --resume {folder}", err=True)
         raise
-    if quiet:
+    if given["quiet"]:
         click.echo(str(folder))
         return
-    running.say_run(run)
+    click.echo(summary(run))
     click.echo(f"next: suisen recommend {folder} --user {_some_user(run)}   or   suisen serve {folder}")
 
 

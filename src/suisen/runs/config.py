@@ -14,12 +14,10 @@ In each of split, retriever, ranker and index the key ``name`` picks the class a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import click
 
 import suisen
 from suisen.data.dataset import Dataset
@@ -159,13 +157,13 @@ def read_file(path: Path, more: Sequence[str] = ()) -> Raw:
     return tables
 
 
-def merged(file: Raw, flags: Raw, say: Any = None) -> Raw:
-    """Flags win; what the file says of another choice than the flag's goes, and is said."""
+def merged(file: Raw, flags: Raw, say: Callable[[str], None]) -> Raw:
+    """Flags win; what the file says of another choice than the flag's goes, and ``say`` is told so."""
     out: Raw = {}
     for section in SECTIONS:
         theirs, ours = dict(file.get(section, {})), dict(flags.get(section, {}))
         gone = _outdone(section, theirs, ours)
-        if gone and say is not None:
+        if gone:
             say(f"[{section}] of the file is for another choice and not used: {', '.join(gone)}")
         kept = {key: value for key, value in theirs.items() if key not in gone}
         if kept or ours:
@@ -371,11 +369,6 @@ def flags_of(given: Mapping[str, Any]) -> Raw:
         if sign and value is not None and value != ():
             out.setdefault(section, {})[key] = list(value) if isinstance(value, tuple) else value
     return out
-
-
-def note(text: str) -> None:
-    """Says something beside the answer, on the error stream."""
-    click.echo(f"note: {text}", err=True)
 
 
 __all__: Sequence[str] = ("Config", "Place", "RunSettings", "flags_of", "merged", "read_file", "resolve")

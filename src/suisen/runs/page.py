@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,8 @@ from suisen.pages.report import DataFacts, Example, Listed, ModelScores, ReportD
 from suisen.recommending.engine import Filters
 from suisen.recommending.store import Store
 from suisen.runs import folder as place
+from suisen.runs.run import Run
 from suisen.runs.settings import plain
-
-if TYPE_CHECKING:
-    from suisen.runs.run import Run
 
 EXAMPLES, LISTED, HISTORY, STRETCHES = 3, 10, 12, 60
 

@@ -1,14 +1,12 @@
-"""A run: from a configuration to a trained, measured and saved recommender in its folder."""
+"""A run: from a configuration to a trained and measured recommender; ``runs.keep`` writes it into its folder."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import click
 
 from suisen.data.batch import Queries
 from suisen.data.dataset import Dataset
@@ -16,16 +14,12 @@ from suisen.data.splits import Split
 from suisen.evaluation import Comparison, Comparisons, Report, compare, evaluate
 from suisen.evaluation.metrics import BY_LISTS, parse_all
 from suisen.evaluation.protocols import DEFAULT, DEFAULT_CLICKS
-from suisen.evaluation.report import SCORE_HEAD, interval, number, text_table
 from suisen.models import Popularity
 from suisen.pipeline.funnel import Funnel, funnel
 from suisen.pipeline.recommender import Recommender
 from suisen.runs import folder as place
 from suisen.runs.config import Config, threads
-from suisen.runs.facts import data_facts
 from suisen.training.options import Callback
-
-FORMAT = 1
 
 
 @dataclass
@@ -58,7 +52,7 @@ def execute(
     overwrite: bool = False,
     resume: bool = False,
 ) -> Run:
-    """Trains and measures; ``save`` comes next.
+    """Trains and measures; ``runs.keep.save`` comes next.
 
     The data are read before the folder is made, so that a mistake in them leaves nothing behind.  ``callbacks`` are
     made when the folder is there.  ``resume``: goes on from the checkpoints of the folder.
@@ -137,109 +131,3 @@ def _turned(row: Comparison) -> Comparison:
     return row._replace(
         model=row.baseline, baseline=row.model, difference=-row.difference, low=-row.high, high=-row.low
     )
-
-
-# -- keeping -----------------------------------------------------------------------------------------------------------
-
-
-def save(run: Run) -> None:
-    """Bundle, metrics, curves and report; metrics.json comes last of what is machine-read: it says the run is over."""
-    tables = run.config.tables()
-    brief = {part: [score._asdict() for score in report.scores] for part, report in run.reports.items()}
-    run.recommender.save(
-        run.folder / place.BUNDLE,
-        metrics=place.finite(brief),
-        run={"config": tables, "environment": run.environment},
-    )
-    facts = data_facts(run.data)
-    test = run.reports["test"]
-    last = place.last_run(run.folder, facts["fingerprint"], test)
-    if last is not None:
-        found = compare(last[1], replace(test, name=run.folder.name))
-        run.remarks = [f"compared with the last run on the same data and protocol, {last[0].name}:", str(found)]
-    place.write_json(run.folder / place.CURVES, curves_of(run.recommender))
-    _write_page(run)
-    place.write_json(run.folder / place.METRICS, {
-        "format": FORMAT,
-        "finished": place.now(),
-        "name": run.recommender.name,
-        "seed": run.config.run.seed,
-        "seconds": run.seconds,
-        "data": {**facts, "split": dict(run.split.facts), "notes": [*run.data.log.notes, *run.split.notes]},
-        "reports": {part: report.to_dict() for part, report in run.reports.items()},
-        "baselines": {report.name: report.to_dict() for report in run.baselines},
-        "comparisons": [row._asdict() for row in run.comparisons.rows] if run.comparisons else [],
-        "funnel": None if run.funnel is None else run.funnel.to_dict(),
-        "index_recall": run.recommender.index_recall,
-        "notes": list(run.recommender.notes),
-    })  # fmt: skip
-
-
-def curves_of(recommender: Recommender) -> dict[str, Any]:
-    """Stage → its phases → their epochs."""
-    return {
-        stage: [
-            {
-                "best_epoch": curve.best_epoch,
-                "best_metric": curve.best_metric,
-                "stopped": curve.stopped,
-                "epochs": [row._asdict() for row in curve.rows],
-            }
-            for curve in phases
-        ]
-        for stage, phases in recommender.curves.items()
-    }
-
-
-def _write_page(run: Run) -> None:
-    from suisen.pages.report import write_report
-    from suisen.runs.page import page_of
-
-    write_report(run.folder / place.REPORT, page_of(run))
-
-
-# -- saying ------------------------------------------------------------------------------------------------------------
-
-
-def say_data(run: Run) -> None:
-    """What was read and how it was cut."""
-    test = run.split.test
-    click.echo(f"{run.data!r}; train {len(run.split.train.events):,} events, test {len(test):,} queries")
-    for note in (*run.data.log.notes, *run.split.notes, *run.recommender.notes):
-        click.echo(f"note: {note}")
-
-
-def say_results(reports: Sequence[Report], comparisons: Comparisons | None) -> None:
-    """The metric table of all models, then the paired differences."""
-    click.echo()
-    click.echo(metric_table(reports))
-    for note in dict.fromkeys(note for report in reports for note in report.notes):
-        click.echo(f"note: {note}")
-    if comparisons is not None:
-        click.echo()
-        click.echo(str(comparisons))
-
-
-def metric_table(reports: Sequence[Report]) -> str:
-    """One row a metric and model; the protocol once, where it is the same."""
-    rows = [
-        [score.metric, report.name, number(score.value), interval(score.low, score.high), f"{score.n:,}"]
-        for metric in reports[0].values
-        for report in reports
-        for score in report.scores
-        if score.metric == metric
-    ]
-    head = (SCORE_HEAD[0], "model", *SCORE_HEAD[1:4])
-    return f"protocol: {reports[0].protocol}\n{text_table(head, rows)}"
-
-
-def say_run(run: Run) -> None:
-    """All that a run has to say when it is over."""
-    say_data(run)
-    say_results([*run.baselines, run.reports["test"]], run.comparisons)
-    if run.funnel is not None:
-        click.echo(f"\n{run.funnel}")
-    for remark in run.remarks:
-        click.echo(f"\n{remark}" if remark is run.remarks[0] else remark)
-    took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.seconds.items())
-    click.echo(f"\n{took}; all of it in {run.folder}/ (look at {run.folder / place.REPORT})")

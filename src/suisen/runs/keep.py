@@ -1,0 +1,66 @@
+"""Keeping a run: bundle, metrics, curves and report in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from suisen.evaluation import compare
+from suisen.pages.report import write_report
+from suisen.pipeline.recommender import Recommender
+from suisen.runs import folder as place
+from suisen.runs.facts import data_facts
+from suisen.runs.page import page_of
+from suisen.runs.run import Run
+
+FORMAT = 1
+"""Of metrics.json."""
+
+
+def save(run: Run) -> None:
+    """Bundle, metrics, curves and report; metrics.json comes last of what is machine-read: it says the run is over."""
+    tables = run.config.tables()
+    brief = {part: [score._asdict() for score in report.scores] for part, report in run.reports.items()}
+    run.recommender.save(
+        run.folder / place.BUNDLE,
+        metrics=place.finite(brief),
+        run={"config": tables, "environment": run.environment},
+    )
+    facts = data_facts(run.data)
+    test = run.reports["test"]
+    last = place.last_run(run.folder, facts["fingerprint"], test)
+    if last is not None:
+        found = compare(last[1], replace(test, name=run.folder.name))
+        run.remarks = [f"compared with the last run on the same data and protocol, {last[0].name}:", str(found)]
+    place.write_json(run.folder / place.CURVES, curves_of(run.recommender))
+    write_report(run.folder / place.REPORT, page_of(run))
+    place.write_json(run.folder / place.METRICS, {
+        "format": FORMAT,
+        "finished": place.now(),
+        "name": run.recommender.name,
+        "seed": run.config.run.seed,
+        "seconds": run.seconds,
+        "data": {**facts, "split": dict(run.split.facts), "notes": [*run.data.log.notes, *run.split.notes]},
+        "reports": {part: report.to_dict() for part, report in run.reports.items()},
+        "baselines": {report.name: report.to_dict() for report in run.baselines},
+        "comparisons": [row._asdict() for row in run.comparisons.rows] if run.comparisons else [],
+        "funnel": None if run.funnel is None else run.funnel.to_dict(),
+        "index_recall": run.recommender.index_recall,
+        "notes": list(run.recommender.notes),
+    })  # fmt: skip
+
+
+def curves_of(recommender: Recommender) -> dict[str, Any]:
+    """Stage → its phases → their epochs."""
+    return {
+        stage: [
+            {
+                "best_epoch": curve.best_epoch,
+                "best_metric": curve.best_metric,
+                "stopped": curve.stopped,
+                "epochs": [row._asdict() for row in curve.rows],
+            }
+            for curve in phases
+        ]
+        for stage, phases in recommender.curves.items()
+    }

@@ -1,0 +1,50 @@
+"""What a run has to say when it is over, as text; who launched it prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from suisen.evaluation import Comparisons, Report
+from suisen.evaluation.report import SCORE_HEAD, interval, number, text_table
+from suisen.runs import folder as place
+from suisen.runs.run import Run
+
+
+def summary(run: Run) -> str:
+    """The data, the metric table, the paired differences, the funnel, the remarks, the seconds; paragraphs."""
+    took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.seconds.items())
+    parts = [
+        data_lines(run),
+        results([*run.baselines, run.reports["test"]], run.comparisons),
+        "" if run.funnel is None else str(run.funnel),
+        "\n".join(run.remarks),
+        f"{took}; all of it in {run.folder}/ (look at {run.folder / place.REPORT})",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def data_lines(run: Run) -> str:
+    """What was read, how it was cut, and the notes of both and of training."""
+    first = f"{run.data!r}; train {len(run.split.train.events):,} events, test {len(run.split.test):,} queries"
+    notes = (*run.data.log.notes, *run.split.notes, *run.recommender.notes)
+    return "\n".join([first, *(f"note: {note}" for note in notes)])
+
+
+def results(reports: Sequence[Report], comparisons: Comparisons | None) -> str:
+    """The metric table of all models with their notes, then the paired differences."""
+    notes = dict.fromkeys(note for report in reports for note in report.notes)
+    table = "\n".join([metric_table(reports), *(f"note: {note}" for note in notes)])
+    return table if comparisons is None else f"{table}\n\n{comparisons}"
+
+
+def metric_table(reports: Sequence[Report]) -> str:
+    """One row per metric and model; the protocol is that of the first report."""
+    rows = [
+        [score.metric, report.name, number(score.value), interval(score.low, score.high), f"{score.n:,}"]
+        for metric in reports[0].values
+        for report in reports
+        for score in report.scores
+        if score.metric == metric
+    ]
+    head = (SCORE_HEAD[0], "model", *SCORE_HEAD[1:4])
+    return f"protocol: {reports[0].protocol}\n{text_table(head, rows)}"
