@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
-from suisen.models import GRU4Rec
+from suisen.models import GRU4Rec, gru4rec
 from suisen.training.options import RunOptions
 from suisen.training.trainer import fit
 from tests.helpers import make_data
@@ -187,6 +187,31 @@ def test_guests_learn_what_follows_what(loss):
     asked = contexts_of([data.items.dense([i]).tolist() for i in range(1, 11)])
     best = net.score_all(asked)[:, 1:].argmax(1) + 1
     assert best.tolist() == data.items.dense([i % 10 + 1 for i in range(1, 11)]).tolist()
+
+
+# -- dropout ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rate", [0.125, 0.5])
+def test_dropout_drops_its_share_of_what_is_read_and_of_the_states_and_only_in_training(rate):
+    net = net_of(dropout=rate, dim=64)
+    rows, read = Ragged.of([[n % 10 + 1] * 5 for n in range(200)]), []
+    net.gru.register_forward_pre_hook(lambda module, given: read.append(given[0]))
+    for training, share in ((True, rate), (False, 0.0)):
+        states = net.train(training).states(rows)
+        assert float((read[-1] == 0).float().mean()) == pytest.approx(share, abs=0.02)
+        assert float((states == 0).float().mean()) == pytest.approx(share, abs=0.02)
+        assert torch.equal(net.states(rows), states) != training
+
+
+@torch.no_grad()
+def test_layers_drop_between_them(monkeypatch):
+    monkeypatch.setattr(gru4rec, "dropout", lambda x, p, training: x)  # nothing is dropped before and behind them
+    one, two = (net_of(layers=layers, dropout=0.5).train() for layers in (1, 2))
+    assert torch.equal(one.states(Ragged.of(ROWS)), one.states(Ragged.of(ROWS)))
+    assert not torch.equal(two.states(Ragged.of(ROWS)), two.states(Ragged.of(ROWS)))
+    assert two.gru.dropout == 0.5
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------

@@ -87,3 +87,81 @@ def test_published_blocks_ask_with_the_norm_and_are_answered_by_the_input():
 def test_rows_of_padding_alone_have_finite_states():
     net = Transformer(replace(SHAPE, causal=False)).eval()
     assert net(torch.randn(2, 6, 8), torch.tensor([0, 0])).isfinite().all()
+
+
+# -- sizes and dropout -----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_there_are_as_many_blocks_as_named_and_each_takes_part(blocks):
+    torch.manual_seed(3)
+    net = Transformer(replace(SHAPE, blocks=blocks)).eval()
+    assert len(net.blocks) == blocks
+    x, lengths = torch.randn(3, 6, 8), torch.tensor([6, 3, 2])
+    before = net(x, lengths)
+    for block in net.blocks:
+        for weight in (block.qkv.weight, block.first.weight):
+            kept = weight.clone()
+            weight.mul_(-1)
+            assert not torch.allclose(net(x, lengths), before, atol=1e-4)
+            weight.copy_(kept)
+    assert torch.equal(net(x, lengths), before)
+
+
+@torch.no_grad()
+def test_sizes_are_those_of_the_shape():
+    net = Transformer(replace(SHAPE, length=9, inner=20, std=0.5))
+    assert net.position.weight.shape == (9, 8)
+    assert float(net.position.weight.std()) == pytest.approx(0.5, rel=0.3)
+    block = net.blocks[0]
+    assert block.first.weight.shape == (20, 8)
+    assert block.second.weight.shape == (8, 20)
+    drawn = Block(replace(SHAPE, published=True, std=0.5, dim=64, inner=64))
+    for layer in (drawn.qkv, drawn.out, drawn.first, drawn.second):
+        assert float(layer.weight.std()) == pytest.approx(0.5, rel=0.1)
+        assert not layer.bias.any()
+
+
+def inputs_of(net: nn.Module, part: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What ``part`` of a transformer or a block is given when ``net`` reads ``x`` (B, L, d)."""
+    seen: list[torch.Tensor] = []
+    handle = part.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    net(x, torch.full((len(x),), x.shape[1])) if isinstance(net, Transformer) else net(x)
+    handle.remove()
+    return seen[0]
+
+
+def drop_places(net: Transformer, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The five tensors that dropout has just passed over, each without an element that is 0 of itself.
+
+    Sequences are of one place, which looks at itself with weight 1, so that a dropped weight leaves zeros alone.
+    """
+    block = net.blocks[0]
+    between = []
+    handle = block.norm_forward.register_forward_pre_hook(lambda module, given: between.append(given[0]))
+    out = block(x)
+    handle.remove()
+    with torch.no_grad():
+        block.first.bias.fill_(100.0)  # all that the feed-forward layer's ReLU is given is above 0
+    return {
+        "embeddings": inputs_of(net, block, x),
+        "attention weights": inputs_of(block, block.out, x)[..., 0],
+        "attention": between[0] - x,
+        "inner": inputs_of(block, block.second, x),
+        "feed-forward": out - between[0],
+    }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rate", [0.125, 0.5])
+def test_dropout_drops_its_share_at_each_place_and_only_in_training(rate):
+    torch.manual_seed(4)
+    net = Transformer(replace(SHAPE, blocks=1, heads=1, dropout=rate))
+    x = 1 + torch.rand(4000, 1, 8)
+    for name, values in drop_places(net.train(), x).items():
+        assert float((values.abs() < 1e-6).float().mean()) == pytest.approx(rate, abs=0.03), name
+    for name, values in drop_places(net.eval(), x).items():
+        assert values.abs().min() > 1e-8, name
+    assert not torch.equal(net.train()(x, torch.ones(4000, dtype=torch.int64)), net(x, torch.ones(4000).long()))
+    assert torch.equal(net.eval()(x, torch.ones(4000, dtype=torch.int64)), net(x, torch.ones(4000).long()))

@@ -241,6 +241,38 @@ def test_precision_of_a_gpu_is_what_it_has_itself(monkeypatch, own, picked):
     assert pick_precision("auto", torch.device("cuda")) == picked
 
 
+class Product(LineNet):
+    """Notes the type of a matrix product inside the loss."""
+
+    def forward(self, batch):
+        self.modes.append((torch.is_autocast_enabled("cpu"), (torch.ones(2, 2) @ torch.ones(2, 2)).dtype))
+        return self.w * 1.0
+
+
+@pytest.mark.filterwarnings("ignore:precision = 'bf16' is emulated")
+@pytest.mark.parametrize(
+    ("precision", "wanted"), [("auto", (False, torch.float32)), ("fp32", (False, torch.float32)),
+                              ("bf16", (True, torch.bfloat16))]
+)  # fmt: skip
+def test_the_loss_is_computed_in_the_precision_asked_for(precision, wanted):
+    net, validated = Product(), []
+
+    def validate(net) -> float:
+        validated.append(torch.is_autocast_enabled("cpu"))
+        return 0.0
+
+    run(line_phase(net, 2), VIEW, little(), validate, RunOptions(precision=precision))
+    assert net.modes == [wanted] * (2 * BATCHES)
+    assert validated == [False, False]  # the metric is that of float32
+
+
+@pytest.mark.filterwarnings("ignore:precision = 'bf16' is emulated")
+def test_half_precision_gives_another_loss():
+    model = SASRec(dim=8, length=4, batch_size=4, dropout=0.0, epochs=1)
+    losses = [fit(model, little(), options=RunOptions(precision=p))[1][0].rows[0].loss for p in ("fp32", "bf16")]
+    assert losses[0] != losses[1]
+
+
 @pytest.mark.filterwarnings("ignore:precision = 'bf16' is emulated")
 @pytest.mark.parametrize(
     "model",
