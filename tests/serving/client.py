@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from suisen.serving.app import App
+from suisen.serving.endpoints import ENDPOINTS
 
 JSON = {"content-type": "application/json"}
 
@@ -26,9 +27,9 @@ class Response:
 class Client:
     """An app in an event loop that runs while something is asked."""
 
-    def __init__(self, load, settings=None, wait=True) -> None:
+    def __init__(self, load, settings=None, wait=True, endpoints=ENDPOINTS) -> None:
         self.runner = asyncio.Runner()
-        self.app = App(load, settings)
+        self.app = App(load, settings, endpoints)
         self.runner.run(self._start(wait))
 
     async def _start(self, wait) -> None:

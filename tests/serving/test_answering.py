@@ -9,8 +9,8 @@ from suisen.serving.messages import Query
 from suisen.serving.problems import Refusal
 
 
-def job(*users, **ask):
-    return Recommend([Query(user_id=user) for user in users], RecommendOptions(**ask))
+def job(*users, **options):
+    return Recommend([Query(user_id=user) for user in users], RecommendOptions(**options))
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def test_equal_wishes_are_computed_together(asked, recommender):
             assert [item.item_id for item in answers] == recommender.similar_items([7], 2)["similar_id"].to_list()
             continue
         for query, got in zip(one.queries, items(answers)):
-            exclude = list(one.ask.exclude)
-            assert got == recommender.recommend([query.user_id], one.ask.k, exclude=exclude)["item_id"].to_list()
+            exclude = list(one.options.exclude)
+            assert got == recommender.recommend([query.user_id], one.options.k, exclude=exclude)["item_id"].to_list()
 
 
 def test_a_refused_query_spoils_no_other_request(asked):

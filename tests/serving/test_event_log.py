@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from suisen.data.dataset import Dataset
 from suisen.errors import InputError
 from suisen.serving.decoding import decode_body
+from suisen.serving.endpoints.events import EventsRequest, _logged
 from suisen.serving.event_log import SCHEMA, FileLog, LoggedEvent, read_events
-from suisen.serving.journal import _logged
-from suisen.serving.messages import EventsRequest
 from suisen.serving.problems import Refusal
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import urlencode
 
+import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from suisen.serving.endpoints import ENDPOINTS
 from tests.serving.client import JSON
+
+POSTS = [endpoint for endpoint in ENDPOINTS if endpoint.method == "POST"]
+GETS = [endpoint for endpoint in ENDPOINTS if endpoint.method == "GET"]
 
 VALUES = st.recursive(
     st.one_of(
@@ -80,11 +86,46 @@ def test_nearly_good_requests(client, queries, wishes):
             assert [item["rank"] for item in answer["items"]] == list(range(1, len(items) + 1))
 
 
-@given(st.one_of(st.binary(max_size=60), VALUES.map(lambda value: json.dumps(value).encode())))
+@given(st.sampled_from(POSTS), st.one_of(st.binary(max_size=60), VALUES.map(lambda value: json.dumps(value).encode())))
 @QUIET
-def test_bodies_of_anything(client, body):
-    judged(client.ask("POST", "/v1/recommend", body, JSON))
-    judged(client.ask("POST", "/v1/events", body, JSON))
+def test_bodies_of_anything(client, endpoint, body):
+    judged(client.ask("POST", endpoint.path, body, JSON))
+
+
+@given(st.sampled_from(POSTS), st.data())
+@QUIET
+def test_almost_messages_of_every_endpoint(client, endpoint, data):
+    """The example of an endpoint, some of its fields, wherever they stand, changed, added or left out."""
+    message = json.loads(msgspec.json.encode(endpoint.takes() if endpoint.example is None else endpoint.example))
+    names = [name for name in _names(message) for _ in range(2)] + ["x"]
+
+    def changed(value):
+        if isinstance(value, list):
+            return [changed(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        left = {name: changed(part) for name, part in value.items() if data.draw(st.integers(0, 4)) > 0}
+        return left | data.draw(st.dictionaries(st.sampled_from(names), VALUES, max_size=1))
+
+    judged(client.post(endpoint.path, json.dumps(changed(message)).encode()))
+
+
+def _names(value):
+    if isinstance(value, list):
+        return [name for part in value for name in _names(part)]
+    if isinstance(value, dict):
+        return [*value, *(name for part in value.values() for name in _names(part))]
+    return []
+
+
+@given(st.sampled_from(GETS), st.data())
+@QUIET
+def test_almost_query_strings_of_every_endpoint(client, endpoint, data):
+    names = [*endpoint.takes.__struct_fields__, "x"]
+    texts = VALUES.map(lambda value: value if isinstance(value, str) else json.dumps(value))
+    given = data.draw(st.dictionaries(st.sampled_from(names), texts, max_size=3))
+    segment = data.draw(st.sampled_from(["7", "nobody", "%E6%B0%B4", "%FF", " "])) if endpoint.variable else ""
+    judged(client.get(f"{endpoint.prefix}{segment}?{urlencode(given, errors='replace')}"))
 
 
 @given(
@@ -100,7 +141,11 @@ def test_almost_events(client, events):
     judged(client.post("/v1/events", json.dumps({"events": events}).encode()))
 
 
-@given(st.binary(max_size=20), st.sampled_from(["/v1/recommend/", "/v1/similar/", "/v1/", "/"]), st.binary(max_size=12))
+@given(
+    st.binary(max_size=20),
+    st.sampled_from([*(endpoint.prefix for endpoint in GETS), "/v1/", "/"]),
+    st.binary(max_size=12),
+)
 @QUIET
 def test_paths_of_anything(client, path, prefix, query):
     def call():

@@ -114,12 +114,12 @@ def test_many_at_once_are_refused_not_queued(recommender, monkeypatch):
         return answer(self, who, ask)
 
     monkeypatch.setattr(type(recommender), "answer", slow)
-    with running(recommender, Settings(deadline_s=60, waiting=2)) as server, ThreadPoolExecutor(2) as pool:
+    with running(recommender, Settings(deadline_s=60, max_queries=2)) as server, ThreadPoolExecutor(2) as pool:
         url = f"{server.url}/v1/recommend/7"
         first = pool.submit(fetch, url)
         assert begun.wait(SECONDS)
         second = pool.submit(fetch, url)
-        until(lambda: server.app._lane.held == 2)
+        until(lambda: server.app.service.lane.held == 2)
         status, problem = fetch(url)
         go.set()
         assert (status, problem["code"]) == (503, "overloaded")

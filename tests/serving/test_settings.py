@@ -14,8 +14,8 @@ from suisen.serving.settings import Settings
     [
         ({"deadline_s": 0}, "deadline_s = 0 must be a number above 0"),
         ({"deadline_s": math.nan}, "deadline_s = nan must be a number above 0"),
-        ({"waiting": -1}, "waiting = -1 must be a number above 0"),
-        ({"together": True}, "together = True must be a number above 0"),
+        ({"max_queries": -1}, "max_queries = -1 must be a number above 0"),
+        ({"queries_per_batch": True}, "queries_per_batch = True must be a number above 0"),
         ({"drain_s": -0.5}, r"drain_s = -0\.5 must be a number at least 0"),
     ],
 )

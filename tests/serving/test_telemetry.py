@@ -59,7 +59,7 @@ def test_apps_do_not_share_their_metrics(recommender):
 def test_lost_impressions_are_counted(recommender, tmp_path, monkeypatch):
     with Client(lambda: recommender, Settings(deadline_s=60, log_dir=tmp_path, impressions=True)) as client:
         client.get("/v1/recommend/7")
-        client.runner.run(client.app._journal._lanes["impressions"].stop())  # a lane that takes nothing any more
+        client.runner.run(client.app.service.journal._lanes["impressions"].stop())  # a lane that takes nothing any more
         assert client.get("/v1/recommend/7").status == 200
         found = samples(client)
     assert found["suisen_impressions_written_total", ()] == 1
@@ -75,7 +75,7 @@ def test_a_log_that_cannot_be_written_is_a_problem_and_loses_nothing_in_silence(
             pass
 
     with Client(lambda: recommender, Settings(deadline_s=60, log_dir=tmp_path)) as client:
-        lane = client.app._journal._lanes["events"]
+        lane = client.app.service.journal._lanes["events"]
         from functools import partial
 
         from suisen.serving.journal import _write

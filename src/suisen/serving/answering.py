@@ -1,4 +1,4 @@
-"""The computation behind the answers: jobs that wait together are answered in as few calls as can be.
+"""The computation behind the answers: the queries of a batch of jobs are answered in as few calls as possible.
 
 Everything here runs in the worker thread of a lane.
 """
@@ -15,10 +15,12 @@ from suisen.data.ids import RawId
 from suisen.errors import InputError, UnsupportedQuery
 from suisen.pipeline.recommender import Answers, Recommender
 from suisen.recommending.requests import RawQueries, RecommendOptions
-from suisen.serving.messages import LIST_ITEMS, Answer, Item, Query
+from suisen.serving.messages import Answer, Item, Query
 from suisen.serving.problems import Refusal
 
 G = TypeVar("G")
+LIST_ITEMS = 100_000
+"""Most items of all lists of an answer: about 8 MB of JSON."""
 POLICY_MEND = "or pass unknown='popular' or unknown='skip'", 'or send "unknown": "popular" or "skip"'
 """The library's mend, and how it is written over HTTP."""
 
@@ -28,12 +30,12 @@ class Recommend:
     """Queries of one request."""
 
     queries: Sequence[Query]
-    ask: RecommendOptions
+    options: RecommendOptions
 
     def __post_init__(self) -> None:
-        if len(self.queries) * self.ask.k > LIST_ITEMS:
-            asked = f"k = {self.ask.k:,} for {len(self.queries):,} queries"
-            raise Refusal("invalid_value", f"{asked} is more than {LIST_ITEMS:,} items; ask for fewer at once")
+        if len(self.queries) * self.options.k > LIST_ITEMS:
+            size = f"k = {self.options.k:,} for {len(self.queries):,} queries"
+            raise Refusal("invalid_value", f"{size} is more than {LIST_ITEMS:,} items; ask for fewer at once")
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -51,8 +53,8 @@ class Similar:
 
 
 @dataclass
-class _Slot:
-    """The place of one query's answer."""
+class _Pending:
+    """A query and the place of its answer."""
 
     query: Query
     answer: Answer | Exception = field(default_factory=lambda: RuntimeError("not answered"))
@@ -63,7 +65,7 @@ Result = list[Answer] | list[Item]
 
 
 class Answering:
-    """One Recommender, asked in raw ids, answering in messages."""
+    """One Recommender that takes raw ids and answers in messages."""
 
     def __init__(self, recommender: Recommender) -> None:
         self.recommender = recommender
@@ -76,36 +78,38 @@ class Answering:
         return self.recommender.store.items.dense_one(item) > 0
 
     def work(self, jobs: list[Job]) -> list[Result | Exception]:
-        """One result or error a job."""
-        slots = [[_Slot(q) for q in job.queries] if isinstance(job, Recommend) else [] for job in jobs]
-        groups: dict[RecommendOptions, list[_Slot]] = defaultdict(list)
-        for job, mine in zip(jobs, slots, strict=True):
+        """One result or error per job.  Queries of the same options are one call, whichever jobs they belong to."""
+        pending: list[list[_Pending]] = []
+        groups: dict[RecommendOptions, list[_Pending]] = defaultdict(list)
+        for job in jobs:
+            mine = [_Pending(query) for query in job.queries] if isinstance(job, Recommend) else []
+            pending.append(mine)
             if isinstance(job, Recommend):
-                groups[job.ask].extend(mine)
-        for ask, group in groups.items():
-            self._fill(group, ask)
+                groups[job.options].extend(mine)
+        for options, group in groups.items():
+            self._fill(group, options)
         return [
             self._similar(job) if isinstance(job, Similar) else _collected(mine)
-            for job, mine in zip(jobs, slots, strict=True)
+            for job, mine in zip(jobs, pending, strict=True)
         ]
 
-    def _fill(self, group: list[_Slot], ask: RecommendOptions) -> None:
+    def _fill(self, group: list[_Pending], options: RecommendOptions) -> None:
         """Answers a group; a refused one is halved until the query at fault is alone, so that it spoils no other."""
+        queries = [pending.query for pending in group]
         try:
-            who = self._who([slot.query for slot in group])
-            answers = self._answers(self.recommender.answer(who, ask), [slot.query for slot in group])
+            answers = self._answers(self.recommender.answer(self._raw_queries(queries), options), queries)
         except Exception as error:
             if len(group) == 1:
                 group[0].answer = _refusal(error)
                 return
             middle = len(group) // 2
-            self._fill(group[:middle], ask)
-            self._fill(group[middle:], ask)
+            self._fill(group[:middle], options)
+            self._fill(group[middle:], options)
             return
-        for slot, answer in zip(group, answers, strict=True):
-            slot.answer = answer
+        for pending, answer in zip(group, answers, strict=True):
+            pending.answer = answer
 
-    def _who(self, queries: list[Query]) -> RawQueries:
+    def _raw_queries(self, queries: list[Query]) -> RawQueries:
         encoders = self.recommender.store.encoders
         for query in queries:
             _check_single("user_features", encoders["user"], query.user_features)
@@ -145,15 +149,15 @@ def _where_any(given: list[G | None]) -> list[G | None] | None:
     return given if any(one is not None for one in given) else None
 
 
-def _collected(slots: list[_Slot]) -> list[Answer] | Exception:
+def _collected(pending: list[_Pending]) -> list[Answer] | Exception:
     """The answers of one request, or its first error, which names the query where there are several."""
     answers: list[Answer] = []
-    for place, slot in enumerate(slots):
-        if isinstance(slot.answer, Refusal) and len(slots) > 1:
-            return Refusal(slot.answer.code, f"queries[{place}]: {slot.answer.detail}")
-        if isinstance(slot.answer, Exception):
-            return slot.answer
-        answers.append(slot.answer)
+    for place, one in enumerate(pending):
+        if isinstance(one.answer, Refusal) and len(pending) > 1:
+            return Refusal(one.answer.code, f"queries[{place}]: {one.answer.detail}")
+        if isinstance(one.answer, Exception):
+            return one.answer
+        answers.append(one.answer)
     return answers
 
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from suisen.errors import unknown
-from suisen.recommending.requests import POLICIES
-from suisen.serving.messages import Event, EventsRequest, Feature, Query, RecommendRequest
 from suisen.serving.problems import Refusal
 
-M = TypeVar("M")
-NESTED: dict[str, type] = {"queries": Query, "events": Event}
-"""Lists of Structs by the name of their field: where an unknown field stood."""
-DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (RecommendRequest, EventsRequest)
-}
-"""Made once: bodies that can be read."""
+M = TypeVar("M", bound=msgspec.Struct)
 WORDS = {
     "int": "a whole number",
     "float": "a number",
@@ -35,22 +29,27 @@ TIME = "an ISO 8601 time with its zone, like 2026-01-31T12:00:00Z"
 DEEP = "lists or objects are nested too deeply"
 _WHERE = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
-_EXPECTED = re.compile(r"^Expected `(?P<kinds>[^`]*)`(?P<bound>[^,]*)")
+_EXPECTED = re.compile(r"^Expected `(?P<types>[^`]*)`(?P<bound>[^,]*)")
 _BYTE = re.compile(r"^JSON is malformed: (?P<why>.*) \(byte (?P<at>\d+)\)$")
 
 
-def decode_body(body: bytes, kind: type[M]) -> M:
+@cache
+def _decoder(cls: type[M]) -> msgspec.json.Decoder[M]:
+    return msgspec.json.Decoder(cls)
+
+
+def decode_body(body: bytes, cls: type[M]) -> M:
     """The message.  Refuses malformed JSON naming the byte, and what the Struct does not allow naming the field."""
     try:
-        message: M = DECODERS[kind].decode(body)
+        message: M = _decoder(cls).decode(body)
         return message
     except msgspec.ValidationError as error:
-        raise _invalid(error, _plain(body), kind) from None
+        raise _invalid(error, _plain(body), cls) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(_position(error, body)) from None
 
 
-def decode_params(query_string: bytes, kind: type[M]) -> M:
+def decode_params(query_string: bytes, cls: type[M]) -> M:
     """The query string as a Struct: the same rules and messages as for a body."""
     try:
         pairs = parse_qsl(query_string.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=32)
@@ -62,9 +61,9 @@ def decode_params(query_string: bytes, kind: type[M]) -> M:
             raise Refusal("invalid_value", f"{name} = {_short(value)} is given a second time; give it once")
         values[name] = value
     try:
-        return msgspec.convert(values, kind, strict=False)
+        return msgspec.convert(values, cls, strict=False)
     except msgspec.ValidationError as error:
-        raise _invalid(error, values, kind) from None
+        raise _invalid(error, values, cls) from None
 
 
 def _malformed(why: str) -> Refusal:
@@ -106,49 +105,61 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
     return f"it is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x})"
 
 
-def _invalid(error: msgspec.ValidationError, plain: Any, kind: type) -> Refusal:
+def _invalid(error: msgspec.ValidationError, plain: Any, cls: type[msgspec.Struct]) -> Refusal:
     """The refusal of a well-formed message that the Struct does not allow."""
     text = str(error)
     where = _WHERE.search(text)
     message = text[: where.start()] if where else text
-    field, value, owner = _located(where["path"] if where else "", plain, kind)
+    field, value, annotation = _located(where["path"] if where else "", plain, cls)
     if message.startswith("Object contains unknown field"):
         name = message.split("`")[1]
-        return Refusal("unknown_field", str(unknown(f"field of {field}" if field else "field", name, _fields(owner))))
+        owner = f"field of {field}" if field else "field"
+        return Refusal("unknown_field", str(unknown(owner, name, _field_types(annotation))))
     if message.startswith("Object missing required field"):
         name = message.split("`")[1]
         return Refusal("invalid_value", f"{f'{field}.' if field else ''}{name} is missing; it is required")
     if message.startswith("Invalid enum value"):
-        return Refusal("invalid_value", str(unknown(field, value, POLICIES)))
+        known = next(get_args(part) for part in _parts(annotation) if get_origin(part) is Literal)
+        return Refusal("invalid_value", str(unknown(field, value, known)))
     return Refusal("invalid_value", f"{field or 'the body'} = {_short(value)} must be {_wanted(message)}")
 
 
-def _located(path: str, value: Any, kind: type) -> tuple[str, Any, type]:
-    """(the field as a reader writes it, its value, the Struct it stands in) of a path like ``.queries[0].k``."""
-    field, owner = "", kind
+def _located(path: str, value: Any, annotation: Any) -> tuple[str, Any, Any]:
+    """(the field as a reader writes it, its value, its annotation) of a path like ``.queries[0].k``."""
+    field = ""
     for step in _STEP.finditer(path):
         if step["name"] is not None:
             field = f"{field}.{step['name']}" if field else step["name"]
-            value = value[step["name"]]
-            owner = NESTED.get(step["name"], owner)
+            value, annotation = value[step["name"]], _field_types(annotation)[step["name"]]
         elif step["index"] != "...":
             field, value = f"{field}[{step['index']}]", value[int(step["index"])]
-        else:
-            name = next((name for name, one in value.items() if not _is_feature(one)), "")
-            return f"{field}.{name}", value.get(name), owner
-    return field, value, owner
+        else:  # msgspec does not say which entry of a mapping it refused: the first that does not fit
+            annotation = next(get_args(part)[1] for part in _parts(annotation) if get_origin(part) is dict)
+            name = next((name for name, entry in value.items() if not _fits(entry, annotation)), "")
+            field, value = f"{field}.{name}", value.get(name)
+            break
+    return field, value, annotation
 
 
-def _is_feature(value: Any) -> bool:
+def _parts(annotation: Any) -> Iterator[Any]:
+    """The annotation and what stands in its brackets, outermost first."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
+
+
+def _field_types(annotation: Any) -> dict[str, Any]:
+    """Field → annotation of the Struct that stands in an annotation, like ``list[Query] | None``."""
+    struct = next(part for part in _parts(annotation) if isinstance(part, type) and issubclass(part, msgspec.Struct))
+    return {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+
+
+def _fits(value: Any, annotation: Any) -> bool:
     try:
-        msgspec.convert(value, Feature)
+        msgspec.convert(value, annotation)
     except msgspec.ValidationError:
         return False
     return True
-
-
-def _fields(kind: type) -> list[str]:
-    return [field.encode_name for field in msgspec.structs.fields(kind)]
 
 
 def _wanted(message: str) -> str:
@@ -160,12 +171,12 @@ def _wanted(message: str) -> str:
     found = _EXPECTED.match(message)
     if not found:
         return f"otherwise ({message})"
-    if "datetime" in found["kinds"]:
+    if "datetime" in found["types"]:
         return TIME
     if "regex" in found["bound"]:
         return "text that is not blank"
-    words = " or ".join(WORDS.get(kind, kind) for kind in found["kinds"].split(" | "))
-    unit = "characters" if found["kinds"] == "str" else "entries"
+    words = " or ".join(WORDS.get(name, name) for name in found["types"].split(" | "))
+    unit = "characters" if found["types"] == "str" else "entries"
     bound = re.sub(r" of length (.*)", rf" of \1 {unit}", found["bound"])
     return words + bound.replace(">= ", "at least ").replace("<= ", "at most ")
 

@@ -1,7 +1,7 @@
-"""The event log of the server: JSON lines that ``suisen.data`` reads, so that what was served can be learnt from.
+"""The event log of the server: JSON lines that ``suisen.data`` reads, so that models can learn from what was served.
 
-    events.jsonl       one event a line (``LoggedEvent``)
-    impressions.jsonl  one list a line (``Impression``): what was shown, to whom, at which positions, with which scores
+    events.jsonl       one event per line (``LoggedEvent``)
+    impressions.jsonl  one list per line (``Impression``): the items shown, to whom, their positions and scores
 
 ``Dataset.from_path("events.jsonl", user="user_id", item="item_id", time="time")`` reads the first; guests are found
 with ``session="session_id"``.  Ids are written as text, whatever their type: a log in which 7 and "x7" stand in one
@@ -30,7 +30,7 @@ if sys.platform != "win32":
 logger = logging.getLogger("suisen.serving")
 EVENTS, IMPRESSIONS = "events.jsonl", "impressions.jsonl"
 TAIL = 1 << 16
-"""Bytes read at a time in search of the end of the last whole line."""
+"""Bytes per read in the search for the end of the last whole line."""
 SCHEMA: dict[str, Any] = {
     "user_id": pl.String,
     "session_id": pl.String,
@@ -67,6 +67,11 @@ class Impression(msgspec.Struct, frozen=True):
     score: list[float]
 
 
+def as_text(value: str | int | None) -> str | None:
+    """An id as the log holds it."""
+    return None if value is None else str(value)
+
+
 class Log(Protocol):
     """Where batches of rows are kept: a file here; a broker would be another class."""
 
@@ -78,7 +83,7 @@ class Log(Protocol):
 
 
 class FileLog:
-    """Appends JSON lines to a file: one write a batch, so that batches of several processes never mix.
+    """Appends JSON lines to a file: one write per batch, so that batches of several processes never mix.
 
     A batch is with the operating system when ``append`` returns: it outlives the process, not a power cut.  A line that
     an earlier crash left half written is moved to ``<file>.torn`` when the log is opened.
@@ -118,7 +123,7 @@ class FileLog:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Nobody else writes meanwhile."""
-        if sys.platform == "win32":  # one process a log
+        if sys.platform == "win32":  # one process per log
             yield
             return
         fcntl.flock(self._file, fcntl.LOCK_EX)

@@ -27,7 +27,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True)
 class Reply:
-    """Status, media type, body, further headers."""
+    """Status, media type, body, further headers.  No reply may be cached."""
 
     status: int
     media_type: bytes
@@ -37,13 +37,12 @@ class Reply:
     @classmethod
     def of(cls, message: msgspec.Struct, status: int = 200) -> Reply:
         """A message as JSON."""
-        return cls(status, JSON, _encode(message), ((b"cache-control", b"no-store"),))
+        return cls(status, JSON, _encode(message))
 
     @classmethod
     def refused(cls, refusal: Refusal, request_id: str) -> Reply:
         """A problem document."""
-        headers = ((b"cache-control", b"no-store"), *refusal.headers)
-        return cls(refusal.status, PROBLEM, _encode(refusal.problem(request_id)), headers)
+        return cls(refusal.status, PROBLEM, _encode(refusal.problem(request_id)), refusal.headers)
 
     async def send(self, send: Send, request_id: str, head: bool) -> None:
         """The reply as ASGI's two messages; to HEAD without the body, but with its length."""
@@ -51,6 +50,7 @@ class Reply:
             (b"content-type", self.media_type),
             (b"content-length", b"%d" % len(self.body)),
             (b"x-request-id", request_id.encode("ascii")),
+            (b"cache-control", b"no-store"),
             *self.headers,
         ]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
@@ -71,9 +71,9 @@ class Exchange:
         """The percent-encoded last segment, where the route has one."""
         self._headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         self._receive = receive
-        asked = self._headers.get(b"x-request-id", "")
-        self._odd_id = bool(asked) and not _REQUEST_ID.fullmatch(asked)
-        self.request_id = asked if asked and not self._odd_id else uuid.uuid4().hex
+        given = self._headers.get(b"x-request-id", "")
+        self._odd_id = bool(given) and not _REQUEST_ID.fullmatch(given)
+        self.request_id = given if given and not self._odd_id else uuid.uuid4().hex
 
     @property
     def took_ms(self) -> float:
@@ -99,21 +99,23 @@ class Exchange:
             raise Refusal("invalid_value", f"path: an id of {len(value)} characters must be of at most 256 characters")
         return value
 
-    async def body(self, most: int) -> bytes:
-        """The JSON body.  Refuses other media types, and a body above ``most`` bytes before it is read to its end."""
+    async def body(self, max_bytes: int) -> bytes:
+        """The JSON body.  Refuses other media types, and a body above ``max_bytes`` before it is read to its end."""
         self._check_media_type()
         announced = self._headers.get(b"content-length", "0")
         size = int(announced) if announced.isdecimal() else 0
         parts: list[bytes] = []
         more = True
-        while more and size <= most:
+        while more and size <= max_bytes:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Refusal("malformed_request", "the connection ended before the body")
             parts.append(message.get("body", b""))
             size, more = max(size, sum(map(len, parts))), message.get("more_body", False)
-        if size > most:
-            raise Refusal("too_large", f"the body of {size:,} bytes is above {most:,}; send fewer queries or events")
+        if size > max_bytes:
+            raise Refusal(
+                "too_large", f"the body of {size:,} bytes is above {max_bytes:,}; send fewer queries or events"
+            )
         return b"".join(parts)
 
     def _check_media_type(self) -> None:

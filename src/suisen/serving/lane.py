@@ -1,7 +1,7 @@
 """A lane: one worker thread behind a bounded queue.  Work leaves the event loop free and never piles up.
 
-What waits together is handed over together; nothing is ever waited for to make a batch larger.  Beyond the bound a
-job is refused at once: a queue that grows answers everybody too late instead of some in time.
+The thread takes all jobs that wait as one batch; it never waits to make a batch larger.  Beyond the bound a job is
+refused at once: a queue that grows answers everybody too late instead of some in time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from suisen.serving.problems import Refusal
 J = TypeVar("J", bound=Sized)
 R = TypeVar("R")
 Work = Callable[[list[J]], "Sequence[R | Exception]"]
-"""Called in the worker thread with the jobs that waited together: one result or one error for each."""
+"""Called in the worker thread with the jobs of a batch: one result or one error for each."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class _Ticket(Generic[J, R]):
 class Lane(Generic[J, R]):
     """Runs jobs one batch after the other.  A job's length is the number of its rows."""
 
-    def __init__(self, name: str, work: Work[J, R], *, rows: int = 1024, together: int = 256) -> None:
-        """``rows``: most rows that wait or are worked on; ``together``: a batch is closed at this many rows."""
-        self.name, self.rows, self.together = name, rows, together
+    def __init__(self, name: str, work: Work[J, R], *, max_rows: int = 1024, rows_per_batch: int = 256) -> None:
+        """``max_rows``: most rows that wait or are worked on; ``rows_per_batch``: where a batch is closed."""
+        self.name, self.max_rows, self.rows_per_batch = name, max_rows, rows_per_batch
         self.held = 0
         """Rows waiting or being worked on."""
         self._work, self._open = work, False
@@ -59,14 +59,14 @@ class Lane(Generic[J, R]):
 
     def submit(self, job: J) -> asyncio.Future[R]:
         """Takes a job in.  Refuses it (503) where too many rows are held already; a job alone is always taken."""
-        if not self._open or (self.held and self.held + len(job) > self.rows):
+        if not self._open or (self.held and self.held + len(job) > self.max_rows):
             raise Refusal("overloaded", f"{self.held} queries are waiting for {self.name}; try again in a second")
         self.held += len(job)
         answer: asyncio.Future[R] = self._loop.create_future()
         self._tickets.put(_Ticket(job, answer))
         return answer
 
-    async def ask(self, job: J, deadline_s: float) -> R:
+    async def result(self, job: J, deadline_s: float) -> R:
         """The result of a job.  Refuses it (503) where it is not there in time; it is then skipped if still waiting."""
         answer = self.submit(job)
         alarm = self._loop.call_later(deadline_s, _expire, answer, deadline_s)
@@ -90,14 +90,14 @@ class Lane(Generic[J, R]):
             self._loop.call_soon_threadsafe(self._deliver, live, results, sum(len(ticket.job) for ticket in batch))
 
     def _take(self) -> tuple[list[_Ticket[J, R]], bool]:
-        """What waits, up to ``together`` rows; False at the end of the lane."""
+        """The jobs that wait, up to ``rows_per_batch`` rows; False at the end of the lane."""
         first = self._tickets.get()
         batch: list[_Ticket[J, R]] = []
         rows = 0
         while first is not None:
             batch.append(first)
             rows += len(first.job)
-            if rows >= self.together or self._tickets.empty():
+            if rows >= self.rows_per_batch or self._tickets.empty():
                 return batch, True
             first = self._tickets.get()
         return batch, False

@@ -1,30 +1,32 @@
-"""``/openapi.json``: OpenAPI 3.1, made from the Structs and the table of routes, so that it cannot be out of date."""
+"""The description of the server, OpenAPI 3.1: made from the endpoints and their Structs, so that it is never stale."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 import suisen
+from suisen.serving.contract import Endpoint
 from suisen.serving.messages import Id
 from suisen.serving.problems import Problem
-from suisen.serving.routes import ROUTES, Route
 
 REF = "#/components/schemas/{name}"
 PROBLEM = {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}}
 
 
-def document() -> dict[str, Any]:
+def document(endpoints: Sequence[Endpoint[Any]]) -> dict[str, Any]:
     """The whole description."""
-    structs = {kind for route in ROUTES for kind in (route.body, route.answer) if isinstance(kind, type)}
+    structs = {endpoint.takes for endpoint in endpoints if endpoint.method == "POST"}
+    structs |= {endpoint.answers for endpoint in endpoints if isinstance(endpoint.answers, type)}
     _, components = msgspec.json.schema_components(
-        sorted(structs | {Problem}, key=lambda kind: kind.__name__), ref_template=REF
+        sorted(structs | {Problem}, key=lambda struct: struct.__name__), ref_template=REF
     )
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -39,44 +41,47 @@ def document() -> dict[str, Any]:
     }
 
 
-def _operation(route: Route) -> dict[str, Any]:
+def _operation(endpoint: Endpoint[Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": route.operation,
-        "summary": route.summary,
-        "parameters": _parameters(route),
-        "responses": {str(route.status): _answer(route), **_refusals(route)},
+        "operationId": endpoint.operation,
+        "summary": endpoint.summary,
+        "parameters": _parameters(endpoint),
+        "responses": {str(endpoint.status): _answer(endpoint), **_refusals(endpoint)},
     }
-    if route.body is not None:
-        schema = {"$ref": REF.format(name=route.body.__name__)}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if endpoint.method == "POST":
+        content: dict[str, Any] = {"schema": {"$ref": REF.format(name=endpoint.takes.__name__)}}
+        if endpoint.example is not None:
+            content["example"] = msgspec.to_builtins(endpoint.example)
+        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
     return operation
 
 
-def _answer(route: Route) -> dict[str, Any]:
-    if isinstance(route.answer, str):
-        schema = {"type": "string"} if route.answer == "text/plain" else {"type": "object"}
-        return {"description": route.summary, "content": {route.answer: {"schema": schema}}}
-    description = inspect.getdoc(route.answer) or route.summary
-    schema = {"$ref": REF.format(name=route.answer.__name__)}
+def _answer(endpoint: Endpoint[Any]) -> dict[str, Any]:
+    if isinstance(endpoint.answers, str):
+        schema = {"type": "string"} if endpoint.answers == "text/plain" else {"type": "object"}
+        return {"description": endpoint.summary, "content": {endpoint.answers: {"schema": schema}}}
+    description = inspect.getdoc(endpoint.answers) or endpoint.summary
+    schema = {"$ref": REF.format(name=endpoint.answers.__name__)}
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _refusals(route: Route) -> dict[str, Any]:
+def _refusals(endpoint: Endpoint[Any]) -> dict[str, Any]:
     """Responses by status, their codes named."""
     return {
         str(status): {"description": "Refused; code: " + ", ".join(codes), "content": PROBLEM}
-        for status, codes in sorted(route.refusals.items())
+        for status, codes in sorted(endpoint.refusals.items())
     }
 
 
-def _parameters(route: Route) -> list[dict[str, Any]]:
+def _parameters(endpoint: Endpoint[Any]) -> list[dict[str, Any]]:
     found = []
-    if route.variable:
+    if endpoint.variable:
         schema = msgspec.json.schema(Id)
-        found.append({"name": route.variable, "in": "path", "required": True, "schema": schema})
-    if route.params is not None:
-        _, components = msgspec.json.schema_components([route.params])
-        properties = components[route.params.__name__]["properties"]
-        for name, schema in properties.items():
-            found.append({"name": name, "in": "query", "required": False, "schema": schema})
+        found.append({"name": endpoint.variable, "in": "path", "required": True, "schema": schema})
+    if endpoint.method == "GET":
+        _, components = msgspec.json.schema_components([endpoint.takes])
+        described = components[endpoint.takes.__name__]
+        for name, schema in described["properties"].items():
+            required = name in described.get("required", ())
+            found.append({"name": name, "in": "query", "required": required, "schema": schema})
     return found

@@ -1,4 +1,4 @@
-"""Refusals: every answer that is not the one asked for is a problem document (RFC 9457) with a stable code."""
+"""Refusals: every answer that is no success is a problem document (RFC 9457) with a stable code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Code = Literal[
 
 
 @dataclass(frozen=True)
-class Kind:
+class ProblemType:
     """What all problems of one code share."""
 
     status: HTTPStatus
@@ -40,22 +40,22 @@ class Kind:
     """Whether the same request may succeed in a second."""
 
 
-KINDS: dict[Code, Kind] = {
-    "malformed_json": Kind(HTTPStatus.BAD_REQUEST, "The body is no JSON"),
-    "malformed_request": Kind(HTTPStatus.BAD_REQUEST, "The request cannot be read"),
-    "not_found": Kind(HTTPStatus.NOT_FOUND, "No such path"),
-    "unknown_item": Kind(HTTPStatus.NOT_FOUND, "No such item"),
-    "method_not_allowed": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "The path has no such method"),
-    "too_large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
-    "unsupported_media_type": Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be JSON"),
-    "unknown_field": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "A field is unknown"),
-    "invalid_value": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "A value is not allowed"),
-    "unanswerable": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The model cannot answer this query"),
-    "internal": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed"),
-    "not_ready": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The server is not ready", retry=True),
-    "overloaded": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait", retry=True),
-    "deadline_exceeded": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The answer would have come too late", retry=True),
-    "log_unavailable": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The event log cannot be written", retry=True),
+PROBLEM_TYPES: dict[Code, ProblemType] = {
+    "malformed_json": ProblemType(HTTPStatus.BAD_REQUEST, "The body is no JSON"),
+    "malformed_request": ProblemType(HTTPStatus.BAD_REQUEST, "The request cannot be read"),
+    "not_found": ProblemType(HTTPStatus.NOT_FOUND, "No such path"),
+    "unknown_item": ProblemType(HTTPStatus.NOT_FOUND, "No such item"),
+    "method_not_allowed": ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "The path has no such method"),
+    "too_large": ProblemType(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
+    "unsupported_media_type": ProblemType(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be JSON"),
+    "unknown_field": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "A field is unknown"),
+    "invalid_value": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "A value is not allowed"),
+    "unanswerable": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "The model cannot answer this query"),
+    "internal": ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed"),
+    "not_ready": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "The server is not ready", retry=True),
+    "overloaded": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait", retry=True),
+    "deadline_exceeded": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "The answer would have come too late", retry=True),
+    "log_unavailable": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "The event log cannot be written", retry=True),
 }
 
 
@@ -76,16 +76,14 @@ class Refusal(Exception):
     def __init__(self, code: Code, detail: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(detail)
         self.code, self.detail = code, one_line(detail)
-        self.headers = (*headers, (b"retry-after", b"1")) if KINDS[code].retry else headers
+        self.headers = (*headers, (b"retry-after", b"1")) if PROBLEM_TYPES[code].retry else headers
 
     @property
     def status(self) -> int:
         """The HTTP status."""
-        return int(KINDS[self.code].status)
+        return int(PROBLEM_TYPES[self.code].status)
 
     def problem(self, request_id: str) -> Problem:
         """The document."""
-        kind = KINDS[self.code]
-        return Problem(
-            f"urn:suisen:problem:{self.code}", kind.title, int(kind.status), self.detail, self.code, request_id
-        )
+        title = PROBLEM_TYPES[self.code].title
+        return Problem(f"urn:suisen:problem:{self.code}", title, self.status, self.detail, self.code, request_id)

@@ -61,7 +61,7 @@ def serve(
 
 
 class Running:
-    """A server in a thread of this process: ``url`` to ask, ``stop()`` to end it."""
+    """A server in a thread of this process: requests go to ``url``, ``stop()`` ends it."""
 
     def __init__(self, server: Server, listening: socket.socket) -> None:
         self.app, self.url = server.app, server.url
@@ -93,7 +93,7 @@ def start_in_thread(
     server.on_opened = opened.set
     running = Running(server, listening)
     opened.wait()
-    if app.failure is not None:
+    if app.service.failure is not None:
         running.stop()
         server.raise_failure()
     return running
@@ -123,12 +123,12 @@ def listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise InputError(f"port = {port} must be from 0 to 65535; 0 takes a free one")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, socket_type, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise InputError(
             f"host = {host!r} is unknown ({error.strerror}); 127.0.0.1 serves this machine alone"
         ) from None
-    listening = socket.socket(family, kind, protocol)
+    listening = socket.socket(family, socket_type, protocol)
     try:
         if sys.platform != "win32":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -165,7 +165,7 @@ class Server(uvicorn.Server):
             server_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(app.settings.grace_s)),
+            timeout_graceful_shutdown=max(1, round(app.service.settings.grace_s)),
         )
         super().__init__(config)
         self.app, self.url = app, _url(listening)
@@ -176,9 +176,9 @@ class Server(uvicorn.Server):
 
     def _opened(self) -> None:
         """Loading ended, one way or the other; a bundle that cannot be served ends the server."""
-        if self.app.failure is not None:
+        if self.app.service.failure is not None:
             self.should_exit = True
-        elif self.app.state == "ready":
+        elif self.app.service.state == "ready":
             self.on_ready(self.url)
         self.on_opened()
 
@@ -188,7 +188,7 @@ class Server(uvicorn.Server):
             self.force_exit = True
         elif sig == signal.SIGTERM and self._leave_at is None:
             self.app.drain()
-            self._leave_at = time.monotonic() + self.app.settings.drain_s
+            self._leave_at = time.monotonic() + self.app.service.settings.drain_s
         else:
             self.should_exit = True
 
@@ -200,7 +200,7 @@ class Server(uvicorn.Server):
 
     def raise_failure(self) -> None:
         """Raises what kept the bundle from being served, if anything did."""
-        failure = self.app.failure
+        failure = self.app.service.failure
         if isinstance(failure, SuisenError):
             raise failure
         if failure is not None:

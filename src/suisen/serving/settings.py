@@ -15,18 +15,18 @@ class Settings:
 
     deadline_s: float = 1.0
     """Seconds until a request that has no answer yet is refused with 503."""
-    waiting: int = 1024
+    max_queries: int = 1024
     """Most queries that wait or are computed; further ones are refused with 503."""
-    together: int = 256
-    """Most queries computed together."""
-    body_bytes: int = 1 << 20
+    queries_per_batch: int = 256
+    """Most queries per call of the model."""
+    max_body_bytes: int = 1 << 20
     """Largest body of a request."""
     log_dir: Path | None = None
     """Folder of the event log; None: events are refused (``serve`` puts it beside the bundle)."""
     impressions: bool = False
-    """Log what was shown, too."""
+    """Log the lists that were answered, too."""
     access_log: bool = False
-    """One log line a request."""
+    """One log line per request."""
     drain_s: float = 1.0
     """Seconds between SIGTERM, when ready turns to 503, and the closing of the port: let balancers see it."""
     grace_s: float = 30.0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from suisen.serving.lane import Lane
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -30,7 +32,9 @@ class Telemetry:
         )
         self.in_flight = Gauge("suisen_requests_in_flight", "Requests being answered.", registry=registry)
         self._waiting = Gauge("suisen_queue_length", "Jobs that no worker has taken yet.", ["lane"], registry=registry)
-        self.batch_rows = Histogram("suisen_batch_rows", "Queries answered together.", buckets=ROWS, registry=registry)
+        self.batch_rows = Histogram(
+            "suisen_batch_rows", "Queries per call of the model.", buckets=ROWS, registry=registry
+        )
         self._answers = Counter("suisen_answers", "Lists by what answered them.", ["answered_by"], registry=registry)
         self.events = Counter("suisen_events_written", "Events in the log.", registry=registry)
         self.unknown_items = Counter(
@@ -52,9 +56,9 @@ class Telemetry:
         """Lists were answered by the model, the popular list or nobody."""
         self._answers.labels(by).inc(count)
 
-    def watch(self, lane: str, waiting: Callable[[], float]) -> None:
-        """Reads a lane's length whenever metrics are asked for."""
-        self._waiting.labels(lane).set_function(waiting)
+    def watch(self, lane: Lane[Any, Any]) -> None:
+        """Reads a lane's length whenever metrics are collected."""
+        self._waiting.labels(lane.name).set_function(lambda: lane.waiting)
 
     def bundle(self, version: str, model: str) -> None:
         """Names the bundle."""
@@ -66,7 +70,7 @@ class Telemetry:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the fields that ``extra={"fields": {…}}`` brought."""
+    """One JSON object per line: time, level, logger, message, and the fields that ``extra={"fields": {…}}`` brought."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line; a traceback is one of its fields."""

@@ -1,0 +1,84 @@
+"""The contract of an endpoint: one method of one path, the messages it takes and gives, the function between them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from msgspec import Struct
+
+from suisen.serving.exchange import Exchange, Reply
+from suisen.serving.messages import Message
+from suisen.serving.problems import PROBLEM_TYPES, Code
+from suisen.serving.service import Service
+
+M = TypeVar("M", bound=Struct)
+Handler = Callable[[Service, Exchange, M], Awaitable[Struct | Reply]]
+QUERY_STRING: tuple[Code, ...] = ("malformed_request", "unknown_field", "invalid_value")
+BODY: tuple[Code, ...] = (*QUERY_STRING, "malformed_json", "too_large", "unsupported_media_type")
+LOADED: tuple[Code, ...] = ("not_ready", "internal")
+COMPUTING: tuple[Code, ...] = ("overloaded", "deadline_exceeded")
+"""Problems of a handler that calls ``Service.compute``."""
+
+
+class NoParams(Message, frozen=True):
+    """An empty query string; every parameter is refused."""
+
+
+class AnyParams(Struct, frozen=True):
+    """A query string that nobody reads: probes of balancers may append to it what they like."""
+
+
+@dataclass(frozen=True)
+class Endpoint(Generic[M]):
+    """One method of one path.  Dispatch, metrics, ``/openapi.json`` and the contract tests read these fields."""
+
+    method: Literal["GET", "POST"]
+    """GET answers HEAD, too."""
+    path: str
+    """A last segment in braces takes any percent-encoded id (``Exchange.id_in_path``)."""
+    handler: Handler[M]
+    """Its name is the operation's, its docstring's first paragraph the summary.  It returns ``answers`` or a Reply."""
+    takes: type[M]
+    """The message: of the query string (GET), of the JSON body (POST)."""
+    answers: type[Struct] | str
+    """A Struct, or the media type of an answer that is none."""
+    status: int = 200
+    """Of the answer."""
+    needs_bundle: bool = True
+    """Refused with ``not_ready`` until a bundle is loaded."""
+    codes: tuple[Code, ...] = ()
+    """The handler's own problems; those of reading a message and of loading are added."""
+    example: M | None = None
+    """A message for the description and the contract tests; None: one without any field."""
+
+    @property
+    def operation(self) -> str:
+        """Its name in ``/openapi.json``."""
+        return self.handler.__name__
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a line."""
+        return " ".join((inspect.getdoc(self.handler) or "").partition("\n\n")[0].split())
+
+    @property
+    def variable(self) -> str:
+        """Name of the segment in braces; "" where there is none."""
+        return self.path.rpartition("{")[2].rstrip("}") if self.path.endswith("}") else ""
+
+    @property
+    def prefix(self) -> str:
+        """The path up to the segment in braces."""
+        return self.path.partition("{")[0]
+
+    @property
+    def refusals(self) -> dict[int, list[Code]]:
+        """Codes of the problems that may be the answer, by status; beside those of every path (404, 405)."""
+        reading = BODY if self.method == "POST" else () if self.takes is AnyParams else QUERY_STRING
+        found: dict[int, list[Code]] = {}
+        for code in (*reading, *(LOADED if self.needs_bundle else ()), *self.codes):
+            found.setdefault(int(PROBLEM_TYPES[code].status), []).append(code)
+        return found

@@ -1,0 +1,19 @@
+"""One file per path: its messages, its handler, its endpoint.  ``ENDPOINTS`` is what the server answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from suisen.serving.contract import Endpoint
+from suisen.serving.endpoints import events, health, metrics, openapi, recommend, recommend_user, similar
+
+ENDPOINTS: tuple[Endpoint[Any], ...] = (
+    recommend.ENDPOINT,
+    recommend_user.ENDPOINT,
+    similar.ENDPOINT,
+    events.ENDPOINT,
+    health.LIVE,
+    health.READY,
+    metrics.ENDPOINT,
+    openapi.ENDPOINT,
+)

@@ -1,0 +1,16 @@
+"""``GET /metrics``."""
+
+from __future__ import annotations
+
+from suisen.serving.contract import AnyParams, Endpoint
+from suisen.serving.exchange import Exchange, Reply
+from suisen.serving.service import Service
+from suisen.serving.telemetry import CONTENT_TYPE
+
+
+async def metrics(service: Service, exchange: Exchange, message: AnyParams) -> Reply:
+    """Metrics for Prometheus."""
+    return Reply(200, CONTENT_TYPE.encode(), service.telemetry.render())
+
+
+ENDPOINT = Endpoint("GET", "/metrics", metrics, takes=AnyParams, answers="text/plain", needs_bundle=False)

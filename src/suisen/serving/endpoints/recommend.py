@@ -1,0 +1,84 @@
+"""``POST /v1/recommend``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from suisen.recommending.requests import RecommendOptions
+from suisen.serving.answering import Recommend
+from suisen.serving.contract import COMPUTING, Endpoint
+from suisen.serving.exchange import Exchange
+from suisen.serving.messages import Answer, Ids, ListOptions, Query, Zoned
+from suisen.serving.problems import Refusal
+from suisen.serving.service import Service
+
+QUERIES = 256
+"""Most queries of one request."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+class RecommendRequest(ListOptions, frozen=True, kw_only=True):
+    """``POST /v1/recommend``."""
+
+    queries: Annotated[list[Query], Meta(min_length=1, max_length=QUERIES)]
+    exclude: Ids = field(default_factory=list)
+    """Items that no list may hold."""
+    among: Ids | None = None
+    """Only these items, where given."""
+    at: Zoned | None = None
+    """Time of the request; now where it is missing."""
+
+
+class RecommendAnswer(Struct, frozen=True):
+    """Answers in the order of the queries."""
+
+    request_id: str
+    version: str
+    """The bundle that answered."""
+    took_ms: float
+    answers: list[Answer]
+
+
+async def recommend(service: Service, exchange: Exchange, message: RecommendRequest) -> RecommendAnswer:
+    """Lists for users, histories, features or nobody in particular."""
+    options = message.options(
+        exclude=tuple(message.exclude),
+        among=None if message.among is None else tuple(message.among),
+        at=None if message.at is None else _microseconds(message.at),
+    )
+    return await answered(service, exchange, message.queries, options)
+
+
+async def answered(
+    service: Service, exchange: Exchange, queries: Sequence[Query], options: RecommendOptions
+) -> RecommendAnswer:
+    """The lists of some queries, counted and, where that is wanted, logged as impressions."""
+    found = await service.compute(Recommend(queries, options))
+    answers = [answer for answer in found if isinstance(answer, Answer)]
+    for answer in answers:
+        service.telemetry.answered(answer.answered_by)
+    service.journal.shown(exchange.request_id, service.version, answers)
+    return RecommendAnswer(exchange.request_id, service.version, exchange.took_ms, answers)
+
+
+def _microseconds(at: datetime) -> int:
+    moment = (at - EPOCH) // MICROSECOND
+    if moment < 0:
+        raise Refusal("invalid_value", f"at = {at.isoformat()} must be 1970 or later; leave it out for now")
+    return moment
+
+
+ENDPOINT = Endpoint(
+    "POST",
+    "/v1/recommend",
+    recommend,
+    takes=RecommendRequest,
+    answers=RecommendAnswer,
+    codes=(*COMPUTING, "unanswerable"),
+    example=RecommendRequest(queries=[Query(user_id="7"), Query(history=["3", "5"])], k=5),
+)

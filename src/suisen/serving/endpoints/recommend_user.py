@@ -1,0 +1,24 @@
+"""``GET /v1/recommend/{user}``: the short form of ``POST /v1/recommend`` for one user."""
+
+from __future__ import annotations
+
+from suisen.serving.contract import COMPUTING, Endpoint
+from suisen.serving.endpoints.recommend import RecommendAnswer, answered
+from suisen.serving.exchange import Exchange
+from suisen.serving.messages import ListOptions, Query
+from suisen.serving.service import Service
+
+
+async def recommend_user(service: Service, exchange: Exchange, message: ListOptions) -> RecommendAnswer:
+    """The list of one user."""
+    return await answered(service, exchange, [Query(user_id=exchange.id_in_path())], message.options())
+
+
+ENDPOINT = Endpoint(
+    "GET",
+    "/v1/recommend/{user}",
+    recommend_user,
+    takes=ListOptions,
+    answers=RecommendAnswer,
+    codes=(*COMPUTING, "unanswerable"),
+)

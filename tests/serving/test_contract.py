@@ -1,0 +1,178 @@
+"""What every endpoint keeps to.  The suite takes the endpoints from their registry.
+
+Each check takes a client of a server that is ready and one endpoint; the id of its path, if it has one, is 7.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import get_args
+
+import msgspec
+import pytest
+
+from suisen.serving.contract import AnyParams
+from suisen.serving.endpoints import ENDPOINTS
+from suisen.serving.openapi import document
+from suisen.serving.problems import PROBLEM_TYPES, Code, Problem
+from suisen.serving.settings import Settings
+from tests.serving.client import JSON, Client
+
+PATIENT = 60.0
+
+
+@pytest.fixture(params=ENDPOINTS, ids=lambda endpoint: endpoint.operation)
+def endpoint(request):
+    return request.param
+
+
+def path_of(endpoint):
+    return endpoint.prefix + ("7" if endpoint.variable else "")
+
+
+def good(endpoint):
+    """The body of a message that the endpoint takes; empty where it takes a query string."""
+    if endpoint.method != "POST":
+        return b""
+    return msgspec.json.encode(endpoint.takes() if endpoint.example is None else endpoint.example)
+
+
+def send(client, endpoint, query="", body=None, method=None, **headers):
+    """A good request, but for what is given."""
+    body = good(endpoint) if body is None else body
+    headers = {**(JSON if endpoint.method == "POST" else {}), **headers}
+    return client.ask(method or endpoint.method, path_of(endpoint) + query, body, headers)
+
+
+def refused(response, status, code):
+    """The detail of a refusal whose form is checked: a problem document (RFC 9457) in one line, never cached."""
+    assert (response.status, response.json["code"]) == (status, code), response.body
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["cache-control"] == "no-store"
+    problem = msgspec.json.decode(response.body, type=Problem)
+    assert problem.request_id == response.headers["x-request-id"]
+    assert (problem.status, problem.title) == (status, PROBLEM_TYPES[code].title)
+    assert problem.type == f"urn:suisen:problem:{code}"
+    assert len(problem.detail.splitlines()) == 1
+    return problem.detail
+
+
+def test_a_good_request_gets_the_answer_that_is_declared(client, endpoint):
+    response = send(client, endpoint)
+    assert response.status == endpoint.status, response.body
+    assert int(response.headers["content-length"]) == len(response.body)
+    assert response.headers["cache-control"] == "no-store"
+    if isinstance(endpoint.answers, str):
+        assert response.headers["content-type"].partition(";")[0] == endpoint.answers
+    else:
+        assert response.headers["content-type"] == "application/json"
+        msgspec.json.decode(response.body, type=endpoint.answers)
+        assert list(response.json) == list(endpoint.answers.__struct_fields__)
+
+
+def test_the_request_id_is_sent_back(client, endpoint):
+    response = send(client, endpoint, **{"x-request-id": "given-1"})
+    assert response.headers["x-request-id"] == "given-1"
+    if not isinstance(endpoint.answers, str) and "request_id" in endpoint.answers.__struct_fields__:
+        assert response.json["request_id"] == "given-1"
+    assert send(client, endpoint).headers["x-request-id"] != send(client, endpoint).headers["x-request-id"]
+    refused(send(client, endpoint, **{"x-request-id": "a b"}), 400, "malformed_request")
+
+
+def test_unknown_query_parameters_are_refused(client, endpoint):
+    response = send(client, endpoint, "?no_such_parameter=1")
+    if endpoint.takes is AnyParams:
+        assert response.status == endpoint.status  # declared: nobody reads the query string
+    else:
+        assert "field = 'no_such_parameter' is unknown" in refused(response, 422, "unknown_field")
+
+
+def test_wrong_methods_are_refused(client, endpoint):
+    methods = {other.method for other in ENDPOINTS if other.path == endpoint.path} | {endpoint.method}
+    methods |= {"HEAD"} if "GET" in methods else set()
+    for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} - methods:
+        response = send(client, endpoint, method=method)
+        assert f"method = {method!r}" in refused(response, 405, "method_not_allowed")
+        assert set(response.headers["allow"].split(", ")) == methods
+
+
+def test_head_is_get_without_the_body(client, endpoint):
+    head = send(client, endpoint, method="HEAD")
+    if endpoint.method == "GET":
+        get = send(client, endpoint)
+        assert (head.status, head.body) == (get.status, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
+    else:
+        assert (head.status, head.body) == (405, b"")
+
+
+def test_bodies_are_json_of_the_struct(client, endpoint):
+    if endpoint.method != "POST":
+        return
+    refused(send(client, endpoint, body=b"{"), 400, "malformed_json")
+    refused(send(client, endpoint, **{"content-type": "text/plain"}), 415, "unsupported_media_type")
+    more = {**json.loads(good(endpoint)), "no_such_field": 1}
+    detail = refused(send(client, endpoint, body=json.dumps(more).encode()), 422, "unknown_field")
+    assert "field = 'no_such_field' is unknown" in detail
+    large = b" " * (client.app.service.settings.max_body_bytes + 1)
+    refused(send(client, endpoint, body=large), 413, "too_large")
+
+
+def test_without_a_bundle_it_says_so_or_does_not_need_one(endpoint):
+    def broken():
+        raise ValueError("no bundle")
+
+    with Client(broken, endpoints=[endpoint]) as client:
+        response = send(client, endpoint)
+    if endpoint.needs_bundle or "not_ready" in endpoint.codes:
+        assert refused(response, 503, "not_ready") == "the bundle is not served: no bundle"
+        assert response.headers["retry-after"] == "1"
+    else:
+        assert response.status == endpoint.status
+
+
+def test_what_nobody_foresaw_tells_nothing_of_our_insides(recommender, endpoint):
+    def handler(*_):
+        raise ZeroDivisionError("secret")
+
+    broken = replace(endpoint, handler=handler)
+    with Client(lambda: recommender, Settings(deadline_s=PATIENT), endpoints=[broken]) as client:
+        assert "secret" not in refused(send(client, broken), 500, "internal")
+
+
+def test_metrics_count_it_by_its_path(client, endpoint):
+    line = f'suisen_requests_total{{route="{endpoint.path}",status="{endpoint.status}"}}'
+
+    def count():
+        lines = client.app.service.telemetry.render().decode().splitlines()
+        return sum(float(each.rpartition(" ")[2]) for each in lines if each.startswith(line))
+
+    before = count()
+    send(client, endpoint)
+    assert count() == before + 1
+
+
+def test_it_is_described(endpoint):
+    (described,) = document([endpoint])["paths"][endpoint.path].values()
+    assert described["operationId"] == endpoint.operation
+    assert described["summary"], "write a docstring under the handler"
+    assert str(endpoint.status) in described["responses"]
+    places = {(parameter["name"], parameter["in"]) for parameter in described["parameters"]}
+    names = endpoint.takes.__struct_fields__ if endpoint.method == "GET" else ()
+    variable = [(endpoint.variable, "path")] if endpoint.variable else []
+    assert places == {*((name, "query") for name in names), *variable}
+    for status, codes in endpoint.refusals.items():
+        response = described["responses"][str(status)]
+        assert all(code in response["description"] for code in codes)
+        assert list(response["content"]) == ["application/problem+json"]
+    if endpoint.method == "POST":
+        content = described["requestBody"]["content"]["application/json"]
+        assert content["schema"] == {"$ref": f"#/components/schemas/{endpoint.takes.__name__}"}
+        msgspec.convert(content.get("example", {}), endpoint.takes)
+
+
+def test_operations_have_different_names_and_codes_are_known():
+    names = [endpoint.operation for endpoint in ENDPOINTS]
+    assert len(names) == len(set(names))
+    assert set(get_args(Code)) == set(PROBLEM_TYPES)
