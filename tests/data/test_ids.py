@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suisen.data.ids import IdMap
+from suisen.data import ids as module
+from suisen.data.ids import HashTable, IdMap
 from suisen.errors import InputError
 
 raw_ids = st.one_of(
@@ -62,3 +63,78 @@ def test_nothing_asked_nothing_found():
 def test_raw_fails_where_there_is_no_id(dense, text):
     with pytest.raises(InputError, match=text):
         IdMap.of("item", pl.Series(["a"])).raw(np.array(dense))
+
+
+# -- the hash table ----------------------------------------------------------------------------------------------------
+
+texts = st.text(max_size=5)
+numbers = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1))
+columns = st.one_of(
+    st.tuples(st.just(pl.String), st.lists(texts, unique=True), st.lists(st.one_of(st.none(), texts))),
+    st.tuples(st.just(pl.Int64), st.lists(numbers, unique=True), st.lists(st.one_of(st.none(), numbers))),
+)
+hash_functions = st.sampled_from(
+    [
+        module.hashes,
+        lambda values: np.zeros(values.len(), dtype=np.uint64),  # all in the first bucket
+        lambda values: np.full(values.len(), 2**64 - 1, dtype=np.uint64),  # all in the last one
+        lambda values: values.hash(seed=0).to_numpy() & np.uint64(1 << 63),  # two different hashes only
+    ]
+)
+
+
+@given(columns, hash_functions, st.integers(1, 7))
+def test_the_table_is_a_dict_whatever_the_hash(column, hash_function, chunk):
+    dtype, values, wanted = column
+    wanted += values[::2]
+    known = {value: place for place, value in enumerate(values)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "hashes", hash_function)
+        patch.setattr(module, "IDS_PER_CHUNK", chunk)
+        table = HashTable(pl.Series(values, dtype=dtype))
+        places = table.places(pl.Series(wanted, dtype=dtype))
+    assert places.dtype == np.int64
+    assert places.tolist() == [known.get(value, -1) for value in wanted]
+
+
+@given(columns)
+def test_table_join_and_one_by_one_agree(column):
+    dtype, values, wanted = column
+    ids = IdMap("item", pl.Series("raw", values, dtype=dtype))
+    series = pl.Series(wanted, dtype=dtype)
+    assert (ids.table.places(series) + 1).tolist() == ids._joined(series).tolist() == ids.dense(series).tolist()
+    assert [ids.dense_one(value) for value in wanted] == ids.dense(series).tolist()
+
+
+@pytest.mark.parametrize("first", [1, 17])
+def test_a_few_ids_and_many_are_looked_up_alike(first):
+    """One id of the many makes the other path: the join from as many as the map holds, the table below."""
+    values = [3, 2**63 - 1, -(2**63), *range(4, 40)]
+    ids = IdMap("item", pl.Series("raw", values, dtype=pl.Int64))
+    mixed = ["3", None, -(2**63), "x", 5.0, str(2**63 - 1), 5.5, 2**63, "+4", " 4", True]
+    few = ids.dense(mixed[:first])
+    assert few.tolist() == ids.dense(mixed[:first] + [None] * 100).tolist()[: len(few)]
+
+
+def test_a_few_ids_do_not_read_the_whole_map(monkeypatch):
+    """What a look-up hashes and compares is what it is asked for, whatever the map holds."""
+    ids = IdMap("item", pl.Series("raw", range(100_000), dtype=pl.Int64))
+    assert ids.table.nbytes == pytest.approx(8 * 100_000, abs=8)
+    hashed = []
+    monkeypatch.setattr(
+        module, "hashes", lambda values: (hashed.append(values.len()), values.hash(seed=0).to_numpy())[1]
+    )
+    monkeypatch.setattr(IdMap, "_joined", None)
+    assert ids.dense([99_999, -1, 7]).tolist() == [100_000, 0, 8]
+    assert hashed == [3]
+
+
+def test_values_in_several_chunks_are_found():
+    values = pl.concat([pl.Series(["a", "b"]), pl.Series(["é", ""])], rechunk=False)
+    assert HashTable(values).places(pl.Series(["", "é", "c", None, "a"])).tolist() == [3, 2, -1, -1, 0]
+
+
+def test_an_empty_table_holds_nothing():
+    assert HashTable(pl.Series([], dtype=pl.String)).places(pl.Series(["a", None])).tolist() == [-1, -1]
+    assert HashTable(pl.Series([1])).places(pl.Series([], dtype=pl.Int64)).tolist() == []
+    assert IdMap.of("item", pl.Series([], dtype=pl.String)).dense(["a"]).tolist() == [0]

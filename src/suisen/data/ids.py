@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +14,66 @@ import polars as pl
 from suisen.errors import InputError
 
 RawId = str | int
-_INTEGER = re.compile(r"[+-]?[0-9]+")
 DenseIds = npt.NDArray[np.int64]
+IDS_PER_CHUNK = 2**16
+"""Ids that are looked up together: what is compared at a time stays in the processor's cache."""
+
+
+class HashTable:
+    """Where each of n < 2³² unique values stands, found by its hash: a look-up costs the same however large n is.
+
+    A value's bucket is ⌊hash · n / 2⁶⁴⌋, so that a bucket holds one value on average.  The buckets are the rows of a
+    CSR matrix: ``_order[_starts[b]:_starts[b + 1]]`` are the positions of bucket b's values.  Each of the two arrays
+    takes 4 bytes per value, where a Python dict of texts takes about a hundred.  A look-up compares what it wants with
+    every value of its bucket: equal hashes cost time, they never give a wrong answer.
+    """
+
+    def __init__(self, values: pl.Series) -> None:
+        """``values`` (n,) are unique and hold no null."""
+        self._values = values.rechunk()  # in a single chunk a position is found without a search
+        self._buckets = max(1, values.len())
+        bucket = self._bucket_of(self._values)
+        # A bucket in the upper half and a position in the lower one sort in place, 4 times as fast as np.argsort.
+        keys = (bucket.astype(np.uint64) << _HALF) | np.arange(values.len(), dtype=np.uint64)
+        keys.sort()
+        self._order = keys.astype(np.uint32)  # the lower halves
+        self._starts = np.zeros(self._buckets + 1, dtype=np.uint32)
+        np.cumsum(np.bincount(bucket, minlength=self._buckets), out=self._starts[1:])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the table, beside the values themselves."""
+        return self._order.nbytes + self._starts.nbytes
+
+    def places(self, wanted: pl.Series) -> DenseIds:
+        """(m,) position of each of ``wanted``, which has the values' type; −1 for null and for what is not there."""
+        parts = [self._places(part["wanted"]) for part in wanted.to_frame("wanted").iter_slices(IDS_PER_CHUNK)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+    def _places(self, wanted: pl.Series) -> DenseIds:
+        bucket = self._bucket_of(wanted)
+        start = self._starts[bucket].astype(np.int64)
+        size = self._starts[bucket + 1].astype(np.int64) - start  # (m,) values to compare each one with
+        row = np.repeat(np.arange(wanted.len()), size)  # (c,) which of ``wanted`` a comparison is for
+        shift = start - (np.cumsum(size) - size)
+        place = self._order[np.arange(row.size) + np.repeat(shift, size)]  # (c,) the value it is compared with
+        same = self._values[place] == wanted[row]
+        hit = same.fill_null(value=False).to_numpy() if wanted.null_count() else same.to_numpy()
+        places = np.full(wanted.len(), -1, dtype=np.int64)
+        places[row[hit]] = place[hit]
+        return places
+
+    def _bucket_of(self, values: pl.Series) -> DenseIds:
+        upper = hashes(values) >> _HALF  # times n < 2³² it still fits into 64 bits
+        return ((upper * np.uint64(self._buckets)) >> _HALF).astype(np.int64)
+
+
+_HALF = np.uint64(32)
+
+
+def hashes(values: pl.Series) -> npt.NDArray[np.uint64]:
+    """(n,) 64-bit hashes of texts or integers, the same for equal values within one process."""
+    return values.hash(seed=0).to_numpy()
 
 
 @dataclass(frozen=True)
@@ -38,33 +95,32 @@ class IdMap:
         return cls(name, values.drop_nulls().unique(maintain_order=True).alias("raw"))
 
     @cached_property
-    def _table(self) -> pl.DataFrame:
-        dense = pl.int_range(1, len(self), dtype=pl.Int64, eager=True).alias("dense")
-        return pl.DataFrame([self.raw_ids.alias("raw"), dense])
-
-    @cached_property
-    def _position(self) -> dict[RawId, int]:
-        return {raw: i for i, raw in enumerate(self.raw_ids.to_list(), start=1)}
+    def table(self) -> HashTable:
+        """What looks up a few ids.  The first use builds it, for training, which looks up whole columns, needs none; a
+        server uses it once before its first request.
+        """
+        return HashTable(self.raw_ids)
 
     def dense(self, raw: Iterable[Any] | pl.Series) -> DenseIds:
         """Dense ids of raw ones; 0 for what the map does not hold, null included.  Never fails.
 
-        Integers are looked up as text where the map holds text, and text that spells an integer as an integer.
+        Integers are looked up as text where the map holds text, and text that spells an integer as an integer.  As
+        many ids as the map holds, or more, are joined with it; that is 2 to 4 times as fast as the table for them.
         """
         series = raw if isinstance(raw, pl.Series) else pl.Series(_plain(raw), strict=False)
         if series.len() == 0:
             return np.zeros(0, dtype=np.int64)
-        cast = _whole(series).cast(self.raw_ids.dtype, strict=False).alias("raw").to_frame()
-        found = cast.join(self._table, on="raw", how="left", maintain_order="left")
+        wanted = _whole(series).cast(self.raw_ids.dtype, strict=False)
+        return self._joined(wanted) if wanted.len() >= len(self) else self.table.places(wanted) + 1
+
+    def _joined(self, wanted: pl.Series) -> DenseIds:
+        known = pl.DataFrame([self.raw_ids.alias("raw"), pl.int_range(1, len(self), eager=True).alias("dense")])
+        found = wanted.alias("raw").to_frame().join(known, on="raw", how="left", maintain_order="left")
         return found["dense"].fill_null(0).to_numpy().astype(np.int64)
 
     def dense_one(self, raw: RawId) -> int:
-        """One look-up without building a frame: what a server asks."""
-        if self.raw_ids.dtype == pl.String:
-            return self._position.get(str(raw), 0)
-        if isinstance(raw, int):
-            return self._position.get(raw, 0)
-        return self._position.get(int(raw), 0) if _INTEGER.fullmatch(raw) else 0
+        """The dense id of one raw id; 0 where the map does not hold it."""
+        return int(self.dense([raw])[0])
 
     def raw(self, dense: npt.NDArray[np.integer[Any]]) -> pl.Series:
         """Raw ids of dense ones.  Fails on 0 and on what the map does not hold, naming the first position."""
