@@ -1,15 +1,16 @@
 """Search spaces beside the hyper-parameters: what is written, what is read, and that every model's are sound."""
 
 import inspect
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from suisen.errors import InputError
 from suisen.models import MODELS
-from suisen.parameters import Search, keywords_of, parameters, searches_of
+from suisen.parameters import After, Search, keywords_of, parameters, searches_of
+from suisen.runs.settings import settings_of
 
 
 @parameters
@@ -20,6 +21,73 @@ class Toy:
     hidden: Annotated[tuple[int, ...], Search(choices=((8,), (16, 8)))] = Field((8,), min_length=1)
     rate: Annotated[float | None, Search(1e-4, 1e-2, log=True)] = 1e-3
     loss: Literal["a", "b"] = "a"
+
+
+@parameters
+class Parent:
+    """Shared by two."""
+
+    dim: Annotated[int, Field(ge=1), Search(choices=(8, 16))] = 8
+    """Length."""
+    rate: Annotated[float, Field(gt=0)] = 0.1
+    """Step."""
+    epochs: Annotated[int, Field(ge=1)] = 3
+    """Passes."""
+
+
+@parameters
+class Child(Parent):
+    """Moves a default and adds four fields."""
+
+    rate: Annotated[float, Field(gt=0), Search(0.1, 1.0)] = 0.2
+    hidden: Annotated[tuple[int, ...], Search(choices=((8,), (4,))), After("dim")] = (8,)
+    """Widths."""
+    deep: bool = True
+    """Whether."""
+    first: Annotated[int, After("")] = 0
+    """First."""
+
+
+@parameters
+class Grandchild(Child):
+    """Moves another and says it in other words; one field more, at the end."""
+
+    dim: Annotated[int, Field(ge=2)] = 4
+    """Length, of the other kind."""
+    last: int = 9
+    """Last."""
+
+
+CHILD = ("first", "dim", "hidden", "deep", "rate", "epochs")
+
+
+@pytest.mark.parametrize(("cls", "order"), [(Parent, ("dim", "rate", "epochs")), (Child, CHILD),
+                                            (Grandchild, (*CHILD, "last"))])  # fmt: skip
+def test_fields_stand_where_they_are_said_to(cls, order):
+    made = cls()
+    assert tuple(field.name for field in fields(cls)) == order
+    assert tuple(asdict(made)) == order
+    assert repr(made) == f"{cls.__name__}({', '.join(f'{name}={getattr(made, name)!r}' for name in order)})"
+    assert [setting.key for setting in settings_of(cls, "toy", "--toy.")] == list(order)
+    assert list(searches_of(cls)) == [name for name in order if name in searches_of(cls)]
+    assert replace(made, epochs=7).epochs == 7
+
+
+def test_inherited_fields_keep_their_descriptions_wherever_they_are_read():
+    for cls, dim in ((Parent, "Length."), (Child, "Length."), (Grandchild, "Length, of the other kind.")):
+        said = {setting.key: setting.doc for setting in settings_of(cls, "toy", "--toy.")}
+        assert (said["dim"], said["rate"], said["epochs"]) == (dim, "Step.", "Passes.")
+        read = {name: facts["description"] for name, facts in TypeAdapter(cls).json_schema()["properties"].items()}
+        assert read == said
+
+
+def test_a_moved_default_brings_its_own_bounds_and_search():
+    assert (Parent().rate, Child().rate, Grandchild().rate) == (0.1, 0.2, 0.2)
+    assert set(searches_of(Child)) == {"dim", "hidden", "rate"}
+    assert set(searches_of(Grandchild)) == {"hidden", "rate"}
+    with pytest.raises(InputError, match="Grandchild: dim = 1 should be greater than or equal to 2"):
+        Grandchild(dim=1)
+    assert Child(dim=1).dim == 1
 
 
 def test_annotations_are_read_with_their_types():

@@ -9,7 +9,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
@@ -20,12 +20,12 @@ from figures import write_or_check  # noqa: E402
 
 import suisen  # noqa: E402
 from suisen.models import MODELS, RANKERS, SECOND_STAGES  # noqa: E402
-from suisen.models.contract import CatalogueScorer, Ranker, Retriever  # noqa: E402
+from suisen.models.contract import Ability, CatalogueScorer, Ranker, Retriever, network_of  # noqa: E402
 from suisen.parameters import searches_of  # noqa: E402
 from suisen.runs.settings import settings_of  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
-ABILITIES = ("new users", "new items", "history", "features", "time")
+ABILITIES = get_args(Ability)
 CITATION = re.compile(r"[A-Z][\w-]+(?: (?:&|and) [A-Z][\w-]+| et al\.)?,? (?:19|20)\d\d")
 """Like Kang & McAuley, 2018."""
 HEAD = """# Models
@@ -39,7 +39,7 @@ schema: `suisen train --events my.csv --user uid --item sku --time ts --retrieve
 
 * **new users**: answers for somebody without an event in train; **new items**: scores an item without one
 * **history**: reads the items of a session or a history at hand, so that it answers anonymous visitors
-* **features**: reads user, item or request features; **time**: reads times
+* **features**: reads user, item or context features
 """
 
 
@@ -64,7 +64,7 @@ def papers(cls: type) -> str:
 
 def kind(cls: Any) -> str:
     """By the network that ``build`` says it returns."""
-    net = get_type_hints(cls.build)["return"]
+    net = network_of(cls)
     for base, word in ((Retriever, "retriever"), (CatalogueScorer, "catalogue scorer"), (Ranker, "ranker")):
         if issubclass(net, base):
             return word

@@ -61,14 +61,26 @@ class Search:
         return f"{self.low:g} … {self.high:g}{', log' if self.log else ''}"
 
 
+@dataclass(frozen=True)
+class After:
+    """Where a field of a subclass stands in ``--help``, the manifest and ``repr``: behind the inherited field named
+    here, or first (``After("")``).  The fields declared under it follow it, up to the next ``After``; without any they
+    stand behind all inherited ones.
+    """
+
+    name: str
+
+
 def searches_of(cls: type) -> dict[str, tuple[Any, Search]]:
     """Parameter → (its type, where tuning looks for it), of those that have a ``Search`` in their annotation."""
     out = {}
-    for name, hint in get_type_hints(cls, include_extras=True).items():
-        kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    hints = get_type_hints(cls, include_extras=True)
+    for field in fields(cls):
+        hint = hints[field.name]
+        value_type, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         found = [note for note in notes if isinstance(note, Search)]
         if found:
-            out[name] = (kind, found[0])
+            out[field.name] = (value_type, found[0])
     return out
 
 
@@ -78,9 +90,14 @@ def parameters(cls: type[T]) -> type[T]:
 
     A field is written once, with its bounds (``Annotated[int, Field(ge=1)]``) and its docstring underneath; from that
     come validation, ``--help``, the documentation table and the bundle's manifest.  Mistakes raise InputError.
+
+    Inherited fields keep their docstrings.  A subclass that only moves a default or a bound writes the field again
+    without one; where its new fields stand is said with ``After``.
     """
-    config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    config = ConfigDict(extra="forbid", use_attribute_docstrings=True, json_schema_extra=_inherited_descriptions)
     made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+    made.__dataclass_fields__ = _in_order(made)
+    made.__repr__ = _repr  # the generated one has the order in which the bases come
     validated = made.__init__
 
     def __init__(self: Any, *args: Any, **values: Any) -> None:
@@ -94,6 +111,33 @@ def parameters(cls: type[T]) -> type[T]:
     made.__init__ = __init__
     out: type[T] = made
     return out
+
+
+def _inherited_descriptions(schema: dict[str, Any], cls: type) -> None:
+    """Fills the JSON schema's descriptions in: Pydantic reads the docstrings of the class's own body alone."""
+    for base in cls.__mro__:
+        for name, field in base.__dict__.get("__pydantic_fields__", {}).items():
+            if field.description and name in schema.get("properties", {}):
+                schema["properties"][name].setdefault("description", field.description)
+
+
+def _in_order(cls: Any) -> dict[str, Any]:
+    """The dataclass's fields with the class's own new ones where ``After`` wants them."""
+    order = list(dict.fromkeys(name for base in cls.__bases__ for name in getattr(base, "__dataclass_fields__", ())))
+    place = len(order)
+    for name in [name for name in cls.__dataclass_fields__ if name not in order]:
+        field = cls.__pydantic_fields__.get(name)  # none: a ClassVar
+        for note in () if field is None else field.metadata:
+            if isinstance(note, After):
+                place = order.index(note.name) + 1 if note.name else 0
+        order.insert(place, name)
+        place += 1
+    return {name: cls.__dataclass_fields__[name] for name in order}
+
+
+def _repr(self: Any) -> str:
+    values = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
+    return f"{type(self).__qualname__}({values})"
 
 
 def _example(cls: type) -> str:

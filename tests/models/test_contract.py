@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from suisen.data.batch import Candidates
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
-from suisen.models import MODELS, RANKERS, RETRIEVERS, model_of, name_of
-from suisen.models.contract import Ability, CatalogueScorer, Net, Ranker, Retriever
+from suisen.models import MODELS, RANKERS, RETRIEVERS, SECOND_STAGES, contract, model_of, name_of
+from suisen.models.contract import Ability, CatalogueScorer, Net, Ranker, Retriever, network_of
 from suisen.pipeline.two_stage import may_recommend
 from suisen.recommending.scorers import NetScorer
 from suisen.training.options import RunOptions
@@ -156,9 +156,9 @@ def test_reads_what_it_declares_and_nothing_else(case, data):
         "time": replace(contexts, time=contexts.time + 10**12, history_time=contexts.history_time + 10**10),
     }
     before = all_scores(case.net, contexts)
-    for ability, changed in changes.items():
+    for part, changed in changes.items():  # times are no ability: no model reads them when it answers
         moved = not torch.equal(before, all_scores(case.net, changed))
-        assert moved == (ability in case.abilities), ability
+        assert moved == (part in case.abilities), part
 
 
 # -- what is recommended ---------------------------------------------------------------------------------------------
@@ -358,6 +358,66 @@ def test_retrievers_score_by_inner_products(case, data):
         assert queries.dtype == vectors.dtype == torch.float32
         products = case.net.score(contexts, everything(len(contexts), data.schema.n_items))
     torch.testing.assert_close(products, queries @ vectors.T, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_prepared_scores_are_the_scores(case, data):
+    net, contexts, n = case.net, asked(data), data.schema.n_items
+    state, items = net.prepare_contexts(contexts), net.prepare_items()
+    ids = torch.randint(1, n, (len(contexts), 5), generator=torch.Generator().manual_seed(0))
+    whole = all_scores(net, contexts)
+    torch.testing.assert_close(net.score_prepared(state, items, ids), whole.gather(1, ids), rtol=1e-4, atol=1e-5)
+    for lo, hi in ((0, n), (3, 9), (n - 1, n)):
+        tile = net.score_tile(state, items, lo, hi)
+        torch.testing.assert_close(tile, whole[:, lo:hi], rtol=1e-4, atol=1e-5)
+        tile.fill_(0)  # the caller's own: what was prepared is not touched
+    torch.testing.assert_close(net.score_tile(state, items, 0, n), whole, rtol=1e-4, atol=1e-5)
+    assert net.bytes_per_score(items) >= 4
+    alike = net.similarity_vectors()
+    assert len(alike) == n
+    assert alike.dtype == torch.float32
+    assert alike.isfinite().all()
+
+
+def test_states_of_a_catalogue_are_made_in_chunks(case, data, monkeypatch):
+    if not isinstance(case.net, Ranker):
+        pytest.skip("no ranker")
+    with torch.no_grad():
+        whole = case.net.prepare_items()
+        monkeypatch.setattr(contract, "ITEMS_PER_CHUNK", 5)
+        torch.testing.assert_close(case.net.prepare_items(), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_what_scores_nothing_says_so(data):
+    net = bound(Net(), data)
+    nobody = torch.zeros((1, 1))
+    for wrong in (
+        lambda: net.prepare_contexts(asked(data)),
+        lambda: net.score_prepared(nobody, None, nobody.long()),
+        lambda: net.score_tile(nobody, None, 0, 1),
+        net.similarity_vectors,
+        lambda: Retriever().score_tile(nobody, None, 0, 1),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+
+
+def test_the_network_is_known_without_building_it():
+    assert network_of(MODELS["fm"]).__name__ == "FMNet"
+    for name, cls in MODELS.items():
+        assert issubclass(network_of(cls), CatalogueScorer if name in RETRIEVERS else Ranker)
+
+    class Silent:
+        def build(self, schema) -> int:
+            return 0
+
+    with pytest.raises(TypeError, match=r"Silent\.build must say which network it returns, like -> SilentNet"):
+        network_of(Silent)
+
+
+def test_a_second_stage_is_a_ranker_or_a_retriever_whose_order_is_personal():
+    assert list(SECOND_STAGES)[: len(RANKERS)] == list(RANKERS)
+    assert set(MODELS) - set(SECOND_STAGES) == {"ease", "item-knn", "popularity"}
 
 
 def test_rankers_compose_their_states(case, data):

@@ -1,4 +1,4 @@
-"""The contract, then one file a model; adding one means a file, its test and a line here."""
+"""The contract, then one file per model; adding one means a file, its test and a line here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from suisen.errors import unknown
 from suisen.models.bert4rec import BERT4Rec
-from suisen.models.contract import CatalogueScorer, Model, Net, Ranker, Retriever
+from suisen.models.contract import CatalogueScorer, Model, Net, Ranker, Retriever, network_of
 from suisen.models.dcn import DCNv2
 from suisen.models.deepfm import DeepFM
 from suisen.models.dnn import DNN
@@ -54,18 +54,16 @@ RANKERS: dict[str, type[Any]] = {
 
 MODELS = RETRIEVERS | RANKERS
 
-SECOND_STAGES = RANKERS | {
-    name: kind for name, kind in RETRIEVERS.items() if name not in ("ease", "item-knn", "popularity")
-}
-"""What can rank: the rankers, and retrievers with vectors standing in for one."""
+SECOND_STAGES = {name: cls for name, cls in (RANKERS | RETRIEVERS).items() if network_of(cls).second_stage}
+"""What can rank: the rankers, and retrievers with vectors standing in for one (``Net.second_stage``)."""
 
 
 def name_of(model: Model) -> str:
     """The model's name in the manifest and on the command line."""
-    for name, kind in MODELS.items():
-        if type(model) is kind:
+    for name, cls in MODELS.items():
+        if type(model) is cls:
             return name
-    raise unknown("model", type(model).__name__, [kind.__name__ for kind in MODELS.values()])
+    raise unknown("model", type(model).__name__, [cls.__name__ for cls in MODELS.values()])
 
 
 def model_of(name: str, **hyper: Any) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_type_hints, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,12 @@ from suisen.data.views import View
 from suisen.models.tables import distinct, lookup
 from suisen.parameters import parameters
 
-T = TypeVar("T")
-Ability = Literal["new users", "new items", "history", "features", "time"]
-"""new users / new items: scored without an event of theirs in train, from features; history: folds a history in;
-features: reads user, item or request features; time: reads times."""
+Ability = Literal["new users", "new items", "history", "features"]
+"""What a model can answer.  new users / new items: those without an event in train, from their features or from what
+holds for everybody; history: it reads the items of the history at hand; features: it reads user, item or context
+features."""
+ITEMS_PER_CHUNK = 65_536
+"""Items whose states are computed at a time where the whole catalogue's are wanted."""
 
 
 class ItemTable(nn.Module):
@@ -68,9 +70,16 @@ class ItemTable(nn.Module):
 
 
 class Net(nn.Module):
-    """A network as the trainer, the evaluation and the pipeline see it."""
+    """A network as the trainer, the evaluation and the pipeline see it.
+
+    Whoever scores many candidates calls ``prepare_contexts`` once per batch of contexts and ``prepare_items`` once per
+    version of the weights, and then ``score_prepared`` or ``score_tile`` as often as needed; what the two prepare is
+    the network's own affair.
+    """
 
     items: ItemTable
+    second_stage: ClassVar[bool] = False
+    """Whether it can rank what another model retrieved."""
 
     def bind(self, items: ItemTable) -> None:
         """Gives the item table to this network and to the networks inside it (the house calls it after ``build``)."""
@@ -89,6 +98,35 @@ class Net(nn.Module):
         """(B, C) float32: the higher, the sooner to be recommended."""
         raise TypeError(f"{type(self).__name__} does not score")
 
+    # -- the same in two steps, for those who score a catalogue ------------------------------------------------------
+
+    def prepare_contexts(self, contexts: Contexts) -> Tensor:
+        """(B, …): what scoring needs of the contexts, computed once."""
+        raise TypeError(f"{type(self).__name__} is neither a retriever nor a ranker")
+
+    def prepare_items(self) -> Tensor | None:
+        """(n_items, …): what scoring needs of every item, computed once; None: nothing."""
+        return None
+
+    def score_prepared(self, contexts: Tensor, items: Tensor | None, ids: Tensor) -> Tensor:
+        """(B, C) scores of (B, C) candidates, from what was prepared of the B contexts and of all items."""
+        raise TypeError(f"{type(self).__name__} is neither a retriever nor a ranker")
+
+    def score_tile(self, contexts: Tensor, items: Tensor | None, lo: int, hi: int) -> Tensor:
+        """(B, hi − lo) scores of the items lo … hi − 1 for every context; the caller may overwrite them."""
+        raise TypeError(f"{type(self).__name__} is neither a retriever nor a ranker")
+
+    def bytes_per_score(self, items: Tensor | None) -> int:
+        """Working bytes of one score in a tile: what a caller divides its memory by."""
+        return 4
+
+    def similarity_vectors(self) -> Tensor:
+        """(n_items, d) vectors, of any length, whose cosines say how alike two items are."""
+        vectors = self.prepare_items()
+        if vectors is None:
+            raise TypeError(f"{type(self).__name__} has no vectors of its items")
+        return vectors
+
 
 class CatalogueScorer(Net):
     """Scores the whole catalogue at once."""
@@ -101,9 +139,34 @@ class CatalogueScorer(Net):
         """(B, C): the candidates' columns of ``score_all``."""
         return self.score_all(contexts).gather(1, candidates.items)
 
+    def prepare_contexts(self, contexts: Contexts) -> Tensor:
+        """(B, n_items): all scores."""
+        return self.score_all(contexts)
+
+    def score_prepared(self, contexts: Tensor, items: Tensor | None, ids: Tensor) -> Tensor:
+        """(B, C): columns."""
+        return contexts.gather(1, ids)
+
+    def score_tile(self, contexts: Tensor, items: Tensor | None, lo: int, hi: int) -> Tensor:
+        """(B, hi − lo): columns, copied."""
+        return contexts[:, lo:hi].clone()
+
+    def bytes_per_score(self, items: Tensor | None) -> int:
+        """The score and its copy."""
+        return 8
+
+    def similarity_vectors(self) -> Tensor:
+        """(n_items, n_items): each item's scores of the catalogue for a context whose history is that item alone."""
+        ids = torch.arange(len(self.items), device=self.items.trained.device)
+        nothing, none = torch.zeros_like(ids), Features.none(len(ids)).to(ids.device)
+        history = Ragged(ids, torch.arange(len(ids) + 1, device=ids.device))
+        return self.score_all(Contexts(nothing, none, none, nothing, history, nothing))
+
 
 class Retriever(CatalogueScorer):
     """score(u, i) = query_vectors(u) · item_vectors()[i]."""
+
+    second_stage: ClassVar[bool] = True
 
     def query_vectors(self, contexts: Contexts) -> Tensor:
         """(B, d) float32."""
@@ -122,16 +185,43 @@ class Retriever(CatalogueScorer):
         vectors = self.item_vectors()[candidates.items]
         return torch.einsum("bd,bcd->bc", self.query_vectors(contexts), vectors)
 
+    def prepare_contexts(self, contexts: Contexts) -> Tensor:
+        """(B, d): query vectors."""
+        return self.query_vectors(contexts)
+
+    def prepare_items(self) -> Tensor:
+        """(n_items, d): item vectors."""
+        return self.item_vectors()
+
+    def score_prepared(self, contexts: Tensor, items: Tensor | None, ids: Tensor) -> Tensor:
+        """(B, C): inner products with the candidates' vectors."""
+        vectors = _given(items)[ids]  # (B, C, d)
+        return torch.bmm(vectors, contexts.unsqueeze(2)).squeeze(2)
+
+    def score_tile(self, contexts: Tensor, items: Tensor | None, lo: int, hi: int) -> Tensor:
+        """(B, hi − lo): one matrix product."""
+        return contexts @ _given(items)[lo:hi].T
+
+    def bytes_per_score(self, items: Tensor | None) -> int:
+        """The score alone."""
+        return 4
+
+    def similarity_vectors(self) -> Tensor:
+        """(n_items, d): item vectors."""
+        return self.item_vectors()
+
 
 class Ranker(Net):
     """Scores pairs; ``score`` is the composition of three parts, in training and in serving alike."""
 
+    second_stage: ClassVar[bool] = True
+
     def context_state(self, contexts: Contexts) -> Tensor:
-        """(B, t): all that depends on the context alone, once a request."""
+        """(B, t): all that depends on the context alone, computed once per context."""
         raise TypeError(f"{type(self).__name__} has no context state")
 
     def item_state(self, ids: Tensor) -> Tensor:
-        """(n, s) for (n,) ids: all that depends on the item alone, once an item."""
+        """(n, s) for (n,) ids: all that depends on the item alone, computed once per item."""
         raise TypeError(f"{type(self).__name__} has no item state")
 
     def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
@@ -148,6 +238,35 @@ class Ranker(Net):
         ids, where, _ = distinct(candidates.items, len(self.items))
         items = lookup(self.item_state(ids), where, padding=False)
         return self.combine(self.context_state(contexts), items, candidates.pair, weights)
+
+    def prepare_contexts(self, contexts: Contexts) -> Tensor:
+        """(B, t): context states."""
+        return self.context_state(contexts)
+
+    def prepare_items(self) -> Tensor:
+        """(n_items, s): item states, a chunk of the catalogue at a time."""
+        ids = torch.arange(len(self.items), device=self.items.trained.device)
+        chunks: Sequence[Tensor] = torch.split(ids, ITEMS_PER_CHUNK)
+        return torch.cat([self.item_state(chunk) for chunk in chunks])
+
+    def score_prepared(self, contexts: Tensor, items: Tensor | None, ids: Tensor) -> Tensor:
+        """(B, C): what is left per pair, without pair features."""
+        return self.combine(contexts, _given(items)[ids], None)
+
+    def score_tile(self, contexts: Tensor, items: Tensor | None, lo: int, hi: int) -> Tensor:
+        """(B, hi − lo): the same items for every context."""
+        return self.combine(contexts, _given(items)[None, lo:hi], None)
+
+    def bytes_per_score(self, items: Tensor | None) -> int:
+        """The broadcast sum of two states, and what the layers above make of it: four floats per float of a state."""
+        return 16 * int(_given(items).shape[1])
+
+
+def _given(items: Tensor | None) -> Tensor:
+    """What ``prepare_items`` gave."""
+    if items is None:
+        raise TypeError("the items are not prepared: pass what prepare_items gave")
+    return items
 
 
 @dataclass(frozen=True)
@@ -180,6 +299,17 @@ class Model(Protocol):
 
     def phases(self, net: Any) -> list[Phase]:
         """What the trainer runs, in order; empty where ``prepare`` learns everything."""
+
+
+def network_of(cls: type[Any]) -> type[Net]:
+    """The class of the network that a class of hyper-parameters builds: what its ``build`` says it returns.
+
+    Nothing is built, so that lists of models can be made from what their networks can do while the package is imported.
+    """
+    net: Any = get_type_hints(cls.build)["return"]
+    if not (isinstance(net, type) and issubclass(net, Net)):
+        raise TypeError(f"{cls.__name__}.build must say which network it returns, like -> {cls.__name__}Net")
+    return net
 
 
 hyper_parameters = parameters

@@ -11,72 +11,34 @@ rank: (L − 1)·2·d₀·r) for the crosses and h₁·h₂ + h₂·h₃ + … f
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from suisen.data.batch import Batch, Contexts, Schema
-from suisen.data.views import Rows, View
-from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
-from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, adam, square_norm
-from suisen.models.losses import of_rows
-from suisen.parameters import Search
+from suisen.data.batch import Contexts, Schema
+from suisen.models.contract import hyper_parameters
+from suisen.models.field_ranker import DeepRanker, FieldRankerNet
+from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, retrieval_prior
+from suisen.parameters import After, Search
 
 
 @hyper_parameters
-class DCNv2:
+class DCNv2(DeepRanker):
     """Deep and cross network, second version: learnt feature crosses and a deep net, logistic loss."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
-
-    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(8, 16, 32))] = 16
-    """Length of a field's vector."""
-    crosses: Annotated[int, Field(ge=1, le=16), Search(choices=(1, 2, 3, 4))] = 2
+    crosses: Annotated[int, Field(ge=1, le=16), Search(choices=(1, 2, 3, 4)), After("dim")] = 2
     """L, the number of cross layers; products of up to L + 1 features."""
     rank: Annotated[int, Field(ge=0)] = 0
     """r of the cross layers' matrices; 0: full."""
     structure: Literal["parallel", "stacked"] = "parallel"
     """Whether the deep net reads x₀ beside the crosses or what the crosses made of it."""
-    hidden: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...], Search(choices=((64,), (128, 64), (256, 128, 64), (400, 400, 400)))
-    ] = Field((128, 64), min_length=1)
-    """Widths of the deep net's layers."""
-    dropout: Annotated[float, Field(ge=0, lt=1), Search(0, 0.5)] = 0.2
-    """In the deep net."""
-    batch_norm: bool = True
-    """Batch norm behind each of the deep net's linear layers."""
-    history: Annotated[int, Field(ge=0, le=1000)] = 50
-    """Most items of history read as one more field (their mean); 0: none."""
-    recent: Annotated[int, Field(ge=0, le=1000)] = 3
-    """The same for the newest items alone: what follows what (Rendle et al. 2010, FPMC); 0: none."""
-    hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of user and item ids, and of user features, hidden in training: unknown ones are then no surprise."""
-    l2: Annotated[float, Field(ge=0), Search(1e-7, 0.1, log=True)] = 1e-6
-    """λ: half of it times the squared norm of all field tables is added to each batch's loss."""
-    negatives: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Items drawn for each positive where train has neither labels nor lists."""
-    learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 5e-3, log=True)] = 1e-3
-    """Step of Adam."""
-    batch_size: Annotated[int, Field(ge=2)] = 1024
-    """Contexts in a batch; fewer where an epoch would have fewer than 20 batches."""
-    epochs: Annotated[int, Field(ge=1)] = 30
-    """Most passes over train."""
-
-    @property
-    def view(self) -> View:
-        """Contexts with candidates and labels."""
-        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=max(self.history, self.recent))
 
     def build(self, schema: Schema) -> DCNv2Net:
         """Field tables, cross layers and the deep net."""
         return DCNv2Net(self, schema)
-
-    def phases(self, net: Any) -> list[Phase]:
-        """One phase of Adam."""
-        return [Phase(net, adam(self.learning_rate), self.epochs)]
 
 
 class CrossLayer(nn.Module):
@@ -100,7 +62,7 @@ class CrossLayer(nn.Module):
         return torch.addcmul(x, first, self.outwards(inner))
 
 
-class DCNv2Net(Ranker):
+class DCNv2Net(FieldRankerNet):
     """A side's state: its part of x₀, of W₀ x₀ (b₀ with the context), and if parallel of the deep net's first layer."""
 
     def __init__(self, model: DCNv2, schema: Schema) -> None:
@@ -116,8 +78,7 @@ class DCNv2Net(Ranker):
         self.stacked = model.structure == "stacked"
         self.deep = SplitMLP((0, 0, width) if self.stacked else parts, model.hidden, model.dropout, model.batch_norm)
         self.out = nn.Linear(self.deep.out + (0 if self.stacked else width), 1)
-        first = torch.tensor([float(name == "retrieval_score") for name in schema.pair])
-        self.order = nn.Parameter(first)  # a second stage starts from the order of the first
+        self.order = nn.Parameter(retrieval_prior(schema))
 
     @property
     def _first(self) -> CrossLayer:
@@ -132,7 +93,7 @@ class DCNv2Net(Ranker):
 
     def item_state(self, ids: Tensor) -> Tensor:
         """(n, d_i + d₀), when parallel + h₁."""
-        x = self.item(self.items.known(ids), self.items.features.take(ids), self.model.hide_ids).flatten(1)
+        x = self.item(*self.rows(ids), self.model.hide_ids).flatten(1)
         state = [x, self._first.linear(x, self.of_item)]
         return torch.cat(state if self.stacked else [*state, self.deep.item(x)], 1)
 
@@ -165,9 +126,6 @@ class DCNv2Net(Ranker):
         of_crosses, of_deep = torch.split(self.out.weight[0], [x.shape[-1], self.deep.out])
         return x @ of_crosses + hidden @ of_deep + self.out.bias
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Softmax over each list (logistic loss of single candidates) plus l2/2 · the squared norm of the tables."""
-        candidates, labels = batch.listed
-        scores = self.score(batch.contexts, candidates, batch.weights)
-        tables = [*self.context.parameters(), *self.item.parameters()]
-        return of_rows(scores, labels, batch.weights) + self.model.l2 / 2 * square_norm(tables)
+    def tables(self) -> list[Tensor]:
+        """Both sides' field tables."""
+        return [*self.context.parameters(), *self.item.parameters()]

@@ -14,69 +14,37 @@ Cost left per pair: h₁·h₂ + h₂·h₃ + … multiply-adds, for the first l
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from suisen.data.batch import Batch, Contexts, Schema
+from suisen.data.batch import Contexts, Schema
 from suisen.data.dataset import Dataset
-from suisen.data.views import Rows, View
-from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
-from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, adam, pooled, square_norm
-from suisen.models.losses import of_rows
-from suisen.parameters import Search
+from suisen.models.contract import hyper_parameters
+from suisen.models.field_ranker import DeepRanker, FieldRankerNet
+from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, pooled, retrieval_prior
+from suisen.parameters import After, Search
 
 
 @hyper_parameters
-class DNN:
+class DNN(DeepRanker):
     """Tower over pooled history, user, context and item; logistic loss."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
-
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(8, 16, 32, 64))] = 16
-    """Length of a field's vector."""
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((256, 128, 64), min_length=1)
-    """Widths of the tower's layers."""
-    dropout: Annotated[float, Field(ge=0, lt=1), Search(0.0, 0.5)] = 0.2
-    """In the tower."""
-    batch_norm: bool = True
-    """Batch norm behind each of the tower's linear layers."""
-    history: Annotated[int, Field(ge=0, le=1000)] = 50
-    """Most items of history read, as the mean of their vectors; 0: none."""
-    recent: Annotated[int, Field(ge=0, le=1000)] = 3
-    """The same once more for the newest items alone; 0: none."""
-    example_age: bool = True
+    example_age: Annotated[bool, After("recent")] = True
     """Whether training tells the tower how old each example was; asked later, the age is 0."""
-    hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of user and item ids, and of user features, hidden in training: unknown ones are then no surprise."""
     l2: Annotated[float, Field(ge=0), Search(1e-6, 1e-1, log=True)] = 1e-6
-    """λ: half of it times the squared norm of all field tables is added to each batch's loss."""
-    negatives: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Items drawn for each positive where train has neither labels nor lists."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(1e-4, 1e-2, log=True)] = 1e-3
-    """Step of Adam."""
-    batch_size: Annotated[int, Field(ge=2)] = 1024
-    """Contexts in a batch; fewer where an epoch would have fewer than 20 batches."""
-    epochs: Annotated[int, Field(ge=1)] = 30
-    """Most passes over train."""
-
-    @property
-    def view(self) -> View:
-        """Contexts with candidates and labels."""
-        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=max(self.history, self.recent))
 
     def build(self, schema: Schema) -> DNNNet:
         """Field tables and the tower."""
         return DNNNet(self, schema)
 
-    def phases(self, net: Any) -> list[Phase]:
-        """One phase of Adam."""
-        return [Phase(net, adam(self.learning_rate), self.epochs)]
 
-
-class DNNNet(Ranker):
+class DNNNet(FieldRankerNet):
     """A side's state is its part of the tower's first layer (h₁)."""
 
     newest: Tensor
@@ -92,8 +60,7 @@ class DNNNet(Ranker):
         widths = fields * model.dim + 2 * model.example_age, self.item.count * model.dim, len(schema.pair)
         self.tower = SplitMLP(widths, model.hidden, model.dropout, model.batch_norm)
         self.out = nn.Linear(self.tower.out, 1)
-        # a second stage starts from the order of the first
-        self.pair = nn.Parameter(torch.tensor([float(name == "retrieval_score") for name in schema.pair]))
+        self.pair = nn.Parameter(retrieval_prior(schema))
         self.register_buffer("newest", torch.tensor(0), persistent=False)
         self.register_buffer("window", torch.tensor(0), persistent=False)
 
@@ -119,7 +86,7 @@ class DNNNet(Ranker):
 
     def item_state(self, ids: Tensor) -> Tensor:
         """(n, h₁)."""
-        fields = self.item(self.items.known(ids), self.items.features.take(ids), self.model.hide_ids)
+        fields = self.item(*self.rows(ids), self.model.hide_ids)
         return self.tower.item(fields.flatten(1))
 
     def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
@@ -127,9 +94,6 @@ class DNNNet(Ranker):
         score = self.out(self.tower(context, item, pair, weights)).squeeze(-1)
         return score if pair is None or not self.pair.numel() else score + pair @ self.pair
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Softmax over each list (logistic loss of single candidates) plus l2/2 · the squared norm of the tables."""
-        candidates, labels = batch.listed
-        scores = self.score(batch.contexts, candidates, batch.weights)
-        norm = square_norm([*self.context.parameters(), *self.item.parameters()])
-        return of_rows(scores, labels, batch.weights) + self.model.l2 / 2 * norm
+    def tables(self) -> list[Tensor]:
+        """Both sides' field tables."""
+        return [*self.context.parameters(), *self.item.parameters()]

@@ -17,57 +17,30 @@ Cost left per pair: one inner product of f_c·f_i·k multiply-adds (the table of
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from suisen.data.batch import Batch, Contexts, Schema
-from suisen.data.views import Rows, View
-from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
-from suisen.models.layers import ContextVectors, ItemVectors, adam, inner, parts_in_cache, square_norm
-from suisen.models.losses import of_rows
+from suisen.data.batch import Contexts, Schema
+from suisen.models.contract import hyper_parameters
+from suisen.models.field_ranker import FieldRanker, FieldRankerNet
+from suisen.models.layers import ContextVectors, ItemVectors, inner, parts_in_cache, retrieval_prior
 from suisen.parameters import Search
 
 
 @hyper_parameters
-class FFM:
+class FFM(FieldRanker):
     """Field-aware factorisation machine: a vector a feature and field it meets, logistic loss."""
-
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
 
     dim: Annotated[int, Field(ge=1, le=1024), Search(choices=(4, 8, 16))] = 8
     """k, the length of each vector; a feature has one for every field."""
-    history: Annotated[int, Field(ge=0, le=1000)] = 50
-    """Most items of history read as one more field (their mean); 0: none."""
-    recent: Annotated[int, Field(ge=0, le=1000)] = 3
-    """The same for the newest items alone: what follows what (Rendle et al. 2010, FPMC); 0: none."""
-    hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of user and item ids, and of user features, hidden in training: unknown ones are then no surprise."""
-    l2: Annotated[float, Field(ge=0), Search(1e-7, 0.1, log=True)] = 1e-6
-    """λ: half of it times the squared norm of all field tables is added to each batch's loss."""
-    negatives: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Items drawn for each positive where train has neither labels nor lists."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(5e-4, 1e-2, log=True)] = 2e-3
-    """Step of Adam."""
-    batch_size: Annotated[int, Field(ge=1)] = 2048
-    """Contexts in a batch; fewer where an epoch would have fewer than 20 batches."""
-    epochs: Annotated[int, Field(ge=1)] = 30
-    """Most passes over train."""
-
-    @property
-    def view(self) -> View:
-        """Contexts with candidates and labels."""
-        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=max(self.history, self.recent))
 
     def build(self, schema: Schema) -> FFMNet:
         """One table a field, a vector a field in each row."""
         return FFMNet(self, schema)
-
-    def phases(self, net: Any) -> list[Phase]:
-        """One phase of Adam."""
-        return [Phase(net, adam(self.learning_rate), self.epochs)]
 
 
 class _FieldPairs(torch.autograd.Function):
@@ -98,7 +71,7 @@ def field_pairs(v: Tensor) -> Tensor:
     return pairs
 
 
-class FFMNet(Ranker):
+class FFMNet(FieldRankerNet):
     """Fields are numbered context first, then item, then pair.  A field's table has 1 + F·k columns: the linear weight
     and a vector for each field.  A side's state: [linear terms + own pairs; what each pair feature meets, (p);
     vectors for the other side's fields, (f_c·f_i·k)].
@@ -115,8 +88,8 @@ class FFMNet(Ranker):
         self.context = ContextVectors(schema, columns, spans)
         self.item = ItemVectors(schema, columns)
         self.pair = nn.Parameter(torch.randn(pair, columns) * 0.01)
-        with torch.no_grad():  # a second stage starts from the order of the first
-            self.pair[:, 0] = torch.tensor([float(name == "retrieval_score") for name in schema.pair])
+        with torch.no_grad():
+            self.pair[:, 0] = retrieval_prior(schema)
         self.bias = nn.Parameter(torch.zeros(()))
 
     def _own(self, first: int, place: int) -> slice:
@@ -146,7 +119,7 @@ class FFMNet(Ranker):
     def item_state(self, ids: Tensor) -> Tensor:
         """(n, 1 + p + f_c·f_i·k)."""
         context, item, _ = self.counts
-        known, features = self.items.known(ids), self.items.features.take(ids)
+        known, features = self.rows(ids)
         own_columns = lambda place: self._own(context, place)  # noqa: E731
         fields, inside = self.item.with_inside(known, features, self.model.hide_ids, own_columns)
         own, met, v = self._side(fields, inside, context, item)
@@ -163,9 +136,6 @@ class FFMNet(Ranker):
         met = self.pair[:, 0] + context[:, None, 1:start] + item[..., 1:start] + pair @ meet.T
         return own + (pair * met).sum(-1)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Softmax over each list (logistic loss of single candidates) plus l2/2 · the squared norm of the tables."""
-        candidates, labels = batch.listed
-        scores = self.score(batch.contexts, candidates, batch.weights)
-        tables = [*self.context.parameters(), *self.item.parameters(), self.pair]
-        return of_rows(scores, labels, batch.weights) + self.model.l2 / 2 * square_norm(tables)
+    def tables(self) -> list[Tensor]:
+        """Every field table, linear weights among them: all parameters but the bias."""
+        return [*self.context.parameters(), *self.item.parameters(), self.pair]

@@ -16,57 +16,31 @@ product of the two sums.  Cost left per pair: k multiply-adds, 4·(1 + k) bytes 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from suisen.data.batch import Batch, Contexts, Features, Schema
-from suisen.data.views import Rows, View
-from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
-from suisen.models.layers import ContextVectors, ItemVectors, adam, inner, square_norm
-from suisen.models.losses import of_rows
+from suisen.data.batch import Contexts, Features, Schema
+from suisen.models.contract import hyper_parameters
+from suisen.models.field_ranker import FieldRanker, FieldRankerNet
+from suisen.models.layers import ContextVectors, ItemVectors, inner, retrieval_prior
 from suisen.parameters import Search
 
 
 @hyper_parameters
-class FM:
+class FM(FieldRanker):
     """Second-order factorisation machine, logistic loss."""
-
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
 
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(8, 16, 32, 64))] = 16
     """k, the length of a field's vector."""
-    history: Annotated[int, Field(ge=0, le=1000)] = 50
-    """Most items of history read as one more field (their mean); 0: none."""
-    recent: Annotated[int, Field(ge=0, le=1000)] = 3
-    """The same for the newest items alone: what follows what (Rendle et al. 2010, FPMC); 0: none."""
     hide_ids: Annotated[float, Field(ge=0, lt=1), Search(0, 0.3)] = 0.05
-    """Share of user and item ids, and of user features, hidden in training: unknown ones are then no surprise."""
-    l2: Annotated[float, Field(ge=0), Search(1e-7, 0.1, log=True)] = 1e-6
-    """λ: half of it times the squared norm of all field tables is added to each batch's loss."""
-    negatives: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Items drawn for each positive where train has neither labels nor lists."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(3e-4, 1e-2, log=True)] = 2e-3
-    """Step of Adam."""
-    batch_size: Annotated[int, Field(ge=1)] = 2048
-    """Contexts in a batch; fewer where an epoch would have fewer than 20 batches."""
-    epochs: Annotated[int, Field(ge=1)] = 30
-    """Most passes over train."""
-
-    @property
-    def view(self) -> View:
-        """Contexts with candidates and labels."""
-        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=max(self.history, self.recent))
 
     def build(self, schema: Schema) -> FMNet:
         """One table a field."""
         return FMNet(self, schema)
-
-    def phases(self, net: Any) -> list[Phase]:
-        """One phase of Adam."""
-        return [Phase(net, adam(self.learning_rate), self.epochs)]
 
 
 def own_pairs(vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,13 +68,13 @@ class FMCore(nn.Module):
         self.context = ContextVectors(schema, dim + 1, spans)
         self.item = ItemVectors(schema, dim + 1)
         self.pair = nn.Parameter(torch.randn(len(schema.pair), dim + 1) * 0.01)
-        with torch.no_grad():  # a second stage starts from the order of the first
-            self.pair[:, 0] = torch.tensor([float(name == "retrieval_score") for name in schema.pair])
+        with torch.no_grad():
+            self.pair[:, 0] = retrieval_prior(schema)
         self.bias = nn.Parameter(torch.zeros(()))
 
-    def square_norm(self) -> Tensor:
-        """Scalar: sum of the squares of every field table, linear weights among them."""
-        return square_norm([*self.context.parameters(), *self.item.parameters(), self.pair])
+    def tables(self) -> list[Tensor]:
+        """Every field table, linear weights among them: all parameters but the bias."""
+        return [*self.context.parameters(), *self.item.parameters(), self.pair]
 
     def of_context(self, contexts: Contexts, hide_ids: float) -> tuple[Tensor, Tensor]:
         """(B, 1 + k) state of a context and its (B, F, k) vectors."""
@@ -132,7 +106,7 @@ class FMCore(nn.Module):
         return own + inner(c, i) + ((c.unsqueeze(1) + i) * extra).sum(-1)
 
 
-class FMNet(Ranker):
+class FMNet(FieldRankerNet):
     """The FM as a ranker: states are sums, ``combine`` is one inner product."""
 
     def __init__(self, model: FM, schema: Schema) -> None:
@@ -146,14 +120,12 @@ class FMNet(Ranker):
 
     def item_state(self, ids: Tensor) -> Tensor:
         """(n, 1 + k)."""
-        return self.core.of_item(self.items.known(ids), self.items.features.take(ids), self.model.hide_ids)[0]
+        return self.core.of_item(*self.rows(ids), self.model.hide_ids)[0]
 
     def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
         """(B, C) logits."""
         return self.core(context, item, pair)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Softmax over each list (logistic loss of single candidates) plus l2/2 · the squared norm of the tables."""
-        candidates, labels = batch.listed
-        scores = self.score(batch.contexts, candidates, batch.weights)
-        return of_rows(scores, labels, batch.weights) + self.model.l2 / 2 * self.core.square_norm()
+    def tables(self) -> list[Tensor]:
+        """The core's."""
+        return self.core.tables()

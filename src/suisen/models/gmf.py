@@ -21,21 +21,17 @@ from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
 from suisen.models.layers import IdEmbedding, adam
 from suisen.models.losses import logistic, softmax_lists
 from suisen.models.tables import mean_square, products
-from suisen.parameters import Search
+from suisen.parameters import After, Search
 
 
 @hyper_parameters
-class GMF:
-    """Matrix factorisation whose dimensions are weighted, logistic loss with sampled negatives."""
+class NCF:
+    """Hyper-parameters that the models of Neural Collaborative Filtering (GMF, MLP, NeuMF) share."""
 
     abilities: ClassVar[frozenset[Ability]] = frozenset()
 
-    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128))] = 64
-    """Length of a user or item vector."""
     negatives: Annotated[int, Field(ge=1, le=1000), Search(2, 10)] = 4
     """Items drawn for each positive."""
-    l2: Annotated[float, Field(ge=0), Search(1e-4, 1e-1, log=True)] = 3e-2
-    """Weight of the squared norm of the vectors in each pair's loss."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 1e-3
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 1024
@@ -45,16 +41,26 @@ class GMF:
 
     @property
     def view(self) -> View:
-        """Positives of known users with negatives of their own; labelled pairs where there are such."""
+        """Positives of known users with negatives of their own; labelled pairs or lists where there are such."""
         return Rows(self.batch_size, self.negatives, guests=False)
-
-    def build(self, schema: Schema) -> GMFNet:
-        """Two tables of vectors and h."""
-        return GMFNet(schema, self.dim, self.l2)
 
     def phases(self, net: Any) -> list[Phase]:
         """One phase of Adam."""
         return [Phase(net, adam(self.learning_rate), self.epochs)]
+
+
+@hyper_parameters
+class GMF(NCF):
+    """Matrix factorisation whose dimensions are weighted, logistic loss with sampled negatives."""
+
+    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128)), After("")] = 64
+    """Length of a user or item vector."""
+    l2: Annotated[float, Field(ge=0), Search(1e-4, 1e-1, log=True), After("negatives")] = 3e-2
+    """Weight of the squared norm of the vectors in each pair's loss."""
+
+    def build(self, schema: Schema) -> GMFNet:
+        """Two tables of vectors and h."""
+        return GMFNet(schema, self.dim, self.l2)
 
 
 def loss_of(logits: Tensor, batch: Batch) -> Tensor:

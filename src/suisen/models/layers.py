@@ -24,6 +24,13 @@ def adam(rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> Callable[[nn
     return lambda module: [torch.optim.Adam(module.parameters(), rate, betas, fused=True)]
 
 
+def retrieval_prior(schema: Schema) -> Tensor:
+    """(p,) first weights of the pair features: 1 for ``retrieval_score``, 0 for the others, so that an untrained second
+    stage keeps the order of the first and training only has to improve it.
+    """
+    return torch.tensor([float(name == "retrieval_score") for name in schema.pair])
+
+
 class IdEmbedding(nn.Embedding):
     """(n, dim) table whose row 0 (unknown, padding) is zero and stays so."""
 

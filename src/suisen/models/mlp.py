@@ -10,56 +10,36 @@ its h₁ + h₂ + … activations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from suisen.data.batch import Batch, Contexts, Schema
-from suisen.data.views import Rows, View
-from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
-from suisen.models.gmf import loss_of
-from suisen.models.layers import IdEmbedding, SplitMLP, adam
+from suisen.models.contract import Ranker, hyper_parameters
+from suisen.models.gmf import NCF, loss_of
+from suisen.models.layers import IdEmbedding, SplitMLP, retrieval_prior
 from suisen.models.tables import mean_square
-from suisen.parameters import Search
+from suisen.parameters import After, Search
 
 
 @hyper_parameters
-class MLP:
+class MLP(NCF):
     """A deep net over user and item vectors, logistic loss with sampled negatives."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset()
-
-    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128))] = 64
+    dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128)), After("")] = 64
     """Length of a user or item vector: the net's input is twice as wide."""
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((128, 64, 32), min_length=1)
     """Widths of the hidden layers."""
     dropout: Annotated[float, Field(ge=0, lt=1), Search(0, 0.5)] = 0.2
     """Behind each hidden layer."""
-    negatives: Annotated[int, Field(ge=1, le=1000), Search(2, 10)] = 4
-    """Items drawn for each positive."""
-    l2: Annotated[float, Field(ge=0), Search(choices=(0.0, 1e-5, 1e-4, 1e-3))] = 0.0
+    l2: Annotated[float, Field(ge=0), Search(choices=(0.0, 1e-5, 1e-4, 1e-3)), After("negatives")] = 0.0
     """Weight of the squared norm of the vectors in each pair's loss."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 2e-3
-    """Step of Adam."""
-    batch_size: Annotated[int, Field(ge=1)] = 1024
-    """Positives in a batch; fewer where an epoch would have fewer than 20 batches."""
-    epochs: Annotated[int, Field(ge=1)] = 40
-    """Most passes over the positives; with validation data training stops earlier."""
-
-    @property
-    def view(self) -> View:
-        """Positives of known users with negatives of their own; labelled pairs or lists where there are such."""
-        return Rows(self.batch_size, self.negatives, guests=False)
 
     def build(self, schema: Schema) -> MLPNet:
         """Two tables of vectors and the deep net."""
         return MLPNet(schema, self.dim, self.hidden, self.dropout, self.l2)
-
-    def phases(self, net: Any) -> list[Phase]:
-        """One phase of Adam."""
-        return [Phase(net, adam(self.learning_rate), self.epochs)]
 
 
 class MLPNet(Ranker):
@@ -72,8 +52,7 @@ class MLPNet(Ranker):
         self.item = IdEmbedding(schema.n_items, dim)
         self.deep = SplitMLP((dim, dim, len(schema.pair)), hidden, dropout)
         self.out = nn.Linear(self.deep.out, 1)
-        # a second stage starts from the order of the first
-        self.pair = nn.Parameter(torch.tensor([float(name == "retrieval_score") for name in schema.pair]))
+        self.pair = nn.Parameter(retrieval_prior(schema))
 
     def context_state(self, contexts: Contexts) -> Tensor:
         """(B, h₁)."""

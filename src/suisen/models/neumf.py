@@ -9,7 +9,7 @@ GMF's and MLP's added up.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -17,21 +17,18 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from suisen.data.batch import Batch, Contexts, Schema
-from suisen.data.views import Rows, View
-from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
-from suisen.models.gmf import GMFNet, loss_of
+from suisen.models.contract import Phase, Ranker, hyper_parameters
+from suisen.models.gmf import NCF, GMFNet, loss_of
 from suisen.models.layers import adam
 from suisen.models.mlp import MLPNet
-from suisen.parameters import Search
+from suisen.parameters import After, Search
 
 
 @hyper_parameters
-class NeuMF:
+class NeuMF(NCF):
     """GMF and MLP added, pretrained or not, logistic loss with sampled negatives."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset()
-
-    gmf_dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128))] = 64
+    gmf_dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128)), After("")] = 64
     """Length of a user or item vector of the GMF part."""
     mlp_dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128))] = 64
     """Length of a user or item vector of the MLP part."""
@@ -43,27 +40,16 @@ class NeuMF:
     """Train GMF and MLP alone, blend them, go on; False: both at once from the start."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     """α, the GMF's share of the blend."""
-    negatives: Annotated[int, Field(ge=1, le=1000), Search(2, 10)] = 4
-    """Items drawn for each positive."""
-    gmf_l2: Annotated[float, Field(ge=0), Search(1e-4, 1e-1, log=True)] = 3e-2
+    gmf_l2: Annotated[float, Field(ge=0), Search(1e-4, 1e-1, log=True), After("negatives")] = 3e-2
     """Weight of the squared norm of the GMF part's vectors in each pair's loss."""
     mlp_l2: Annotated[float, Field(ge=0)] = 0.0
     """The same of the MLP part's vectors."""
-    learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 1e-3
-    """Step of Adam."""
-    fine_tune: Literal["adam", "sgd"] = "adam"
+    fine_tune: Annotated[Literal["adam", "sgd"], After("learning_rate")] = "adam"
     """What trains the blend; sgd is the paper's."""
     fine_tune_rate: Annotated[float, Field(gt=0), Search(1e-5, 1e-3, log=True)] = 1e-4
     """Its step."""
-    batch_size: Annotated[int, Field(ge=1)] = 1024
-    """Positives in a batch; fewer where an epoch would have fewer than 20 batches."""
     epochs: Annotated[int, Field(ge=1)] = 40
     """Most passes over the positives in each phase; with validation data a phase stops earlier."""
-
-    @property
-    def view(self) -> View:
-        """Positives of known users with negatives of their own; labelled pairs or lists where there are such."""
-        return Rows(self.batch_size, self.negatives, guests=False)
 
     def build(self, schema: Schema) -> NeuMFNet:
         """Both parts."""
@@ -72,7 +58,7 @@ class NeuMF:
     def phases(self, net: Any) -> list[Phase]:
         """GMF, MLP, then the blend; or the whole at once."""
         if not self.pretrain:
-            return [Phase(net, adam(self.learning_rate), self.epochs)]
+            return super().phases(net)
         alone = adam(self.learning_rate)
         return [
             Phase(net.gmf, alone, self.epochs),

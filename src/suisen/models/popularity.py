@@ -36,6 +36,7 @@ class Popularity:
 class PopularityNet(Retriever):
     """score(u, i) = number of positive events of i in train."""
 
+    second_stage: ClassVar[bool] = False  # the same order for everybody: it would undo the first stage
     counts: Tensor
 
     def __init__(self, n_items: int) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import BeforeValidator
@@ -25,15 +25,14 @@ from pydantic import Field as Bounds
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from suisen.data.batch import Batch, Contexts, Features, Field, Schema
+from suisen.data.batch import Contexts, Features, Field, Schema
 from suisen.data.ragged import Ragged
-from suisen.data.views import Rows, View
 from suisen.errors import InputError, unknown
-from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
-from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, adam, shares, square_norm
-from suisen.models.losses import of_rows
+from suisen.models.contract import Phase, hyper_parameters
+from suisen.models.field_ranker import DeepRanker, FieldRankerNet
+from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, adam, retrieval_prior, shares
 from suisen.models.tables import lookup
-from suisen.parameters import Search
+from suisen.parameters import After, Search
 
 MOST_CODES = 2**24
 """Codes travel inside the states, as float32: whole numbers up to here are exact."""
@@ -48,49 +47,24 @@ def _two(pair: Any) -> Any:
 
 
 @hyper_parameters
-class WideDeep:
+class WideDeep(DeepRanker):
     """Linear terms and declared crosses beside a deep net, logistic loss; without hidden layers logistic regression."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
-
-    crosses: tuple[Annotated[tuple[str, str], BeforeValidator(_two)], ...] = ()
+    crosses: Annotated[tuple[Annotated[tuple[str, str], BeforeValidator(_two)], ...], After("")] = ()
     """Pairs of fields that the wide part crosses, like user*item: names of features, user, item, history; user.name
     where a user's and an item's feature have one name."""
     buckets: Annotated[int, Bounds(ge=1, le=MOST_CODES)] = 2**18
     """Most weights of a cross; a cross of more combinations is hashed into so many."""
-    dim: Annotated[int, Bounds(ge=1, le=4096), Search(choices=(8, 16, 32))] = 16
-    """Length of a field's vector in the deep net."""
     hidden: tuple[Annotated[int, Bounds(ge=1)], ...] = (128, 64)
     """Widths of the deep net's layers; none: the wide part alone, logistic regression."""
-    dropout: Annotated[float, Bounds(ge=0, lt=1), Search(0.0, 0.5)] = 0.2
-    """In the deep net."""
-    batch_norm: bool = True
-    """Batch norm behind each of the deep net's linear layers."""
-    history: Annotated[int, Bounds(ge=0, le=1000)] = 50
-    """Most items of history read as one more field (their mean); 0: none."""
-    recent: Annotated[int, Bounds(ge=0, le=1000)] = 3
-    """The same for the newest items alone; 0: none."""
-    hide_ids: Annotated[float, Bounds(ge=0, lt=1)] = 0.05
-    """Share of user and item ids, and of user features, hidden from the deep net in training."""
     l2: Annotated[float, Bounds(ge=0), Search(1e-6, 1e-1, log=True)] = 1e-6
     """λ: half of it times the squared norm of the deep net's field tables is added to each batch's loss."""
-    wide_rate: Annotated[float, Bounds(gt=0, le=10), Search(1e-2, 1.0, log=True)] = 0.1
+    wide_rate: Annotated[float, Bounds(gt=0, le=10), Search(1e-2, 1.0, log=True), After("l2")] = 0.1
     """α of FTRL, the wide part's step."""
     l1: Annotated[float, Bounds(ge=0)] = 1e-4
     """λ₁ of FTRL: wide weights whose summed gradients stay below it are 0."""
-    negatives: Annotated[int, Bounds(ge=1, le=1000)] = 4
-    """Items drawn for each positive where train has neither labels nor lists."""
     learning_rate: Annotated[float, Bounds(gt=0, le=1), Search(1e-4, 1e-2, log=True)] = 1e-3
     """Step of Adam, for the deep net."""
-    batch_size: Annotated[int, Bounds(ge=2)] = 1024
-    """Contexts in a batch; fewer where an epoch would have fewer than 20 batches."""
-    epochs: Annotated[int, Bounds(ge=1)] = 30
-    """Most passes over train."""
-
-    @property
-    def view(self) -> View:
-        """Contexts with candidates and labels."""
-        return Rows(batch_size=self.batch_size, negatives=self.negatives, history=max(self.history, self.recent))
 
     def build(self, schema: Schema) -> WideDeepNet:
         """Both parts.  Raises InputError for a cross of fields that are not there or cannot be crossed."""
@@ -273,8 +247,7 @@ class Wide(nn.Module):
         self.context = ContextVectors(schema, 1, (model.history, model.recent), std=0.0)
         self.item = ItemVectors(schema, 1, std=0.0)
         self.bias = nn.Parameter(torch.zeros(()))
-        # a second stage starts from the order of the first
-        self.pair = nn.Parameter(torch.tensor([float(name == "retrieval_score") for name in schema.pair]))
+        self.pair = nn.Parameter(retrieval_prior(schema))
         crosses = crosses_of(model, schema)
         self.crosses = nn.ModuleList(crosses)
         mixed = [cross for cross in crosses if cross.right.of_item and not cross.left.of_item]
@@ -328,7 +301,7 @@ class Deep(nn.Module):
         self.out = nn.Linear(self.net.out, 1, bias=False)
 
 
-class WideDeepNet(Ranker):
+class WideDeepNet(FieldRankerNet):
     """A side's state: the wide part's and, behind it, its part of the deep net's first layer (h₁)."""
 
     def __init__(self, model: WideDeep, schema: Schema) -> None:
@@ -347,7 +320,7 @@ class WideDeepNet(Ranker):
 
     def item_state(self, ids: Tensor) -> Tensor:
         """(n, wide + h₁)."""
-        known, features = self.items.known(ids), self.items.features.take(ids)
+        known, features = self.rows(ids)
         wide = self.wide.of_item(known, features)
         if self.deep is None:
             return wide
@@ -363,10 +336,6 @@ class WideDeepNet(Ranker):
         deep = self.deep.net(context[..., cuts[0] :], item[..., cuts[1] :], pair, weights)
         return wide + self.deep.out(deep).squeeze(-1)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Softmax over each list (logistic loss of single candidates) plus l2/2 · the norm of the deep net's tables."""
-        candidates, labels = batch.listed
-        loss = of_rows(self.score(batch.contexts, candidates, batch.weights), labels, batch.weights)
-        if self.deep is None:
-            return loss
-        return loss + self.model.l2 / 2 * square_norm([*self.deep.context.parameters(), *self.deep.item.parameters()])
+    def tables(self) -> list[Tensor]:
+        """The deep net's; the wide part's weights are kept small by FTRL's L1."""
+        return [] if self.deep is None else [*self.deep.context.parameters(), *self.deep.item.parameters()]

@@ -120,7 +120,7 @@ def attribute_docs(cls: type) -> dict[str, str]:
     """The docstrings under a class's fields, those of its bases included."""
     out: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        if base.__module__.startswith("suisen"):
+        if inspect.get_annotations(base):
             body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
             out |= _docs_in(body.body if isinstance(body, ast.ClassDef) else [])
     return out
