@@ -12,7 +12,7 @@ from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.evaluation import metrics as m
 from suisen.evaluation.ranks import UNRANKED, Ranking
-from tests.evaluation.toys import slow_metric
+from tests.evaluation.toys import SLOW, slow_metric
 
 with warnings.catch_warnings():  # numba and friends warn when ranx is imported
     warnings.simplefilter("ignore")
@@ -31,9 +31,9 @@ ranks_of_queries = st.lists(
 def test_metrics_of_ranks_are_their_definitions(rows, k):
     rows = [[*sorted(ranks), *([None] * missing)] for ranks, missing in rows]
     ranks = Ragged.of([[UNRANKED if rank is None else rank for rank in row] for row in rows])
-    for base, formula in m.BY_RANKS.items():
-        expected = [slow_metric(base, row, k) for row in rows]
-        assert formula(ranks, k).tolist() == pytest.approx(expected, nan_ok=True), base
+    for base, slow in SLOW.items():
+        expected = [slow(row, k) for row in rows]
+        assert m.METRICS[base].of_ranks(ranks, k).tolist() == pytest.approx(expected, nan_ok=True), base
     assert m.reciprocal_rank(ranks).tolist() == pytest.approx(
         [slow_metric("mrr", row, None) for row in rows], nan_ok=True
     )
@@ -56,7 +56,7 @@ def test_metrics_of_ranks_are_those_of_ranx_value_by_value(seed):
     names = [f"{theirs}@{k}" for theirs in peers.values() for k in KS]
     answers = ranx.evaluate(ranx.Qrels(qrels), ranx.Run(run), names, return_mean=False)
     for (ours, theirs), k in itertools.product(peers.items(), KS):
-        values = m.BY_RANKS[ours](Ragged.of(ranks), k)
+        values = m.METRICS[ours].of_ranks(Ragged.of(ranks), k)
         assert values.numpy() == pytest.approx(answers[f"{theirs}@{k}"], abs=1e-12), f"{ours}@{k}"
 
 
@@ -161,9 +161,31 @@ def test_metrics_say_what_they_lack():
         ("novelty@5", "needs lists"),
     ):
         with pytest.raises(InputError, match=message):
-            m.of_ranking(m.parse(name), bare, 5, None)
-    lists = Ranking(Ragged.of([[1]]), lists=torch.tensor([[1, 2]]))
+            m.parse(name).of_ranking(bare, m.Facts(COUNTS))
     with pytest.raises(InputError, match=r"novelty@5' needs facts about the items; give facts=Facts\(train"):
-        m.of_ranking(m.parse("novelty@5"), lists, 5, None)
+        m.parse("novelty@5").check(None, 5)
     with pytest.raises(InputError, match=r"needs facts\.item_vectors"):
-        m.of_ranking(m.parse("diversity@5"), lists, 5, m.Facts(COUNTS))
+        m.parse("diversity@5").check(m.Facts(COUNTS), 5)
+    with pytest.raises(InputError, match="'logloss' needs labels"):
+        m.parse("logloss").check(m.Facts(COUNTS), 5)
+    with pytest.raises(InputError, match=r"coverage@5' needs the catalogue's size; give facts=Facts\(train"):
+        m.parse("coverage@5").check(None, 0)
+    m.parse("coverage@5").check(None, 5)
+
+
+def test_a_metric_without_a_formula_or_with_unknown_facts_is_refused():
+    for changes in ({}, {"of_ranks": m.hit_rate, "needs": ("item_prices",)}):
+        with pytest.raises(InputError, match="'mine' needs a formula, and facts among item_counts, item_vectors, vec"):
+            m.Metric(name="mine", better="higher", **changes)
+
+
+@given(st.lists(st.tuples(st.lists(st.booleans(), min_size=7, max_size=7), st.integers(0, 4)), min_size=1))
+@pytest.mark.parametrize("k", [1, 5, 9])
+def test_ndcg_of_marked_hits_is_that_of_their_ranks(k, rows):
+    hits, missed = torch.tensor([marks for marks, _ in rows]), torch.tensor([count for _, count in rows])
+    ranks = Ragged.of([[*(j + 1 for j, hit in enumerate(marks) if hit), *[UNRANKED] * count] for marks, count in rows])
+    for kind in (torch.float32, torch.float64):
+        values = m.ndcg_of_hits(hits.to(kind), hits.sum(1) + missed, k)
+        assert values.dtype == kind
+        expected = m.ndcg(ranks, k).nan_to_num(0.0)  # of nothing relevant, nothing was gained
+        assert values.tolist() == pytest.approx(expected.tolist(), abs=1e-6)

@@ -153,7 +153,7 @@ def test_lists_cannot_answer_for_the_whole_ranking():
     scorer = ListsOnly(Table(torch.zeros(1, 4)))
     with pytest.raises(InputError, match="'mrr' needs the whole ranking, and ListsOnly gives lists"):
         evaluate(scorer, queries_of([[1]]), ["mrr"])
-    with pytest.raises(InputError, match="coverage' needs the catalogue's size"):
+    with pytest.raises(InputError, match="coverage@2' needs the catalogue's size"):
         evaluate(scorer, queries_of([[1]]), ["coverage@2"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from hypothesis import strategies as st
@@ -137,3 +138,7 @@ def slow_metric(base, ranks, k):
         return sum(j / rank for j, rank in enumerate(sorted(hits), start=1)) / len(ranks)
     gain = sum(1 / math.log2(1 + rank) for rank in hits)
     return gain / sum(1 / math.log2(1 + i) for i in range(1, min(k, len(ranks)) + 1))
+
+
+SLOW = {base: partial(slow_metric, base) for base in ("hr", "recall", "precision", "ndcg", "map", "mrr")}
+"""Definitions of rank metrics by name: of one query's ranks (None = not found) and k."""

@@ -39,7 +39,7 @@ def evaluate(**given: Any) -> None:
     events may be named with the data options.  Another train part than the
     bundle was trained on is refused.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.evaluation import evaluate as measure
+    from suisen.pipeline import evaluate as measure
     from suisen.recommending.bundle import load
     from suisen.runs.run import metrics_for
 
@@ -50,9 +50,7 @@ def evaluate(**given: Any) -> None:
     queries = split.test if given["part"] == "test" else split.valid
     _check(recommender, split, queries, given["part"])
     names = metrics_for(queries, _words(given["metrics"]) or config.run.metrics)
-    facts = recommender.facts() if _wants_facts(names) else None
-    scorer, name = recommender.scorer(), recommender.name
-    report = measure(scorer, queries, names, name=name, facts=facts, repeats=given["repeats"])
+    report = measure(recommender, queries, names, repeats=given["repeats"])
     click.echo(report.to_json() if given["as_json"] else str(report))
 
 
@@ -85,12 +83,6 @@ def _check(recommender: Any, split: Any, queries: Any, part: str) -> None:
             "the train part of these data is not what the bundle was trained on: ids would mean something else, or "
             "test would hold what training has seen; give the data and the split it was trained on"
         )
-
-
-def _wants_facts(names: list[str]) -> bool:
-    from suisen.evaluation.metrics import BY_LISTS, parse_all
-
-    return any(metric.base in BY_LISTS for metric in parse_all(names))
 
 
 @click.command(short_help="Paired differences between runs.")

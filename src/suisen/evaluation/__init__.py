@@ -1,17 +1,19 @@
 """Metrics, protocols, intervals and paired comparisons: any scorer in, a report with its protocol out."""
 
 from suisen.evaluation.contract import Scorer, TileScorer
-from suisen.evaluation.metrics import NAMES, Facts
+from suisen.evaluation.metric import Facts, Metric
+from suisen.evaluation.metrics import METRICS
 from suisen.evaluation.protocols import evaluate
 from suisen.evaluation.ranks import UNRANKED
 from suisen.evaluation.report import Comparison, Comparisons, Report, Score, compare
 
 __all__ = [
-    "NAMES",
+    "METRICS",
     "UNRANKED",
     "Comparison",
     "Comparisons",
     "Facts",
+    "Metric",
     "Report",
     "Score",
     "Scorer",

@@ -1,15 +1,13 @@
 """Metrics: each is a formula over the ranks of a query's relevant items, over its list, or over labelled clicks.
 
 Notation: R = number of relevant items of the query, r₁ < r₂ < … their pessimistic ranks, k the cut-off.  Every
-function returns one value a query, NaN where the query has none (no relevant item, an empty list): such queries are
-left out of the mean and out of n.
+function returns one value per query, NaN where the query has none: see ``suisen.evaluation.metric.Metric``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,37 +16,25 @@ from torch import Tensor
 
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError, unknown
-from suisen.evaluation.ranks import UNRANKED, Ranking
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What metrics beyond accuracy need to know of the items."""
-
-    item_counts: Tensor
-    """(n_items,): events of each item in train; row 0 counts for nothing."""
-    item_vectors: Tensor | None = None
-    """(n_items, d): what ``diversity`` compares: a model's vectors, or 0/1 rows of item features."""
-    vectors: str = "item vectors"
-    """What ``item_vectors`` are, in words: printed beside the figure."""
-
+from suisen.evaluation.metric import Facts, Metric, MetricAtK, mean_per_list, sum_per_query, where_relevant, within
+from suisen.evaluation.ranks import UNRANKED
 
 # -- accuracy: of the ranks --------------------------------------------------------------------------------------------
 
 
 def hit_rate(ranks: Ragged, k: int) -> Tensor:
     """HR@k = 1 if r₁ ≤ k else 0: whether anything relevant is in the list."""
-    return _of(ranks, (_sum(ranks, _within(ranks, k)) > 0).double())
+    return where_relevant(ranks, (sum_per_query(ranks, within(ranks, k)) > 0).double())
 
 
 def recall(ranks: Ragged, k: int) -> Tensor:
     """Recall@k = |{j : rⱼ ≤ k}| / R."""
-    return _sum(ranks, _within(ranks, k)) / ranks.lengths
+    return sum_per_query(ranks, within(ranks, k)) / ranks.lengths
 
 
 def precision(ranks: Ragged, k: int) -> Tensor:
     """Precision@k = |{j : rⱼ ≤ k}| / k, also where the list is shorter than k."""
-    return _of(ranks, _sum(ranks, _within(ranks, k)) / k)
+    return where_relevant(ranks, sum_per_query(ranks, within(ranks, k)) / k)
 
 
 def ndcg(ranks: Ragged, k: int) -> Tensor:
@@ -56,16 +42,36 @@ def ndcg(ranks: Ragged, k: int) -> Tensor:
 
     Järvelin and Kekäläinen 2002.
     """
-    gains = _within(ranks, k) / torch.log2(1 + ranks.values.double())
-    longest = min(k, int(ranks.lengths.max())) if len(ranks) else 0
-    ideal = torch.cat([torch.zeros(1).double(), (1 / torch.log2(torch.arange(2, longest + 2).double())).cumsum(0)])
-    return _sum(ranks, gains) / ideal[ranks.lengths.clamp(max=k)]
+    gained = sum_per_query(ranks, within(ranks, k) * _discount(ranks.values.double()))
+    return where_relevant(ranks, gained / _ideal_gain(ranks.lengths, k, gained.dtype))
+
+
+def ndcg_of_hits(hits: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """NDCG@k of lists whose hits are marked: (B, W) floats, 1 = relevant, best first; the result has their type.
+
+    ``relevant`` (B,): relevant items of each query, retrieved or not; 0 of them gives 0.
+    """
+    found = hits[:, :k]  # (B, at most k)
+    discount = _discount(torch.arange(1, found.shape[1] + 1, dtype=hits.dtype))
+    return (found * discount).sum(1) / _ideal_gain(relevant, k, hits.dtype)
+
+
+def _discount(ranks: Tensor) -> Tensor:
+    """What a hit at each rank is worth."""
+    return 1 / torch.log2(1 + ranks)
+
+
+def _ideal_gain(relevant: Tensor, k: int, dtype: torch.dtype) -> Tensor:
+    """(B,): the gain of a list that starts with all relevant items; where there is none, with one."""
+    longest = min(k, int(relevant.max())) if relevant.numel() else 0
+    totals = _discount(torch.arange(1, max(1, longest) + 1, dtype=dtype)).cumsum(0)
+    return totals[relevant.clamp(1, k) - 1]
 
 
 def average_precision(ranks: Ragged, k: int) -> Tensor:
     """AP@k = 1/R · Σ_{rⱼ ≤ k} j / rⱼ; its mean over queries is MAP@k.  Divided by R, not by min(k, R)."""
     place = torch.arange(1, ranks.values.numel() + 1) - ranks.offsets[ranks.rows()]
-    return _sum(ranks, _within(ranks, k) * place / ranks.values.double()) / ranks.lengths
+    return sum_per_query(ranks, within(ranks, k) * place / ranks.values.double()) / ranks.lengths
 
 
 def reciprocal_rank(ranks: Ragged, k: int = UNRANKED - 1) -> Tensor:
@@ -74,7 +80,7 @@ def reciprocal_rank(ranks: Ragged, k: int = UNRANKED - 1) -> Tensor:
     some = ranks.lengths > 0
     first = ranks.values[ranks.offsets[:-1][some]]
     out[some] = torch.where(first <= k, 1 / first.double(), 0)
-    return _of(ranks, out)
+    return where_relevant(ranks, out)
 
 
 def query_auc(ranks: Ragged, rivals: Tensor) -> Tensor:
@@ -85,7 +91,7 @@ def query_auc(ranks: Ragged, rivals: Tensor) -> Tensor:
     """
     place = torch.arange(1, ranks.values.numel() + 1) - ranks.offsets[ranks.rows()]
     ahead = torch.minimum(ranks.values - place, rivals[ranks.rows()]).double()
-    return 1 - _sum(ranks, ahead) / (ranks.lengths * rivals)
+    return 1 - sum_per_query(ranks, ahead) / (ranks.lengths * rivals)
 
 
 # -- beyond accuracy: of the lists -------------------------------------------------------------------------------------
@@ -110,7 +116,7 @@ def novelty(lists: Tensor, facts: Facts) -> Tensor:
     Zhou et al. 2010: the self-information of what is recommended.
     """
     counts = _counts(facts)
-    return _list_mean(lists, -torch.log2(counts.clamp(min=1) / counts.sum().clamp(min=1)))
+    return mean_per_list(lists, -torch.log2(counts.clamp(min=1) / counts.sum().clamp(min=1)))
 
 
 def popularity_bias(lists: Tensor, facts: Facts) -> Tensor:
@@ -122,7 +128,7 @@ def popularity_bias(lists: Tensor, facts: Facts) -> Tensor:
     counts = _counts(facts)
     percentile = torch.zeros_like(counts)
     percentile[1:] = torch.from_numpy(rankdata(counts[1:].numpy()) - 0.5) / max(1, counts.numel() - 1)
-    return _list_mean(lists, percentile)
+    return mean_per_list(lists, percentile)
 
 
 def diversity(lists: Tensor, facts: Facts) -> Tensor:
@@ -140,6 +146,12 @@ def diversity(lists: Tensor, facts: Facts) -> Tensor:
         pairs = chosen.sum(1).square().sum(1).double() - chosen.square().sum((1, 2)).double()
         out.append(torch.where(length > 1, 1 - pairs / (length * (length - 1)), torch.nan))
     return torch.cat(out) if out else torch.zeros(0).double()
+
+
+def _counts(facts: Facts) -> Tensor:
+    counts = facts.item_counts.double().clone()
+    counts[0] = 0
+    return counts
 
 
 # -- clicks: of scores and labels --------------------------------------------------------------------------------------
@@ -172,107 +184,53 @@ def logloss(scores: Tensor, labels: Tensor) -> Tensor:
 
 # -- names -------------------------------------------------------------------------------------------------------------
 
-BY_RANKS: Mapping[str, Callable[[Ragged, int], Tensor]] = {
-    "hr": hit_rate,
-    "recall": recall,
-    "precision": precision,
-    "ndcg": ndcg,
-    "map": average_precision,
-    "mrr": reciprocal_rank,
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(name="hr", better="higher", of_ranks=hit_rate),
+        Metric(name="recall", better="higher", of_ranks=recall),
+        Metric(name="precision", better="higher", of_ranks=precision),
+        Metric(name="ndcg", better="higher", of_ranks=ndcg),
+        Metric(name="map", better="higher", of_ranks=average_precision),
+        Metric(name="mrr", better="higher", cutoff="optional", of_ranks=reciprocal_rank),
+        Metric(name="coverage", better="neither", of_lists=lambda lists, facts: coverage(lists, facts.n_items)),
+        Metric(name="novelty", better="neither", bounds=(0, np.inf), of_lists=novelty, needs=("item_counts",)),
+        Metric(name="diversity", better="neither", bounds=(0, 2), of_lists=diversity, needs=("item_vectors",)),
+        Metric(name="popularity_bias", better="neither", of_lists=popularity_bias, needs=("item_counts",)),
+        Metric(name="auc", better="higher", cutoff="none", of_labels=auc, of_rivals=query_auc),
+        Metric(name="logloss", better="lower", bounds=(0, np.inf), cutoff="none", of_labels=logloss),
+    )
 }
-BY_LISTS = ("coverage", "novelty", "diversity", "popularity_bias")
-BY_LABELS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"auc": auc, "logloss": logloss}
-NAMES = (*BY_RANKS, *BY_LISTS, *BY_LABELS)
+"""Every metric by its name.  A new one is its formula, its test and one line here."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A parsed name such as ``ndcg@10``."""
-
-    base: str
-    k: int | None = None
-
-    def __str__(self) -> str:
-        return self.base if self.k is None else f"{self.base}@{self.k}"
-
-
-def parse(name: str) -> Metric:
+def parse(name: str) -> MetricAtK:
     """The metric of a name; raises InputError with the nearest known name or the missing cut-off.
 
-    >>> parse("ndcg@10")
-    Metric(base='ndcg', k=10)
+    >>> metric = parse("ndcg@10")
+    >>> metric.metric.better, metric.k, str(metric)
+    ('higher', 10, 'ndcg@10')
     """
     base, at, cut = name.strip().lower().partition("@")
-    if base not in NAMES:
-        raise unknown("metric", name, [f"{known}@{cut or 10}" if known not in BY_LABELS else known for known in NAMES])
-    if base in BY_LABELS and at:
+    if base not in METRICS:
+        raise unknown("metric", name, [known.example(cut or 10) for known in METRICS.values()])
+    cutoff = METRICS[base].cutoff
+    if cutoff == "none" and at:
         raise InputError(f"metric = {name!r}: {base} has no cut-off; write {base!r}")
-    if not at and base not in BY_LABELS and base != "mrr":
+    if cutoff == "required" and not at:
         raise InputError(f"metric = {name!r} needs a cut-off; write {base + '@10'!r}")
     if at and not re.fullmatch(r"[1-9]\d*", cut):
         raise InputError(f"metric = {name!r}: the cut-off must be a whole number from 1; write {base + '@10'!r}")
-    return Metric(base, int(cut) if at else None)
+    return MetricAtK(METRICS[base], int(cut) if at else None)
 
 
-def parse_all(names: Sequence[str]) -> list[Metric]:
+def parse_all(names: Sequence[str]) -> list[MetricAtK]:
     """The metrics of several names, a repeated one once."""
     if isinstance(names, str):
         raise InputError(f"metrics = {names!r}; give a list of names, like [{names!r}]")
     return list(dict.fromkeys(parse(name) for name in names))
 
 
-def of_ranking(metric: Metric, ranking: Ranking, n_items: int, facts: Facts | None) -> Tensor:
-    """(B,) float64 values of a metric that is not asked of labels."""
-    if metric.base == "auc":
-        if ranking.rivals is None:
-            raise InputError("metric = 'auc' needs every candidate's score; a scorer of lists gives none: drop it")
-        return query_auc(ranking.ranks, ranking.rivals)
-    if metric.base in BY_RANKS:
-        return BY_RANKS[metric.base](ranking.ranks, metric.k if metric.k is not None else UNRANKED - 1)
-    lists = ranking.lists
-    if lists is None:
-        raise InputError(f"metric = {str(metric)!r} needs lists; ask for them when ranking")
-    lists = lists[:, : metric.k]
-    if metric.base == "coverage":
-        return coverage(lists, n_items)
-    known = needed(metric, facts)
-    return {"novelty": novelty, "popularity_bias": popularity_bias, "diversity": diversity}[metric.base](lists, known)
-
-
-def needed(metric: Metric, facts: Facts | None) -> Facts:
-    """The facts, if they hold what the metric needs; else an InputError that says what to give."""
-    if facts is None:
-        raise InputError(f"metric = {str(metric)!r} needs facts about the items; give facts=Facts(train.item_counts)")
-    if metric.base == "diversity" and facts.item_vectors is None:
-        raise InputError(f"metric = {str(metric)!r} needs facts.item_vectors; give a model's vectors or item features")
-    return replace(facts, item_counts=facts.item_counts.cpu(), item_vectors=_cpu(facts.item_vectors))
-
-
-def _cpu(vectors: Tensor | None) -> Tensor | None:
-    return None if vectors is None else vectors.detach().cpu()
-
-
-def _within(ranks: Ragged, k: int) -> Tensor:
-    return (ranks.values <= k).double()
-
-
-def _sum(ranks: Ragged, values: Tensor) -> Tensor:
-    """(B,) float64: sums over each query's relevant items."""
-    return torch.zeros(len(ranks), dtype=torch.float64).index_add_(0, ranks.rows(), values)
-
-
-def _of(ranks: Ragged, values: Tensor) -> Tensor:
-    """The values with NaN where the query has nothing relevant."""
-    return values.masked_fill(ranks.lengths == 0, torch.nan)
-
-
-def _counts(facts: Facts) -> Tensor:
-    counts = facts.item_counts.double().clone()
-    counts[0] = 0
-    return counts
-
-
-def _list_mean(lists: Tensor, of_item: Tensor) -> Tensor:
-    """(B,): mean of an item's value over each list, padding left out."""
-    given = lists > 0
-    return (of_item[lists] * given).sum(1) / given.sum(1)
+def facts_needed(names: Sequence[str]) -> set[str]:
+    """The fields of ``Facts`` that the metrics of these names read."""
+    return {field for each in parse_all(names) for field in each.metric.needs}

@@ -25,7 +25,8 @@ from suisen.data.batch import Candidates, Queries
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.evaluation.contract import Scorer, TileScorer
-from suisen.evaluation.metrics import BY_LABELS, BY_LISTS, Facts, Metric, needed, of_ranking, parse_all
+from suisen.evaluation.metric import Facts, MetricAtK
+from suisen.evaluation.metrics import METRICS, parse_all
 from suisen.evaluation.ranks import NAN, Ranking, distinct, from_candidates, from_lists, without
 from suisen.evaluation.report import Report
 from suisen.evaluation.tiles import Wanted, from_tiles
@@ -33,7 +34,7 @@ from suisen.evaluation.tiles import Wanted, from_tiles
 DEFAULT = ("ndcg@10", "hr@10", "recall@100", "mrr@10")
 DEFAULT_CLICKS = ("auc", "logloss")
 BUDGET = 512 * 2**20
-CLICKS_AT_ONCE = 2**14
+CLICKS_PER_CHUNK = 2**14
 
 
 @torch.no_grad()
@@ -58,19 +59,20 @@ def evaluate(
     if len(queries) == 0:
         raise InputError("queries hold no row; split with a larger test part")
     clicks = queries.labels is not None
-    asked = parse_all(metrics if metrics is not None else DEFAULT_CLICKS if clicks else DEFAULT)
-    if not asked:
+    if metrics is None:
+        metrics = DEFAULT_CLICKS if clicks else DEFAULT
+    parsed = parse_all(metrics)
+    if not parsed:
         raise InputError("metrics = []; name at least one, like ['ndcg@10']")
-    measured = (
-        _clicks(scorer, queries, asked)
-        if clicks
-        else _ranked(scorer, queries, asked, _Options(facts, repeats, memory_bytes))
-    )
+    if clicks:
+        measured = _clicks(scorer, queries, parsed)
+    else:
+        measured = _ranked(scorer, queries, parsed, _RankingOptions(facts, repeats, memory_bytes))
     return Report(
         name=name or type(scorer).__name__,
         protocol="; ".join(part for part in (queries.protocol, _protocol(queries, repeats)) if part),
         fingerprint=fingerprint(queries),
-        values={str(metric): values.numpy().astype(np.float32) for metric, values in measured.values.items()},
+        values={str(each): values.numpy().astype(np.float32) for each, values in measured.values.items()},
         notes=measured.notes,
         seconds=time.perf_counter() - started,
         peak_bytes=measured.peak_bytes,
@@ -78,7 +80,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Options:
+class _RankingOptions:
     facts: Facts | None
     repeats: bool
     budget: int
@@ -86,67 +88,62 @@ class _Options:
 
 @dataclass(frozen=True)
 class _Measured:
-    values: dict[Metric, Tensor]
+    values: dict[MetricAtK, Tensor]
+    """(B,) values per metric."""
     notes: tuple[str, ...]
     peak_bytes: int
 
 
-def _ranked(scorer: Scorer, queries: Queries, asked: list[Metric], options: _Options) -> _Measured:
-    for metric in asked:
-        if metric.base == "logloss":
-            raise InputError("metric = 'logloss' needs labels; these queries ask for a ranking: use ndcg@10")
-        if metric.base in BY_LISTS and metric.base != "coverage":
-            needed(metric, options.facts)
-    n_items = _n_items(scorer, asked, options.facts)
+def _ranked(scorer: Scorer, queries: Queries, metrics: list[MetricAtK], options: _RankingOptions) -> _Measured:
+    n_items = 0 if options.facts is None else options.facts.n_items
+    if isinstance(scorer, TileScorer):
+        n_items = scorer.n_items
+    for each in metrics:
+        each.check(options.facts, n_items)
+    facts = Facts(torch.zeros(n_items)) if options.facts is None else options.facts.cpu()
     truth = distinct(queries.truth)
-    ranking = _ranking(scorer, queries, truth, asked, options)
-    values = {metric: of_ranking(metric, ranking, n_items, options.facts) for metric in asked}
-    return _Measured(values, _notes(scorer, queries, ranking, asked, options), ranking.peak_bytes)
+    ranking = _ranking(scorer, queries, truth, metrics, options)
+    values = {each: each.of_ranking(ranking, facts) for each in metrics}
+    return _Measured(values, _notes(queries, ranking, metrics, facts), ranking.peak_bytes)
 
 
-def _ranking(scorer: Scorer, queries: Queries, truth: Ragged, asked: list[Metric], options: _Options) -> Ranking:
-    """By the narrowest way that answers all that is asked."""
-    longest = max((metric.k or 0 for metric in asked if metric.base in BY_LISTS), default=0)
+def _ranking(
+    scorer: Scorer, queries: Queries, truth: Ragged, metrics: list[MetricAtK], options: _RankingOptions
+) -> Ranking:
+    """By the narrowest way that answers all that is metrics."""
+    longest = max((each.k or 0 for each in metrics if each.metric.of_lists is not None), default=0)
     if queries.candidates is not None:
         return from_candidates(scorer, queries, truth, longest, options.budget)
     exclude = without(queries.seen, truth) if options.repeats else queries.seen
     if isinstance(scorer, TileScorer):
-        rivals = any(metric.base == "auc" for metric in asked)
+        rivals = any(each.metric.of_rivals is not None for each in metrics)
         return from_tiles(scorer, queries, truth, exclude, Wanted(options.budget, longest, rivals))
-    for metric in asked:
-        if metric.k is None:
+    for each in metrics:
+        if each.k is None:
             raise InputError(
-                f"metric = {str(metric)!r} needs the whole ranking, and {type(scorer).__name__} gives lists; "
+                f"metric = {str(each)!r} needs the whole ranking, and {type(scorer).__name__} gives lists; "
                 "write a cut-off, like mrr@10"
             )
-    return from_lists(scorer, queries, truth, exclude, max(metric.k or 0 for metric in asked))
+    return from_lists(scorer, queries, truth, exclude, max(each.k or 0 for each in metrics))
 
 
-def _clicks(scorer: Scorer, queries: Queries, asked: list[Metric]) -> _Measured:
-    for metric in asked:
-        if metric.base not in BY_LABELS:
-            raise InputError(f"metric = {str(metric)!r} ranks, and these queries are labelled clicks: use auc, logloss")
+def _clicks(scorer: Scorer, queries: Queries, metrics: list[MetricAtK]) -> _Measured:
+    formulas = {}
+    for each in metrics:
+        if each.metric.of_labels is None:
+            known = ", ".join(metric.name for metric in METRICS.values() if metric.of_labels is not None)
+            raise InputError(f"metric = {str(each)!r} ranks, and these queries are labelled clicks: use {known}")
+        formulas[each] = each.metric.of_labels
     labels, items = queries.labels, queries.candidates
     if labels is None or items is None or labels.shape != items.shape or items.shape[1] != 1:
         raise InputError("labelled queries need candidates and labels of shape (B, 1); give one item and label a row")
-    parts = torch.split(torch.arange(len(queries)), CLICKS_AT_ONCE)
-    scores = torch.cat([scorer.score(queries.contexts.take(p), Candidates(items[p])).float().cpu() for p in parts])[
-        :, 0
-    ]
+    parts = torch.split(torch.arange(len(queries)), CLICKS_PER_CHUNK)
+    chunks = [scorer.score(queries.contexts.take(part), Candidates(items[part])).float().cpu() for part in parts]
+    scores = torch.cat(chunks)[:, 0]  # (B,)
     if bool(scores.isnan().any()):
         raise InputError(NAN)
-    values = {metric: BY_LABELS[metric.base](scores, labels[:, 0]) for metric in asked}
-    return _Measured(values, (), min(len(queries), CLICKS_AT_ONCE) * 4)
-
-
-def _n_items(scorer: Scorer, asked: list[Metric], facts: Facts | None) -> int:
-    if isinstance(scorer, TileScorer):
-        return scorer.n_items
-    if facts is not None:
-        return facts.item_counts.numel()
-    if any(metric.base == "coverage" for metric in asked):
-        raise InputError("metric = 'coverage' needs the catalogue's size; give facts=Facts(train.item_counts)")
-    return 0
+    values = {each: formula(scores, labels[:, 0]) for each, formula in formulas.items()}
+    return _Measured(values, (), min(len(queries), CLICKS_PER_CHUNK) * 4)
 
 
 def _protocol(queries: Queries, repeats: bool) -> str:
@@ -160,23 +157,19 @@ def _protocol(queries: Queries, repeats: bool) -> str:
     return f"full ranking, {out}, ties count against the model"
 
 
-def _notes(
-    scorer: Scorer, queries: Queries, ranking: Ranking, asked: list[Metric], options: _Options
-) -> tuple[str, ...]:
+def _notes(queries: Queries, ranking: Ranking, metrics: list[MetricAtK], facts: Facts) -> tuple[str, ...]:
     """All that was counted on the way, in words."""
     relevant = ranking.ranks.values.numel()
     unknown = int((queries.truth.values == 0).sum())
     empty = int((ranking.ranks.lengths == 0).sum())
     repeated = queries.truth.values.numel() - relevant
+    comparing = [each.metric.name for each in metrics if "item_vectors" in each.metric.needs]
     notes = [
         (unknown, f"{unknown:,} of {relevant:,} relevant items are unknown to train: misses"),
         (ranking.not_allowed, f"{ranking.not_allowed:,} of {relevant:,} relevant items may not be recommended: misses"),
         (repeated, f"{repeated:,} relevant items were named twice in a query and count once"),
         (empty, f"{empty:,} queries have no relevant item and are left out of accuracy"),
-        (
-            any(m.base == "diversity" for m in asked) and options.facts is not None,
-            f"diversity compares {options.facts.vectors if options.facts else ''}",
-        ),
+        (len(comparing), f"{', '.join(dict.fromkeys(comparing))} compares {facts.vectors}"),
     ]
     return tuple(note for count, note in notes if count)
 

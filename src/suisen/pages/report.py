@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from suisen.evaluation.metrics import METRICS
 from suisen.evaluation.report import Comparison, Report, Score, interval, number, probability
 from suisen.pages import plots
 from suisen.pages.plots import share
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 SOURCES = "parts.html", "report.html", "report.css"
 """What all pages share, this page, and their style."""
 ALPHA = 0.05
-MORE_IS_BETTER = frozenset({"hr", "recall", "precision", "ndcg", "map", "mrr", "auc"})
-LESS_IS_BETTER = frozenset({"logloss"})
 PICTURES = 3
 """Most metrics drawn beside the table that holds them all."""
 
@@ -133,10 +132,11 @@ def outcome(row: Comparison) -> str:
     """
     if not row.p_holm < ALPHA or row.difference == 0:
         return "no difference"
-    base, more = row.metric.partition("@")[0], row.difference > 0
-    if base in MORE_IS_BETTER or base in LESS_IS_BETTER:
-        return "better" if more == (base in MORE_IS_BETTER) else "worse"
-    return "higher" if more else "lower"
+    metric = METRICS.get(row.metric.partition("@")[0])
+    said = "higher" if row.difference > 0 else "lower"
+    if metric is None or metric.better == "neither":
+        return said
+    return "better" if said == metric.better else "worse"
 
 
 def verdict(row: Comparison) -> str:

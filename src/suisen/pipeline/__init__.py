@@ -9,6 +9,7 @@ from suisen.data.batch import Queries
 from suisen.evaluation import Report
 from suisen.evaluation import evaluate as evaluate_scorer
 from suisen.evaluation.contract import Scorer
+from suisen.evaluation.metrics import facts_needed
 from suisen.pipeline.recommender import RawQueries, Recommender, RecommendOptions
 
 
@@ -23,8 +24,7 @@ def evaluate(
     if isinstance(recommender, Recommender):
         recommender.check_queries(queries)
         options.setdefault("name", recommender.name)
-        vectors = any(metric.startswith("diversity") for metric in metrics or ())
-        options.setdefault("facts", recommender.facts(vectors))
+        options.setdefault("facts", recommender.facts("item_vectors" in facts_needed(metrics or ())))
         return evaluate_scorer(recommender.scorer(), queries, metrics, **options)
     return evaluate_scorer(recommender, queries, metrics, **options)
 

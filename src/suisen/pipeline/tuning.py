@@ -23,7 +23,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.when import MICRO, duration
 from suisen.errors import InputError, SuisenError, missing_extra, unknown
 from suisen.evaluation import evaluate
-from suisen.evaluation.metrics import BY_LISTS, BY_RANKS, parse
+from suisen.evaluation.metrics import METRICS, parse
 from suisen.evaluation.protocols import fingerprint
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.space import Knob, space_of, start_of, with_values
@@ -128,10 +128,11 @@ def need_optuna() -> Any:
 
 def check_metric(name: str) -> str:
     """The metric as it is spelt in reports.  Raises InputError for one that does not say how right a model is."""
-    metric = parse(name)
-    if metric.base in BY_LISTS or metric.base == "logloss":
-        raise InputError(f"metric = {name!r} cannot be tuned on; use {', '.join(BY_RANKS)} (like ndcg@10) or auc")
-    return str(metric)
+    parsed = parse(name)
+    if not parsed.metric.tunable:
+        known = ", ".join(metric.example() for metric in METRICS.values() if metric.tunable)
+        raise InputError(f"metric = {name!r} cannot be tuned on; use one of {known}")
+    return str(parsed)
 
 
 def searched(recommender: Recommender, settings: TuneSettings) -> tuple[Stage, list[Knob]]:
@@ -149,8 +150,9 @@ def metric_for(recommender: Recommender, settings: TuneSettings, valid: Queries 
         raise InputError("valid = None, and settings are picked on it, never on test; split with a validation part")
     clicks = valid.labels is not None
     metric = check_metric(settings.metric or ("auc" if clicks else "ndcg@10"))
-    if clicks and metric != "auc":
-        raise InputError(f"metric = {metric!r} ranks, and the queries are labelled clicks; use auc")
+    if clicks and parse(metric).metric.of_labels is None:
+        known = ", ".join(each.name for each in METRICS.values() if each.tunable and each.of_labels is not None)
+        raise InputError(f"metric = {metric!r} ranks, and the queries are labelled clicks; use {known}")
     both = recommender.retriever is not None and recommender.ranker is not None and settings.stage != "retriever"
     if both and valid.candidates is None and parse(metric).k is None:
         raise InputError(f"metric = {metric!r} needs the whole ranking, and two stages give lists; write mrr@10")

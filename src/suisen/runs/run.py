@@ -12,7 +12,7 @@ from suisen.data.batch import Queries
 from suisen.data.dataset import Dataset
 from suisen.data.splits import Split
 from suisen.evaluation import Comparison, Comparisons, Report, compare, evaluate
-from suisen.evaluation.metrics import BY_LISTS, parse_all
+from suisen.evaluation.metrics import facts_needed
 from suisen.evaluation.protocols import DEFAULT, DEFAULT_CLICKS
 from suisen.models import Popularity
 from suisen.pipeline.funnel import Funnel, funnel
@@ -89,8 +89,8 @@ def metrics_for(queries: Queries, asked: Sequence[str]) -> list[str]:
 def report_on(
     recommender: Recommender, queries: Queries, metrics: Sequence[str], name: str, scorer: Any = None
 ) -> Report:
-    """One model on one set of queries; facts of the items are computed only for metrics that need them."""
-    facts = recommender.facts() if any(metric.base in BY_LISTS for metric in parse_all(metrics)) else None
+    """One model on one set of queries; the items' vectors are computed only for metrics that need them."""
+    facts = recommender.facts("item_vectors" in facts_needed(metrics))
     return evaluate(scorer or recommender.scorer(), queries, metrics, name=name, facts=facts)
 
 
