@@ -160,7 +160,7 @@ def test_the_manifest_says_what_there_is(saved):
         "fingerprint": rec.store.fingerprint(), "users": 62, "items": 81,
         "events": int(rec.store.item_counts.sum()), "has_time": True,
     }  # fmt: skip
-    assert manifest["index"]["kind"] == "exact"
+    assert manifest["index"]["name"] == "exact"
     files = {str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file()} - {"manifest.json"}
     assert set(manifest["files"]) == files == {
         "retriever.safetensors", "ranker.safetensors", "users.arrow", "items.arrow", "parity.json", "index/vectors.npy",

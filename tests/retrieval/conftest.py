@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Excluded, Flat, create_index
+from suisen.retrieval import INDEXES, Excluded, create_index
 
-SETTINGS = [Exact(), Flat(), HNSW(ef_construction=100), IVFSQ8(), IVFPQ()]
-IDS = [settings.kind for settings in SETTINGS]
+SETTINGS = [settings() for settings in INDEXES.values()]
+"""Of every index in the registry, with its defaults."""
+IDS = list(INDEXES)
 N, D = 3_000, 15  # odd, so that product quantisation has to pad
 
 
@@ -54,7 +55,7 @@ def data():
 
 @pytest.fixture(scope="session", params=SETTINGS, ids=IDS)
 def index(request, data):
-    """A built index of every kind."""
+    """A built index of every registered name."""
     made = create_index(request.param)
     made.build(data[0])
     return made

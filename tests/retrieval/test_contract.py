@@ -1,20 +1,24 @@
-"""One suite over every kind of index; what it promises, it promises for all."""
+"""One suite over every index of ``INDEXES``; what it promises, it promises for all."""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from suisen.errors import BundleError, InputError
-from suisen.retrieval import KINDS, Exact, Excluded, create_index, measured_recall, open_index
+from suisen.retrieval import INDEXES, Exact, Excluded, create_index, measured_recall, open_index
 from tests.retrieval.conftest import IDS, SETTINGS, D, N, clustered, excluded, read_only, slow_search
 
-EXACT = {"exact", "flat"}
 RECALL = 0.95
-"""Stated for the approximate kinds with their defaults on clustered data of this size."""
+"""Stated for the approximate indexes with their defaults on clustered data of this size."""
+
+
+def settings_of(index):
+    return INDEXES[index.description["name"]]
 
 
 def valid(index, queries, ids, scores, wanted):
@@ -31,17 +35,13 @@ def valid(index, queries, ids, scores, wanted):
         assert (np.diff(scores[row, : wanted[row]]) <= 0).all()
 
 
-def test_every_kind_is_in_the_suite():
-    assert sorted(IDS) == sorted(KINDS)
-
-
 def test_finds_the_largest_inner_products(index, data):
     vectors, queries = data
     ids, scores = index.search(queries, 50)
     assert ids.dtype == np.int64
     assert scores.dtype == np.float32
     valid(index, queries, ids, scores, [50] * len(queries))
-    if index.description["kind"] in EXACT:
+    if settings_of(index).exact:
         slow_ids, slow_scores = slow_search(vectors, queries[:3], 50)
         np.testing.assert_array_equal(ids[:3], slow_ids)
         np.testing.assert_allclose(scores[:3], slow_scores, rtol=1e-5, atol=1e-5)
@@ -86,7 +86,7 @@ def test_excluding_the_nearest_still_gives_k(index, data, n_gone):
     exact.build(vectors)
     truth, _ = exact.search(queries, 100, excluded(nearest))
     found = np.mean([len(set(a) & set(b)) / 100 for a, b in zip(ids.tolist(), truth.tolist(), strict=True)])
-    assert found >= (1.0 if index.description["kind"] in EXACT else 0.85)
+    assert found >= (1.0 if settings_of(index).exact else 0.85)
 
 
 def test_each_query_has_its_own_exclusions(index, data):
@@ -117,7 +117,7 @@ def test_only_allowed_positions_are_found(index, data, n_allowed):
 
 def test_arrays_of_the_caller_are_neither_changed_nor_kept(index, data):
     vectors, queries = clustered(seed=3)
-    ours = create_index(KINDS[index.description["kind"]][0]())
+    ours = create_index(settings_of(index)())
     given = vectors.copy()
     ours.build(given)
     given[:] = 0  # the index has its own copy
@@ -180,7 +180,7 @@ def test_files_of_another_index_are_refused(index, tmp_path):
 
 
 def test_an_index_rebuilds(index):
-    ours = create_index(KINDS[index.description["kind"]][0]())
+    ours = create_index(settings_of(index)())
     vectors, queries = clustered(n=2_000)
     ours.build(vectors)
     ours.build(vectors[:1_200])
@@ -224,11 +224,30 @@ def test_what_cannot_be_asked_is_refused(index, data):
         index.search(queries, 1, allowed=np.zeros(2, dtype=np.int64))
 
 
-def test_unknown_kinds_and_incomplete_descriptions(tmp_path):
+def test_settings_are_those_of_the_registry(index):
+    settings = settings_of(index)()
+    assert INDEXES[settings.name] is type(settings)
+    assert set(index.description) == {"name", "n", "d", *(field.name for field in fields(settings))}
+
+
+@pytest.mark.parametrize("index", [object(), Exact, None, "exact"])
+def test_what_is_no_settings_of_an_index_is_refused(index):
+    with pytest.raises(InputError, match=r"is not the settings of an index; give one of Exact\(\), .*HNSW\(\)"):
+        create_index(index)
+
+
+def test_a_description_of_before_is_read(tmp_path):
+    made = create_index(Exact())
+    made.build(np.ones((2, 3), dtype=np.float32))
+    made.save(tmp_path)
+    assert open_index({"kind": "exact", "n": 2, "d": 3}, tmp_path).description == made.description
+
+
+def test_unknown_names_and_incomplete_descriptions(tmp_path):
     with pytest.raises(InputError, match=r"index = 'hnws' is unknown; did you mean 'hnsw'\?"):
-        open_index({"kind": "hnws", "n": 1, "d": 1}, tmp_path)
+        open_index({"name": "hnws", "n": 1, "d": 1}, tmp_path)
     with pytest.raises(BundleError, match=r"lacks 'd'; save the bundle again"):
-        open_index({"kind": "hnsw", "n": 1}, tmp_path)
+        open_index({"name": "hnsw", "n": 1}, tmp_path)
 
 
 def test_importing_the_room_does_not_load_faiss():

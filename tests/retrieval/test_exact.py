@@ -29,8 +29,8 @@ def test_exact_search_is_its_definition(items, scores, search):
     index = ExactIndex()
     index.build(vectors)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "TILE_ITEMS", items)
-        patch.setattr(exact, "TILE_SCORES", scores)
+        patch.setattr(exact, "ITEMS_PER_TILE", items)
+        patch.setattr(exact, "SCORES_PER_TILE", scores)
         ids, values = index.search(queries, k, excluded(gone), allowed)
     slow_ids, slow_values = slow_search(vectors, queries, k, gone, allowed)
     np.testing.assert_array_equal(ids, slow_ids)
@@ -61,6 +61,6 @@ def test_inner_products_in_tiles(monkeypatch):
     ids = draw.integers(0, 20, size=(7, 3))
     want = np.einsum("bd,bcd->bc", queries, vectors[ids])
     np.testing.assert_allclose(inner_products(vectors, queries, ids), want, rtol=1e-5)
-    monkeypatch.setattr(exact, "GATHERED", 30)
+    monkeypatch.setattr(exact, "FLOATS_PER_CHUNK", 30)
     np.testing.assert_allclose(inner_products(vectors, queries, ids), want, rtol=1e-5)
     assert inner_products(vectors, queries[:0], ids[:0]).shape == (0, 3)

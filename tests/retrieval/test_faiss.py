@@ -3,25 +3,25 @@ import pytest
 
 import suisen.retrieval.faiss as wrapped
 from suisen.errors import InputError
-from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Flat, create_index, index_named
+from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Flat, create_index
 from tests.retrieval.conftest import clustered, excluded
 
 
-@pytest.mark.parametrize("kind", [IVFSQ8, IVFPQ])
-def test_small_catalogues_get_fewer_lists_or_a_refusal(kind, capfd):
+@pytest.mark.parametrize("cls", [IVFSQ8, IVFPQ])
+def test_small_catalogues_get_fewer_lists_or_a_refusal(cls, capfd):
     vectors, _ = clustered(n=1_000)
-    index = create_index(kind())
+    index = create_index(cls())
     index.build(vectors)
     assert index.description["lists"] == 1_000 // 39  # fewer than 4 · √1000 = 126
-    assert kind().lists is None
-    larger = create_index(kind())
+    assert cls().lists is None
+    larger = create_index(cls())
     larger.build(clustered(n=30_000, d=4)[0])
     assert larger.description["lists"] == round(4 * 30_000**0.5)
     assert capfd.readouterr() == ("", "")  # FAISS had nothing to warn of
     with pytest.raises(InputError, match=r"needs at least 1000 vectors, there are 999; use Exact\(\)"):
         index.build(vectors[:999])
     with pytest.raises(InputError, match=r"lists = 26 needs 1014 vectors.*there are 1000; .*give at most 25"):
-        create_index(kind(lists=26)).build(vectors)
+        create_index(cls(lists=26)).build(vectors)
 
 
 @pytest.mark.parametrize("settings", [IVFSQ8(probe=1), IVFPQ(probe=1, refine=1), HNSW(ef_search=1)])
@@ -83,10 +83,3 @@ def test_settings_name_field_value_and_bound():
         HNSW(ef_serch=10)
     with pytest.raises(InputError, match=r"IVFPQ: refine = 'many'"):
         IVFPQ(refine="many")
-
-
-def test_indexes_by_name():
-    assert index_named("hnsw", m=16) == HNSW(m=16)
-    assert index_named("exact") == Exact()
-    with pytest.raises(InputError, match=r"index = 'ivfpq' is unknown; did you mean 'ivf-pq'\?"):
-        index_named("ivfpq")

@@ -81,7 +81,7 @@ class Engine:
         if not isinstance(self.retriever, Retriever):
             return None
         if index is not None and not isinstance(index, SETTINGS):
-            return index
+            return index  # type: ignore[return-value]
         built = create_index(index or Exact())
         with torch.no_grad():
             built.build(self.retriever.item_vectors()[1:].float().cpu().numpy())

@@ -5,53 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from suisen.errors import BundleError, unknown
-from suisen.retrieval.contract import Description, Excluded, Index
-from suisen.retrieval.exact import ExactIndex
-from suisen.retrieval.faiss import FaissIndex
+from suisen.errors import BundleError, InputError, unknown
+from suisen.retrieval.contract import Description, Excluded, Index, IndexSettings
+from suisen.retrieval.exact import Exact
+from suisen.retrieval.faiss import HNSW, IVFPQ, IVFSQ8, Flat
 from suisen.retrieval.recall import measured_recall
-from suisen.retrieval.settings import HNSW, IVFPQ, IVFSQ8, Exact, Flat, IndexSettings
 
-KINDS: dict[str, tuple[type[Any], type[Any]]] = {
-    Exact.kind: (Exact, ExactIndex),
-    Flat.kind: (Flat, FaissIndex),
-    HNSW.kind: (HNSW, FaissIndex),
-    IVFSQ8.kind: (IVFSQ8, FaissIndex),
-    IVFPQ.kind: (IVFPQ, FaissIndex),
-}
-"""Every kind of index: its parameters and its class.  A new one is its file, its test and one line here."""
-
-
-def index_named(kind: str, **parameters: Any) -> IndexSettings:
-    """Parameters by name, for a command line or a TOML file: ``index_named("hnsw", m=16)``."""
-    if kind not in KINDS:
-        raise unknown("index", kind, KINDS)
-    settings: IndexSettings = KINDS[kind][0](**parameters)
-    return settings
+INDEXES: dict[str, type[Any]] = {settings.name: settings for settings in (Exact, Flat, HNSW, IVFSQ8, IVFPQ)}
+"""The settings of every index by its name.  A new one is its file, its test and a word here."""
 
 
 def create_index(settings: IndexSettings) -> Index:
-    """An empty index; call ``build`` next."""
-    index: Index = KINDS[settings.kind][1](settings)
-    return index
+    """An empty index; call ``build`` next.  Raises InputError for what is not the settings of a registered index."""
+    if type(settings) not in INDEXES.values():
+        known = ", ".join(f"{cls.__name__}()" for cls in INDEXES.values())
+        raise InputError(f"index = {settings!r} is not the settings of an index; give one of {known}")
+    return settings.create()
 
 
 def open_index(description: Description, folder: Path) -> Index:
     """The index that was saved into ``folder`` and described itself so.
 
-    InputError for a kind that does not exist; BundleError for a description without n or d and for damaged files.
+    Raises InputError for an index that does not exist; BundleError for an incomplete description and damaged files.
     """
-    for field in ("kind", "n", "d"):
-        if field not in description:
+    settings = dict(description)
+    if "kind" in settings:  # what bundles called the name at first
+        settings["name"] = settings.pop("kind")
+    for field in ("name", "n", "d"):
+        if field not in settings:
             raise BundleError(f"the description of the index in {folder} lacks {field!r}; save the bundle again")
-    if description["kind"] not in KINDS:
-        raise unknown("index", description["kind"], KINDS)
-    index: Index = KINDS[description["kind"]][1].load(folder, description)
+    name, shape = settings.pop("name"), (int(settings.pop("n")), int(settings.pop("d")))
+    if name not in INDEXES:
+        raise unknown("index", name, INDEXES)
+    index = create_index(INDEXES[name](**settings))
+    index.load(folder, shape)
     return index
 
 
 __all__ = [
     "HNSW",
+    "INDEXES",
     "IVFPQ",
     "IVFSQ8",
     "Exact",
@@ -60,7 +53,6 @@ __all__ = [
     "Index",
     "IndexSettings",
     "create_index",
-    "index_named",
     "measured_recall",
     "open_index",
 ]

@@ -4,39 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from suisen.errors import BundleError, InputError
-from suisen.retrieval.contract import Bools, Excluded, Floats, Ints
+from suisen.retrieval.contract import Bools, Description, Excluded, Floats, IndexSettings, Ints
 
-LARGEST = 1e15
+MAX_COORDINATE = 1e15
 """Bound of a coordinate: the inner product of two such vectors still fits float32 at any usual d."""
 VECTORS_FILE = "vectors.npy"
 
 
-class Request(NamedTuple):
-    """A search that has been checked."""
+class CheckedSearch(NamedTuple):
+    """What ``Index.search`` was given, checked: B queries over (n, d) vectors."""
 
     queries: Floats
     """(B, d), contiguous, our own."""
     k: int
+    """Positions per query."""
     gone: Ints
     """Sorted unique row · n + position of everything excluded."""
     n_gone: Ints
     """(B,) number of positions excluded for each query."""
     allowed: Bools | None
+    """(n,): the only positions that any query may get; None = all."""
     wanted: Ints
     """(B,): min(k, positions that are allowed and not excluded): what each query must get."""
 
-    def take(self, rows: Ints, n: int) -> Request:
-        """The queries named by ascending row numbers, in that order, as a request of their own."""
+    def take(self, rows: Ints, n: int) -> CheckedSearch:
+        """The queries named by ascending row numbers, in that order, as a search of their own."""
         gone_rows, gone_positions = np.divmod(self.gone, n)
         kept = np.isin(gone_rows, rows)
         gone = np.searchsorted(rows, gone_rows[kept]) * n + gone_positions[kept]
-        return Request(self.queries[rows], self.k, gone, self.n_gone[rows], self.allowed, self.wanted[rows])
+        return CheckedSearch(self.queries[rows], self.k, gone, self.n_gone[rows], self.allowed, self.wanted[rows])
+
+
+def built(vectors: Floats | None) -> Floats:
+    """The (n, d) vectors of an index; InputError where it has none yet."""
+    if vectors is None:
+        raise InputError("the index is empty; call build(vectors) first")
+    return vectors
+
+
+def described(settings: IndexSettings, vectors: Floats, **chosen: Any) -> Description:
+    """``Index.description`` of an index of (n, d) vectors; ``chosen``: settings that ``build`` picked a value for."""
+    n, d = vectors.shape
+    return {"name": settings.name, "n": n, "d": d, **asdict(settings), **chosen}  # type: ignore[call-overload]
 
 
 def checked_vectors(vectors: Floats) -> Floats:
@@ -49,11 +65,11 @@ def checked_vectors(vectors: Floats) -> Floats:
     return out
 
 
-def checked_request(
-    shape: tuple[int, int], queries: Floats, k: int, exclude: Excluded | None, allowed: Bools | None
-) -> Request:
-    """A request to an index of (n, d) vectors; InputError names what is wrong with it."""
-    n, d = shape
+def checked_search(
+    vectors: Floats, queries: Floats, k: int, exclude: Excluded | None, allowed: Bools | None
+) -> CheckedSearch:
+    """A search in an index of (n, d) vectors; InputError names what is wrong with it."""
+    n, d = vectors.shape
     own = _checked("queries", queries)
     if own.shape[1] != d:
         raise InputError(
@@ -70,7 +86,7 @@ def checked_request(
         free = n - n_gone
     else:
         free = np.count_nonzero(allowed) - np.bincount(rows[allowed[positions]], minlength=len(own))
-    return Request(own, k, gone, n_gone, allowed, np.minimum(free, k))
+    return CheckedSearch(own, k, gone, n_gone, allowed, np.minimum(free, k))
 
 
 def _gone(rows: int, n: int, exclude: Excluded | None) -> Ints:
@@ -94,11 +110,13 @@ def _checked(name: str, array: Floats) -> Floats:
     if given.dtype != np.float32:
         raise InputError(f"{name} is {given.dtype}; indexes hold float32: convert with .astype(np.float32)")
     if given.ndim != 2:
-        raise InputError(f"{name} has shape {given.shape}; give a matrix with one vector a row")
+        raise InputError(f"{name} has shape {given.shape}; give a matrix with one vector per row")
     own = np.array(given, order="C")
-    if own.size and not max(float(own.max()), -float(own.min())) <= LARGEST:  # NaN compares false
-        row = int(np.flatnonzero(~(np.abs(own) <= LARGEST).all(axis=1))[0])
-        raise InputError(f"{name}[{row}] holds NaN, infinity or a number beyond ±{LARGEST:g}; find where it comes from")
+    if own.size and not max(float(own.max()), -float(own.min())) <= MAX_COORDINATE:  # NaN compares false
+        row = int(np.flatnonzero(~(np.abs(own) <= MAX_COORDINATE).all(axis=1))[0])
+        raise InputError(
+            f"{name}[{row}] holds NaN, infinity or a number beyond ±{MAX_COORDINATE:g}; find where it comes from"
+        )
     return own
 
 

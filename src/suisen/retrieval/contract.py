@@ -1,4 +1,4 @@
-"""The contract of an index, whole: what finds the largest inner products, behind five verbs.
+"""The contract of an index, whole: its frozen settings, and what finds the largest inner products.
 
 Arrays are NumPy at this door (``tensor.numpy()`` shares memory with torch on a CPU); vectors and queries are float32,
 other types are refused.  Ids are positions in the array given to ``build``.  No array of the caller is ever written to,
@@ -8,7 +8,7 @@ and none is kept: ``build`` copies.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +29,15 @@ class Excluded(NamedTuple):
 
 
 class Index(Protocol):
-    """Finds the largest inner products; every query gets exactly min(k, allowed positions) of them, for every kind."""
+    """Finds the largest inner products: every query gets exactly min(k, allowed positions) of them."""
 
     @property
     def description(self) -> Description:
-        """Plain data for a manifest: kind, parameters, n, d.  ``open_index`` reads it."""
+        """Plain data for a manifest: name, n, d and settings.  ``open_index`` reads it."""
 
     @property
     def vectors(self) -> Floats:
-        """(n, d): what was given to ``build``; not to be written to."""
+        """(n, d): what was given to ``build``; not to be written to.  InputError where nothing was."""
 
     def build(self, vectors: Floats) -> None:
         """Takes in (n, d) vectors; row i is position i.  Replaces what was there."""
@@ -53,6 +53,20 @@ class Index(Protocol):
     def save(self, folder: Path) -> None:
         """Writes its files into ``folder``, which is made where it is missing."""
 
-    @classmethod
-    def load(cls, folder: Path, description: Description) -> Self:
-        """The inverse of ``save``, memory-mapped; BundleError names a file that is missing or damaged."""
+    def load(self, folder: Path, shape: tuple[int, int]) -> None:
+        """Takes in (n, d) vectors that ``save`` wrote, memory-mapped, in place of ``build``.
+
+        BundleError names a file that is missing, damaged or another index's.
+        """
+
+
+class IndexSettings(Protocol):
+    """The public name of an index, like ``HNSW(m=16)``: frozen parameters (``suisen.parameters``), nothing built."""
+
+    name: ClassVar[str]
+    """How a command line, a TOML file and a bundle's manifest call it."""
+    exact: ClassVar[bool]
+    """Whether its answers are the largest inner products, not just most of them."""
+
+    def create(self) -> Index:
+        """An empty index."""

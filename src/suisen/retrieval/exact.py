@@ -7,46 +7,61 @@ Cost: 2·d operations for each query and vector, then one pass over the scores (
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from suisen.errors import InputError
-from suisen.retrieval.checks import Request, checked_request, checked_vectors, load_vectors, save_vectors
+from suisen.parameters import parameters
+from suisen.retrieval.checks import (
+    CheckedSearch,
+    built,
+    checked_search,
+    checked_vectors,
+    described,
+    load_vectors,
+    save_vectors,
+)
 from suisen.retrieval.contract import Bools, Description, Excluded, Floats, Ints
 from suisen.retrieval.select import NONE, Keys, largest, unpack
-from suisen.retrieval.settings import Exact
 
-TILE_ITEMS = 65_536
-TILE_SCORES = 4_194_304
-"""float32 scores computed at once: 16 MiB."""
-GATHERED = 16_777_216
-"""float32 numbers gathered at once by ``inner_products``: 64 MiB."""
-FEW = 4
-"""Where fewer than one in FEW positions is allowed, their vectors are gathered instead of masking the others."""
+ITEMS_PER_TILE = 65_536
+SCORES_PER_TILE = 4_194_304
+"""float32 scores: 16 MiB."""
+FLOATS_PER_CHUNK = 16_777_216
+"""float32 numbers that ``inner_products`` gathers: 64 MiB."""
+MIN_SHARE_MASKED = 0.25
+"""Where a smaller share of the positions is allowed, their vectors are gathered instead of masking the others."""
+
+
+@parameters
+class Exact:
+    """Every inner product, on torch: the right choice up to some 100,000 items.  Memory: 4·n·d bytes."""
+
+    name: ClassVar[str] = "exact"
+    exact: ClassVar[bool] = True
+
+    def create(self) -> ExactIndex:
+        """An empty index."""
+        return ExactIndex()
 
 
 class ExactIndex:
     """The ``Index`` of ``Exact()``."""
 
-    def __init__(self, settings: Exact | None = None) -> None:
-        self.settings = settings or Exact()
+    def __init__(self) -> None:
         self._vectors: Floats | None = None
 
     @property
     def vectors(self) -> Floats:
         """(n, d): what was given to ``build``."""
-        if self._vectors is None:
-            raise InputError("the index is empty; call build(vectors) first")
-        return self._vectors
+        return built(self._vectors)
 
     @property
     def description(self) -> Description:
         """Plain data for a manifest."""
-        n, d = self.vectors.shape
-        return {"kind": self.settings.kind, "n": n, "d": d}
+        return described(Exact(), self.vectors)
 
     def build(self, vectors: Floats) -> None:
         """Takes in a copy of (n, d) vectors."""
@@ -56,63 +71,59 @@ class ExactIndex:
         self, queries: Floats, k: int, exclude: Excluded | None = None, allowed: Bools | None = None
     ) -> tuple[Ints, Floats]:
         """(B, k) positions and inner products: see ``Index.search``."""
-        n, d = self.vectors.shape
-        return unpack(scan(self.vectors, checked_request((n, d), queries, k, exclude, allowed)), k)
+        return unpack(scan(self.vectors, checked_search(self.vectors, queries, k, exclude, allowed)), k)
 
     def save(self, folder: Path) -> None:
         """Writes vectors.npy."""
         save_vectors(folder, self.vectors)
 
-    @classmethod
-    def load(cls, folder: Path, description: Description) -> Self:
+    def load(self, folder: Path, shape: tuple[int, int]) -> None:
         """Maps vectors.npy into memory."""
-        index = cls()
-        index._vectors = load_vectors(folder, (description["n"], description["d"]))
-        return index
+        self._vectors = load_vectors(folder, shape)
 
 
-def scan(vectors: Floats, request: Request) -> Keys:
+def scan(vectors: Floats, search: CheckedSearch) -> Keys:
     """(B, at most k) sorted keys of the best positions by every inner product."""
     n = len(vectors)
-    if not request.k or not len(request.queries):
-        return np.zeros((len(request.queries), 0), dtype=np.uint64)
-    if request.allowed is None or np.count_nonzero(request.allowed) * FEW >= n:
-        return _scan_tiles(torch.from_numpy(vectors), request)
-    positions = np.flatnonzero(request.allowed)
+    if not search.k or not len(search.queries):
+        return np.zeros((len(search.queries), 0), dtype=np.uint64)
+    if search.allowed is None or np.count_nonzero(search.allowed) >= MIN_SHARE_MASKED * n:
+        return _scan_tiles(torch.from_numpy(vectors), search)
+    positions = np.flatnonzero(search.allowed)
     if not len(positions):
-        return np.zeros((len(request.queries), 0), dtype=np.uint64)
-    keys = _scan_tiles(torch.from_numpy(vectors[positions]), _among(request, positions, n))
+        return np.zeros((len(search.queries), 0), dtype=np.uint64)
+    keys = _scan_tiles(torch.from_numpy(vectors[positions]), _among(search, positions, n))
     places = (keys & np.uint64(0xFFFF_FFFF)).astype(np.int64)
     moved = (keys & np.uint64(0xFFFF_FFFF_0000_0000)) | positions[np.where(keys == NONE, 0, places)].astype(np.uint64)
     return np.where(keys == NONE, NONE, moved)
 
 
-def _among(request: Request, positions: Ints, n: int) -> Request:
-    """The request in terms of places in ``positions`` (ascending), all of them allowed."""
-    rows, gone = np.divmod(request.gone, n)
+def _among(search: CheckedSearch, positions: Ints, n: int) -> CheckedSearch:
+    """The search in terms of places in ``positions`` (ascending), all of them allowed."""
+    rows, gone = np.divmod(search.gone, n)
     places = np.searchsorted(positions, gone).clip(max=len(positions) - 1)
     inside = positions[places] == gone
-    return request._replace(gone=rows[inside] * len(positions) + places[inside], allowed=None)
+    return search._replace(gone=rows[inside] * len(positions) + places[inside], allowed=None)
 
 
-def _scan_tiles(vectors: Tensor, request: Request) -> Keys:
+def _scan_tiles(vectors: Tensor, search: CheckedSearch) -> Keys:
     n = len(vectors)
-    rows_at_once = max(1, TILE_SCORES // min(n, TILE_ITEMS))
-    gone = np.divmod(request.gone, n)
-    masked = None if request.allowed is None else torch.from_numpy(~request.allowed)
+    rows_per_chunk = max(1, SCORES_PER_TILE // min(n, ITEMS_PER_TILE))
+    gone = np.divmod(search.gone, n)
+    masked = None if search.allowed is None else torch.from_numpy(~search.allowed)
     parts = []
-    for first in range(0, len(request.queries), rows_at_once):
-        queries = torch.from_numpy(request.queries[first : first + rows_at_once])
+    for first in range(0, len(search.queries), rows_per_chunk):
+        queries = torch.from_numpy(search.queries[first : first + rows_per_chunk])
         cut = slice(*np.searchsorted(gone[0], [first, first + len(queries)]))
-        parts.append(_scan_items(vectors, queries, request.k, (gone[0][cut] - first, gone[1][cut]), masked))
+        parts.append(_scan_items(vectors, queries, search.k, (gone[0][cut] - first, gone[1][cut]), masked))
     width = max(part.shape[1] for part in parts)
     return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=NONE) for p in parts])
 
 
 def _scan_items(vectors: Tensor, queries: Tensor, k: int, gone: tuple[Ints, Ints], masked: Tensor | None) -> Keys:
     best: Keys | None = None
-    for start in range(0, len(vectors), TILE_ITEMS):
-        tile = vectors[start : start + TILE_ITEMS]
+    for start in range(0, len(vectors), ITEMS_PER_TILE):
+        tile = vectors[start : start + ITEMS_PER_TILE]
         scores = queries @ tile.T
         if masked is not None:
             scores.masked_fill_(masked[start : start + len(tile)], -torch.inf)
@@ -124,11 +135,12 @@ def _scan_items(vectors: Tensor, queries: Tensor, k: int, gone: tuple[Ints, Ints
 
 
 def inner_products(vectors: Floats, queries: Floats, ids: Ints) -> Floats:
-    """(B, C) scores of (B, C) positions, gathered in tiles of 64 MiB."""
-    held, asked, places = (torch.from_numpy(part) for part in (vectors, queries, ids))
-    at_once = max(1, GATHERED // max(1, ids.shape[1] * queries.shape[1]))
-    parts = [
-        torch.bmm(held[places[i : i + at_once]], asked[i : i + at_once, :, None])[:, :, 0]
-        for i in range(0, len(queries), at_once)
-    ]
-    return torch.cat(parts).numpy() if parts else np.zeros(ids.shape, dtype=np.float32)
+    """(B, C) scores of (B, C) positions, gathered in chunks."""
+    held = torch.from_numpy(vectors)
+    rows_per_chunk = max(1, FLOATS_PER_CHUNK // max(1, ids.shape[1] * queries.shape[1]))
+    out = np.zeros(ids.shape, dtype=np.float32)
+    for first in range(0, len(queries), rows_per_chunk):
+        chunk = slice(first, first + rows_per_chunk)
+        gathered = held[torch.from_numpy(ids[chunk])]  # (b, C, d)
+        out[chunk] = torch.bmm(gathered, torch.from_numpy(queries[chunk, :, None]))[:, :, 0]  # (b, C)
+    return out

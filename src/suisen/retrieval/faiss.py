@@ -12,37 +12,108 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from suisen.errors import BundleError, InputError
-from suisen.retrieval.checks import Request, checked_request, checked_vectors, load_vectors, replacing, save_vectors
+from suisen.parameters import parameters
+from suisen.retrieval.checks import (
+    CheckedSearch,
+    built,
+    checked_search,
+    checked_vectors,
+    described,
+    load_vectors,
+    replacing,
+    save_vectors,
+)
 from suisen.retrieval.contract import Bools, Description, Excluded, Floats, Ints
 from suisen.retrieval.exact import inner_products, scan
 from suisen.retrieval.select import NONE, Keys, pack, unpack
-from suisen.retrieval.settings import HNSW, IVFPQ, IVFSQ8, Flat
 
-FaissSettings = Flat | HNSW | IVFSQ8 | IVFPQ
 INDEX_FILE = "index.faiss"
 END = b"\nsuisen\n"
 """Behind FAISS's own bytes: FAISS does not notice it when the last list of a mapped file is cut short."""
-FEWEST = 1_000
+MIN_IVF_VECTORS = 1_000
 """An IVF index of fewer vectors is refused: scoring them all is faster."""
-A_LIST = 39
+MIN_VECTORS_PER_LIST = 39
 """Fewest training vectors for a centroid, FAISS's own bound."""
-MOST_FETCHED = 16_384
+MAX_FETCHED = 16_384
 """A query that would have to ask for more than this, or a quarter of the vectors, is scored exactly instead."""
-FEW_ALLOWED = 10_000
+MAX_ALLOWED_SCANNED = 10_000
 """Where no more than this, or a twentieth of the vectors, is allowed, these are scored exactly."""
 EFFORTS = (1, 4, 16)
 """A repeated search looks into this many times as many lists or candidates."""
-WIDTH = 16
+VECTORS_PER_RESULT = 16
 """A search looks into lists that hold at least this many vectors for each of the k (on average)."""
-EXTRA = 4
+VECTORS_PER_EXCLUDED = 4
 """A search looks into lists that hold this many vectors more for each that the query excludes."""
+
+
+class _OnFaiss:
+    """What the settings of the four share."""
+
+    exact: ClassVar[bool] = False
+
+    def create(self: Any) -> FaissIndex:
+        """An empty index."""
+        return FaissIndex(self)
+
+
+@parameters
+class Flat(_OnFaiss):
+    """Every inner product, on FAISS.  Memory: 4·n·d bytes."""
+
+    name: ClassVar[str] = "flat"
+    exact: ClassVar[bool] = True
+
+
+@parameters
+class HNSW(_OnFaiss):
+    """A graph of neighbours (Malkov & Yashunin 2018).  Memory: (4·d + 8·m)·n bytes."""
+
+    name: ClassVar[str] = "hnsw"
+    m: Annotated[int, Field(ge=4, le=128)] = 32
+    """Neighbours of a vector in the graph; twice as many at the lowest level."""
+    ef_construction: Annotated[int, Field(ge=8, le=4096)] = 200
+    """Candidates looked at when a vector is added: the higher, the better and slower the build."""
+    ef_search: Annotated[int, Field(ge=1, le=16384)] = 128
+    """Candidates kept in a search, at least 2·k: the higher, the better and slower."""
+
+
+@parameters
+class IVFSQ8(_OnFaiss):
+    """Lists around centroids, one byte per dimension, answers re-scored with the vectors.  Memory: (5·d + 8)·n bytes,
+    of which 4·d·n are memory-mapped after loading and touched only for the candidates.
+    """
+
+    name: ClassVar[str] = "ivf-sq8"
+    lists: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Number of lists; None = min(4·√n, n / 39)."""
+    probe: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Lists looked into in a search; more where these hold fewer than 16·k vectors on average."""
+
+
+@parameters
+class IVFPQ(_OnFaiss):
+    """Lists around centroids, product-quantised to 4 bits for each 2 dimensions and scanned in registers (André et al.
+    2015), the best re-scored with the vectors.  Memory: (4.25·d + 8)·n bytes, of which 4·d·n are memory-mapped after
+    loading and touched only for the candidates.
+    """
+
+    name: ClassVar[str] = "ivf-pq"
+    lists: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Number of lists; None = min(4·√n, n / 39)."""
+    probe: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Lists looked into in a search; more where these hold fewer than 16·k vectors on average."""
+    refine: Annotated[int, Field(ge=1, le=64)] = 4
+    """refine · k candidates of the quantised scan are re-scored with the vectors."""
+
+
+FaissSettings = Flat | HNSW | IVFSQ8 | IVFPQ
 
 
 class FaissIndex:
@@ -56,23 +127,21 @@ class FaissIndex:
     @property
     def vectors(self) -> Floats:
         """(n, d): what was given to ``build``."""
-        if self._vectors is None:
-            raise InputError("the index is empty; call build(vectors) first")
-        return self._vectors
+        return built(self._vectors)
 
     @property
     def description(self) -> Description:
         """Plain data for a manifest; ``lists`` is the number that was chosen."""
-        n, d = self.vectors.shape
+        vectors = self.vectors  # refuses an empty index
         chosen = {"lists": int(self._index.nlist)} if self._quantised else {}
-        return {"kind": self.settings.kind, "n": n, "d": d, **asdict(self.settings), **chosen}
+        return described(self.settings, vectors, **chosen)
 
     @property
     def _quantised(self) -> bool:
         return isinstance(self.settings, IVFSQ8 | IVFPQ)
 
     def build(self, vectors: Floats) -> None:
-        """Takes in a copy of (n, d) vectors; IVF kinds refuse fewer than 1,000 and more than n / 39 lists."""
+        """Takes in a copy of (n, d) vectors; IVF indexes refuse fewer than 1,000 and more than n / 39 lists."""
         own = checked_vectors(vectors)
         lists = _lists(self.settings, len(own)) if isinstance(self.settings, IVFSQ8 | IVFPQ) else 0
         self._index = _empty_index(self.settings, own.shape[1], lists)
@@ -85,23 +154,23 @@ class FaissIndex:
         self, queries: Floats, k: int, exclude: Excluded | None = None, allowed: Bools | None = None
     ) -> tuple[Ints, Floats]:
         """(B, k) positions and inner products: see ``Index.search``."""
-        n, d = self.vectors.shape
-        request = checked_request((n, d), queries, k, exclude, allowed)
-        if allowed is not None and np.count_nonzero(allowed) <= max(FEW_ALLOWED, n // 20):
-            return unpack(scan(self.vectors, request), k)
-        keys = np.full((len(request.queries), k), NONE, dtype=np.uint64)
-        lacking = np.flatnonzero(request.wanted > 0)
+        n = len(self.vectors)
+        search = checked_search(self.vectors, queries, k, exclude, allowed)
+        if allowed is not None and np.count_nonzero(allowed) <= max(MAX_ALLOWED_SCANNED, n // 20):
+            return unpack(scan(self.vectors, search), k)
+        keys = np.full((len(search.queries), k), NONE, dtype=np.uint64)
+        lacking = np.flatnonzero(search.wanted > 0)
         select = _selector(allowed)
         for effort in EFFORTS:
-            for rows, fetch, gone in self._groups(request, lacking):
+            for rows, fetch, gone in self._groups(search, lacking):
                 params = self._params(effort, k, gone, select)
                 if params is not None:
-                    keys[rows] = self._ask(request, rows, fetch, params)
-            lacking = lacking[np.count_nonzero(keys[lacking] != NONE, axis=1) < request.wanted[lacking]]
+                    keys[rows] = self._ask(search, rows, fetch, params)
+            lacking = lacking[np.count_nonzero(keys[lacking] != NONE, axis=1) < search.wanted[lacking]]
             if not len(lacking):
                 break
         if len(lacking):
-            best = scan(self.vectors, request.take(lacking, n))
+            best = scan(self.vectors, search.take(lacking, n))
             keys[lacking, : best.shape[1]] = best
         return unpack(keys, k)
 
@@ -118,36 +187,37 @@ class FaissIndex:
             width = max(settings.ef_search, 2 * k) * effort + 2 * gone
             return _faiss().SearchParametersHNSW(efSearch=width, **select)
         lists = int(self._index.nlist)
-        probe = max(min(settings.probe, lists), WIDTH * k * lists // n) * effort + EXTRA * gone * lists // n
+        least = max(min(settings.probe, lists), VECTORS_PER_RESULT * k * lists // n)
+        probe = least * effort + VECTORS_PER_EXCLUDED * gone * lists // n
         if probe * 2 > lists and probe > settings.probe:
             return None
         return _faiss().SearchParametersIVF(nprobe=min(probe, lists), **select)
 
-    def _groups(self, request: Request, rows: Ints) -> Iterator[tuple[Ints, int, int]]:
+    def _groups(self, search: CheckedSearch, rows: Ints) -> Iterator[tuple[Ints, int, int]]:
         """(rows, how many to ask for, most exclusions): like exclusions together; no row that has to ask too much."""
         factor = self.settings.refine if isinstance(self.settings, IVFPQ) else 1
-        fetch = request.k * factor + request.n_gone[rows] * min(factor, 2)
-        cheap = fetch <= min(MOST_FETCHED, len(self.vectors) // 4)
+        fetch = search.k * factor + search.n_gone[rows] * min(factor, 2)
+        cheap = fetch <= min(MAX_FETCHED, len(self.vectors) // 4)
         rows, fetch = rows[cheap], fetch[cheap]
         step = np.ceil(np.log2(np.maximum(fetch, 1))).astype(np.int64)
         for size in np.unique(step):
             group = step == size
-            yield rows[group], int(fetch[group].max()), int(request.n_gone[rows[group]].max())
+            yield rows[group], int(fetch[group].max()), int(search.n_gone[rows[group]].max())
 
-    def _ask(self, request: Request, rows: Ints, fetch: int, params: Any) -> Keys:
+    def _ask(self, search: CheckedSearch, rows: Ints, fetch: int, params: Any) -> Keys:
         """(len(rows), k) sorted keys of what one search finds and the queries do not exclude."""
-        queries = request.queries[rows]
+        queries = search.queries[rows]
         asked = _even(queries) if isinstance(self.settings, IVFPQ) else queries
         scores, ids = self._index.search(asked, fetch, params=params)
         good = ids >= 0
-        if len(request.gone):
-            good &= ~_member(request.gone, rows[:, None] * len(self.vectors) + ids)
+        if len(search.gone):
+            good &= ~_member(search.gone, rows[:, None] * len(self.vectors) + ids)
         ids = np.where(good, ids, 0)
         if self._quantised:
             scores = inner_products(self.vectors, queries, ids)
         keys = np.where(good, pack(scores, ids), NONE)
         keys.sort(axis=1)
-        return keys[:, : request.k]
+        return keys[:, : search.k]
 
     def save(self, folder: Path) -> None:
         """Writes index.faiss, and vectors.npy where the index does not hold them whole."""
@@ -159,24 +229,16 @@ class FaissIndex:
         if self._quantised:
             save_vectors(folder, vectors)
 
-    @classmethod
-    def load(cls, folder: Path, description: Description) -> Self:
+    def load(self, folder: Path, shape: tuple[int, int]) -> None:
         """Maps the files into memory; BundleError names the one that is missing, damaged or another index's."""
-        parameters = {key: value for key, value in description.items() if key not in {"kind", "n", "d"}}
-        index = cls(_KINDS[description["kind"]](**parameters))
-        shape = (int(description["n"]), int(description["d"]))
-        index._index = _read(folder / INDEX_FILE)
-        held = _shape(index._index, index.settings, shape[1])
-        if held != (type(_empty_index(index.settings, shape[1], 1)), *shape):
+        self._index = _read(folder / INDEX_FILE)
+        held = _shape(self._index, self.settings, shape[1])
+        if held != (type(_empty_index(self.settings, shape[1], 1)), *shape):
             raise BundleError(
                 f"{folder / INDEX_FILE} holds {held[0].__name__} of {held[1:]}, the description says "
-                f"{description['kind']} of {shape}; save the bundle again"
+                f"{self.settings.name} of {shape}; save the bundle again"
             )
-        index._vectors = load_vectors(folder, shape) if index._quantised else _stored_vectors(index._index)
-        return index
-
-
-_KINDS: dict[str, Any] = {kind.kind: kind for kind in (Flat, HNSW, IVFSQ8, IVFPQ)}
+        self._vectors = load_vectors(folder, shape) if self._quantised else _stored_vectors(self._index)
 
 
 def _faiss() -> Any:
@@ -193,15 +255,17 @@ def _selector(allowed: Bools | None) -> dict[str, Any]:
 
 def _lists(settings: IVFSQ8 | IVFPQ, n: int) -> int:
     """The number of lists: as set, or 4·√n and no more than leave 39 vectors to train each."""
-    if n < FEWEST:
-        raise InputError(f"{type(settings).__name__} needs at least {FEWEST} vectors, there are {n}; use Exact()")
-    most = n // A_LIST
+    if n < MIN_IVF_VECTORS:
+        raise InputError(
+            f"{type(settings).__name__} needs at least {MIN_IVF_VECTORS} vectors, there are {n}; use Exact()"
+        )
+    most = n // MIN_VECTORS_PER_LIST
     if settings.lists is None:
         return min(round(4 * math.sqrt(n)), most)
     if settings.lists > most:
         raise InputError(
-            f"lists = {settings.lists} needs {A_LIST * settings.lists} vectors ({A_LIST} a list), there are {n}; "
-            f"leave it out or give at most {most}"
+            f"lists = {settings.lists} needs {MIN_VECTORS_PER_LIST * settings.lists} vectors "
+            f"({MIN_VECTORS_PER_LIST} per list), there are {n}; leave it out or give at most {most}"
         )
     return settings.lists
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from suisen.retrieval.checks import checked_request, checked_vectors
+from suisen.retrieval.checks import checked_search, checked_vectors
 from suisen.retrieval.contract import Floats, Index
 from suisen.retrieval.exact import inner_products, scan
 from suisen.retrieval.select import unpack
@@ -18,11 +18,11 @@ def measured_recall(index: Index, vectors: Floats, queries: Floats, k: int) -> f
     An answer counts where its true score reaches the exact k-th (up to rounding), so that ties cost nothing.
     """
     own = checked_vectors(vectors)
-    request = checked_request((len(own), own.shape[1]), queries, min(k, len(own)), None, None)
-    if not request.wanted.sum():
+    search = checked_search(own, queries, min(k, len(own)), None, None)
+    if not search.wanted.sum():
         return 1.0
-    _, exact = unpack(scan(own, request), request.k)
-    ids, _ = index.search(queries, request.k)
-    scores = inner_products(own, request.queries, np.maximum(ids, 0))
+    _, exact = unpack(scan(own, search), search.k)
+    ids, _ = index.search(queries, search.k)
+    scores = inner_products(own, search.queries, np.maximum(ids, 0))
     slack = TOLERANCE * np.abs(exact).max(axis=1, keepdims=True)
     return float(((scores >= exact[:, -1:] - slack) & (ids >= 0)).mean())

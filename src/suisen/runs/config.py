@@ -31,7 +31,7 @@ from suisen.models import RETRIEVERS, SECOND_STAGES
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.tuning import TuneSettings
 from suisen.pipeline.two_stage import RankerLists
-from suisen.retrieval import KINDS
+from suisen.retrieval import INDEXES
 from suisen.runs import toml
 from suisen.runs.settings import Setting, plain, settings_of, values_of
 from suisen.training.options import RunOptions, pick_device
@@ -48,7 +48,7 @@ CHOICES: dict[str, dict[str, type[Any]]] = {
     "split": SPLITS,
     "retriever": RETRIEVERS,
     "ranker": SECOND_STAGES,
-    "index": {name: kinds[0] for name, kinds in KINDS.items()},
+    "index": INDEXES,
 }
 """Sections whose ``name`` picks a class."""
 DEFAULTS = {"split": "leave-last"}
