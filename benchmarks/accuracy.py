@@ -175,7 +175,7 @@ def trained(row: Row, model: Any, split: Split, options: su.RunOptions, seed: in
     found = [curve.best_epoch for curve in curves]
     print(f"  epochs found: {found}; now on all of train", flush=True)
     again = replace(options, checkpoint=options.checkpoint and options.checkpoint / "all of train")
-    net, _ = fit(model, split.train, options=again, epochs=found)
+    net, _ = fit(model, split.train, options=again, epochs_per_phase=found)
     return net, found, f"validation {pick}: {data.picked_on}"
 
 

@@ -136,7 +136,8 @@ def keep(
 
 def refitted(model: Any, split: Split, epochs: int, options: Namespace) -> Net:
     """The network trained on all of train for so many epochs."""
-    net, _ = fit(model, split.train, options=su.RunOptions(seed=options.seed, callbacks=(Lines(),)), epochs=[epochs])
+    again = su.RunOptions(seed=options.seed, callbacks=(Lines(),))
+    net, _ = fit(model, split.train, options=again, epochs_per_phase=[epochs])
     return net
 
 

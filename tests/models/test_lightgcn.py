@@ -302,7 +302,7 @@ def test_the_same_seed_gives_the_same_weights_and_a_bundle_serves_without_the_gr
 def test_resumed_in_the_middle_it_ends_where_it_would_have(tmp_path):
     data, model = checkerboard(), LightGCN(**{**SMALL, "epochs": 4})
     whole, _ = fit(model, data)
-    fit(model, data, options=RunOptions(checkpoint=tmp_path), epochs=[2])
+    fit(model, data, options=RunOptions(checkpoint=tmp_path), epochs_per_phase=[2])
 
     class Unfinished(Exception):
         pass

@@ -141,7 +141,7 @@ def test_phases_are_stages_of_their_own():
 
 
 def test_epochs_found_before_replace_the_models():
-    _, curves = fit(TwoPhases(), little(), epochs=[3, 0])
+    _, curves = fit(TwoPhases(), little(), epochs_per_phase=[3, 0])
     assert [len(curve.rows) for curve in curves] == [3, 1]  # at least one: a phase that never ran leaves random weights
 
 

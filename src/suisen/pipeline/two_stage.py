@@ -250,16 +250,16 @@ def train_stages(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stage
     if first.lists is None:
         return Stages(first.engine.retriever, ranker, {**first.curves, "ranker": curves}, note)
     found = [curve.best_epoch for curve in first.curves["retriever-inner1"]]
-    again, last = _fit_retriever(recipe, train, valid, "retriever", epochs=found)
+    again, last = _fit_retriever(recipe, train, valid, "retriever", epochs_per_phase=found)
     return Stages(again, ranker, {**first.curves, "ranker": curves, "retriever": last}, note)
 
 
 def _fit_retriever(
-    recipe: Recipe, train: Dataset, valid: Queries | None, stage: str, epochs: list[int] | None = None
+    recipe: Recipe, train: Dataset, valid: Queries | None, stage: str, epochs_per_phase: list[int] | None = None
 ) -> tuple[Net, list[Curve]]:
     model = _needed(recipe.retriever)
-    validate = None if valid is None or epochs else retriever_validator(model, train, valid, recipe.stop_on)
-    return fit(model, train, validate, recipe.options.for_stage(stage), epochs=epochs)
+    validate = None if valid is None or epochs_per_phase else retriever_validator(model, train, valid, recipe.stop_on)
+    return fit(model, train, validate, recipe.options.for_stage(stage), epochs_per_phase=epochs_per_phase)
 
 
 def _fit_ranker_alone(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:

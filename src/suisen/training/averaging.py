@@ -1,4 +1,8 @@
-"""Weights averaged over the steps of training: what a constant learning rate jitters about, without the jitter."""
+"""A moving average of a network's weights over the steps of training.
+
+With a constant learning rate the weights keep moving to and fro around a good solution.  Their average lies closer to
+it than the weights of any one step, so the trainer can validate and keep the average (``RunOptions.average``).
+"""
 
 from __future__ import annotations
 
@@ -12,23 +16,27 @@ from suisen.training.checkpoint import weights_of
 
 
 class Average:
-    """An exponential moving average of a network's weights (Polyak & Juditsky 1992; as used today: Morales-Brotons et
-    al. 2024, "Exponential Moving Average of Weights in Deep Learning").
+    """An exponential moving average of a network's weights and buffers.
 
-    Of the first steps it is the plain mean of what was seen (1 − 1/n < decay), so that it never holds the first,
-    random weights for long.  Costs a copy of the weights and one pass over them a step: for tables of millions of rows
-    of which a batch touches few, that is more than the step itself.
+    Source: Polyak & Juditsky 1992; exponential: Morales-Brotons et al. 2024, "Exponential Moving Average of Weights in
+    Deep Learning".  While 1 / steps > 1 − ``decay`` it is the plain mean of all steps, so that the random
+    first weights are soon forgotten.  Integer buffers are copied, not averaged.
+
+    Cost: a copy of the weights, and one pass over them per step.  For tables of millions of rows, of which a batch
+    touches few, that is more than the step itself.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module, self.decay, self.steps = module, decay, 0
+        self.module = module
+        self.decay = decay
+        self.steps = 0
         self.weights = {name: value.clone() for name, value in weights_of(module).items()}
 
     @torch.no_grad()
     def update(self) -> None:
-        """After each step."""
+        """Takes the network's weights in; the trainer calls it after each step of the optimisers."""
         self.steps += 1
-        share = max(1.0 - self.decay, 1.0 / self.steps)
+        share = max(1.0 - self.decay, 1.0 / self.steps)  # of the newest weights; 1 / steps gives the plain mean
         for name, value in weights_of(self.module).items():
             if value.is_floating_point():
                 self.weights[name].lerp_(value, share)
@@ -37,7 +45,7 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Meanwhile the network has the averaged weights; then its own again."""
+        """Within the context the network holds the averaged weights, behind it its own again."""
         self.swap()
         try:
             yield
@@ -46,7 +54,7 @@ class Average:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """The averaged weights and the network's change places."""
+        """Exchanges the averaged weights and the network's."""
         for name, value in weights_of(self.module).items():
             held = value.clone()
             value.copy_(self.weights[name])

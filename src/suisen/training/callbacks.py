@@ -1,4 +1,4 @@
-"""Callbacks that write a run's course to TensorBoard or MLflow, both optional extras."""
+"""Callbacks that write learning curves to TensorBoard or MLflow, both optional extras."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from suisen.training.options import Curve, EpochRow
 
 
 def scalars(row: EpochRow) -> dict[str, float]:
-    """What is known of an epoch, by name; no metric where nothing validates."""
+    """Loss, metric and speed of an epoch by name, without the metric where nothing validates."""
     known = {"loss": row.loss, "metric": row.metric, "examples_per_second": row.examples_per_second}
     return {name: float(value) for name, value in known.items() if value is not None}
 
 
 class TensorBoard:
-    """One event file a phase in ``folder``: loss, metric and samples/s an epoch, tagged ``<stage>/loss`` and so on.
+    """Writes one event file per phase into ``folder``, one point per epoch.
 
-    Raises MissingExtra where tensorboard is not installed.
+    Tags: ``<stage>/loss``, ``<stage>/metric``, ``<stage>/examples_per_second``.  Raises MissingExtra where
+    tensorboard is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,30 +29,34 @@ class TensorBoard:
         except ImportError:
             raise missing_extra("tensorboard", "tensorboard") from None
         self._make: Any = SummaryWriter
-        self.folder, self._writer, self._stage = folder, None, ""
+        self.folder = folder
+        self._writer: Any = None
+        self._stage = ""
 
     def on_start(self, stage: str, epochs: int, examples: int) -> None:
-        """A phase starts."""
-        self._stage, self._writer = stage, self._make(str(self.folder))
+        """Opens the phase's event file."""
+        self._stage = stage
+        self._writer = self._make(str(self.folder))
 
     def on_batch(self, examples: int, loss: float) -> None:
-        """Batches are too many to keep."""
+        """Writes nothing: batches are too many."""
 
     def on_epoch(self, row: EpochRow) -> None:
-        """An epoch is done."""
+        """Writes the epoch's numbers."""
         for name, value in scalars(row).items():
-            self._writer.add_scalar(f"{self._stage}/{name}", value, row.epoch)  # type: ignore[attr-defined]
+            self._writer.add_scalar(f"{self._stage}/{name}", value, row.epoch)
 
     def on_end(self, curve: Curve) -> None:
-        """The phase is done."""
-        self._writer.close()  # type: ignore[attr-defined]
+        """Closes the event file."""
+        self._writer.close()
 
 
 class MLflow:
-    """One MLflow run for all phases: ``params`` at the start, then metrics named ``<stage>.loss`` and so on.
+    """Logs all phases as one MLflow run: ``params`` at the start, then metrics named ``<stage>.loss`` and so on.
 
-    ``uri``: the tracking server or store; None: what MLflow finds in its environment.  Raises MissingExtra where
-    mlflow is not installed.
+    ``experiment`` is made where it does not exist; ``name``: of the run; ``uri``: the tracking server or store, None:
+    what MLflow finds in its environment.  Raises MissingExtra where mlflow is not installed, InputError where the store
+    cannot be used.
     """
 
     def __init__(
@@ -72,12 +77,13 @@ class MLflow:
             self._experiment = self.client.create_experiment(experiment) if found is None else found.experiment_id
         except MlflowException as error:
             raise InputError(f"mlflow: the store {uri or 'of its environment'} cannot be used: {error}") from None
-        self._name, self._params = name, dict(params)
+        self._name = name
+        self._params = dict(params)
         self.run_id = ""
         self._stage = ""
 
     def on_start(self, stage: str, epochs: int, examples: int) -> None:
-        """A phase starts; the first one opens the run."""
+        """Opens the run at the first phase, and says that it is running at each."""
         if not self.run_id:
             run = self.client.create_run(self._experiment, run_name=self._name)
             self.run_id = run.info.run_id
@@ -87,15 +93,15 @@ class MLflow:
         self._stage = stage
 
     def on_batch(self, examples: int, loss: float) -> None:
-        """Batches are too many to keep."""
+        """Writes nothing: batches are too many."""
 
     def on_epoch(self, row: EpochRow) -> None:
-        """An epoch is done."""
+        """Logs the epoch's numbers."""
         for name, value in scalars(row).items():
             self.client.log_metric(self.run_id, f"{self._stage}.{name}", value, step=row.epoch)
 
     def on_end(self, curve: Curve) -> None:
-        """The phase is done: so is the run, unless another phase follows."""
+        """Logs the best metric; the run is finished unless another phase follows."""
         if curve.best_metric is not None:
             self.client.log_metric(self.run_id, f"{self._stage}.best_metric", curve.best_metric)
         self.client.set_terminated(self.run_id, "FINISHED")

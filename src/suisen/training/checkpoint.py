@@ -1,4 +1,7 @@
-"""One file for all that a run needs to go on: safetensors, the plain values as JSON in its header.  No pickle."""
+"""Checkpoints: trees of tensors and plain values in one safetensors file, the plain values as JSON in its header.
+
+Loading runs no code: there is no pickle.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,13 @@ from torch import Tensor
 from suisen.errors import InputError
 
 TENSOR = "__tensor__"
+"""Key of a dict that stands in the JSON for a tensor; its value is the tensor's name in the file."""
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Writes nested dicts, lists (tuples come back as lists), plain values and tensors, aside and then renamed: nobody
-    reads half a file.
+    """Writes a tree of dicts, lists, plain values and tensors; tuples come back as lists.
+
+    The file is written beside ``path`` and then renamed, so that nobody reads half of one.
     """
     tensors: dict[str, Tensor] = {}
     plain = _strip(tree, tensors)
@@ -30,7 +35,7 @@ def save_tree(path: Path, tree: Any) -> None:
 
 
 def load_tree(path: Path) -> Any:
-    """The inverse of ``save_tree``.  Raises InputError on a damaged file, naming it."""
+    """The tree that ``save_tree`` wrote.  Raises InputError where the file is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -40,6 +45,7 @@ def load_tree(path: Path) -> Any:
 
 
 def _strip(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """The tree in JSON's types; its tensors move to ``tensors`` under a name each."""
     if isinstance(tree, Tensor):
         name = str(len(tensors))
         tensors[name] = tree.detach().cpu().contiguous().clone()
@@ -52,6 +58,7 @@ def _strip(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _fill(plain: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of ``_strip``."""
     if isinstance(plain, dict):
         if TENSOR in plain:
             return tensors[plain[TENSOR]]
@@ -62,16 +69,23 @@ def _fill(plain: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, persistent or not, of a network, without the item table that the house binds to it."""
+    """Parameters and buffers of a network by name, those that are not persistent included.
+
+    Left out is the item table that ``Net.bind`` gives a network: it holds data, not weights.
+    """
     named = [*module.named_parameters(), *module.named_buffers()]
     return {name: value.detach() for name, value in named if "items" not in name.split(".")[:-1]}
 
 
 def copy_weights(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    """Puts saved values in place, on the module's device.  Raises InputError where they are of another network."""
+    """Copies values of ``weights_of`` into the module, in place and on its device.
+
+    Raises InputError where names or shapes are those of another network.
+    """
     current = weights_of(module)
     for name in current.keys() | weights.keys():
-        here, there = (tuple(w[name].shape) if name in w else None for w in (current, weights))
+        here = tuple(current[name].shape) if name in current else None
+        there = tuple(weights[name].shape) if name in weights else None
         if here != there:
             raise InputError(f"weight {name!r} has shape {here} here and {there} in what was saved: another network")
     for name, value in weights.items():

@@ -1,4 +1,4 @@
-"""How a run goes, apart from what the model is: device, precision, seed, patience, averaging, checkpoints."""
+"""How a run of training goes, apart from what the model is: ``RunOptions``, and what a run reports: ``Curve``."""
 
 from __future__ import annotations
 
@@ -16,51 +16,60 @@ Precision = Literal["fp32", "bf16"]
 
 
 class EpochRow(NamedTuple):
-    """What is known of an epoch when it ends."""
+    """One epoch of a phase: its number, loss, validation metric and speed."""
 
     epoch: int
-    """From 1."""
+    """Number of the epoch, from 1."""
     loss: float
-    """Mean over its batches."""
+    """Mean of the loss over the batches of the epoch."""
     metric: float | None
-    """The validation metric, the higher the better; None where nothing validates."""
+    """Validation metric after the epoch, the higher the better; None where nothing validates."""
     seconds: float
+    """Time spent on batches, without validation."""
     examples_per_second: float
+    """Examples of the epoch (what one is, the view says) per second of ``seconds``."""
 
 
 @dataclass
 class Curve:
-    """The course of a phase."""
+    """The learning curve of a phase: its epochs, which of them was kept, and why training ended."""
 
     rows: list[EpochRow] = field(default_factory=list)
+    """One row per epoch, in order."""
     best_epoch: int = 0
-    """The epoch whose weights were kept."""
+    """The epoch whose weights were kept: that of the best metric, the last one where nothing validates."""
     best_metric: float | None = None
+    """The validation metric of ``best_epoch``; None where nothing validates."""
     stopped: str = ""
-    """Why it ended, in words."""
+    """Why training ended, in words."""
 
 
 class Callback(Protocol):
-    """Watches a run; none of its methods may change it."""
+    """What the trainer tells a watcher of a run; no method may change the run."""
 
     def on_start(self, stage: str, epochs: int, examples: int) -> None:
-        """A phase starts: at most ``epochs`` epochs of ``examples`` examples."""
+        """Called when a phase starts: at most ``epochs`` epochs of ``examples`` examples each."""
 
     def on_batch(self, examples: int, loss: float) -> None:
-        """A batch of so many examples is done."""
+        """Called after each batch, with the number of its examples and its loss."""
 
     def on_epoch(self, row: EpochRow) -> None:
-        """An epoch is done."""
+        """Called after each epoch, behind its validation."""
 
     def on_end(self, curve: Curve) -> None:
-        """The phase is done."""
+        """Called once a phase has ended and its best weights are in the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Never among a model's hyper-parameters, always in the bundle's manifest."""
+    """How a run goes: device, precision, seed, early stopping, averaging, checkpoints, callbacks.
+
+    None of it is a hyper-parameter of a model; all of it stands in the bundle's manifest.  Raises InputError where a
+    value is out of its bounds.
+    """
 
     seed: int = 0
+    """The same seed, data and machine give the same weights."""
     device: str = "auto"
     """auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:1, …"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -68,20 +77,21 @@ class RunOptions:
     patience: int = 5
     """Epochs without a better validation metric before training stops."""
     clip: float | None = 10.0
-    """Largest norm of the gradient; None: not clipped."""
+    """Largest norm of the gradient of all weights together; None: not clipped."""
     average: float = 0.0
-    """Decay a step of a moving average of the weights, which is then what is validated and kept; 0: none."""
+    """Decay per step of a moving average of the weights, which is then validated and kept in their place; 0: none."""
     max_seconds: float | None = None
-    """A phase starts no further epoch after so long; None: no limit."""
+    """A phase starts no further epoch after this many seconds; None: no limit."""
     checkpoint: Path | None = None
-    """Folder of checkpoints, one file a stage; None: none are written."""
+    """Folder of checkpoints, one file per stage; None: none are written."""
     checkpoint_seconds: float = 30.0
-    """At least so long between two checkpoints of a stage."""
+    """Fewest seconds between two checkpoints of a stage."""
     resume: bool = False
     """Go on from the checkpoints that the folder holds."""
     stage: str = "model"
-    """Names the stage in progress bars, in checkpoints and in the derivation of its seed."""
+    """Name of the stage in progress bars and of its checkpoint; its random numbers depend on it, too."""
     callbacks: tuple[Callback, ...] = ()
+    """Watchers of the run."""
 
     def __post_init__(self) -> None:
         if self.patience < 1:
@@ -92,23 +102,23 @@ class RunOptions:
             raise InputError(f"average = {self.average} must be at least 0 and below 1; 0.99 averages over 100 steps")
 
     def for_stage(self, stage: str) -> Self:
-        """The same options for another stage: its own checkpoint file and its own stream of random numbers."""
+        """The same options for another stage, which has its own checkpoint file and its own random numbers."""
         return replace(self, stage=stage)
 
     @property
     def stage_seed(self) -> int:
-        """A seed of the stage's own, so that one stage's draws do not depend on another's."""
+        """Seed of this stage: a hash of seed and stage, so that no stage's draws depend on another's."""
         digest = blake2b(f"{self.seed}/{self.stage}".encode(), digest_size=6).digest()
         return int.from_bytes(digest, "big")
 
     @property
     def checkpoint_file(self) -> Path | None:
-        """Where this stage is saved."""
+        """Path of this stage's checkpoint; None where none are written."""
         return None if self.checkpoint is None else self.checkpoint / f"{self.stage}.safetensors"
 
 
 def pick_device(name: str) -> torch.device:
-    """The device meant by ``RunOptions.device``.  Raises InputError where it is not there."""
+    """The device that ``RunOptions.device`` names.  Raises InputError where it is unknown, absent or does not work."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -126,9 +136,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def emulates_bf16(device: torch.device) -> bool:
-    """Whether the device has no bfloat16 of its own, so that it is slower than float32 there.
+    """Whether the device computes bfloat16 by converting to float32 and back, which is slower than float32.
 
-    On a processor with AVX2 and no AVX-512 a product took 8 times and a recurrent layer 3 to 4 times as long.
+    Measured on a processor with AVX2 and no AVX-512: a product took 8 times, a recurrent layer 3 to 4 times as long.
     """
     if device.type == "cuda":
         return not torch.cuda.is_bf16_supported(including_emulation=False)
@@ -136,7 +146,7 @@ def emulates_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """The precision meant by ``RunOptions.precision``; warns where what is asked for is emulated."""
+    """The precision that ``RunOptions.precision`` means on the device; warns where bf16 is wanted and emulated."""
     if name == "auto":
         return "bf16" if device.type == "cuda" and not emulates_bf16(device) else "fp32"
     if name == "bf16" and emulates_bf16(device):

@@ -1,4 +1,4 @@
-"""Progress of a run on a terminal: a bar with loss, metric, samples/s and time left; elsewhere a line now and then."""
+"""Progress of a run of training: a bar on a terminal, a line every few seconds where the output is no terminal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import Any
 from suisen.training.options import Curve, EpochRow
 
 LINE_SECONDS = 2.0
-"""At least so long between two lines where the output is no terminal."""
+"""Fewest seconds between two lines where the output is no terminal."""
 DRAW_SECONDS = 0.1
-WEIGHT = 0.05
-"""Of the newest batch in the running mean of the loss."""
+"""Fewest seconds between two updates of the bar."""
+BATCH_SHARE = 0.05
+"""Share of the newest batch in the moving average of the loss."""
 
 
 class Progress:
-    """A ``Callback`` that says how far a run is, on the error stream unless a console is given."""
+    """A ``Callback`` that shows loss, metric, samples per second and time left of each phase.
+
+    ``console``: a Rich console; None: one on the error stream.
+    """
 
     def __init__(self, console: Any = None) -> None:
         from rich.console import Console
@@ -23,17 +27,17 @@ class Progress:
         self.console = console or Console(stderr=True, highlight=False)
         self._bar: Any = None
         self._task: Any = None
-        self._stage, self._epochs, self._examples = "", 0, 0
-        self._seen = 0
-        self._loss: float | None = None
-        self._metric: float | None = None
-        self._started = self._said = 0.0
 
     def on_start(self, stage: str, epochs: int, examples: int) -> None:
-        """A phase starts."""
-        self._stage, self._epochs, self._examples = stage, epochs, examples
-        self._seen, self._loss, self._metric = 0, None, None
-        self._started, self._said = time.monotonic(), 0.0
+        """Starts a bar where the console is a terminal."""
+        self._stage = stage
+        self._epochs = epochs
+        self._examples = examples
+        self._seen = 0  # examples
+        self._loss: float | None = None
+        self._metric: float | None = None
+        self._started = time.monotonic()
+        self._said = 0.0  # when the bar was last drawn or a line last printed
         if self.console.is_terminal:
             self._open()
 
@@ -47,17 +51,18 @@ class Progress:
         self._bar.start()
 
     def on_batch(self, examples: int, loss: float) -> None:
-        """A batch is done."""
+        """Moves the bar, at most every ``DRAW_SECONDS``."""
         self._seen += examples
-        self._loss = loss if self._loss is None else self._loss + WEIGHT * (loss - self._loss)
+        self._loss = loss if self._loss is None else self._loss + BATCH_SHARE * (loss - self._loss)
         now = time.monotonic()
         if self._bar is not None and now - self._said > DRAW_SECONDS:
             self._said = now
             self._bar.update(self._task, completed=self._seen, facts=self._facts())
 
     def on_epoch(self, row: EpochRow) -> None:
-        """An epoch is done."""
-        self._seen, self._loss = row.epoch * self._examples, row.loss
+        """Moves the bar, or prints a line, at most every ``LINE_SECONDS``."""
+        self._seen = row.epoch * self._examples
+        self._loss = row.loss
         self._metric = row.metric
         now = time.monotonic()
         if self._bar is not None:
@@ -70,7 +75,7 @@ class Progress:
             )
 
     def on_end(self, curve: Curve) -> None:
-        """The phase is done: one line stays."""
+        """Closes the bar and prints the line that stays."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -79,11 +84,11 @@ class Progress:
         self._print(f"{self._stage}: {len(curve.rows)} epochs in {took:.1f} s{best} ({curve.stopped})")
 
     def _facts(self, row: EpochRow | None = None) -> str:
-        parts = ["" if self._loss is None else f"loss {self._loss:.4f}"]
-        if self._metric is not None:
-            parts.append(f"metric {self._metric:.4f}")
-        rate = self._seen / max(time.monotonic() - self._started, 1e-9) if row is None else row.examples_per_second
-        return ", ".join([*(part for part in parts if part), f"{rate:,.0f} samples/s"])
+        numbers = {"loss": self._loss, "metric": self._metric}
+        parts = [f"{name} {value:.4f}" for name, value in numbers.items() if value is not None]
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        rate = self._seen / elapsed if row is None else row.examples_per_second
+        return ", ".join([*parts, f"{rate:,.0f} samples/s"])
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, soft_wrap=True)

@@ -1,7 +1,7 @@
-"""The trainer: epochs of batches through a phase, with early stopping, checkpoints and exact resume.
+"""The trainer: ``fit`` trains a model, ``run`` one phase of it, with early stopping, checkpoints and exact resume.
 
-It asks nothing about the kind of model.  A phase has a module whose ``forward(batch)`` is the loss, and optimisers; a
-phase without optimisers updates itself in ``forward`` (alternating least squares).
+The trainer knows no model.  A phase has a module whose ``forward(batch)`` is the loss, and optimisers; a phase without
+optimisers updates itself in ``forward`` (alternating least squares).
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from typing import Any
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,19 +23,24 @@ from suisen.errors import InputError, TrainingError
 from suisen.models.contract import ItemTable, Model, Net, Phase
 from suisen.training.averaging import Average
 from suisen.training.checkpoint import copy_weights, load_tree, save_tree, weights_of
-from suisen.training.options import Curve, EpochRow, RunOptions, pick_device, pick_precision
+from suisen.training.options import Callback, Curve, EpochRow, RunOptions, pick_device, pick_precision
 
 Validate = Callable[[Net], float]
-"""The validation metric of a network, the higher the better."""
+"""Computes the validation metric of a network, the higher the better; called after each epoch, in eval mode and without
+gradients."""
 
 
 def run(
     phase: Phase, view: View, train: Dataset, validate: Validate | None = None, options: RunOptions | None = None
 ) -> Curve:
-    """Trains ``phase.module`` in place and leaves its best weights in it (the last ones where nothing validates).
+    """Trains ``phase.module`` in place on batches of ``view`` and returns the learning curve.
 
-    The same seed gives the same weights; a run that was killed and resumed gives those of an uninterrupted one.
-    Raises TrainingError when the loss is not finite.
+    The module is left in eval mode with the weights of its best epoch (of the last one where nothing validates), on the
+    device of the options.  The same seed gives the same weights, and a run that was killed and resumed gives those of
+    an uninterrupted one.  The caller's random numbers are not touched.
+
+    Raises TrainingError where the loss is not finite or the metric not a number, InputError where the device is absent
+    or the checkpoint is that of another run.
     """
     options = options or RunOptions()
     with torch.random.fork_rng():
@@ -46,13 +50,27 @@ def run(
         return _Run(phase, phase.view or view, train, validate, options).go()
 
 
+@dataclass
+class _Tally:
+    """What the epoch in progress has come to so far."""
+
+    batches: int = 0
+    examples: int = 0
+    loss: float = 0.0
+    """Sum over the batches."""
+    seconds: float = 0.0
+    """Time spent on batches, drawing them included."""
+
+
 class _Run:
-    """The state of one phase: what a checkpoint holds."""
+    """One phase in progress: all that a checkpoint holds, and the loop."""
 
     def __init__(
         self, phase: Phase, view: View, train: Dataset, validate: Validate | None, options: RunOptions
     ) -> None:
-        self.phase, self.options, self.validate = phase, options, validate
+        self.phase = phase
+        self.options = options
+        self.validate = validate
         self.device = pick_device(options.device)
         self.half = pick_precision(options.precision, self.device) == "bf16"
         self.module = phase.module.to(self.device)
@@ -61,52 +79,56 @@ class _Run:
         self.average = Average(self.module, options.average) if averaged else None
         self.epochs = view.open(train)
         self.rng = torch.Generator().manual_seed(options.stage_seed)
-        self.epoch_rng = self.rng.get_state()
+        self.epoch_rng = self.rng.get_state()  # when the epoch in progress began
         self.curve = Curve()
         self.best: dict[str, Tensor] = {}
-        self.batches_done, self.examples_done, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
+        self.tally = _Tally()
         self.done = False
-        self.saved_at = self.started = time.monotonic()
+        self.started = time.monotonic()
+        self.saved_at = self.started
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def go(self) -> Curve:
         self._resume()
-        self._tell("on_start", self.options.stage, self.phase.epochs, self.epochs.examples)
-        while not self.done:
+        self._tell(lambda watcher: watcher.on_start(self.options.stage, self.phase.epochs, self.epochs.examples))
+        while not self.done and len(self.curve.rows) < self.phase.epochs:
             self._epoch()
-            self._end_epoch()
+        self.done = True
         if self.best:
             copy_weights(self.module, self.best)
         elif self.average is not None:
             copy_weights(self.module, self.average.weights)
         self.module.eval()
         self._save(always=True)
-        self._tell("on_end", self.curve)
+        self._tell(lambda watcher: watcher.on_end(self.curve))
         return self.curve
 
     def _epoch(self) -> None:
-        if len(self.curve.rows) >= self.phase.epochs:
-            self.done = True
-            return
-        skip = self.batches_done
+        skip = self.tally.batches  # above 0 where the run was resumed inside an epoch
         if not skip:
             self.epoch_rng = self.rng.get_state()
-            self.module.eval()
-            with torch.no_grad():  # who asks the network for hard negatives wants its answers, not its dropout
+            self.module.eval()  # a view that asks the network for hard negatives gets its scores without dropout
+            with torch.no_grad():
                 self.epochs.refresh(self.module)
         self.module.train()
         clock = time.monotonic()
         for number, batch in enumerate(self.epochs.batches(self.rng)):
-            if number < skip:  # resumed inside an epoch: drawn again with the same generator, not computed again
+            if number < skip:  # drawn again by the same generator, so that what follows is the same; not learnt again
                 continue
             loss = self._step(batch.to(self.device), number)
-            self.batches_done, self.examples_done = number + 1, self.examples_done + len(batch)
-            self.loss_sum += loss
             now = time.monotonic()
-            self.seconds, clock = self.seconds + now - clock, now
-            self._tell("on_batch", len(batch), loss)
-            self._save()
+            self.tally.batches = number + 1
+            self.tally.examples += len(batch)
+            self.tally.loss += loss
+            self.tally.seconds += now - clock
+            clock = now
+            self._batch_done(len(batch), loss)
+        self._end_epoch()
+
+    def _batch_done(self, examples: int, loss: float) -> None:
+        self._tell(lambda watcher: watcher.on_batch(examples, loss))
+        self._save()
 
     def _step(self, batch: Batch, number: int) -> float:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
@@ -127,25 +149,27 @@ class _Run:
         return value
 
     def _end_epoch(self) -> None:
-        if self.done:
-            return
-        metric = self._metric()
-        epoch = len(self.curve.rows) + 1
-        rate = self.examples_done / max(self.seconds, 1e-9)
-        row = EpochRow(epoch, self.loss_sum / max(self.batches_done, 1), metric, self.seconds, rate)
+        tally, self.tally = self.tally, _Tally()
+        row = EpochRow(
+            epoch=len(self.curve.rows) + 1,
+            loss=tally.loss / max(tally.batches, 1),
+            metric=self._metric(),
+            seconds=tally.seconds,
+            examples_per_second=tally.examples / max(tally.seconds, 1e-9),
+        )
         self.curve.rows.append(row)
-        self.batches_done, self.examples_done, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
         self._keep_best(row)
-        self._maybe_stop(epoch)
-        self._tell("on_epoch", row)
+        self._maybe_stop(row.epoch)
+        self._tell(lambda watcher: watcher.on_epoch(row))
         self._save()
 
     def _metric(self) -> float | None:
-        """Of the averaged weights, where there are any."""
+        """The validation metric, of the averaged weights where there are any."""
         if self.validate is None:
             return None
-        with self.average.in_place() if self.average is not None else nullcontext(), torch.no_grad():
-            self.module.eval()  # after the weights are in place: some networks keep what follows from them
+        weights = nullcontext() if self.average is None else self.average.in_place()
+        with weights, torch.no_grad():
+            self.module.eval()  # once the weights are in place: LightGCN computes from them here what it serves
             metric = float(self.validate(self.module))
         if math.isnan(metric):
             raise TrainingError(f"the validation metric of {self.options.stage} is not a number; check valid")
@@ -177,9 +201,9 @@ class _Run:
             f"at learning rate {rates or 'none'}; lower learning_rate (try a tenth), or lower clip"
         )
 
-    def _tell(self, event: str, *facts: Any) -> None:
-        for callback in self.options.callbacks:
-            getattr(callback, event)(*facts)
+    def _tell(self, about: Callable[[Callback], None]) -> None:
+        for watcher in self.options.callbacks:
+            about(watcher)
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -195,11 +219,11 @@ class _Run:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "average": None if self.average is None else [self.average.steps, self.average.weights],
             "epochs": self.epochs.state_dict(),
-            "rng": self.epoch_rng if self.batches_done else self.rng.get_state(), "torch_rng": torch.get_rng_state(),
+            "rng": self.epoch_rng if self.tally.batches else self.rng.get_state(), "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "rows": [list(row) for row in curve.rows], "best_epoch": curve.best_epoch,
             "best_metric": curve.best_metric, "stopped": curve.stopped, "done": self.done,
-            "progress": [self.batches_done, self.examples_done, self.loss_sum, self.seconds],
+            "progress": astuple(self.tally),
         })  # fmt: skip
 
     def _resume(self) -> None:
@@ -227,7 +251,7 @@ class _Run:
             torch.cuda.set_rng_state(tree["cuda_rng"], self.device)
         rows = [EpochRow(*row) for row in tree["rows"]]
         self.curve = Curve(rows, tree["best_epoch"], tree["best_metric"], tree["stopped"])
-        self.batches_done, self.examples_done, self.loss_sum, self.seconds = tree["progress"]
+        self.tally = _Tally(*tree["progress"])
 
 
 def fit(
@@ -236,12 +260,24 @@ def fit(
     validate: Validate | None = None,
     options: RunOptions | None = None,
     schema: Schema | None = None,
-    epochs: Sequence[int] | None = None,
+    epochs_per_phase: Sequence[int] | None = None,
 ) -> tuple[Net, list[Curve]]:
-    """Builds the model's network, prepares it on train and runs its phases: (network in eval mode, a curve a phase).
+    """Builds the model's network, prepares it on ``train`` and runs its phases: (the network in eval mode, one learning
+    curve per phase).  A model that ``prepare`` learns whole has no phase and no curve.
 
-    ``schema`` replaces train's where the pipeline adds features of pairs; ``epochs``, one a phase, replace the model's
-    where they were found before.
+    ``validate`` stops each phase early; None: all epochs are run.  ``schema`` replaces that of ``train`` where the
+    pipeline adds pair features.  ``epochs_per_phase``, where given, replaces the epochs of each of the model's phases:
+    a model is trained again on more data for as long as was found best before.  At least one epoch is run: a phase that
+    never ran would leave random weights.
+
+    Raises what ``run`` raises, and InputError where the model cannot learn from ``train``.
+
+    >>> from suisen.data.synthetic import World
+    >>> from suisen.models import MF
+    >>> train = Dataset.of(World(users=30, items=20, seed=0).generate().log)
+    >>> net, curves = fit(MF(dim=4, epochs=2), train)
+    >>> [row.epoch for row in curves[0].rows], curves[0].stopped
+    ([1, 2], 'all 2 epochs done')
     """
     options = options or RunOptions()
     with torch.random.fork_rng():
@@ -251,10 +287,11 @@ def fit(
     net.prepare(train)
     net.to(pick_device(options.device))
     phases = model.phases(net)
+    if epochs_per_phase is not None:
+        counts = zip(phases, epochs_per_phase, strict=True)
+        phases = [replace(phase, epochs=max(1, epochs)) for phase, epochs in counts]
     curves = []
-    for i, phase in enumerate(phases, start=1):
-        if epochs is not None:
-            phase = replace(phase, epochs=max(1, epochs[i - 1]))  # noqa: PLW2901
-        stage = options.stage if len(phases) == 1 else f"{options.stage}-phase{i}"
+    for number, phase in enumerate(phases, start=1):
+        stage = options.stage if len(phases) == 1 else f"{options.stage}-phase{number}"
         curves.append(run(phase, model.view, train, validate, options.for_stage(stage)))
     return net.eval(), curves
