@@ -34,8 +34,8 @@ from common import ROOT, Lines, Outcome, append, commit, options_of, reached, to
 
 import suisen as su
 from suisen.data.batch import Queries
-from suisen.data.dataset import Dataset
-from suisen.data.splits import LeaveLast, Split
+from suisen.data.dataset import Dataset, Split
+from suisen.data.splits import LeaveLast
 from suisen.models import model_of
 from suisen.models.contract import Net
 from suisen.pipeline.two_stage import may_recommend

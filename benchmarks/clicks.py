@@ -14,11 +14,12 @@ import polars as pl
 import torch
 from common import place
 
-from suisen.data.cut import TEST, TRAIN, VALID, Parts, Split
-from suisen.data.dataset import Col, Dataset, Log
-from suisen.data.encode import Kind
-from suisen.data.sessions import ClickRatio, click_split
+from suisen.data.clicks import ClickRatio, row_split
+from suisen.data.dataset import Split
+from suisen.data.log import Col, Kind, Log
+from suisen.data.ordered import OrderedLog
 from suisen.data.sources import load
+from suisen.data.split_parts import TEST, TRAIN, VALID, Parts
 
 CONTEXT = ("daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 OFFSETS = dict(
@@ -39,11 +40,11 @@ def frappe(folder: Path) -> Split:
     tables = {number: _libfm(home / f"frappe.{name}.libfm.gz") for number, name in FRAPPE_FILES.items()}
     events = pl.concat(tables.values()).with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(Col.ROW))
     apps = pl.DataFrame({Col.ITEM: range(FRAPPE_APPS)}, schema={Col.ITEM: pl.Int64})
-    data = Dataset.of(Log(events, items=apps, kinds=dict.fromkeys(CONTEXT, "categorical")))
+    log = OrderedLog.of(Log(events, items=apps, kinds=dict.fromkeys(CONTEXT, "categorical")))
     ends = torch.tensor([table.height for table in tables.values()]).cumsum(0)
-    rows = torch.from_numpy(data.log.events[Col.ROW].to_numpy().copy())
+    rows = torch.from_numpy(log.log.events[Col.ROW].to_numpy().copy())
     part = torch.tensor(list(tables))[torch.bucketize(rows, ends, right=True)]
-    return click_split(data, Parts(part, "random", "Frappe_x1 split, train negatives re-drawn"), history=0)
+    return row_split(log, Parts(part, "random", "Frappe_x1 split, train negatives re-drawn"), history=0)
 
 
 def _libfm(path: Path) -> pl.DataFrame:
@@ -79,7 +80,7 @@ def ml1m_clicks(folder: Path, seed: int = 0) -> Split:
         items=_table(log.items).select(Col.ITEM, decade, "genres"),
         kinds=ML_KINDS,
     )
-    split = ClickRatio(test=0.1, valid=0.1, seed=seed, history=0).split(Dataset.of(rows))
+    split = ClickRatio(test=0.1, valid=0.1, seed=seed, history=0).split(OrderedLog.of(rows))
     return replace(split, notes=(*split.notes, f"{int((~told).sum()):,} ratings of 3 dropped"))
 
 

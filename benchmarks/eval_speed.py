@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 import suisen as su
 from suisen.data.batch import Contexts, Features, Queries
-from suisen.data.dataset import Dataset
+from suisen.data.dataset import Dataset, Split
 from suisen.data.ragged import Ragged
 from suisen.data.sources import load
-from suisen.data.splits import LeaveLast, Split
+from suisen.data.splits import LeaveLast
 from suisen.models.contract import ItemTable, Retriever
 from suisen.recommending.scorers import NetScorer
 

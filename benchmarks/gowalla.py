@@ -13,8 +13,9 @@ from pathlib import Path
 import polars as pl
 from common import place
 
-from suisen.data.dataset import Col, Dataset, Log
-from suisen.data.splits import Ratio, Split, given_split
+from suisen.data.dataset import Dataset, Split
+from suisen.data.log import Col, Log
+from suisen.data.splits import Ratio, given_split
 
 METRICS = ["recall@20", "ndcg@20"]
 

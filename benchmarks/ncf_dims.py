@@ -25,8 +25,7 @@ from common import RESULTS, append, parser, records, stamp
 
 import suisen as su
 from suisen.data.batch import Queries
-from suisen.data.dataset import Dataset
-from suisen.data.splits import Split
+from suisen.data.dataset import Dataset, Split
 from suisen.recommending.scorers import NetScorer
 from suisen.training.trainer import fit
 

@@ -12,9 +12,10 @@ from common import place
 from torch import Tensor
 
 from suisen.data.batch import Contexts, Queries
-from suisen.data.dataset import Col, Dataset, Log
+from suisen.data.dataset import Dataset, Split
+from suisen.data.log import Col, Log
 from suisen.data.ragged import Ragged, offsets_of, spans
-from suisen.data.splits import LeaveLast, Split
+from suisen.data.splits import LeaveLast
 
 SESSIONS = "every prefix of each session is asked for the next click"
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import polars as pl
 from common import place
 
-from suisen.data.dataset import Col, Dataset, Log
-from suisen.data.splits import LeaveLast, Split, given_negatives, given_split, with_negatives
+from suisen.data.candidates import given_negatives, with_negatives
+from suisen.data.dataset import Dataset, Split
+from suisen.data.log import Col, Log
+from suisen.data.ordered import OrderedLog
+from suisen.data.splits import LeaveLast, given_split
 
 NCF_ITEMS = 3706
 """Items of the split of He et al. 2017; two of them stand in test or its negatives alone."""
@@ -46,7 +49,7 @@ def sasrec(folder: Path) -> Split:
     home = place(folder, "sasrec")
     with gzip.open(home / "ml-1m.txt.gz") as file:
         frame = pl.read_csv(file.read(), separator=" ", has_header=False, new_columns=[Col.USER, Col.ITEM])
-    return LeaveLast(test=1, valid=1, valid_users=VALID_USERS).split(Dataset.of(Log(_placed(frame))))
+    return LeaveLast(test=1, valid=1, valid_users=VALID_USERS).split(OrderedLog.of(Log(_placed(frame))))
 
 
 def _ratings(path: Path, catalogue: pl.DataFrame) -> Log:

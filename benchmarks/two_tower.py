@@ -37,9 +37,10 @@ from common import (
 
 import suisen as su
 from suisen.data.batch import Queries
-from suisen.data.dataset import Col, Dataset
+from suisen.data.dataset import Dataset, Split
+from suisen.data.log import Col
 from suisen.data.sources import load
-from suisen.data.splits import ByRows, LeaveLast, Split
+from suisen.data.splits import ByRows, LeaveLast
 from suisen.models.contract import Net
 from suisen.recommending.scorers import NetScorer
 from suisen.training.options import Curve

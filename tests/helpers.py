@@ -5,7 +5,13 @@ from __future__ import annotations
 import polars as pl
 from hypothesis import strategies as st
 
-from suisen.data.dataset import Dataset, Log
+from suisen.data import read
+from suisen.data.dataset import Dataset
+from suisen.data.log import Log
+from suisen.parameters import keywords_of
+
+read_frame = keywords_of(read.ReadOptions)(read.read_frame)
+read_path = keywords_of(read.ReadOptions)(read.read_path)
 
 TYPES = {"time": pl.Int64, "row": pl.Int64, "label": pl.Int8, "weight": pl.Float64}
 

@@ -46,7 +46,7 @@ def test_frappe_keeps_every_row_and_its_split(folder):
     assert train.schema.n_items == clicks.FRAPPE_APPS + 1
     assert [field.name for field in train.schema.context] == list(clicks.CONTEXT)
     assert [field.size for field in train.schema.context] == [8, 8, 3, 2, 2, 2, 2, 2]
-    assert (train.events.context_features.categorical > 0).all()
+    assert (train.context_features.categorical > 0).all()
     assert split.valid.labels.tolist() == [[1], [0]]
     assert "re-drawn" in split.test.protocol
 

@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from suisen.data.dataset import Dataset
-    from suisen.data.splits import ClickRatio, GlobalTime, LeaveLast, Ratio, Sessions, k_core
+    from suisen.data.k_core import k_core
+    from suisen.data.splits import ClickRatio, GlobalTime, LeaveLast, Ratio, Sessions
     from suisen.data.synthetic import World
     from suisen.errors import InputError, SuisenError
     from suisen.evaluation import compare
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "suisen.data.dataset": ("Dataset",),
-    "suisen.data.splits": ("ClickRatio", "GlobalTime", "LeaveLast", "Ratio", "Sessions", "k_core"),
+    "suisen.data.k_core": ("k_core",),
+    "suisen.data.splits": ("ClickRatio", "GlobalTime", "LeaveLast", "Ratio", "Sessions"),
     "suisen.data.synthetic": ("World",),
     "suisen.errors": ("InputError", "SuisenError"),
     "suisen.evaluation": ("compare",),

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suisen.data.clean import Sieve, as_ids, as_numbers, keep_duplicates, same_ids, typed
-from suisen.data.read import read_frame, read_path
 from suisen.errors import InputError
+from tests.helpers import read_frame, read_path
 
 GOOD = "u1,i1,2021-01-01,1,1,buy"
 WEIGHTS = {"buy": 1.0, "view": 0.5}

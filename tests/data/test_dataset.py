@@ -141,7 +141,7 @@ def test_statistics_come_from_rows_with_events_alone():
 def test_request_features_stand_beside_their_events():
     data = make_data(user=["b", "a", "b"], item=[1, 2, 3], time=[2, 1, 1], device=["tv", "web", "tv"])
     device = data.encoders["context"].columns[0]
-    names = [device.vocabulary[int(code) - 1] for code in data.events.context_features.categorical[:, 0]]
+    names = [device.vocabulary[int(code) - 1] for code in data.context_features.categorical[:, 0]]
     assert names == data.log.events["device"].to_list() == ["tv", "tv", "web"]
     assert data.log.context_columns == ["device"]
 

@@ -44,7 +44,7 @@ def test_reads_what_csv_wrote_with_its_line_numbers(rows, delimiter, newline, en
     width = len(rows[0]) if rows else 2
     text = written([header(width), *rows], delimiter, newline)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delimited, "CHUNK", chunk)
+        patch.setattr(delimited, "BYTES_PER_CHUNK", chunk)
         got = read_delimited("x.csv", (text if ended else text.removesuffix(newline)).encode(), delimiter)
     assert got.frame.rows() == [tuple(value or None for value in row) for row in rows]
     assert got.lines.to_list() == slow_lines(text, delimiter)

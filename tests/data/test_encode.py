@@ -148,17 +148,6 @@ def test_json_round_trip_encodes_alike():
     assert torch.equal(again.encode(frame).numeric, encoder.encode(frame).numeric)
 
 
-def test_one_row_from_a_caller():
-    encoder, _ = fitted(age=[20.5, 30.5], city=["x", "y"], likes=["a|b", "c"])
-    row = encoder.encode_one({"age": "25.5", "city": "y", "likes": ["c"]}, "user")
-    features = encoder.encode(row)
-    assert features.numeric.tolist() == [[0.0]]
-    assert features.categorical.tolist() == [[2]]
-    assert features.multi[0].tolist() == [[3]]
-    with pytest.raises(InputError, match="user feature = 'citty' is unknown; did you mean 'city'"):
-        encoder.encode_one({"citty": "y"}, "user")
-
-
 def test_a_column_says_its_field():
     assert Column("x", "categorical", ("a", "b")).field.size == 3
     assert Column("x", "numeric").field.size == 0

@@ -57,11 +57,11 @@ def test_items_without_events_are_never_drawn():
     assert set(sampler.draw((100,), seeded()).tolist()) == {1, 2}
 
 
-@pytest.mark.parametrize("table_bytes", [module.MOST_BITS, 0])
+@pytest.mark.parametrize("table_bytes", [module.MAX_TABLE_BYTES, 0])
 @given(log=logs())
 def test_known_pairs_are_the_positives_of_users(table_bytes, log):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MOST_BITS", table_bytes)
+        patch.setattr(module, "MAX_TABLE_BYTES", table_bytes)
         data = Dataset.of(log)
         known = KnownPairs(data)
     wanted = {
@@ -84,10 +84,10 @@ def test_no_draw_is_a_known_positive():
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
-@pytest.mark.parametrize("cells", [module.MOST_CELLS, 7])
+@pytest.mark.parametrize("cells", [module.CELLS_PER_CHUNK, 7])
 def test_what_nearly_all_know_is_drawn_by_the_same_law(power, cells, monkeypatch):
-    monkeypatch.setattr(module, "ROUNDS", 0)  # everything that hits goes the exact way
-    monkeypatch.setattr(module, "MOST_CELLS", cells)
+    monkeypatch.setattr(module, "MAX_ROUNDS", 0)  # everything that hits goes the exact way
+    monkeypatch.setattr(module, "CELLS_PER_CHUNK", cells)
     items = [i for i in range(1, 7) for _ in range(i)]
     data = make_data(user=[*(f"u{n}" for n in range(21)), "me", "me"], item=[*items, 1, 2])
     sampler = Sampler.of(data, power)

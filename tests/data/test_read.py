@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import inspect
 from datetime import UTC, datetime
 
 import pandas as pd
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suisen.data.dataset import Dataset
-from suisen.data.read import USUAL, Options, ReadOptions, read_frame, read_path
+from suisen.data.read import USUAL, ReadOptions
 from suisen.errors import InputError, MissingExtra
+from tests.helpers import read_frame, read_path
 
 EVENTS = pl.DataFrame(
     {
@@ -159,9 +161,21 @@ def test_a_file_of_nothing_but_bad_lines(tmp_path):
         read_path(path, bad_rows="drop")
 
 
-def test_options_are_written_alike_in_both_places():
-    assert set(ReadOptions.__annotations__) == {each.name for each in dataclasses.fields(Options)}
+def test_usual_names_are_written_as_they_are_compared():
     assert all(name == name.lower() and "_" not in name for names in USUAL.values() for name in names)
+
+
+@pytest.mark.parametrize("method", [Dataset.from_frame, Dataset.from_path])
+def test_every_option_is_a_keyword_that_tab_completion_shows(method):
+    first, *shown = inspect.signature(method).parameters.values()
+    options = dataclasses.fields(ReadOptions)
+    assert first.name in ("events", "path")
+    assert [each.name for each in shown] == [each.name for each in options]
+    assert len(inspect.signature(method).parameters) == 22
+    assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in shown)
+    assert {each.name: each.annotation for each in shown} == {each.name: each.type for each in options}
+    with pytest.raises(InputError, match="option = 'tiem' is unknown; did you mean 'time'"):
+        method("nowhere", tiem="ts")
 
 
 def test_no_time_is_said():

@@ -7,8 +7,10 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from suisen.data.dataset import Dataset, Log
-from suisen.data.splits import ByRows, GlobalTime, LeaveLast, Ratio, Split, check_no_future, given_split
+from suisen.data.dataset import Dataset, Split
+from suisen.data.log import Log
+from suisen.data.split_checks import check_no_future
+from suisen.data.splits import ByRows, GlobalTime, LeaveLast, Ratio, given_split
 from suisen.errors import InputError
 from tests.helpers import in_order, logs, make_data, make_log, raw_items
 

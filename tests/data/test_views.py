@@ -235,7 +235,7 @@ def best_unknown(net: Taste, data: Dataset, user: int, pool: int) -> list[int]:
 @pytest.mark.parametrize("cells", [1, 50, 2**22])
 @pytest.mark.parametrize("labels", [False, True])
 def test_hard_negatives_are_the_networks_best_that_the_user_did_not_take(cells, labels, monkeypatch):
-    monkeypatch.setattr(views, "CELLS", cells)
+    monkeypatch.setattr(views, "SCORES_PER_CHUNK", cells)
     data, pairs = community(labels=labels), Pairs(batch_size=8, negatives=0, history=2, labels=False)
     net, opened = Taste(data), Hard(pairs, count=40, pool=3).open(data)
     opened.refresh(net)

@@ -150,8 +150,8 @@ def _planned(acted: Stage, folder: Path, seed: int) -> tuple[Plan, Frozen]:
     """Watches users before the start, sizes the plan by that, freezes it."""
     import numpy as np
 
+    from suisen.data.durations import spelt
     from suisen.data.synthetic import DAY
-    from suisen.data.when import spelt
     from suisen.experiments.frozen import freeze
     from suisen.experiments.plan import load
     from suisen.experiments.sizing import size

@@ -1,89 +1,39 @@
-"""The Dataset: an event log with dense ids, encoded features and histories: what every model is trained on."""
+"""The Dataset: an event log with dense ids, encoded features and histories, which every model is trained on; and what a
+rule makes of it that splits it into train, valid and test.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from suisen.data.batch import Candidates, Contexts, Features, Schema
-from suisen.data.encode import Encoder, Kind
+from suisen.data.batch import Candidates, Contexts, Features, Queries, Schema
+from suisen.data.encode import Encoder
 from suisen.data.ids import IdMap
-from suisen.data.ragged import Ragged, offsets_of, spans
-from suisen.errors import InputError
+from suisen.data.log import Col, Kind, Log
+from suisen.data.ordered import OrderedLog
+from suisen.data.ragged import Ragged
+from suisen.data.read import ReadOptions, read_frame, read_path
+from suisen.parameters import keywords_of
 
-if TYPE_CHECKING:
-    from suisen.data.splits import Split, Splitter
+Order = Literal["user", "global", "session", "place", "random"]
+"""What a split promises of train.
 
-
-class Col(StrEnum):
-    """Column names of the canonical log: the one place where they are written."""
-
-    USER = "user"
-    ITEM = "item"
-    TIME = "time"
-    LABEL = "label"
-    WEIGHT = "weight"
-    SESSION = "session"
-    ROW = "row"
-
-
-@dataclass(frozen=True)
-class Log:
-    """Clean events and tables with the user's own ids: what reading yields and what splits cut."""
-
-    events: pl.DataFrame
-    """Columns of ``Col``: user (null: a guest), item; where given time (Int64, microseconds since 1970 UTC), label
-    (0 or 1), weight (> 0), session; row (the place in the source); then the context columns."""
-    users: pl.DataFrame | None = None
-    """Column ``user`` first, then features; one row a user."""
-    items: pl.DataFrame | None = None
-    """Column ``item`` first, then features and titles; one row an item, with events or without."""
-    kinds: Mapping[str, Kind] = field(default_factory=dict)
-    """Declared kinds of feature columns; the others are inferred."""
-    notes: tuple[str, ...] = ()
-    """What reading dropped, merged or assumed, in words."""
-
-    @property
-    def context_columns(self) -> list[str]:
-        """Names of the context columns."""
-        return [name for name in self.events.columns if name not in set(Col)]
-
-
-@dataclass(frozen=True)
-class Events:
-    """Events sorted by visitor, then time, then the place in the source (the rule that breaks ties in time)."""
-
-    visitor: Tensor
-    """(n,) int64: the user's dense id; guests' sessions follow behind the users."""
-    item: Tensor
-    """(n,) int64, never 0."""
-    time: Tensor
-    """(n,) int64, microseconds; all 0 where the log has no time."""
-    label: Tensor | None
-    """(n,) float32, 0 or 1; None: every event is a positive."""
-    weight: Tensor | None
-    """(n,) float32 > 0; None: all weigh 1."""
-    context_features: Features
-    """n rows."""
-    offsets: Tensor
-    """(n_visitors + 1,) int64; visitor v's events are offsets[v]:offsets[v + 1]; visitor 0 has none."""
-
-    def __len__(self) -> int:
-        return self.item.numel()
+``user``: nothing later than the truth of the same user.  ``global``: nothing at or after one cut.  ``session``: no
+session that began at or after the cut.  ``place``: the place in the source instead of time.  ``random``: nothing; train
+holds events from after the queries."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """Lists of candidates with answers: what a ranker learns on (retrieved lists, logged impressions)."""
+    """Lists of candidates with labels: what a ranker learns on (retrieved lists, logged impressions)."""
 
     contexts: Contexts
     candidates: Candidates
@@ -96,18 +46,19 @@ class Lists:
         return len(self.contexts)
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Events of known users and guests, with dense ids from their own events and from the declared tables."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset(OrderedLog):
+    """Events of users and guests with dense ids, encoded features and histories.
 
-    log: Log
-    users: IdMap
-    items: IdMap
-    events: Events
+    Ids come from its own events and from the declared tables; vocabularies and means from its events alone.
+    """
+
     user_features: Features
     """n_users rows, row 0 unknown."""
     item_features: Features
     """n_items rows, row 0 unknown."""
+    context_features: Features
+    """One row per event."""
     encoders: Mapping[str, Encoder]
     """By owner: user, item, context."""
     schema: Schema
@@ -119,153 +70,87 @@ class Dataset:
     # -- made from --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_frame(cls, events: Any, **options: Any) -> Self:
-        """From a Polars, pandas or Arrow table; see ``suisen.data.read.ReadOptions`` for the options."""
-        from suisen.data.read import read_frame
+    @keywords_of(ReadOptions)
+    def from_frame(cls, events: Any, options: ReadOptions) -> Self:
+        """From a Polars (also lazy), pandas or Arrow table of events, with ``ReadOptions`` as keywords.
 
-        return cls.of(read_frame(events, **options))
+        Raises InputError for bad rows, missing columns, tables without rows and options that contradict each other.
+
+        >>> import polars as pl
+        >>> events = pl.DataFrame({"uid": ["ann", "bob", "ann"], "sku": [7, 7, 9], "ts": [10, 20, 30]})
+        >>> Dataset.from_frame(events, user="uid", item="sku", time="ts")
+        Dataset(2 users, 2 items, 3 events)
+        """
+        return cls.of(read_frame(events, options))
 
     @classmethod
-    def from_path(cls, path: str | Path, **options: Any) -> Self:
-        """From a Parquet, CSV, JSON-lines or RecBole atomic file; the same options as ``from_frame``."""
-        from suisen.data.read import read_path
+    @keywords_of(ReadOptions)
+    def from_path(cls, path: str | Path, options: ReadOptions) -> Self:
+        """From a Parquet, Arrow, CSV, TSV, JSON-lines or RecBole atomic file, with ``ReadOptions`` as keywords.
 
-        return cls.of(read_path(path, **options))
+        Raises InputError like ``from_frame``, and for files that are missing, damaged or of an unknown format.
+        """
+        return cls.of(read_path(path, options))
 
     @classmethod
     def of(cls, log: Log) -> Self:
-        """From a clean log: id maps from its events and tables, statistics from its events alone."""
-        events = log.events.sort(Col.ROW)  # ids go by the place in the source, whatever the order of the frame
-        users = _ids(Col.USER, events, log.users)
-        items = _ids(Col.ITEM, events, log.items)
-        frame = _sorted(events, users, items)
+        """From a clean log: ids from its events and tables, vocabularies and means from its events alone."""
+        ordered = OrderedLog.of(log)
+        users, items, events = ordered.users, ordered.items, ordered.events
         user_frame, item_frame = _aligned(log.users, users), _aligned(log.items, items)
+        context_frame = ordered.log.events.select(log.context_columns)
         encoders = {
-            "user": _fitted(user_frame, frame["visitor"], len(users), log.kinds),
-            "item": _fitted(item_frame, frame["dense_item"], len(items), log.kinds),
-            "context": Encoder.fit(frame.select(log.context_columns), log.kinds),
+            "user": _fitted(user_frame, ordered.trained_users, log.kinds),
+            "item": _fitted(item_frame, ordered.trained_items, log.kinds),
+            "context": Encoder.fit(context_frame, log.kinds),
         }
         fields = {owner: encoder.schema for owner, encoder in encoders.items()}
-        schema = Schema(len(users), len(items), fields["user"], fields["item"], fields["context"])
         return cls(
-            log=replace(log, events=frame.drop("visitor", "dense_item")),
+            log=ordered.log,
             users=users,
             items=items,
-            events=_events(frame, len(users), encoders["context"]),
+            events=events,
             user_features=encoders["user"].encode(user_frame),
             item_features=encoders["item"].encode(item_frame),
+            context_features=encoders["context"].encode(ordered.log.events),
             encoders=encoders,
-            schema=schema,
+            schema=Schema(len(users), len(items), fields["user"], fields["item"], fields["context"]),
             frames={"user": user_frame, "item": item_frame},
         )
 
     def keep(self, rows: Tensor) -> Self:
-        """The events where ``rows`` (n,) is True, with the same ids, features and schema: a part of train to learn on
-        while the rest asks the questions.
+        """The events where ``rows`` (n,) is True, with the same ids, features and schema.
+
+        Two-stage training learns on such a part of train while the other events are the queries.
         """
-        events, n_visitors = self.events, self.events.offsets.numel() - 1
-        visitor = events.visitor[rows]
-        kept = Events(
-            visitor=visitor,
-            item=events.item[rows],
-            time=events.time[rows],
-            label=None if events.label is None else events.label[rows],
-            weight=None if events.weight is None else events.weight[rows],
-            context_features=events.context_features.take(rows.nonzero().squeeze(1)),
-            offsets=offsets_of(torch.bincount(visitor, minlength=n_visitors)),
-        )
         log = replace(self.log, events=self.log.events.filter(pl.Series(rows.numpy())))
-        return replace(self, log=log, events=kept)
+        context_features = self.context_features.take(rows.nonzero().squeeze(1))
+        return replace(self, log=log, events=self.events.keep(rows), context_features=context_features)
 
-    def split(self, how: Splitter) -> Split:
-        """Train, valid and test by a rule of ``suisen.data.splits``."""
-        return how.split(self)
+    def split(self, rule: Splitter) -> Split:
+        """Train, valid and test by a rule of ``suisen.data.splits``, like ``LeaveLast(test=1, valid=1)``.
 
-    # -- facts ------------------------------------------------------------------------------------------------------
-
-    @property
-    def has_time(self) -> bool:
-        """Whether the log says when; without it there is no order inside a visitor."""
-        return Col.TIME in self.log.events.columns
-
-    @cached_property
-    def positive(self) -> Tensor:
-        """(n,) bool: events with label 1 (all where the log has no labels)."""
-        labels = self.events.label
-        return torch.ones(len(self.events), dtype=torch.bool) if labels is None else labels > 0
-
-    @cached_property
-    def user(self) -> Tensor:
-        """(n,) int64: each event's dense user, 0 for a guest."""
-        visitor = self.events.visitor
-        return torch.where(visitor < self.schema.n_users, visitor, 0)
-
-    @cached_property
-    def item_counts(self) -> Tensor:
-        """(n_items,) int64: positive events of each item."""
-        return torch.bincount(self.events.item[self.positive], minlength=self.schema.n_items)
-
-    @cached_property
-    def trained_items(self) -> Tensor:
-        """(n_items,) bool: items with an event here; row 0 is False."""
-        return torch.bincount(self.events.item, minlength=self.schema.n_items) > 0
-
-    @cached_property
-    def trained_users(self) -> Tensor:
-        """(n_users,) bool: users with an event here; row 0 is False."""
-        return self.events.offsets[: self.schema.n_users + 1].diff() > 0
-
-    # -- histories --------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def histories(self) -> Ragged:
-        """One row a visitor: the items of its positive events, oldest first."""
-        counts = torch.bincount(self.events.visitor[self.positive], minlength=self.events.offsets.numel() - 1)
-        return Ragged(self.events.item[self.positive], offsets_of(counts))
-
-    @cached_property
-    def history_times(self) -> Tensor:
-        """(values of ``histories``,) int64."""
-        return self.events.time[self.positive]
-
-    @cached_property
-    def positives_before(self) -> Tensor:
-        """(n,) int64: positives in front of each event, over the whole log: its place in ``histories``."""
-        marks = self.positive.long()
-        return marks.cumsum(0) - marks
-
-    def history_before(self, rows: Tensor, most: int) -> tuple[Ragged, Tensor]:
-        """For each event named: the last ``most`` positives of its visitor before it, and their times.
-
-        Without an order: the visitor's other positives (at most ``most`` of them).
+        Raises InputError where the rule needs what the log lacks, or where train or test would be empty.
         """
-        places = self._earlier(rows, most) if self.has_time else self._others(rows, most)
-        return places.with_values(self.histories.values[places.values]), self.history_times[places.values]
+        return rule.split(self)
 
-    def _earlier(self, rows: Tensor, most: int) -> Ragged:
-        """Places in ``histories.values`` of the positives in front of each event."""
-        ends = self.positives_before[rows]
-        lengths = (ends - self.histories.offsets[self.events.visitor[rows]]).clamp(max=most)
-        return Ragged(spans(ends - lengths, lengths), offsets_of(lengths))
-
-    def _others(self, rows: Tensor, most: int) -> Ragged:
-        """Places in ``histories.values`` of the visitor's positives but the event itself."""
-        visitor = self.events.visitor[rows]
-        ends = self.histories.offsets[visitor + 1]
-        lengths = (ends - self.histories.offsets[visitor]).clamp(max=most + 1)  # the event itself may be among them
-        places = Ragged(spans(ends - lengths, lengths), offsets_of(lengths))
-        own = torch.where(self.positive[rows], self.positives_before[rows], -1)
-        return places.keep(places.values != own[places.rows()]).last(most)
+    # -- contexts ---------------------------------------------------------------------------------------------------
 
     def contexts(self, rows: Tensor, history: int = 0) -> Contexts:
-        """Contexts of the events named, with at most ``history`` items of history each."""
+        """The (B,) contexts of the events in ``rows`` (B,), with at most ``history`` items of history each."""
         user = self.user[rows]
         if history:
             past, times = self.history_before(rows, history)
         else:
             past, times = Ragged.empty(rows.numel()), torch.zeros(0, dtype=torch.int64)
-        features, asked = self.user_features.take(user), self.events.context_features.take(rows)
-        return Contexts(user, features, asked, self.events.time[rows], past, times)
+        return Contexts(
+            user=user,
+            user_features=self.user_features.take(user),
+            context_features=self.context_features.take(rows),
+            time=self.events.time[rows],
+            history=past,
+            history_time=times,
+        )
 
     # -- for people -------------------------------------------------------------------------------------------------
 
@@ -279,50 +164,30 @@ class Dataset:
         found = raw.alias("raw").to_frame().join(table, on="raw", how="left", maintain_order="left")
         return found.select(pl.coalesce("title", pl.col("raw").cast(pl.String))).to_series().to_list()
 
-    def __repr__(self) -> str:
-        guests = self.events.offsets.numel() - 1 - self.schema.n_users
-        more = f", {guests:,} guest sessions" if guests else ""
-        users, items = self.schema.n_users - 1, self.schema.n_items - 1
-        return f"Dataset({users:,} users, {items:,} items, {len(self.events):,} events{more})"
+
+@dataclass(frozen=True)
+class Split:
+    """What a model learns from, what it is picked on and what it is measured on."""
+
+    train: Dataset
+    valid: Queries | None
+    """None where the rule holds nothing out for it."""
+    test: Queries
+    order: Order
+    """What ``check_no_future`` can rely on."""
+    cut: int | None
+    """Microseconds since 1970 UTC at which train ends, where one cut does for all."""
+    facts: Mapping[str, int]
+    """Counts: events of each part, queries, truth, and how much of it train does not know."""
+    notes: tuple[str, ...]
+    """What the rule left out or merged, in words."""
 
 
-def _ids(name: Col, events: pl.DataFrame, table: pl.DataFrame | None) -> IdMap:
-    parts = [events[name]] + ([] if table is None else [table[name]])
-    return IdMap.of(str(name), pl.concat([part.alias("raw") for part in parts]))
+class Splitter(Protocol):
+    """A rule that cuts a log.  CONTRIBUTING.md shows how one is added."""
 
-
-def _sorted(events: pl.DataFrame, users: IdMap, items: IdMap) -> pl.DataFrame:
-    """The events with their visitor and dense item, in the order of ``Events``."""
-    user = pl.Series("visitor", users.dense(events[Col.USER]))
-    frame = events.with_columns(user, pl.Series("dense_item", items.dense(events[Col.ITEM])))
-    if Col.SESSION in events.columns:  # a guest is a session of nobody
-        guest = pl.col("visitor") == 0
-        number = pl.when(guest).then(pl.col(Col.SESSION)).rank("dense").cast(pl.Int64) - 1 + len(users)
-        frame = frame.with_columns(pl.when(guest).then(number).otherwise("visitor").alias("visitor"))
-    nobody = int((frame["visitor"].fill_null(0) == 0).sum())
-    if nobody:
-        raise InputError(f"{nobody} events name neither a user nor a session; name the session column or drop them")
-    keys = ["visitor", *([Col.TIME] if Col.TIME in events.columns else []), Col.ROW]
-    return frame.sort(keys)
-
-
-def _events(frame: pl.DataFrame, n_users: int, encoder: Encoder) -> Events:
-    visitor = _tensor(frame["visitor"])
-    visitors = max(n_users, int(visitor.max()) + 1) if visitor.numel() else n_users
-    names = frame.columns
-
-    def optional(name: Col) -> Tensor | None:
-        return _tensor(frame[name]).float() if name in names else None
-
-    return Events(
-        visitor=visitor,
-        item=_tensor(frame["dense_item"]),
-        time=_tensor(frame[Col.TIME]) if Col.TIME in names else torch.zeros(frame.height, dtype=torch.int64),
-        label=optional(Col.LABEL),
-        weight=optional(Col.WEIGHT),
-        context_features=encoder.encode(frame),
-        offsets=offsets_of(torch.bincount(visitor, minlength=visitors)),
-    )
+    def split(self, log: OrderedLog) -> Split:
+        """Train, valid and test; every event goes to exactly one of them."""
 
 
 def _aligned(table: pl.DataFrame | None, ids: IdMap) -> pl.DataFrame:
@@ -335,17 +200,9 @@ def _aligned(table: pl.DataFrame | None, ids: IdMap) -> pl.DataFrame:
     return keys.join(table, on=key, how="left", maintain_order="left").drop(key)
 
 
-def _fitted(frame: pl.DataFrame, used: pl.Series, rows: int, kinds: Mapping[str, Kind]) -> Encoder:
-    """An encoder whose statistics come from the rows that have events."""
-    mask = np.zeros(rows, dtype=bool)
-    index = used.to_numpy()
-    mask[index[index < rows]] = True
-    mask[0] = False
-    return Encoder.fit(frame.filter(pl.Series(mask)), kinds) if frame.width else Encoder()
+def _fitted(frame: pl.DataFrame, trained: Tensor, kinds: Mapping[str, Kind]) -> Encoder:
+    """An encoder whose statistics come from the rows of ids that have events: ``trained``, (rows,) bool."""
+    return Encoder.fit(frame.filter(pl.Series(trained.numpy())), kinds) if frame.width else Encoder()
 
 
-def _tensor(column: pl.Series) -> Tensor:
-    return torch.from_numpy(column.to_numpy().copy())
-
-
-__all__ = ["Col", "Dataset", "Events", "Lists", "Log"]
+__all__ = ["Dataset", "Lists", "Order", "Split", "Splitter"]

@@ -20,7 +20,7 @@ import polars as pl
 from suisen.data.clean import Fault
 from suisen.errors import InputError
 
-CHUNK = 1 << 24
+BYTES_PER_CHUNK = 1 << 24
 """Bytes measured at a time: bounds the memory of the masks."""
 NEWLINE, RETURN, QUOTE = b'\n\r"'
 STAND_IN = b"\x1f"
@@ -95,7 +95,7 @@ def read_delimited(name: str, data: bytes, delimiter: str, quoting: bool = True)
 def _measure(data: bytes, delimiter: int, quoting: bool) -> _Records:
     """Start, end, number of fields and first line of each record."""
     buffer, sums = np.frombuffer(data, dtype=np.uint8), _Sums()
-    for base in range(0, buffer.size, CHUNK):
+    for base in range(0, buffer.size, BYTES_PER_CHUNK):
         _measure_chunk(buffer, base, delimiter, quoting, sums)
     ends, fields, next_lines = (np.concatenate([p[i] for p in sums.parts] or [np.zeros(0, int)]) for i in range(3))
     if buffer.size and (ends.size == 0 or ends[-1] != buffer.size - 1):  # the last record has no newline
@@ -106,7 +106,7 @@ def _measure(data: bytes, delimiter: int, quoting: bool) -> _Records:
 
 
 def _measure_chunk(buffer: npt.NDArray[np.uint8], base: int, delimiter: int, quoting: bool, sums: _Sums) -> None:
-    chunk = buffer[base : base + CHUNK]
+    chunk = buffer[base : base + BYTES_PER_CHUNK]
     wanted = (chunk == NEWLINE) | (chunk == delimiter)
     if quoting:
         wanted |= chunk == QUOTE

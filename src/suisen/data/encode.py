@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self, get_args
 
 import polars as pl
 import torch
 
 from suisen.data.batch import Features, Field, FieldKind
+from suisen.data.log import Kind
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import InputError, unknown
 
-Kind = Literal["categorical", "numeric", "multi", "text"]
-"""``text`` is kept for display (titles) and never reaches a model."""
-KINDS: tuple[Kind, ...] = ("categorical", "numeric", "multi", "text")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 SEPARATOR = "|"
-FEW = 32
+"""Between the categories of one row, where a multi-valued column is text."""
+MAX_CODES = 32
 """Integers of at most this many different values are codes, not quantities."""
 
 
 def infer_kind(column: pl.Series) -> Kind:
-    """The stated rule: lists and text with ``|`` inside are multi-valued; text of which more than half (and more than
-    32) of the values differ is a title; other text, booleans and integers of few values are categorical; other numbers
-    and dates are numeric.
+    """The kind of a column that nobody declared, by its type and values.
+
+    Lists and text with ``|`` inside are multi-valued.  Text is a title where more than half of its values differ, and
+    more than ``MAX_CODES``.  Other text, booleans and integers of at most ``MAX_CODES`` values are categorical; other
+    numbers and dates are numeric.
     """
     dtype, values = column.dtype, column.drop_nulls()
     if dtype in (pl.List, pl.Array):
@@ -33,27 +35,32 @@ def infer_kind(column: pl.Series) -> Kind:
         if values.str.contains(SEPARATOR, literal=True).any():
             return "multi"
         distinct = values.n_unique()
-        return "text" if distinct > FEW and distinct * 2 > values.len() else "categorical"
-    if dtype.is_integer() and values.n_unique() <= FEW:
+        return "text" if distinct > MAX_CODES and distinct * 2 > values.len() else "categorical"
+    if dtype.is_integer() and values.n_unique() <= MAX_CODES:
         return "categorical"
     return "numeric" if dtype.is_numeric() or dtype.is_temporal() else "categorical"
 
 
 @dataclass(frozen=True)
 class Column:
-    """What was learnt of one column: plain numbers and strings, so that a manifest can hold it."""
+    """What was learnt of one feature column: plain numbers and strings, so that a manifest can hold it."""
 
     name: str
     kind: Kind
     vocabulary: tuple[str, ...] = ()
     """Values with a code of their own, most frequent first: value i has code i + 1, every other value 0."""
     mean: float = 0.0
+    """Of a numeric column over train."""
     scale: float = 1.0
-    """Spread over train; 0: constant there, so that nothing can be learnt of it and every value reads 0."""
+    """Standard deviation over train; 0: the column is constant there, so that every value is encoded as 0."""
 
     @classmethod
     def fit(cls, name: str, kind: Kind, values: pl.Series, min_count: int) -> Self:
-        """From the column's values in train."""
+        """From the column's values in train.
+
+        Values that occur fewer than ``min_count`` times have no code of their own.  Raises InputError where the values
+        cannot be of the kind.
+        """
         if kind == "text":
             return cls(name, kind)
         if kind == "numeric":
@@ -82,21 +89,23 @@ class Column:
         return found["code"].fill_null(0)
 
     def standardised(self, values: pl.Series) -> pl.Series:
-        """Float32, mean 0 and spread 1 over train; 0 where missing."""
+        """Float32 with mean 0 and standard deviation 1 over train; 0 where missing."""
         numbers = _numbers(self.name, values) - self.mean
         return (numbers / self.scale if self.scale else numbers * 0.0).fill_null(0.0).cast(pl.Float32)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns a frame of raw feature columns into ``Features``."""
+    """Turns a frame of raw feature columns into ``Features``, with the vocabularies and means of train."""
 
     columns: tuple[Column, ...] = ()
 
     @classmethod
     def fit(cls, frame: pl.DataFrame, kinds: Mapping[str, Kind], min_count: int = 1) -> Self:
-        """From train's rows.  ``kinds`` declares what inference should not decide; unseen names in it are refused by
-        the caller, which knows all tables.
+        """From train's rows.
+
+        ``kinds``: declared kinds of some columns; the others are inferred.  Names that no column has are refused by the
+        caller, which knows all tables.  Raises InputError for an unknown kind and for values that cannot be of theirs.
         """
         columns = []
         for name in frame.columns:
@@ -132,14 +141,6 @@ class Encoder:
             torch.stack(numeric, 1) if numeric else torch.empty((rows, 0)),
             tuple(by_kind["multi"]),
         )
-
-    def encode_one(self, values: Mapping[str, Any], owner: str) -> pl.DataFrame:
-        """A frame of one row from a caller's own values, names checked."""
-        names = [column.name for column in self.columns]
-        for name in values:
-            if name not in names:
-                raise unknown(f"{owner} feature", name, names)
-        return pl.DataFrame({name: [value] for name, value in values.items()}, strict=False)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Plain data for a manifest."""
@@ -191,7 +192,7 @@ def _numbers(name: str, values: pl.Series) -> pl.Series:
 
 
 def _lists(name: str, values: pl.Series) -> pl.Series:
-    """One list of texts a row, without empty ones; null where the row is."""
+    """One list of texts per row, without empty ones; null where the row is."""
     if values.dtype == pl.String:
         lists = values.str.split(SEPARATOR)
     elif values.dtype in (pl.List, pl.Array, pl.Null):

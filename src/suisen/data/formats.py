@@ -15,7 +15,7 @@ import polars as pl
 
 from suisen.data.clean import Fault
 from suisen.data.delimited import read_delimited
-from suisen.data.encode import Kind
+from suisen.data.log import Kind
 from suisen.errors import InputError, missing_extra, unknown
 
 Encoding = Literal["utf-8", "shift-jis", "latin-1"]

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from suisen.data.dataset import Dataset
 
-MOST_BITS = 64 * 2**20
+MAX_TABLE_BYTES = 64 * 2**20
 """Bytes of the dense membership table; above it sorted keys are searched instead."""
-ROUNDS = 8
+MAX_ROUNDS = 8
 """How often what hits a positive is drawn again before the rest of the catalogue is listed."""
-TRIES = 16
+MAX_TRIES = 16
 """Most draws for one place in a round: what is left of a batch after two rounds is little, and the calls cost most."""
-MOST_CELLS = 2**20
+CELLS_PER_CHUNK = 2**20
 """(user, item) cells listed at a time for users who know nearly everything."""
 
 
@@ -30,7 +30,7 @@ class KnownPairs:
         self._n_items = train.schema.n_items
         keys = user * self._n_items + item
         self._table: Tensor | None = None
-        if train.schema.n_users * self._n_items <= MOST_BITS:
+        if train.schema.n_users * self._n_items <= MAX_TABLE_BYTES:
             self._table = torch.zeros(train.schema.n_users * self._n_items, dtype=torch.bool)
             self._table[keys] = True
         else:
@@ -86,7 +86,7 @@ class Sampler:
     def draw_for(self, user: Tensor, count: int, rng: torch.Generator) -> Tensor:
         """(B, count) draws that avoid each user's positives.
 
-        What hits a positive is drawn again, ``ROUNDS`` times; what still hits belongs to users who know most of the
+        What hits a positive is drawn again, ``MAX_ROUNDS`` times; what still hits belongs to users who know most of the
         catalogue, and is drawn from a list of what they do not know.  Who knows everything keeps what was drawn: there
         is no negative to be had.  Guests (user 0) exclude nothing.
         """
@@ -96,16 +96,16 @@ class Sampler:
             return drawn
         flat, owner = drawn.view(-1), user.repeat_interleave(count)
         hit = known.contains(owner, flat).nonzero().squeeze(1)
-        for _ in range(ROUNDS):
+        for _ in range(MAX_ROUNDS):
             if not hit.numel():
                 return drawn
-            tries = min(TRIES, 1 + flat.numel() // (16 * hit.numel()))
+            tries = min(MAX_TRIES, 1 + flat.numel() // (16 * hit.numel()))
             more = self.draw((hit.numel(), tries), rng)
             free = ~known.contains(owner[hit, None], more)
             first = free.byte().argmax(1, keepdim=True)  # the first that is no positive: rejection, in one go
             flat[hit] = more.gather(1, first).squeeze(1)
             hit = hit[~free.any(1)]
-        for some in hit.split(max(1, MOST_CELLS // self.items.numel())):  # type: ignore[no-untyped-call]
+        for some in hit.split(max(1, CELLS_PER_CHUNK // self.items.numel())):  # type: ignore[no-untyped-call]
             flat[some] = self._listed(~known.contains(owner[some, None], self.items), flat[some], rng)
         return drawn
 

@@ -9,10 +9,11 @@ Rules (each is counted in ``Log.notes`` where it changes anything):
 * **Guests.** An event without a user belongs to the guest that its session names; without a session it is bad.
   ``user=None`` with ``session=`` makes every event a guest's.
 * **Returns.** A negative weight (or event weight) takes a purchase back.  It is never a positive and is not used; the
-  purchase stays, because on its day nobody knew of the return: taking it out would tell the past about the future.
+  purchase stays: when a model is asked about the days between the two, the return has not happened yet, and a log
+  without the purchase would give it away.
 * **Orders.** Rows of one order (or session) often share their time; ties keep the order of the source.
-* **Duplicates** of (user or guest, item), labels whatever, are kept all, or the first or the last by time, ties by
-  place in the source.
+* **Duplicates**, rows of the same (user or guest, item) whatever their labels, are all kept, or the first or the last
+  of them by time, ties by the place in the source.
 * **Catalogue.** Rows of the user and item tables without events are kept; a second row of the same id is a bad row.
 * **Ids** stay the user's own: text or integers.  In text files ids are integers where every one of them is written as
   one ("7", not "007").
@@ -21,11 +22,11 @@ Rules (each is counted in ``Log.notes`` where it changes anything):
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final, TypedDict, Unpack, get_args
+from typing import Any, Final, get_args
 
 import polars as pl
 
@@ -41,9 +42,8 @@ from suisen.data.clean import (
     same_ids,
     typed,
 )
-from suisen.data.dataset import Col, Log
-from suisen.data.encode import Kind
 from suisen.data.formats import Encoding, FileOptions, Format, Raw, beside, raw_of_frame, raw_of_path
+from suisen.data.log import Col, Kind, Log
 from suisen.data.times import TimeUnit, parse_times
 from suisen.errors import InputError, unknown
 
@@ -58,100 +58,69 @@ RESERVED: Final = frozenset({*(str(name) for name in Col), "visitor", "dense_ite
 """Names that the log and the dataset keep for themselves among the events."""
 
 
-class ReadOptions(TypedDict, total=False):
-    """Every option of ``Dataset.from_frame`` and ``Dataset.from_path``."""
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """Every option of ``Dataset.from_frame`` and ``Dataset.from_path``, and of the section [data] of a run.
 
-    user: str | None
-    """Column of the user; None (with ``session``): every event is a guest's."""
-    item: str
-    """Column of the item."""
-    time: str | None
-    """Column of the time; None: the log has no order."""
-    label: str | None
-    """Column of 0 and 1, or of the number that ``positive_from`` judges."""
-    weight: str | None
-    """Column of the event's weight: > 0, or < 0 for a return."""
-    event: str | None
-    """Column of the event's type; needs ``event_weights``."""
-    session: str | None
-    """Column of the session or order."""
-    context: Sequence[str]
-    """Columns that describe the request (device, shelf, …)."""
-    positive_from: float | None
-    """Label 1 where the label column is at least this."""
-    event_weights: Mapping[str, float]
-    """Weight of each type: > 0 a positive, 0 shown and not taken (label 0), < 0 a return."""
-    user_features: Any
-    """Table of users: frame or path; its key is the column named like the events' user, or the first."""
-    item_features: Any
-    """Table of items, likewise."""
-    kinds: Mapping[str, Kind]
-    """Declared kinds of feature and context columns: categorical, numeric, multi, text."""
-    titles: str | None
-    """Column of the item table that people are shown."""
-    bad_rows: BadRows
-    """"refuse" (default) or "drop"."""
-    duplicates: Keep
-    """"all" (default), "first" or "last" of each (user, item)."""
-    delimiter: str | None
-    """Between the fields of a text file; default: a comma (.csv), a tab (.tsv)."""
-    encoding: Encoding
-    """"utf-8" (default), "shift-jis" or "latin-1"."""
-    time_unit: TimeUnit
-    """"auto" (default), "s", "ms", "us", "ns" or "iso"."""
-    time_zone: str
-    """Zone of times that name none; default UTC."""
-    format: Format | None
-    """In place of the file's suffix."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """``ReadOptions`` with the defaults filled in."""
+    Raises InputError for options that contradict each other and for values outside a closed list.
+    """
 
     user: str | None = FIND
+    """Column of the user; None (with ``session``): every event is a guest's."""
     item: str = FIND
+    """Column of the item."""
     time: str | None = FIND
+    """Column of the time; None: the log has no order."""
     label: str | None = None
+    """Column of 0 and 1, or of the number that ``positive_from`` judges."""
     weight: str | None = None
+    """Column of the event's weight: > 0, or < 0 for a return."""
     event: str | None = None
+    """Column of the event's type; needs ``event_weights``."""
     session: str | None = None
+    """Column of the session or order."""
     context: Sequence[str] = ()
+    """Columns that describe the moment of the event (device, shelf, …)."""
     positive_from: float | None = None
+    """Label 1 where the label column is at least this."""
     event_weights: Mapping[str, float] = field(default_factory=dict)
+    """Weight of each type: > 0 a positive, 0 shown and not taken (label 0), < 0 a return."""
     user_features: Any = None
+    """Table of users: frame or path; its key is the column named like the events' user, or the first."""
     item_features: Any = None
+    """Table of items, likewise."""
     kinds: Mapping[str, Kind] = field(default_factory=dict)
+    """Declared kinds of feature and context columns: categorical, numeric, multi, text."""
     titles: str | None = None
+    """Column of the item table that people are shown."""
     bad_rows: BadRows = "refuse"
+    """"refuse" or "drop"."""
     duplicates: Keep = "all"
+    """"all", "first" or "last" of each (user, item)."""
     delimiter: str | None = None
+    """Between the fields of a text file; default: a comma (.csv), a tab (.tsv)."""
     encoding: Encoding = "utf-8"
+    """"utf-8", "shift-jis" or "latin-1"."""
     time_unit: TimeUnit = "auto"
+    """"auto", "s", "ms", "us", "ns" or "iso"."""
     time_zone: str = "UTC"
+    """Zone of times that name none."""
     format: Format | None = None
+    """In place of the file's suffix."""
 
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Options:
-        """Checked: names and closed lists."""
-        names = [each.name for each in fields(cls)]
-        for name in given:
-            if name not in names:
-                raise unknown("option", name, names)
-        options = cls(**given)
+    def __post_init__(self) -> None:
         for name, values in (("bad_rows", get_args(BadRows)), ("duplicates", get_args(Keep))):
-            if getattr(options, name) not in values:
-                raise unknown(name, getattr(options, name), values)
-        if options.user is None and options.session is None:
+            if getattr(self, name) not in values:
+                raise unknown(name, getattr(self, name), values)
+        if self.user is None and self.session is None:
             raise InputError("user = None needs session=: without a user its session names the guest")
-        if options.event_weights and options.event is None:
+        if self.event_weights and self.event is None:
             raise InputError("event_weights needs event=, the column of the event's type")
-        for event, weight in options.event_weights.items():
+        for event, weight in self.event_weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight):
                 raise InputError(f"event_weights: {event} = {weight!r} is no finite number; give a weight, 0 or below")
-        if options.positive_from is not None and options.label is None:
+        if self.positive_from is not None and self.label is None:
             raise InputError("positive_from needs label=, the column that it judges")
-        return options
 
     @property
     def file(self) -> FileOptions:
@@ -159,26 +128,28 @@ class Options:
         return FileOptions(self.delimiter, self.encoding, self.format)
 
 
-def read_frame(events: Any, **options: Unpack[ReadOptions]) -> Log:
+def read_frame(events: Any, options: ReadOptions | None = None) -> Log:
     """A clean log from a Polars (also lazy), pandas or Arrow table, or from a path.
 
-    Raises ``InputError`` for bad rows, missing columns and tables without rows.
+    Raises InputError for bad rows, missing columns and tables without rows.
     """
     if isinstance(events, str | Path):
-        return read_path(events, **options)
-    return _log(raw_of_frame("events", events), Options.of(options))
+        return read_path(events, options)
+    return _log(raw_of_frame("events", events), options or ReadOptions())
 
 
-def read_path(path: str | Path, **options: Unpack[ReadOptions]) -> Log:
+def read_path(path: str | Path, options: ReadOptions | None = None) -> Log:
     """A clean log from a Parquet, Arrow, CSV, TSV, JSON-lines or RecBole atomic file; ``.gz`` allowed.
 
-    The ``.user`` and ``.item`` files beside an ``.inter`` file are read with it.  Raises like ``read_frame``.
+    The ``.user`` and ``.item`` files beside an ``.inter`` file are read with it.
+
+    Raises InputError like ``read_frame``, and for files that are missing, damaged or of an unknown format.
     """
-    chosen = Options.of(options)
-    raw = raw_of_path(path, chosen.file)
-    users = beside(path, ".user") if chosen.user_features is None else chosen.user_features
-    items = beside(path, ".item") if chosen.item_features is None else chosen.item_features
-    return _log(raw, replace(chosen, user_features=users, item_features=items))
+    options = options or ReadOptions()
+    raw = raw_of_path(path, options.file)
+    users = beside(path, ".user") if options.user_features is None else options.user_features
+    items = beside(path, ".item") if options.item_features is None else options.item_features
+    return _log(raw, replace(options, user_features=users, item_features=items))
 
 
 # -- columns ----------------------------------------------------------------------------------------------------------
@@ -209,7 +180,7 @@ def _column(raw: Raw, role: str, given: str | None) -> str | None:
     return fits[0] if fits else None
 
 
-def _columns(raw: Raw, options: Options) -> dict[str, str]:
+def _columns(raw: Raw, options: ReadOptions) -> dict[str, str]:
     """Role → column of every role that is filled."""
     given = {role: getattr(options, role) for role in ("label", "weight", "event", "session")}
     found = {role: _column(raw, role, getattr(options, role)) for role in USUAL}
@@ -238,10 +209,10 @@ def _unreserved(raw: Raw, name: str, taken: Collection[str]) -> None:
 
 @dataclass
 class _Reading:
-    """What reading knows so far: canonical columns beside each other, not yet filtered."""
+    """What reading knows so far: columns under the log's names, not yet filtered."""
 
     raw: Raw
-    options: Options
+    options: ReadOptions
     roles: Mapping[str, str]
     sieve: Sieve
     notes: list[str]
@@ -252,7 +223,7 @@ class _Reading:
         return self.raw.frame[self.roles[role]]
 
 
-def _log(raw: Raw, options: Options) -> Log:
+def _log(raw: Raw, options: ReadOptions) -> Log:
     sieve = Sieve(raw.name, raw.places, raw.unit, raw.malformed)
     if raw.frame.height == 0:
         dropped = sieve.settle(options.bad_rows)
@@ -409,7 +380,7 @@ def _table(reading: _Reading, owner: str, given: Any) -> _Table | None:
     return _Table(frame.filter(~sieve.bad), kinds if titles is None else {**kinds, titles: "text"})
 
 
-def _raw_table(name: str, given: Any, options: Options) -> Raw:
+def _raw_table(name: str, given: Any, options: ReadOptions) -> Raw:
     if not isinstance(given, str | Path):
         return raw_of_frame(name, given)
     return raw_of_path(given, replace(options.file, format=None))

@@ -20,10 +20,9 @@ from typing import Any
 import polars as pl
 
 from suisen.data import download
-from suisen.data.dataset import Col, Log
 from suisen.data.delimited import STAND_IN
 from suisen.data.download import Unreachable
-from suisen.data.encode import Kind
+from suisen.data.log import Col, Kind, Log
 from suisen.errors import InputError, unknown
 
 LICENCE = "GroupLens, University of Minnesota: research use; no redistribution, no commercial use without permission"

@@ -20,8 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from suisen.data.dataset import Col, Log
-from suisen.data.encode import Kind
+from suisen.data.log import Col, Kind, Log
 from suisen.errors import InputError
 
 Floats = npt.NDArray[np.float64]
@@ -30,7 +29,7 @@ DAY = 86_400 * 10**6
 """Microseconds."""
 START = 1_700_000_000 * 10**6
 """Microseconds: when the world begins (November 2023)."""
-BLOCK = 1 << 22
+NUMBERS_PER_CHUNK = 1 << 22
 """Numbers held at a time when whole rows of p(i | u) are wanted."""
 KINDS: dict[str, Kind] = {
     "age": "numeric", "segment": "categorical", "title": "text", "price": "numeric", "category": "categorical",
@@ -117,7 +116,7 @@ class Truth:
         """(B, min(k, items)) raw ids of each user's likeliest items, best first."""
         rows = self.taste[np.asarray(users, dtype=np.int64) - 1]
         most = min(k, self.offer.shape[1])
-        step = max(1, BLOCK // self.offer.shape[1])
+        step = max(1, NUMBERS_PER_CHUNK // self.offer.shape[1])
         blocks = [_best(rows[a : a + step] @ self.offer, most) for a in range(0, len(rows), step)]
         return np.concatenate(blocks) if blocks else np.zeros((0, most), dtype=np.int64)
 

@@ -24,8 +24,8 @@ from suisen.data.negatives import Sampler
 from suisen.data.ragged import Ragged, offsets_of, spans
 from suisen.errors import InputError
 
-LEAST_STEPS, LEAST_BATCH = 20, 32
-CELLS = 2**22
+MIN_BATCHES, MIN_BATCH_SIZE = 20, 32
+SCORES_PER_CHUNK = 2**22
 """Scores held at a time where the network is asked for its best items: 16 MB."""
 
 
@@ -66,7 +66,7 @@ def slices(order: Tensor, size: int) -> tuple[Tensor, ...]:
 
 def batch_of(count: int, size: int) -> int:
     """``size``, or less where that would leave an epoch fewer than 20 batches of at least 32: few data need steps."""
-    return min(size, max(LEAST_BATCH, -(-count // LEAST_STEPS)))
+    return min(size, max(MIN_BATCH_SIZE, -(-count // MIN_BATCHES)))
 
 
 def shuffled_slices(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
@@ -204,11 +204,14 @@ class _ListPairEpochs(_Steady):
 
 @dataclass(frozen=True)
 class Hard:
-    """``Pairs`` with hard negatives beside them: ``count`` a row, drawn from the ``pool`` items that the network ranks
-    highest for the row's user at the start of the epoch and that the user has not taken (ANCE, Xiong et al. 2021).
+    """``Pairs`` with hard negatives beside them (ANCE, Xiong et al. 2021, section 4).
 
-    Guests, and users who have taken nearly everything, get draws of the plain sampler instead.  Cost: one exact search
-    of every user each epoch, in tiles of ``CELLS`` scores, never users × items.  Memory: 8 · ``pool`` bytes a user.
+    Each row gets ``count`` of the ``pool`` items that the network ranks highest for the row's user at the start of the
+    epoch and that the user has not taken.  Guests, and users who have taken nearly everything, get draws of the plain
+    sampler instead.
+
+    Cost: one exact search for every user in each epoch, ``SCORES_PER_CHUNK`` scores at a time, never users × items.
+    Memory: 8 · ``pool`` bytes per user.
     """
 
     pairs: Pairs
@@ -235,7 +238,7 @@ class _HardEpochs:
         barred = ~self.train.trained_items
         barred[0] = True
         users = self.train.trained_users.nonzero().squeeze(1)
-        for some in users.split(max(1, CELLS // len(barred))):  # type: ignore[no-untyped-call]
+        for some in users.split(max(1, SCORES_PER_CHUNK // len(barred))):  # type: ignore[no-untyped-call]
             contexts = self._contexts(some)
             taken = self.train.histories.take(some)
             scores = (net.query_vectors(contexts.to(vectors.device)) @ vectors.T).float().cpu()

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from scipy import special
 
-from suisen.data.when import moment
+from suisen.data.durations import moment
 from suisen.errors import InputError
 from suisen.experiments.comparing import ARM, Comparing, Resampling, corrected, with_stratum
 from suisen.experiments.daily import by_day

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from suisen.data.when import duration, spelt
+from suisen.data.durations import duration, spelt
 from suisen.errors import InputError
 from suisen.experiments.metrics import SINCE, TIME, VISITS, Tally, Window, finish, tallies
 from suisen.experiments.plan import Plan

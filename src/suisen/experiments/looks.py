@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from suisen.data.when import spelt
+from suisen.data.durations import spelt
 from suisen.experiments.plan import Plan
 from suisen.experiments.result import Look
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from suisen.data.when import duration
+from suisen.data.durations import duration
 from suisen.errors import InputError
 from suisen.experiments.plan import Columns, Metric, Plan
 

@@ -42,7 +42,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from suisen.data.when import duration, moment
+from suisen.data.durations import duration, moment
 from suisen.errors import InputError, unknown
 from suisen.parameters import parameters
 

@@ -25,8 +25,8 @@ import numpy as np
 import polars as pl
 from scipy import optimize, special
 
+from suisen.data.durations import duration
 from suisen.data.times import parse_times
-from suisen.data.when import duration
 from suisen.errors import InputError, unknown
 from suisen.experiments.means import cuped_of, estimate
 from suisen.experiments.metrics import DAY

@@ -23,8 +23,8 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from suisen.data.durations import duration, spelt
 from suisen.data.times import PER_SECOND, parse_times
-from suisen.data.when import duration, spelt
 from suisen.errors import InputError
 from suisen.experiments.metrics import (
     KIND,

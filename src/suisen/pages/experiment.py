@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from suisen.data.when import spelt
+from suisen.data.durations import spelt
 from suisen.experiments.plan import Plan
 from suisen.experiments.record import About, Record, Truth
 from suisen.experiments.result import Estimated, Range, Result, margin_of

@@ -20,7 +20,7 @@ import torch
 
 from suisen.data.batch import Queries
 from suisen.data.dataset import Dataset
-from suisen.data.when import MICRO, duration
+from suisen.data.durations import MICRO, duration
 from suisen.errors import InputError, SuisenError, missing_extra, unknown
 from suisen.evaluation import evaluate
 from suisen.evaluation.metrics import METRICS, parse

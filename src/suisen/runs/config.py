@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import suisen
-from suisen.data.dataset import Dataset
-from suisen.data.read import Options, ReadOptions, read_path
-from suisen.data.screen import k_core
+from suisen.data.dataset import Dataset, Split
+from suisen.data.k_core import k_core
+from suisen.data.read import ReadOptions, read_path
 from suisen.data.sources import SOURCES, load
-from suisen.data.splits import ClickRatio, GlobalTime, LeaveLast, Ratio, Sessions, Split
+from suisen.data.splits import SPLITS
 from suisen.errors import InputError, unknown
 from suisen.evaluation.metrics import parse_all
 from suisen.models import RETRIEVERS, SECOND_STAGES
@@ -36,14 +36,6 @@ from suisen.runs import toml
 from suisen.runs.settings import Setting, plain, settings_of, values_of
 from suisen.training.options import RunOptions, pick_device
 
-SPLITS: dict[str, type[Any]] = {
-    "leave-last": LeaveLast,
-    "global-time": GlobalTime,
-    "ratio": Ratio,
-    "sessions": Sessions,
-    "click-ratio": ClickRatio,
-}
-"""Rules by the name the command line uses."""
 CHOICES: dict[str, dict[str, type[Any]]] = {
     "split": SPLITS,
     "retriever": RETRIEVERS,
@@ -106,7 +98,7 @@ class RunSettings:
 
 def data_settings() -> list[Setting]:
     """Of [data]."""
-    out = [*settings_of(Place, "data", "--"), *settings_of(Options, "data", "--", docs=ReadOptions)]
+    out = [*settings_of(Place, "data", "--"), *settings_of(ReadOptions, "data", "--")]
     return [replace(each, flag=FLAGS.get(each.key, each.flag)) for each in out]
 
 
@@ -227,7 +219,7 @@ class Config:
         """The data, read anew."""
         place = self.place
         if place.events is not None:
-            log = read_path(place.events, **self.reading)
+            log = read_path(place.events, ReadOptions(**self.reading))
         else:
             log = load(str(place.name), place.data_dir, positive_from=self.reading.get("positive_from"))
         return Dataset.of(log) if not place.k_core else k_core(log, place.k_core, place.k_core)

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 
-from suisen.data.dataset import Dataset
+from suisen.data.dataset import Dataset, Split
+from suisen.data.durations import spelt
 from suisen.data.encode import Column
-from suisen.data.splits import Split
-from suisen.data.when import spelt
 
 HEAD = 0.1
 """Share of the items that is the head of the tail."""

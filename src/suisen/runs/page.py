@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from suisen.data.batch import Queries
-from suisen.data.when import spelt
+from suisen.data.durations import spelt
 from suisen.pages.report import DataFacts, Example, Listed, ModelScores, ReportData
 from suisen.recommending.engine import Filters
 from suisen.recommending.store import Store

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from suisen.data.batch import Queries
-from suisen.data.dataset import Dataset
-from suisen.data.splits import Split
+from suisen.data.dataset import Dataset, Split
 from suisen.evaluation import Comparison, Comparisons, Report, compare, evaluate
 from suisen.evaluation.metrics import facts_needed
 from suisen.evaluation.protocols import DEFAULT, DEFAULT_CLICKS

@@ -71,15 +71,10 @@ class Setting:
         return _metavar(self.kind)
 
 
-def settings_of(
-    cls: type, section: str, prefix: str, skip: Iterable[str] = (), docs: type | None = None
-) -> list[Setting]:
-    """The settings of a dataclass's fields, pydantic's or plain.
-
-    ``prefix`` opens the flags ("--retriever."); ``docs``: where the docstrings under the fields stand.
-    """
+def settings_of(cls: type, section: str, prefix: str, skip: Iterable[str] = ()) -> list[Setting]:
+    """The settings of a dataclass's fields, pydantic's or plain; ``prefix`` opens the flags ("--retriever.")."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    texts = attribute_docs(docs or cls)
+    texts = attribute_docs(cls)
     out = []
     for field in dataclasses.fields(cls):
         if field.name in skip or not field.init:

@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import Field
 from scipy import stats
 
-from suisen.data.synthetic import BLOCK
+from suisen.data.synthetic import NUMBERS_PER_CHUNK
 from suisen.errors import InputError, unknown
 from suisen.experiments.interleaving import preference, team_draft
 from suisen.experiments.means import Effect, Scale, compare, cuped_of, estimate
@@ -183,7 +183,7 @@ def noisy(world: Browsing, noise: float, *, seed: int = 0) -> Ranker:
     places = min(world.habits.places, size.items)
 
     def rank(users: Longs) -> Longs:
-        step = max(1, BLOCK // size.items)
+        step = max(1, NUMBERS_PER_CHUNK // size.items)
         lists = [_ranked(users[start : start + step]) for start in range(0, len(users), step)]
         return np.concatenate(lists) if lists else np.zeros((0, places), dtype=np.int64)
 

@@ -29,7 +29,7 @@ import polars as pl
 from pydantic import Field, model_validator
 from scipy import special
 
-from suisen.data.dataset import Col
+from suisen.data.log import Col
 from suisen.data.synthetic import DAY, START, Generated
 from suisen.errors import InputError
 from suisen.parameters import parameters

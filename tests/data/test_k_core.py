@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suisen.data.dataset import Dataset
-from suisen.data.splits import k_core
+from suisen.data.k_core import k_core
 from suisen.errors import InputError
 from tests.helpers import logs, make_log
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from suisen.data.batch import Queries
-from suisen.data.dataset import Col, Dataset
+from suisen.data.dataset import Dataset
 from suisen.data.ids import IdMap, RawId
+from suisen.data.log import Col
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import InputError
 
-CHUNK = 1 << 22
+NEGATIVES_PER_CHUNK = 1 << 22
 """Drawn candidates held at once beside the answer."""
 
 
@@ -38,7 +39,7 @@ def with_negatives(queries: Queries, train: Dataset, *, n: int = 99, seed: int =
     if len(queries) and int(allowed.min()) < n:
         raise InputError(f"n = {n} negatives are asked for and a query has only {int(allowed.min())} left; draw fewer")
     generator = torch.Generator().manual_seed(seed)
-    step = max(1, CHUNK // max(1, n))
+    step = max(1, NEGATIVES_PER_CHUNK // max(1, n))
     drawn = [_floyd(allowed[i : i + step], n, generator) for i in range(0, len(queries), step)]
     ranks = torch.cat(drawn) if drawn else torch.zeros((0, n), dtype=torch.int64)
     negatives = pool[_skipping(ranks, barred, pool.numel())]

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suisen.data.when import duration, moment, spelt
+from suisen.data.durations import duration, moment, spelt
 from suisen.errors import InputError
 
 

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suisen.data import sampled
+from suisen.data import candidates
+from suisen.data.candidates import allow_seen, candidates_of, given_negatives, with_negatives
 from suisen.data.ids import IdMap
-from suisen.data.splits import LeaveLast, allow_seen, candidates_of, given_negatives, with_negatives
+from suisen.data.splits import LeaveLast
 from suisen.errors import InputError
 from tests.helpers import make_data, raw_items
 
@@ -71,7 +72,7 @@ def test_a_seed_draws_once_whatever_the_chunk(monkeypatch):
     assert torch.equal(one.candidates, two.candidates)
     assert not torch.equal(one.candidates, with_negatives(split.test, split.train, n=3, seed=5).candidates)
     assert one.protocol == "leave last out: test 1, valid 0; 3 sampled negatives, seed 4"
-    monkeypatch.setattr(sampled, "CHUNK", 6)
+    monkeypatch.setattr(candidates, "NEGATIVES_PER_CHUNK", 6)
     small = with_negatives(split.test, split.train, n=3, seed=4).candidates
     assert all(len(set(row)) == 4 for row in small.tolist())
 

@@ -1,0 +1,100 @@
+"""Labelled rows held out, each row a query of one candidate with one label: for AUC and logloss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import polars as pl
+import torch
+
+from suisen.data.batch import Queries
+from suisen.data.dataset import Split
+from suisen.data.log import Col
+from suisen.data.ordered import OrderedLog, tensor_of
+from suisen.data.ragged import Ragged
+from suisen.data.split_checks import By, check_by, check_shares, need_time
+from suisen.data.split_parts import (
+    TEST,
+    TRAIN,
+    VALID,
+    Known,
+    Parts,
+    QueryRows,
+    assembled,
+    last_share,
+    past_of,
+    queries_of,
+    singles,
+)
+from suisen.errors import InputError
+
+
+@dataclass(frozen=True)
+class ClickRatio:
+    """Shares of all labelled rows, each row a query of one candidate with one label; for AUC and logloss."""
+
+    test: float = 0.1
+    """Share of the rows in test."""
+    valid: float = 0.1
+    """Share in valid; 0 holds nothing out for it."""
+    by: By = "random"
+    """``random``: rows drawn by their places in the source.  ``time``: the last rows, equal times together."""
+    seed: int = 0
+    """Of the draw, where ``by`` is ``random``."""
+    history: int = 200
+    """Most items in a row's history: its visitor's last positives before it (in a random split: those in train)."""
+
+    def __post_init__(self) -> None:
+        check_shares("ClickRatio", self.test, self.valid)
+        check_by("ClickRatio", self.by)
+
+    def split(self, log: OrderedLog) -> Split:
+        """Train, valid and test.  Raises InputError without labels and, with ``by="time"``, without times."""
+        if log.events.label is None:
+            raise InputError("ClickRatio needs labels and the log has none; name the label column, or use Ratio")
+        parts = self._by_time(log) if self.by == "time" else self._by_chance(log)
+        return row_split(log, parts, self.history)
+
+    @property
+    def _rule(self) -> str:
+        return f"labelled rows by {self.by}: test {self.test:g}, valid {self.valid:g}"
+
+    def _by_time(self, log: OrderedLog) -> Parts:
+        need_time(log, "ClickRatio(by='time')")
+        time = log.events.time
+        test = last_share(time, self.test)
+        valid = last_share(time, self.test + self.valid) if self.valid else test
+        return Parts((time >= valid).long() + (time >= test).long(), "global", self._rule, cut=valid)
+
+    def _by_chance(self, log: OrderedLog) -> Parts:
+        n = len(log.events)
+        test = max(1, round(n * self.test))
+        valid = round(n * self.valid)
+        place = torch.argsort(torch.argsort(tensor_of(log.log.events[Col.ROW].cast(pl.Int64))))
+        draw = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))[place]
+        part = (draw < test).long() + (draw < test + valid).long()
+        return Parts(part, "random", f"{self._rule}, seed {self.seed}")
+
+
+def row_split(log: OrderedLog, parts: Parts, history: int = 200) -> Split:
+    """One query per row of valid and test, whatever rule parted them: one candidate with one label.
+
+    Its history is its visitor's last ``history`` positives before it (in a random split: those in train).
+    """
+    known = Known.of(log, parts.part)
+    made = {number: _row_queries(known, parts, number, history) for number in (VALID, TEST)}
+    return assembled(known, parts, made[VALID], made[TEST])
+
+
+def _row_queries(known: Known, parts: Parts, number: int, history: int) -> Queries | None:
+    log = known.log
+    at = torch.nonzero(parts.part == number).squeeze(1)
+    if not at.numel():
+        return None
+    taken = singles(at).keep(log.positive[at])
+    among = log.positive & (parts.part == TRAIN) if parts.order == "random" else log.positive
+    past = past_of(log, among, log.events.visitor[at], at if log.has_time else None, history)
+    queries = queries_of(known, QueryRows(at, taken, past), f"{parts.rule}; each row scored by itself")
+    items = known.items[log.events.item[at]][:, None]  # (B, 1)
+    labels = log.positive[at].float()[:, None]  # (B, 1)
+    return replace(queries, seen=Ragged.empty(len(queries)), candidates=items, labels=labels)

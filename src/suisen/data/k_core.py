@@ -1,0 +1,61 @@
+"""The k-core of a log: what is kept of it, where wanted, before it is split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from suisen.data.dataset import Dataset
+from suisen.data.log import Col, Log
+from suisen.data.ordered import OrderedLog
+from suisen.errors import InputError
+
+
+def k_core(source: OrderedLog | Log, users: int = 5, items: int = 5) -> Dataset:
+    """The largest part in which each visitor has ``users`` positives or more and each item ``items``.
+
+    Found by dropping what has fewer until nothing is dropped any more.  Events of label 0 stay where their visitor and
+    item do; what is dropped from the events is dropped from the tables too, and a note says how much it was.
+    ``source``: a Dataset or a log; its features are not encoded before the core is found.
+
+    Raises InputError where nothing is left.
+    """
+    log = OrderedLog.of(source) if isinstance(source, Log) else source
+    visitor, item = log.events.visitor.numpy(), log.events.item.numpy()
+    keep, positive = np.ones(len(visitor), dtype=bool), log.positive.numpy()
+    while True:
+        of_visitor = np.bincount(visitor[keep & positive], minlength=log.n_visitors)
+        of_item = np.bincount(item[keep & positive], minlength=len(log.items))
+        left = keep & (of_visitor[visitor] >= users) & (of_item[item] >= items)
+        if (left == keep).all():
+            break
+        keep = left
+    if not keep.any():
+        raise InputError(f"k_core(users={users}, items={items}) leaves nothing; ask for fewer events a user and item")
+    return Dataset.of(_core(log.log, keep, f"k-core (users {users}, items {items})"))
+
+
+def _core(log: Log, keep: npt.NDArray[np.bool_], name: str) -> Log:
+    """The log of the events kept, its tables cut to them, with a note."""
+    events = log.events.filter(pl.Series(keep))
+    users, items = _within(log.users, events[Col.USER]), _within(log.items, events[Col.ITEM])
+    before = (log.events.height, _distinct(log.events, Col.USER), _distinct(log.events, Col.ITEM))
+    after = (events.height, _distinct(events, Col.USER), _distinct(events, Col.ITEM))
+    lost = [f"{b - a:,} {what}" for b, a, what in zip(before, after, ("events", "users", "items"), strict=True)]
+    notes = (*log.notes, f"{name} dropped {', '.join(lost)}")
+    return replace(log, events=events, users=users, items=items, notes=notes)
+
+
+def _distinct(events: pl.DataFrame, name: Col) -> int:
+    return events[name].drop_nulls().n_unique()
+
+
+def _within(table: pl.DataFrame | None, ids: pl.Series) -> pl.DataFrame | None:
+    """The table's rows whose first column is among ``ids``."""
+    if table is None:
+        return None
+    key = table.columns[0]
+    return table.join(ids.unique().alias(key).to_frame(), on=key, how="semi", maintain_order="left")
