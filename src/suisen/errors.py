@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -51,3 +52,10 @@ def unknown(field: str, value: object, known: Iterable[Any]) -> InputError:
 def missing_extra(package: str, extra: str) -> MissingExtra:
     """The error for an optional library that is not there."""
     return MissingExtra(f"{package} is not installed; run: pip install 'suisen[{extra}]'")
+
+
+def need_extra(extra: str, *packages: str) -> None:
+    """Raises MissingExtra for the first of an extra's packages that is not installed.  None of them is imported."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise missing_extra(package, extra)

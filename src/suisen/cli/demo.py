@@ -33,7 +33,7 @@ RANDOM = "random ranker"
 @click.option("--data-dir", metavar="DIR", help="Folder or zip file of MovieLens-100K; else the cache, else fetched.")
 @click.option("--epochs", type=int, metavar="INT", help="Most epochs of the models, for a quick look.")
 @click.option("--port", type=int, default=0, show_default=True, help="Port that the demo serves on; 0: a free one.")
-@click.option("--threads", type=int, default=0, show_default=True, help="Threads of torch; 0: one a core.")
+@click.option("--threads", type=int, default=0, show_default=True, help="Threads of torch; 0: one per core.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads: int, quiet: bool) -> None:
     """Fetch MovieLens-100K, train a retriever and a ranker, measure them against simpler ones, serve, ask, stop.
@@ -45,6 +45,7 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
     with paired differences and a verdict, writes the bundle and the report into runs/demo, serves it on this machine
     and asks it over HTTP for ten titles.  Some minutes on two cores.  Afterwards: suisen recommend runs/demo --user 196
     """  # noqa: D301 - \b keeps the lines for click
+    import suisen.serving  # noqa: F401 - says that the extra is missing before the minutes of training, not after
     from suisen.runs.config import resolve, with_epochs
     from suisen.runs.keep import save
     from suisen.runs.run import execute

@@ -85,7 +85,7 @@ def _polars(name: str, table: Any) -> pl.DataFrame:
 def _from_pandas(name: str, table: Any) -> pl.DataFrame:
     try:
         return pl.from_pandas(table)
-    except ModuleNotFoundError:
+    except ImportError:
         raise missing_extra("pyarrow", "pandas") from None
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:  # columns of Python objects of several types
         raise InputError(f"{name}: a column holds values of several types ({error}); make it text") from None

@@ -1,1 +1,5 @@
-"""the HTTP service: app, messages, event log, telemetry, server"""
+"""The HTTP service: app, endpoints, event log, telemetry, server.  It needs the extra ``serve``."""
+
+from suisen.errors import need_extra
+
+need_extra("serve", "msgspec", "uvicorn", "httptools", "prometheus_client")

@@ -1,0 +1,152 @@
+"""The library alone learns, evaluates, saves and recommends; each feature beyond that names the extra that it needs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "suisen"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+FEATURES = [name for name in EXTRAS if name not in ("all", "dev")]
+DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}
+"""Of packages that are imported under another name."""
+BLOCK = """
+import sys
+
+class Without:
+    '''A finder for which the packages of the extras are not installed.'''
+    def __init__(self, finder): self._finder = finder
+    def __getattr__(self, name): return getattr(self._finder, name)
+    def find_spec(self, name, *more):
+        return None if name.partition(".")[0] in BLOCKED else self._finder.find_spec(name, *more)
+
+BLOCKED = {blocked!r}
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+"""
+
+
+def names(requirements):
+    """The distributions of some requirements."""
+    return {re.match(r"[\w-]+", requirement).group() for requirement in requirements}
+
+
+def package(distribution):
+    """What is imported of it."""
+    by_distribution = {value: key for key, value in DISTRIBUTIONS.items()}
+    return by_distribution.get(distribution, distribution.replace("-", "_"))
+
+
+OPTIONAL = sorted({package(name) for extra in FEATURES for name in names(EXTRAS[extra])})
+
+
+def without(*packages, code="", args=(), folder=None):
+    """A fresh interpreter in which the packages are not installed, after it ran the code."""
+    program = BLOCK.replace("{blocked!r}", repr(set(packages))) + code
+    words = [sys.executable, "-c", program, *map(str, args)]
+    return subprocess.run(words, check=False, capture_output=True, text=True, cwd=folder, timeout=300)
+
+
+def command(*words, packages=OPTIONAL, folder=None):
+    """A command line without the packages."""
+    return without(*packages, code="from suisen.cli.main import main; main()", args=words, folder=folder)
+
+
+def calls_of(name):
+    """(file, arguments) of every call of a function in the source whose arguments are all text."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+            if called and all(isinstance(each, ast.Constant) for each in node.args):
+                yield path, [each.value for each in node.args]
+
+
+# -- what is declared -------------------------------------------------------------------------------------------------
+
+
+def test_an_extra_that_an_error_names_brings_the_package_that_is_missing():
+    named = {(extra, name) for _, (name, extra) in calls_of("missing_extra")}
+    named |= {(extra, name) for _, (extra, *packages) in calls_of("need_extra") for name in packages}
+    for extra, name in named:
+        assert name.replace("_", "-") in names(EXTRAS[extra]), f"{extra} does not bring {name}"
+
+
+def test_all_brings_every_extra_and_dev_brings_all():
+    (everything,) = EXTRAS["all"]
+    assert everything == f"suisen[{','.join(FEATURES)}]"
+    assert "suisen[all]" in EXTRAS["dev"]
+
+
+def test_the_readme_installs_extras_that_there_are():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for extras in re.findall(r"suisen\[([\w,]+)\]", text):
+        assert set(extras.split(",")) <= set(EXTRAS)
+    section = text.partition("## Install")[2].partition("\n## ")[0]
+    assert all(extra in section for extra in FEATURES)
+
+
+# -- without any of them -----------------------------------------------------------------------------------------------
+
+LEARN = """
+import suisen as su
+data = su.Dataset.of(su.World(users=60, items=40).generate().log)
+split = data.split(su.LeaveLast(test=1, valid=1))
+rec = su.Recommender(su.EASE(), ranker=su.FM(epochs=1), candidates=20).fit(split.train, split.valid)
+report = su.evaluate(rec, split.test, metrics=["ndcg@10"])
+assert 0 < report["ndcg@10"].value < 1
+rec.save("bundle")
+loaded = su.load("bundle")
+assert loaded.recommend(users=[7], k=3).equals(rec.recommend(users=[7], k=3))
+assert loaded.similar_items([7], k=3).height == 3
+print("done")
+"""
+
+
+def test_learning_evaluating_saving_and_recommending_need_no_extra(tmp_path):
+    done = without(*OPTIONAL, code=LEARN, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "extra"),
+    [
+        ("import suisen.serving.server", "serve"),
+        ("import suisen.serving.app", "serve"),
+        ("from suisen.pipeline.tuning import need_optuna; need_optuna()", "tune"),
+        ("from pathlib import Path; from suisen.training.callbacks import TensorBoard; TensorBoard(Path('x'))",
+         "tensorboard"),
+        ("from suisen.training.callbacks import MLflow; MLflow()", "mlflow"),
+    ],
+)  # fmt: skip
+def test_a_feature_names_its_extra(code, extra):
+    done = without(*OPTIONAL, code=code)
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(
+        rf"suisen\.errors\.MissingExtra: \S+ is not installed; run: pip install 'suisen\[{extra}\]'", last
+    )
+
+
+def test_pandas_tables_need_pyarrow():
+    code = """
+import pandas as pd, suisen as su
+su.Dataset.from_frame(pd.DataFrame({"user": ["a"], "item": ["b"]}), user="user", item="item")
+"""
+    done = without("pyarrow", code=code)
+    assert "MissingExtra: pyarrow is not installed; run: pip install 'suisen[pandas]'" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["serve", "nowhere"], ["demo"]])
+def test_commands_that_serve_say_so_in_one_line_before_they_begin(words, tmp_path):
+    done = command(*words, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: msgspec is not installed; run: pip install 'suisen[serve]'\n"
+    assert not list(tmp_path.iterdir())
+    one = command(*words, packages=["uvicorn"], folder=tmp_path)
+    assert one.stderr == "error: uvicorn is not installed; run: pip install 'suisen[serve]'\n"
