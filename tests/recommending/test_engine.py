@@ -67,7 +67,7 @@ def engine_of(n_items, index=None, ranker=None, candidates=50):
     return Engine(net, ranker, net.items.trained, candidates, index)
 
 
-@pytest.mark.parametrize("index", INDEXES, ids=lambda index: index.kind)
+@pytest.mark.parametrize("index", INDEXES, ids=lambda index: index.name)
 @pytest.mark.parametrize("second", [False, True])
 def test_the_nearest_may_all_be_excluded(index, second):
     """2,000 nearest of 3,000 items are barred: k of the others come, and they are the best of them."""
@@ -82,7 +82,7 @@ def test_the_nearest_may_all_be_excluded(index, second):
         for row, gone in zip(ids.tolist(), order[:, :2000].tolist()):
             assert len(set(row)) == k
             assert not {0, *gone} & set(row)
-    if index.kind in ("exact", "flat") and not second:
+    if index.exact and not second:
         assert ids[0, :10].tolist() == order[0, 2000:2010].tolist()
     left = 3
     barred = Ragged(order[:, : n - 1 - left].reshape(-1), torch.arange(3) * (n - 1 - left))
@@ -93,7 +93,7 @@ def test_the_nearest_may_all_be_excluded(index, second):
         assert (scores[row, left:] == -torch.inf).all()
 
 
-@pytest.mark.parametrize("index", INDEXES, ids=lambda index: index.kind)
+@pytest.mark.parametrize("index", INDEXES, ids=lambda index: index.name)
 def test_among_with_every_index(index):
     engine = engine_of(3001, index)
     among = torch.zeros(3001, dtype=torch.bool)
