@@ -13,8 +13,7 @@ from suisen.errors import InputError
 from suisen.experiments import AnalysisOptions, Plan, analyze
 from suisen.experiments.frozen import changes
 from suisen.experiments.record import About, Record, Truth
-from suisen.pages.charts import Bar, Point, course, intervals
-from suisen.pages.experiment import render, sections, write_report
+from suisen.pages.experiment import render_record, sections, write_report
 
 VOID = {"meta", "link", "br", "circle", "line", "polygon", "polyline"}
 TABLES = {
@@ -80,7 +79,7 @@ def record(result):
 
 
 def test_the_first_words_are_the_verdict_and_everything_is_there(record):
-    page = render(record)
+    page = render_record(record)
     read = Reader(page)
     assert read.texts[0] == record.result.verdict
     assert str(record.result.ratio)[1:] in page.replace("&gt;", ">")
@@ -93,7 +92,7 @@ def test_the_first_words_are_the_verdict_and_everything_is_there(record):
 
 
 def test_every_number_of_the_result_is_on_the_page(record):
-    texts = [" ".join(text.split()) for text in Reader(render(record)).texts]
+    texts = [" ".join(text.split()) for text in Reader(render_record(record)).texts]
     for each in record.result.estimates:
         assert each.relative.percent() in texts
         assert each.absolute.plain() in texts
@@ -102,7 +101,7 @@ def test_every_number_of_the_result_is_on_the_page(record):
 
 
 def test_the_page_stands_alone_and_escapes(record):
-    page = render(record)
+    page = render_record(record)
     assert "<b>more</b>" not in page
     assert "suisen &lt;x&gt;" in page
     assert not re.search(r"(src|href)=\"(?!#|data:)", page)
@@ -112,7 +111,7 @@ def test_the_page_stands_alone_and_escapes(record):
 
 
 def test_colours_are_variables_that_both_schemes_define(record):
-    page = render(record)
+    page = render_record(record)
     light, dark = (set(re.findall(r"--(\w+):", block)) for block in re.findall(r":root \{(.*?)\}", page, re.DOTALL)[:2])
     used = set(re.findall(r"var\(--(\w+)\)", page))
     assert used <= light == dark
@@ -121,19 +120,19 @@ def test_colours_are_variables_that_both_schemes_define(record):
 def test_what_was_changed_is_shown(record):
     now = replace(record.result.plan, alpha=0.1)
     result = replace(record.result, changes=changes(record.result.plan, now))
-    texts = Reader(render(Record(result, record.about))).texts
+    texts = Reader(render_record(Record(result, record.about))).texts
     at = texts.index("alpha", texts.index("Changed after the plan was frozen."))
     assert texts[at : at + 3] == ["alpha", "0.05", "0.1"]
 
 
 def test_a_plan_that_was_not_frozen_is_said(result):
-    assert "the plan was not frozen" in render(Record(result))
+    assert "the plan was not frozen" in render_record(Record(result))
 
 
 def test_a_mismatch_is_the_first_word():
     exposures, events = tables()
     kept = exposures.filter((pl.col("arm") == "control") | (pl.col("user") % 4 == 1))
-    page = Reader(render(Record(analyze(kept, events, Plan.of({**TABLES, "segments": []})))))
+    page = Reader(render_record(Record(analyze(kept, events, Plan.of({**TABLES, "segments": []})))))
     assert page.texts[0].startswith("No verdict: sample ratio mismatch (200 : 100 units")
     assert any(text.startswith("SAMPLE RATIO MISMATCH") for text in page.texts)
 
@@ -158,7 +157,7 @@ def test_a_record_is_read_back_as_it_was(record, tmp_path):
     assert again.result.text() == record.result.text()
     assert again.result.plan.fingerprint() == record.result.fingerprint
     write_report(tmp_path / "a.html", record)
-    assert (tmp_path / "a.html").read_text() == render(again)
+    assert (tmp_path / "a.html").read_text() == render_record(again)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "result.json"]
 
 
@@ -198,55 +197,11 @@ def test_the_json_is_strict(record, tmp_path):
     assert strange == []  # NaN and Infinity are no JSON
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
-
-
-def numbers(picture, tag, names):
-    """The numbers of these attributes of each such element."""
-    found = [attrs for each, attrs in Reader(picture).seen if each == tag]
-    return [[float(attrs[name]) for name in names] for attrs in found]
-
-
-def test_an_interval_is_drawn_where_it_lies():
-    picture = str(intervals("t", [Bar("a", 0.1, 0.0, 0.2, "x"), Bar("b", 0.2, 0.1, 0.2, "y")], percent=True))
-    dots = numbers(picture, "circle", ["cx", "cy"])
-    bars = [line for line in numbers(picture, "line", ["x1", "x2", "y1", "y2"]) if line[2] == line[3]]
-    assert dots[0][0] == pytest.approx((bars[0][0] + bars[0][1]) / 2, abs=0.1)  # 0.1 is the middle of [0, 0.2]
-    assert bars[1][0] == pytest.approx(dots[0][0], abs=0.1)
-    assert bars[1][1] == pytest.approx(bars[0][1], abs=0.1)
-
-
-@pytest.mark.parametrize("bar", [Bar("a", 0.1, -np.inf, np.inf, "x"), Bar("a", 0.0, 0.0, 0.0, "x"),
-                                 Bar("<" * 50, 1e-9, -1e-9, 2e-9, "x", truth=np.inf)])  # fmt: skip
-def test_odd_intervals_stay_in_the_box(bar):
-    picture = str(intervals("t", [bar], percent=False))
-    assert all(0 <= x <= 360 for row in numbers(picture, "line", ["x1", "x2"]) for x in row)
-    assert "nan" not in picture
-    assert "inf" not in picture
-
-
-def test_a_wide_interval_is_cut_and_does_not_flatten_the_others():
-    picture = str(intervals("t", [Bar("a", 0.1, 0.0, 0.2, "x"), Bar("b", 50, -99, 99, "y")], percent=True, edge=0.4))
-    first, *_ = (line for line in numbers(picture, "line", ["x1", "x2", "y1", "y2"]) if line[2] == line[3])
-    assert first[1] - first[0] > 50
-    assert len(numbers(picture, "circle", ["cx"])) == 1  # 50 is beyond the edge
-
-
-def test_a_course_goes_through_its_points():
-    points = [Point(str(i), value, value - 1, value + 1) for i, value in enumerate([0.0, 2.0, -1.0])]
-    picture = str(course("t", points, percent=False, below="day"))
-    dots = numbers(picture, "circle", ["cx", "cy"])
-    xs, ys = zip(*dots)
-    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
-    assert ys[0] - ys[1] == pytest.approx(2 * (ys[2] - ys[0]), abs=0.3)
-    assert "3 points; the last, 2:" in picture
-
-
 def test_equivalence_is_on_the_page_and_comes_back(tmp_path):
     tables_ = TABLES | {"guardrails": {}, "segments": [], "equivalence": {"bought": {"margin": 3.0}}}
     result = analyze(*tables(), Plan.of(tables_), options=AnalysisOptions(daily=False))
     assert result.estimates[-1].equality.state == "holds"
-    page = render(Record(result))
+    page = render_record(Record(result))
     words = " ".join(" ".join(Reader(page).texts).split())
     for said in ("equal within 300 %", "Equivalence: equal within the margin", "± 300 %", "equivalence bought"):
         assert said in words
@@ -258,6 +213,6 @@ def test_equivalence_is_on_the_page_and_comes_back(tmp_path):
 def test_days_of_few_units_do_not_flatten_the_others(record):
     day = record.result.days[0]
     wide = replace(day, day=99, effect=replace(day.effect, low=-99.0), relative=replace(day.relative, low=-99.0))
-    page = render(Record(replace(record.result, days=(*record.result.days, wide))))
+    page = render_record(Record(replace(record.result, days=(*record.result.days, wide))))
     assert f"Not drawn for want of units: 1 of {len(record.result.days) + 1} days." in page
-    assert "Not drawn" not in render(Record(replace(record.result, days=record.result.days[:2])))
+    assert "Not drawn" not in render_record(Record(replace(record.result, days=record.result.days[:2])))

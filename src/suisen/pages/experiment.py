@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
-from importlib import resources
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from suisen.data.durations import spelt
 from suisen.experiments.plan import Plan
 from suisen.experiments.record import About, Record, Truth
 from suisen.experiments.result import Estimated, Range, Result, margin_of
 from suisen.pages import charts
-from suisen.pages.charts import Bar, Colour, Point
+from suisen.pages.charts import Bar, Figure, Point
+from suisen.pages.draw import Colour
+from suisen.pages.render import render, write
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
-SOURCES = "parts.html", "experiment.html", "report.css"
 WIDE = 4.0
 """Intervals of other metrics are cut where they reach further than so many times the median one."""
-
-
-class Figure(NamedTuple):
-    """A picture and what is said under it."""
-
-    heading: str
-    picture: Markup
-    caption: str
 
 
 class Row(NamedTuple):
@@ -326,23 +314,15 @@ def segment_figures(result: Result) -> list[Figure]:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
-def render(record: Record) -> str:
-    """The page as text.  Everything that comes from data is escaped."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(number=number, probability=probability, margin=margin_of, count=lambda value: f"{value:,}")
-    parts, own, style = (resources.files("suisen.pages").joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
-    return page.from_string(parts + own).render(_parts(record.result, record.about), style=Markup(style))  # noqa: S704
+def render_record(record: Record) -> str:
+    """The page as text."""
+    tools: dict[str, Callable[..., str]] = {"number": number, "probability": probability, "margin": margin_of}
+    return render("experiment.html", _parts(record.result, record.about), tools)
 
 
 def write_report(path: Path | str, record: Record) -> None:
-    """Writes the page; a reader never sees half of one."""
-    place = Path(path)
-    half = place.with_name(f".{place.name}.half")
-    half.write_text(render(record), encoding="utf-8")
-    os.replace(half, place)
+    """Writes the page.  Raises MissingExtra without the extra ``report``."""
+    write(Path(path), render_record(record))
 
 
 def _parts(result: Result, about: About) -> dict[str, Any]:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from suisen.evaluation.metrics import METRICS
 from suisen.evaluation.report import Comparison, Report, Score, interval, number, probability
-from suisen.pages import plots
-from suisen.pages.plots import share
+from suisen.pages.charts import Figure
+from suisen.pages.render import render, write
+from suisen.pages.report_charts import (
+    curve_figures,
+    funnel_figure,
+    history_lengths,
+    long_tail,
+    metric_figures,
+    share,
+    tail_share,
+    timeline,
+)
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from suisen.pipeline.funnel import Funnel
     from suisen.training.options import Curve
 
-SOURCES = "parts.html", "report.html", "report.css"
-"""What all pages share, this page, and their style."""
 ALPHA = 0.05
-PICTURES = 3
-"""Most metrics drawn beside the table that holds them all."""
 
 
 # -- what a report is made of ------------------------------------------------------------------------------------------
@@ -206,45 +208,6 @@ def one_protocol(rows: Sequence[MetricRow] | Sequence[Comparison]) -> str:
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 
-class Figure(NamedTuple):
-    """A picture and what is said under it."""
-
-    heading: str
-    picture: Markup
-    caption: str
-
-
-def metric_figures(models: Sequence[ModelScores], primary: str) -> list[Figure]:
-    """Dots with intervals of the primary metric and some others."""
-    if len(models) < 2:
-        return []
-    names = [row.metric for row in metric_rows(models)]
-    figures: list[Figure] = []
-    for metric in sorted(names, key=lambda name: name != primary):
-        found = [(m.name, s) for m in models for s in m.scores if s.metric == metric and s.low <= s.value <= s.high]
-        if len(found) > 1 and len(figures) < PICTURES:
-            figures.append(Figure(metric, plots.intervals(metric, found), ""))
-    return figures
-
-
-def curve_figures(curves: Mapping[str, Sequence[Curve]], watched: str) -> list[Figure]:
-    """One picture a phase that has epochs."""
-    figures = []
-    for stage, phases in curves.items():
-        for place, curve in enumerate(phases, 1):
-            if curve.rows:
-                name = f"{stage}, phase {place} of {len(phases)}" if len(phases) > 1 else stage
-                figures.append(Figure(name, plots.training(curve, name, watched), _told(curve)))
-    return figures
-
-
-def _told(curve: Curve) -> str:
-    seconds = sum(row.seconds for row in curve.rows)
-    speed = sum(row.examples_per_second * row.seconds for row in curve.rows) / seconds if seconds else 0.0
-    parts = [f"{plots.epochs(len(curve.rows))} in {number(seconds)} s", f"{speed:,.0f} examples/s", curve.stopped]
-    return "; ".join(part for part in parts if part)
-
-
 def epochless(curves: Mapping[str, Sequence[Curve]]) -> list[str]:
     """Stages that were learnt without epochs (closed forms, counts)."""
     return [stage for stage, phases in curves.items() if not any(curve.rows for curve in phases)]
@@ -254,15 +217,15 @@ def data_figures(data: DataFacts) -> list[Figure]:
     """Long tail, histories and time, where there are any."""
     figures = []
     if sum(data.item_counts):
-        head = f"The most popular tenth of the items takes {share(plots.tail_share(data.item_counts))} of the events"
+        head = f"The most popular tenth of the items takes {share(tail_share(data.item_counts))} of the events"
         never = sum(1 for count in data.item_counts if not count)
         caption = f"{head}; {never:,} items have none." if never else f"{head}."
-        figures.append(Figure("Long tail", plots.long_tail(data.item_counts), caption))
+        figures.append(Figure("Long tail", long_tail(data.item_counts), caption))
     if len(data.history_lengths):
         caption = _lengths(sorted(data.history_lengths))
-        figures.append(Figure("Length of histories", plots.history_lengths(data.history_lengths), caption))
+        figures.append(Figure("Length of histories", history_lengths(data.history_lengths), caption))
     if data.timeline:
-        picture = plots.timeline(data.timeline, data.first[:10], data.last[:10])
+        picture = timeline(data.timeline, data.first[:10], data.last[:10])
         figures.append(Figure("Events over time", picture, f"Each bar is 1/{len(data.timeline)} of the time."))
     return figures
 
@@ -270,35 +233,27 @@ def data_figures(data: DataFacts) -> list[Figure]:
 def _lengths(ordered: Sequence[int]) -> str:
     mean = sum(ordered) / len(ordered)
     median = ordered[len(ordered) // 2]
-    return f"Events a user: median {median:,}, mean {number(mean)}, from {ordered[0]:,} to {ordered[-1]:,}."
-
-
-def funnel_figure(funnel: Funnel) -> Figure:
-    """Bars of what each stage keeps."""
-    stages = [plots.Stage(stage.stage, stage.items, stage.hits, stage.lost) for stage in funnel.stages]
-    return Figure("What each stage keeps", plots.funnel(stages, funnel.relevant), "")
+    return f"Events per user: median {median:,}, mean {number(mean)}, from {ordered[0]:,} to {ordered[-1]:,}."
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
 def write_report(path: Path, data: ReportData) -> None:
-    """Writes the page; a reader never sees half of one."""
-    half = path.with_name(f".{path.name}.half")
-    half.write_text(render_report(data), encoding="utf-8")
-    os.replace(half, path)
+    """Writes the page.  Raises MissingExtra without the extra ``report``."""
+    write(path, render_report(data))
 
 
 def render_report(data: ReportData) -> str:
-    """The page as text.  Everything that comes from data is escaped."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(number=number, share=share, count=lambda value: f"{value:,}", outcome=outcome)
-    page.globals.update(interval=interval, number=number, probability=probability)
-    parts, own, style = (resources.files("suisen.pages").joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
-    return page.from_string(parts + own).render(_parts(data), style=Markup(style))  # noqa: S704 - our own
+    """The page as text."""
+    tools: dict[str, Callable[..., str]] = {
+        "number": number,
+        "share": share,
+        "outcome": outcome,
+        "interval": interval,
+        "probability": probability,
+    }
+    return render("report.html", _parts(data), tools)
 
 
 def _parts(data: ReportData) -> dict[str, Any]:
@@ -309,7 +264,7 @@ def _parts(data: ReportData) -> dict[str, Any]:
         "run": data,
         "rows": rows,
         "rows_protocol": one_protocol(rows),
-        "row_figures": metric_figures(data.models, data.primary),
+        "row_figures": metric_figures({model.name: model.scores for model in data.models}, data.primary),
         "verdicts": said,
         "pairs_protocol": one_protocol(data.comparisons),
         "funnel_figure": funnel_figure(data.funnel) if data.funnel else None,

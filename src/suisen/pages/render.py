@@ -1,0 +1,40 @@
+"""From a template and its parts to a page: one file that asks the network for nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from suisen.errors import missing_extra
+from suisen.pages.draw import Svg
+
+
+def asset(name: str) -> str:
+    """The text of a template or a style sheet of this folder."""
+    return resources.files("suisen.pages").joinpath(name).read_text(encoding="utf-8")
+
+
+def render(template: str, parts: Mapping[str, Any], tools: Mapping[str, Callable[..., Any]]) -> str:
+    """The page as text.  Everything that comes from data is escaped.
+
+    ``tools``: what the template may call, as a function and as a filter.  Raises MissingExtra without Jinja.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError:
+        raise missing_extra("jinja2", "report") from None
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters.update({"count": lambda value: f"{value:,}", **tools})
+    page.globals.update(tools)
+    style = Svg(asset("colours.css") + asset("report.css"))
+    return page.from_string(asset("parts.html") + asset(template)).render(parts, style=style)
+
+
+def write(path: Path, page: str) -> None:
+    """Writes a page aside and renames it, so that a reader never sees half of one."""
+    half = path.with_name(f".{path.name}.half")
+    half.write_text(page, encoding="utf-8")
+    os.replace(half, path)
