@@ -131,7 +131,7 @@ def _from_value(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], list
     design = Design.of(plan, critical_of(plan))
     if given["variance"] is not None:
         base = Baseline(given["value"], given["variance"])
-    elif design.test == "proportions":
+    elif design.of_shares:
         base = Baseline.proportion(given["value"])
     else:
         raise InputError(f"variance is missing: {plan.primary!r} is no share of units; give --variance or --events")

@@ -6,10 +6,9 @@ units.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 import polars as pl
@@ -17,52 +16,31 @@ from scipy import special
 
 from suisen.errors import InputError
 from suisen.experiments.equivalence import equalled, guarded
+from suisen.experiments.families import Metric
 from suisen.experiments.means import (
     SURE,
     Alternative,
     Cuped,
     Effect,
     Estimate,
-    MeanTest,
-    compare,
     cuped_of,
     estimate,
     share_warning,
     shares_of,
 )
-from suisen.experiments.means import tail_warning as tail_warning_of
-from suisen.experiments.metrics import event_of
-from suisen.experiments.moments import Moments, aggregate, moments
-from suisen.experiments.plan import Metric, Plan, Scale
-from suisen.experiments.proportions import Counts, chi_square, few_warning, fisher, z_test
-from suisen.experiments.ranks import RankEffect, mann_whitney
-from suisen.experiments.resampling import Sample, bootstrap, permutation, quantile
+from suisen.experiments.moments import Floats, Moments, aggregate, moments
+from suisen.experiments.plan import Plan
+from suisen.experiments.proportions import Counts
+from suisen.experiments.resampling import Sample
 from suisen.experiments.result import Equality, Estimated, Guard, Look, Range, Role
 from suisen.experiments.sequential import confidence_sequence, repeated_p, spending_bounds
+from suisen.experiments.statistical_tests import QUANTILE, ComparisonOptions, Pair, StatisticalTest
 
 ARM, STRATUM = "arm", "__stratum"
-FEW_POSITIVE = 30
+MIN_WITH_EVENTS = 30
 """Units of an arm with any event below which a ratio's or a sum's normal interval is a guess."""
 UNSURE = 1 / 3
 """Standard error of the control's value, as a share of it, above which shares of it mean little by any test."""
-NORMAL: frozenset[str] = frozenset({"welch", "student", "z", "chi2"})
-"""Tests whose statistic is normal in large samples, so that looks can be allowed for."""
-MEANS = ("welch", "student", "z")
-WORDS = {
-    "welch": "Welch's t", "student": "Student's t", "z": "z", "chi2": "chi-square", "fisher": "Fisher's exact",
-    "mann-whitney": "Mann-Whitney U", "bootstrap-bca": "bootstrap BCa", "bootstrap-t": "bootstrap-t",
-    "permutation": "permutation of t", "quantile": "bootstrap of the quantile",
-}  # fmt: skip
-
-
-SCALES: tuple[Scale, ...] = ("absolute", "relative")
-
-
-class Draws(TypedDict):
-    """Keywords of the resampling tests."""
-
-    resamples: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -71,24 +49,6 @@ class Resampling:
 
     resamples: int = 2000
     seed: int = 0
-
-    def draws(self) -> Draws:
-        """As keywords."""
-        return {"resamples": self.resamples, "seed": self.seed}
-
-
-class Pair(NamedTuple):
-    """What a test found."""
-
-    absolute: Effect
-    relative: Effect
-    p: float | None = None
-    """The test's own p, where it is not that of an effect."""
-    ranks: RankEffect | None = None
-
-    def on(self, scale: Scale) -> Effect:
-        """The effect on a scale."""
-        return self.relative if scale == "relative" else self.absolute
 
 
 @dataclass(frozen=True)
@@ -201,7 +161,7 @@ class _Metric:
     @property
     def stratified(self) -> bool:
         """Whether the test uses the strata."""
-        return self.divided and self.test in MEANS
+        return self.divided and self.test.uses_strata
 
     def value(self, arm: str) -> Estimate:
         """The metric in an arm, with all adjustments that are planned and possible."""
@@ -221,15 +181,14 @@ class _Metric:
         x = np.rint(n * mean)
         return Counts.of(x[a], n[a], x[b], n[b])
 
-    @property
-    def test(self) -> str:
-        """The test by its name in the plan; auto is resolved."""
+    @cached_property
+    def test(self) -> StatisticalTest:
+        """The planned test; auto is resolved."""
         if self.metric.quantile is not None:
-            return "quantile"
-        if self.metric.test != "auto":
-            return self.metric.test
-        plain = not self.metric.covariate and not self.divided and not self.has_denominator
-        return "z" if plain and self.metric.kind in ("conversion", "retention") else "welch"
+            return QUANTILE
+        return self.metric.planned_test(
+            plain=not self.metric.covariate and not self.divided and not self.has_denominator
+        )
 
     def sample(self, arm: str) -> Sample:
         """The units of an arm, adjusted by the covariate: y − θ (d̄/w̄)(x − c·w), with means over all arms."""
@@ -261,7 +220,7 @@ class _Metric:
                 f"{relative.p:.3g}) disagree; the plan decides by the {plan.scale} one"
             )
         return Estimated(
-            self.name, arm, self.role, WORDS[self.test], plan.scale, float(control.value), float(treatment.value),
+            self.name, arm, self.role, self.test.words, plan.scale, float(control.value), float(treatment.value),
             int(control.n), int(treatment.n), absolute, relative, p, p, "none", plan.alpha, self.metric.better,
             f"{self.how()}{looked}", None if self.cuped is None else float(self.cuped.rho), pair.ranks,
             self.guard(pair), self.equality(arm), tuple(warnings), tuple(self.remedies()),
@@ -275,60 +234,16 @@ class _Metric:
 
     def found(self, arm: str, level: float) -> Pair:
         """By the planned test."""
-        if self.test in ("welch", "student", "z", "chi2", "fisher"):
-            return self.by_moments(arm, level)
-        a, b = self.sample(self.of.plan.control), self.sample(arm)
-        draws = self.of.resampling.draws()
-        if self.test == "mann-whitney":
-            return self.by_ranks(arm, level)
-        if self.test == "quantile":
-            if self.has_denominator:
-                raise InputError(f"metrics.{self.name}.quantile is of one value a unit, and it is a ratio; drop it")
-            q = self.metric.quantile or 0.5
-            return Pair(quantile(a.y, b.y, q, level=level), quantile(a.y, b.y, q, level=level, scale="relative"))
-        if self.alternative != "two-sided":
-            raise InputError(
-                f"alternative = {self.alternative!r} has no {WORDS[self.test]}; use two-sided or another test"
-            )
-        if self.test == "permutation":
-            return _pair(permutation(a, b, scale=scale, level=level, **draws) for scale in SCALES)
-        method: Literal["bca", "t"] = "bca" if self.test == "bootstrap-bca" else "t"
-        return _pair(bootstrap(a, b, method=method, scale=scale, level=level, **draws) for scale in SCALES)
+        draws = self.of.resampling
+        return self.test.judged(
+            _Arms(self, arm),
+            ComparisonOptions(
+                level=level, alternative=self.alternative, resamples=draws.resamples, seed=draws.seed,
+                quantile=self.metric.quantile or 0.5,
+            ),
+        )  # fmt: skip
 
-    def by_moments(self, arm: str, level: float) -> Pair:
-        a, b, alternative = self.value(self.of.plan.control), self.value(arm), self.alternative
-        test: MeanTest = "student" if self.test == "student" else "welch" if self.test == "welch" else "z"
-        absolute, relative = (
-            compare(a, b, test=test, scale=scale, level=level, alternative=alternative) for scale in SCALES
-        )
-        counts = self.counts(arm)
-        adjusted = self.cuped is not None or self.stratified
-        if self.test in ("chi2", "fisher") and (counts is None or adjusted):
-            raise InputError(
-                f"metrics.{self.name}.test = {self.test!r} is of plain shares of units; use welch for other values "
-                "and for covariates"
-            )
-        if counts is None or adjusted or test != "z":
-            return Pair(absolute, relative)
-        if self.test == "fisher":
-            exact = z_test(counts, level=level, interval="newcombe")
-            p = float(fisher(counts, alternative=alternative))
-            return Pair(exact._replace(p=np.asarray(p)), relative, p)
-        absolute = z_test(counts, level=level, alternative=alternative)
-        if self.test == "chi2":
-            p = float(chi_square(counts).p)
-            return Pair(absolute._replace(p=np.asarray(p)), relative, p)
-        return Pair(absolute, relative)
-
-    def by_ranks(self, arm: str, level: float) -> Pair:
-        """Mann-Whitney, beside Welch's t of the means, which is another question and labelled as such."""
-        a, b = self.value(self.of.plan.control), self.value(arm)
-        values = [self._own(each) for each in (self.of.plan.control, arm)]
-        ranks = mann_whitney(values[0], values[1], level=level, alternative=self.alternative)
-        absolute, relative = (compare(a, b, scale=scale, level=level) for scale in SCALES)
-        return Pair(absolute, relative, ranks.p, ranks)
-
-    def _own(self, arm: str) -> np.ndarray:
+    def own(self, arm: str) -> Floats:
         """A unit's own value: y, or y/d of the units that have a d."""
         table = self.of.units(self.name, arm)
         if self.has_denominator:
@@ -343,25 +258,25 @@ class _Metric:
         plan, sequential = self.of.plan, self.of.plan.sequential
         if sequential is None or self.of.look.kind == "fixed":
             return pair, ""
-        if self.test not in NORMAL or self.metric.quantile is not None:
+        if not self.test.normal:
             if self.role == "primary":
                 raise InputError(
-                    f"metrics.{self.name}.test = {self.test!r} knows no looks; use welch, or plan without 'sequential'"
+                    f"metrics.{self.name}.test = {self.test.name!r} knows no looks; use welch, or plan without "
+                    "'sequential'"
                 )
             return pair, "; holds for one look only"
         if sequential.kind == "group":
-            made = _pair(self._bounded(effect, alpha) for effect in (pair.absolute, pair.relative))
             return (
-                made,
+                Pair(self._bounded(pair.absolute, alpha), self._bounded(pair.relative, alpha)),
                 f"; bounds of {sequential.spending} spending ({sequential.convention}) at look {self.of.look.number}",
             )
         part = plan.arms[plan.control] + plan.arms[arm]
         n = float(self.flat.n[self.place(plan.control)] + self.flat.n[self.place(arm)])
-        sequences = (
+        absolute, relative = (
             confidence_sequence(effect, n, alpha=alpha, tune=sequential.tune * part, alternative=self.alternative)
             for effect in (pair.absolute, pair.relative)
         )
-        return _pair(sequences), f"; confidence sequence tuned for {sequential.tune:,} units"
+        return Pair(absolute, relative), f"; confidence sequence tuned for {sequential.tune:,} units"
 
     def _bounded(self, effect: Effect, alpha: float) -> Effect:
         """The repeated interval and p of a group-sequential plan (Jennison, Turnbull 2000)."""
@@ -396,46 +311,36 @@ class _Metric:
 
     def warnings(self, arm: str) -> list[str]:
         """Where the theory of the test does not hold for these data."""
-        plan, out = self.of.plan, []
-        a, b = self.flat[self.place(plan.control)], self.flat[self.place(arm)]
-        counts = self.counts(arm)
-        if self.test in ("z", "chi2", "welch", "student") and counts is not None:
-            out.append(few_warning(counts))
-        elif self.test in NORMAL:
-            out.append(tail_warning_of(a, b))
-            out.append(self.few(arm))
-        elif self.test.startswith("bootstrap"):
-            out.append(tail_warning_of(a, b, resampled=True))
-        value = self.value(plan.control)
+        plan, out = self.of.plan, self.test.warnings(_Arms(self, arm))
         if plan.scale == "relative":
-            out.append(share_warning(value, SURE if self.test in NORMAL else UNSURE))
+            out.append(share_warning(self.value(plan.control), SURE if self.test.normal else UNSURE))
         if self.metric.covariate and self.cuped is None:
             out.append("the covariate tells nothing (no events before the exposure, or no spread) and is not used")
-        if plan.strata and self.test not in MEANS:
-            out.append(f"strata are not used by {WORDS[self.test]}")
+        if plan.strata and not self.test.uses_strata:
+            out.append(f"strata are not used by {self.test.words}")
         elif plan.strata and not self.divided:
             out.append("strata are not used: one has an arm with fewer than 2 units with a value")
         return [each for each in out if each]
 
     def few(self, arm: str) -> str:
         """A warning where few units of an arm have any event."""
-        if self.metric.kind not in ("ctr", "value", "count"):
+        if not self.metric.family.rare:
             return ""
         some = self.of.frame.lazy().filter(pl.col(f"{self.name}__y") != 0)  # two columns are read, not all
         counts = dict(some.group_by(ARM).len().collect(engine="streaming").iter_rows())
         positive = [counts.get(each, 0) for each in (self.of.plan.control, arm)]
-        if min(positive) >= FEW_POSITIVE:
+        if min(positive) >= MIN_WITH_EVENTS:
             return ""
-        word = event_of(self.metric) or "event"
+        word = self.metric.event_type or "event"
         return (
-            f"few events: {min(positive)} units of an arm have any {word} (at least {FEW_POSITIVE} needed), so the "
+            f"few events: {min(positive)} units of an arm have any {word} (at least {MIN_WITH_EVENTS} needed), so the "
             "interval is a guess; wait, or use a permutation test"
         )
 
     def unseen(self) -> str:
         """Why a metric may not vary."""
-        kind = event_of(self.metric)
-        return f"is {kind!r} how its events are called?" if kind else "check its definition"
+        event = self.metric.event_type
+        return f"is {event!r} how its events are called?" if event else "check its definition"
 
     def remedies(self) -> list[str]:
         """Planned answers to heavy tails, applied."""
@@ -444,8 +349,8 @@ class _Metric:
             out.append(f"winsorized at the quantile {self.metric.winsorize:g}")
         if self.metric.transform == "log":
             out.append("log(1 + y)")
-        if self.test in ("bootstrap-bca", "bootstrap-t", "permutation", "mann-whitney", "fisher", "quantile"):
-            out.append(f"{WORDS[self.test]} in place of a normal test")
+        if not self.test.normal:
+            out.append(f"{self.test.words} in place of a normal test")
         return out
 
     def how(self) -> str:
@@ -454,20 +359,63 @@ class _Metric:
         what = "Σy/Σd over units, variance by the delta method" if self.has_denominator else "mean over units"
         if self.metric.quantile is not None:
             what = f"quantile {self.metric.quantile:g} of units"
-        parts = [f"{what}; {WORDS[self.test]}, {100 * (1 - plan.alpha):g} % intervals"]
-        if self.test == "mann-whitney":
-            parts.append("the absolute and relative effects are those of the means, by Welch's t")
-        if self.cuped is not None and self.test not in ("mann-whitney", "quantile"):
+        parts = [f"{what}; {self.test.words}, {100 * (1 - plan.alpha):g} % intervals"]
+        if self.test.note:
+            parts.append(self.test.note)
+        if self.cuped is not None and self.test.uses_covariate:
             rho = float(self.cuped.rho)
             parts.append(f"CUPED with rho = {rho:.3f}, which leaves {100 * (1 - rho**2):.3g} % of the variance")
-        if self.stratified and self.test in MEANS:
+        if self.stratified:
             parts.append(f"post-stratified by {', '.join(plan.strata)}")
         return "; ".join(parts)
 
 
-def _pair(effects: Iterable[Effect]) -> Pair:
-    absolute, relative = effects
-    return Pair(absolute, relative)
+@dataclass(frozen=True)
+class _Arms:
+    """The control and one treatment, as a test is given them (``statistical_tests.contract.Arms``)."""
+
+    of: _Metric
+    arm: str
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self.of.of.plan.control, self.arm
+
+    @property
+    def metric(self) -> str:
+        return self.of.name
+
+    @property
+    def estimates(self) -> tuple[Estimate, Estimate]:
+        control, treatment = map(self.of.value, self.names)
+        return control, treatment
+
+    @property
+    def adjusted(self) -> bool:
+        return self.of.cuped is not None or self.of.stratified
+
+    @property
+    def moments(self) -> tuple[Moments, Moments]:
+        control, treatment = (self.of.flat[self.of.place(name)] for name in self.names)
+        return control, treatment
+
+    @cached_property
+    def counts(self) -> Counts | None:
+        return self.of.counts(self.arm)
+
+    @property
+    def values(self) -> tuple[Floats, Floats]:
+        control, treatment = map(self.of.own, self.names)
+        return control, treatment
+
+    @cached_property
+    def samples(self) -> tuple[Sample, Sample]:
+        control, treatment = map(self.of.sample, self.names)
+        return control, treatment
+
+    @property
+    def rare(self) -> str:
+        return self.of.few(self.arm)
 
 
 def _range(effect: Effect) -> Range:

@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 
 from suisen.experiments.comparing import ARM
+from suisen.experiments.families import DAY, SINCE, TIME
 from suisen.experiments.means import Cuped, Effect, compare, estimate
-from suisen.experiments.metrics import DAY, SINCE, TIME, Window, tallies, visits
+from suisen.experiments.metrics import Window, tallies, visits
 from suisen.experiments.moments import Moments, aggregate, moments
 from suisen.experiments.plan import Plan
 from suisen.experiments.result import Day, Range, Trend
@@ -22,8 +23,6 @@ from suisen.experiments.tally import ROW, Array, Places, grouped, tallied
 from suisen.experiments.units import Units
 from suisen.stats import holm
 
-KINDS = ("ctr", "conversion", "value", "count", "sessions", "time-spent")
-"""Kinds of metrics that a single day has."""
 MOST = 14
 """Days at the most."""
 SEEN = 0.5
@@ -38,7 +37,7 @@ def by_day(joined: pl.LazyFrame, found: Units, plan: Plan) -> tuple[tuple[Day, .
     """
     metric = plan.metrics[plan.primary]
     horizon = plan.ends if plan.ends is not None else found.last
-    if metric.kind not in KINDS or metric.quantile is not None or horizon is None:
+    if not metric.family.by_day or metric.quantile is not None or horizon is None:
         return (), ()
     seen = ((horizon - found.frame[SINCE]) // DAY).to_numpy()
     length = int(min(MOST, max(seen.max(initial=0), 0)))

@@ -14,7 +14,8 @@ import polars as pl
 
 from suisen.data.durations import duration, spelt
 from suisen.errors import InputError
-from suisen.experiments.metrics import SINCE, TIME, VISITS, Tally, Window, finish, tallies
+from suisen.experiments.families import SINCE, TIME, Tally
+from suisen.experiments.metrics import Window, finish, tallies
 from suisen.experiments.plan import Plan
 from suisen.experiments.tally import ROW, Array, Places, tallied
 from suisen.experiments.units import Units, refuse_more_than_shown
@@ -37,8 +38,7 @@ class Moment:
 
 def primary_only(plan: Plan, end: str) -> Plan:
     """The plan as it would have been judged at ``end``, of its primary metric alone."""
-    metric = plan.metrics[plan.primary]
-    names = {plan.primary, metric.numerator, metric.denominator} - {""}
+    names = {plan.primary, *plan.metrics[plan.primary].parts.values()}
     kept = {name: plan.metrics[name] for name in plan.metrics if name in names}
     return replace(plan, metrics=kept, guardrails={}, equivalence={}, segments=(), end=end)
 
@@ -52,8 +52,8 @@ def moments_of(found: Units, plan: Plan, count: int) -> list[int]:
 
 def summable(found: Units, plan: Plan) -> bool:
     """Whether one pass will do: the metric is of sums, and nobody was left out for what was seen later."""
-    kinds = {metric.kind for metric in primary_only(plan, plan.end).metrics.values()}
-    return not kinds & {"sql", *VISITS} and (not found.contaminated or plan.contamination == "first")
+    sums = all(metric.family.summable for metric in primary_only(plan, plan.end).metrics.values())
+    return sums and (not found.contaminated or plan.contamination == "first")
 
 
 def by_reading(plan: Plan, untils: Sequence[int], read: Read) -> Iterator[Moment]:

@@ -1,28 +1,19 @@
 """Metrics as Polars expressions over the events of one unit, and what is done to their values afterwards.
 
-``units`` joins events to exposures and leaves three columns beside those of the events: ``TIME`` and ``SINCE`` (the
-event's moment and the unit's first exposure, microseconds) and ``UNIT``.  A metric is up to four aggregates of them:
-y and d after the exposure, x and w before it (``moments``).
+How a unit's value comes from its events is the metric's family (``families``); here are the windows, and what follows
+for all families alike: ratios of metrics, censoring, logs, winsorising.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import polars as pl
 
 from suisen.data.durations import duration
 from suisen.errors import InputError
-from suisen.experiments.plan import Columns, Metric, Plan
-
-UNIT, TIME, SINCE, KIND = "__unit", "__time", "__since", "__kind"
-DAY = 86_400 * 10**6
-"""Microseconds."""
-EVENT_OF: Mapping[str, str] = {"ctr": "click", "conversion": "purchase", "value": "purchase"}
-"""Type of the events that a kind counts where the metric names none."""
-VISITS = ("sessions", "time-spent")
-"""Kinds that need a unit's events in order."""
+from suisen.experiments.families import DAY, SINCE, TIME, Metric, Tally, taken
+from suisen.experiments.plan import Columns, Plan
 
 
 @dataclass(frozen=True)
@@ -48,50 +39,23 @@ class Window:
         return (pl.col(TIME) < pl.col(SINCE)) & (pl.col(TIME) >= pl.col(SINCE) - self.pre)
 
 
-def event_of(metric: Metric) -> str | None:
-    """Type of the events that a metric counts; None: of all."""
-    return metric.event or EVENT_OF.get(metric.kind)
-
-
-def needs_value(metric: Metric) -> bool:
-    """Whether a metric reads the events' values."""
-    return metric.kind == "value"
-
-
-@dataclass(frozen=True)
-class Tally:
-    """A sum over a unit's events, which one pass over all events makes (``tally``)."""
-
-    taken: pl.Expr
-    """Which events."""
-    value: str = ""
-    """The column that is summed; empty: events are counted."""
-    once: bool = False
-    """1 where there is any event."""
-    name: str = ""
-
-
 def tallies(name: str, metric: Metric, columns: Columns, window: Window) -> list[Tally]:
     """The sums of one metric by unit: ``<name>__y``, ``__d`` and with a covariate ``__x``, ``__w``.
 
     Visits have none (``visits``), nor has SQL (``sql_aggregates``), nor a ratio, which ``finish`` makes of its parts.
     """
-    if metric.kind in ("ratio", "sql", *VISITS):
-        return []
-    sums = [*zip("yd", _sums(metric, columns, window.during(metric), after=True), strict=False)]
+    family, value = metric.family, columns.value
+    sums = [*zip("yd", family.sums(metric, window.during(metric), value, after=True), strict=False)]
     if metric.covariate:
-        sums += zip("xw", _sums(metric, columns, window.before(), after=False), strict=False)
+        sums += zip("xw", family.sums(metric, window.before(), value, after=False), strict=False)
     return [replace(each, name=f"{name}__{part}") for part, each in sums]
 
 
 def visits(name: str, metric: Metric, window: Window) -> list[pl.Expr]:
     """The aggregates of sessions and time spent, which need a unit's events in order."""
-    if metric.kind not in VISITS:
-        return []
-    sides = [("y", window.during(metric)), *([("x", window.before())] if metric.covariate else [])]
-    kind = event_of(metric)
-    taken = [inside if kind is None else inside & (pl.col(KIND) == kind) for _, inside in sides]
-    return [_visits(metric, each).alias(f"{name}__{part}") for (part, _), each in zip(sides, taken, strict=True)]
+    sides = {"y": window.during(metric), **({"x": window.before()} if metric.covariate else {})}
+    made = {part: metric.family.in_order(metric, taken(metric, inside)) for part, inside in sides.items()}
+    return [each.alias(f"{name}__{part}") for part, each in made.items() if each is not None]
 
 
 def sql_aggregates(name: str, metric: Metric, parts: str = "yd") -> list[pl.Expr]:
@@ -104,31 +68,6 @@ def sql_aggregates(name: str, metric: Metric, parts: str = "yd") -> list[pl.Expr
     return [each.cast(pl.Float64).alias(f"{name}__{part}") for part, each in zip(parts, made, strict=False)]
 
 
-def _sums(metric: Metric, columns: Columns, inside: pl.Expr, *, after: bool) -> list[Tally]:
-    """The numerator, and the denominator where there is one."""
-    kind = event_of(metric)
-    taken = inside if kind is None else inside & (pl.col(KIND) == kind)
-    if metric.kind == "ctr":
-        return [Tally(taken), Tally(inside & (pl.col(KIND) == metric.per))]
-    if metric.kind == "value":
-        return [Tally(taken, columns.value)]
-    if metric.kind == "conversion":
-        return [Tally(taken, once=True)]
-    if metric.kind == "retention":
-        day = (pl.col(TIME) - pl.col(SINCE)) // DAY
-        return [Tally(taken & day.is_between(metric.first_day, metric.last_day) if after else taken, once=True)]
-    return [Tally(taken)]
-
-
-def _visits(metric: Metric, taken: pl.Expr) -> pl.Expr:
-    """Number of visits, or seconds between the first and last event of each, summed."""
-    gap = duration("gap", metric.gap)
-    pauses = pl.col(TIME).filter(taken).sort().diff()
-    if metric.kind == "sessions":
-        return (taken.any().cast(pl.Int64) + (pauses > gap).sum()).cast(pl.Float64)
-    return pauses.filter(pauses <= gap).sum().cast(pl.Float64) / 1e6
-
-
 # -- after the aggregation --------------------------------------------------------------------------------------------
 
 
@@ -136,7 +75,7 @@ def finish(frame: pl.DataFrame, plan: Plan, horizon: int | None) -> tuple[pl.Dat
     """Ratios, censoring, logs and winsorising, in this order; the frame and what was done, in words."""
     said: list[str] = []
     for name, metric in plan.metrics.items():
-        if metric.kind == "ratio":
+        if metric.parts:
             frame = frame.with_columns(_ratio(name, metric, plan))
     for name, metric in plan.metrics.items():
         frame = _censored(frame, name, metric, horizon, said)
@@ -159,9 +98,8 @@ def _ratio(name: str, metric: Metric, plan: Plan) -> list[pl.Expr]:
 
 def _censored(frame: pl.DataFrame, name: str, metric: Metric, horizon: int | None, said: list[str]) -> pl.DataFrame:
     """Null where the unit was not seen for as long as the metric asks."""
-    needed = duration("window", metric.window) if metric.window else 0
-    if metric.kind == "retention":
-        needed = max(needed, (metric.last_day + 1) * DAY)
+    window = duration("window", metric.window) if metric.window else 0
+    needed = max(window, metric.family.days_needed(metric) * DAY)
     if not needed or horizon is None:
         return frame
     short = pl.col(SINCE) + needed > horizon

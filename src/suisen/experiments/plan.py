@@ -44,14 +44,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from suisen.data.durations import duration, moment
 from suisen.errors import InputError, unknown
+from suisen.experiments.families import Metric
 from suisen.parameters import parameters
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Scale = Literal["relative", "absolute"]
-Test = Literal[
-    "auto", "welch", "student", "z", "chi2", "fisher", "mann-whitney", "bootstrap-bca", "bootstrap-t", "permutation"
-]
-Kind = Literal["ctr", "conversion", "value", "count", "sessions", "time-spent", "retention", "sql", "ratio"]
 _ONE = 1e-9
 """How far from 1 the sum of weights may be: decimal shares are no binary numbers."""
 
@@ -67,67 +64,6 @@ def _as_ramp(value: Any) -> Any:
 
 When = Annotated[str, BeforeValidator(_as_text)]
 """An ISO 8601 moment; UTC where it names no zone, midnight where it names no time.  Empty: not stated."""
-
-
-@parameters
-class Metric:
-    """How one number of a unit comes from its events, and how the arms are compared on it."""
-
-    kind: Kind
-    """ctr: ``event`` over ``per``, by unit.  conversion: has at least one ``event``.  value: Σ of the values of
-    ``event``.  count: events of type ``event``.  sessions: visits ``gap`` apart.  time-spent: seconds inside them.
-    retention: any ``event`` from ``first_day`` to ``last_day`` after exposure.  sql: ``expression`` (over
-    ``per_expression``, where given).  ratio: the sums of two metrics, ``numerator`` over ``denominator``."""
-    event: str | None = None
-    """Type of the events counted; None: click for ctr, purchase for conversion and value, all for the rest."""
-    per: str = "impression"
-    """ctr: type of the events in the denominator."""
-    numerator: str = ""
-    """ratio: name of a metric of this plan."""
-    denominator: str = ""
-    """ratio: name of a metric of this plan."""
-    expression: str = ""
-    """sql: an aggregate over one unit's events, like ``SUM(value) FILTER (WHERE event = 'purchase')``."""
-    per_expression: str = ""
-    """sql: the denominator, an aggregate as well; empty: one a unit."""
-    gap: str = "30m"
-    """sessions, time-spent: a pause that ends a session."""
-    first_day: Annotated[int, Field(ge=0)] = 7
-    """retention: first day since exposure that counts; the day of the exposure is 0."""
-    last_day: Annotated[int, Field(ge=0)] = 7
-    """retention: last day since exposure that counts."""
-    window: str = ""
-    """How long after a unit's first exposure its events count, like ``7d``; empty: to the end of the experiment."""
-    transform: Literal["none", "log"] = "none"
-    """log: log(1 + y) of a unit's value; its mean is another question than the mean of y."""
-    winsorize: Annotated[float, Field(gt=0.5, lt=1)] | None = None
-    """Quantile of the units' values, over all arms together, above which a value counts as that quantile."""
-    covariate: bool = False
-    """CUPED: adjust by the same metric before the experiment."""
-    test: Test = "auto"
-    """auto: z for conversion and retention, Welch's t (of the delta method, where there is a denominator) elsewhere."""
-    quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Compare this quantile of the units' values in place of their mean."""
-    better: Literal["higher", "lower"] = "higher"
-    """Which way is an improvement."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> Metric:
-        needs = {"ratio": ("numerator", "denominator"), "sql": ("expression",)}.get(self.kind, ())
-        for name in needs:
-            if not getattr(self, name):
-                raise ValueError(f"kind = {self.kind!r} needs {name}; name it")
-        if self.last_day < self.first_day:
-            raise ValueError(f"last_day = {self.last_day} is before first_day = {self.first_day}; swap them")
-        duration("gap", self.gap)
-        if self.window:
-            duration("window", self.window)
-        return self
-
-    @property
-    def is_ratio(self) -> bool:
-        """Whether a unit has a denominator of its own, so that variances need the delta method."""
-        return self.kind in ("ctr", "ratio") or bool(self.per_expression)
 
 
 @parameters
@@ -332,8 +268,7 @@ class Plan:
             if name not in self.metrics:
                 raise unknown("guardrails", name, self.metrics)
         for name, metric in self.metrics.items():
-            for part in ("numerator", "denominator") if metric.kind == "ratio" else ():
-                other = getattr(metric, part)
+            for part, other in metric.parts.items():
                 if other not in self.metrics or other == name or self.metrics[other].is_ratio:
                     plain = [each for each in self.metrics if not self.metrics[each].is_ratio]
                     raise unknown(f"metrics.{name}.{part}", other, plain)

@@ -19,21 +19,28 @@ absolute scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite, sqrt
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
 
 from suisen.errors import InputError, unknown
+from suisen.experiments.families import Metric
 from suisen.experiments.means import Alternative, Estimate
-from suisen.experiments.plan import Metric, Plan, Scale
+from suisen.experiments.plan import Plan, Scale
+from suisen.experiments.statistical_tests import PowerTest
 
-PowerTest = Literal["welch", "student", "z", "proportions"]
-TESTS: tuple[PowerTest, ...] = ("welch", "student", "z", "proportions")
+FREEDOM: Mapping[PowerTest, Callable[[float, float], float]] = {
+    "welch": lambda n_a, n_b: (1 / n_a + 1 / n_b) ** 2 / (1 / (n_a**2 * (n_a - 1)) + 1 / (n_b**2 * (n_b - 1))),
+    "student": lambda n_a, n_b: n_a + n_b - 2,
+    "z": lambda n_a, n_b: inf,
+    "proportions": lambda n_a, n_b: inf,
+}
+"""Formula → degrees of freedom of the arms' units; infinite: the normal distribution."""
 MOST = 1e15
 """Units beyond which no experiment is looked for."""
 HIGHEST = 1e6
@@ -126,10 +133,15 @@ class Design:
         for name, known in (("alternative", ("two-sided", "greater", "less")), ("scale", ("absolute", "relative"))):
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
-        if self.test not in TESTS:
-            raise unknown("test", self.test, TESTS)
+        if self.test not in FREEDOM:
+            raise unknown("test", self.test, FREEDOM)
         if len(self.shares) != 2 or min(self.shares) <= 0 or sum(self.shares) > 1 + 1e-9:
             raise InputError(f"shares = {self.shares!r}; give the control's and the treatment's part of all units")
+
+    @property
+    def of_shares(self) -> bool:
+        """Whether a unit's value is 0 or 1, so that the variance follows from the value."""
+        return self.test == "proportions"
 
     @property
     def level(self) -> float:
@@ -166,12 +178,8 @@ class Design:
 
 def _test_of(metric: Metric) -> PowerTest:
     """How a metric's test is sized: ranks, bootstrap and permutation as Welch's t, an adjusted share as a mean."""
-    if metric.test == "student":
-        return "student"
-    share = metric.kind in ("conversion", "retention") and not metric.covariate
-    if metric.test in ("chi2", "fisher") or (share and metric.test in ("z", "auto")):
-        return "proportions"
-    return "z" if metric.test == "z" else "welch"
+    plain = not metric.covariate
+    return metric.planned_test(plain=plain).sized_as(share=plain and metric.family.share)
 
 
 def power(baseline: Baseline, design: Design, *, units: float, effect: float) -> float:
@@ -292,20 +300,16 @@ def _spread(baseline: Baseline, design: Design, n_a: float, n_b: float, effect: 
     """Standard errors of the effect without and with it, and the degrees of freedom."""
     a, var = baseline.value, baseline.variance
     b = _treated(baseline, design, effect)
-    var_b = b * (1 - b) if design.test == "proportions" else var
+    var_b = b * (1 - b) if design.of_shares else var
     if design.scale == "relative":
         null = sqrt(var_b / n_b / a**2 + var / n_a * b**2 / a**4)
         se = null * _statistic_spread(var / n_a, var_b / n_b, effect)
     else:
         se = null = sqrt(var / n_a + var_b / n_b)
-        if design.test == "proportions":
+        if design.of_shares:
             pooled = (n_a * a + n_b * b) / (n_a + n_b)
             null = sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
-    if design.test in ("z", "proportions"):
-        return null, se, inf
-    if design.test == "student":
-        return null, se, n_a + n_b - 2
-    return null, se, (1 / n_a + 1 / n_b) ** 2 / (1 / (n_a**2 * (n_a - 1)) + 1 / (n_b**2 * (n_b - 1)))
+    return null, se, FREEDOM[design.test](n_a, n_b)
 
 
 def _statistic_spread(var_a: float, var_b: float, effect: float) -> float:
@@ -324,7 +328,7 @@ def _statistic_spread(var_a: float, var_b: float, effect: float) -> float:
 
 def _largest(baseline: Baseline, design: Design, sign: float) -> float:
     """Beyond it there is no effect: a share of units stays in [0, 1], a value that is compared by a ratio above 0."""
-    if design.test != "proportions":
+    if not design.of_shares:
         return inf if design.scale == "absolute" else 1.0 if sign < 0 else HIGHEST
     room = 1 - baseline.value if sign > 0 else baseline.value
     return (room / baseline.value if design.scale == "relative" else room) * (1 - 1e-12)
@@ -338,7 +342,7 @@ def _least(design: Design) -> float:
 def _check(baseline: Baseline, design: Design) -> None:
     if design.scale == "relative" and baseline.value == 0:
         raise InputError("value = 0: a relative effect has no meaning; plan with scale = 'absolute'")
-    if design.test == "proportions" and not 0 < baseline.value < 1:
+    if design.of_shares and not 0 < baseline.value < 1:
         raise InputError(
             f"value = {baseline.value!r} is no share of units; give one between 0 and 1, or test = 'welch'"
         )
@@ -348,7 +352,7 @@ def _check_effect(baseline: Baseline, design: Design, effect: float) -> None:
     treated = _treated(baseline, design, effect)
     if not isfinite(treated):
         raise InputError(f"effect = {effect!r} is no number; give the size that must not be missed")
-    if design.test == "proportions" and not 0 <= treated <= 1:
+    if design.of_shares and not 0 <= treated <= 1:
         raise InputError(f"effect = {effect!r} puts the treatment at {treated:g}; a share of units is between 0 and 1")
 
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+import scipy  # scipy.stats is loaded at its first use: a plan, which knows all tests, needs none of it
+from scipy import special
 
 from suisen.errors import InputError
 from suisen.experiments.means import Alternative, check_level
@@ -53,7 +54,7 @@ def mann_whitney_p(
     continuity: bool = True,
 ) -> tuple[Floats, Floats]:
     """U of the treatment and its p, for samples (..., n) and (..., m); ties are corrected for."""
-    found = stats.mannwhitneyu(
+    found = scipy.stats.mannwhitneyu(
         treatment, control, alternative=alternative, method=method, use_continuity=continuity, axis=-1
     )
     p = np.where(np.isnan(found.pvalue), 1.0, found.pvalue)  # all values equal: the variance of U is 0

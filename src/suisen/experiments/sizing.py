@@ -28,8 +28,8 @@ from scipy import optimize, special
 from suisen.data.durations import duration
 from suisen.data.times import parse_times
 from suisen.errors import InputError, unknown
+from suisen.experiments.families import DAY
 from suisen.experiments.means import cuped_of, estimate
-from suisen.experiments.metrics import DAY
 from suisen.experiments.moments import aggregate, moments
 from suisen.experiments.plan import Plan, Scale
 from suisen.experiments.power import (
@@ -184,9 +184,10 @@ def _short_covariate(plan: Plan, reach: float, longest: int) -> tuple[str, ...]:
 
 
 def _other_test(plan: Plan) -> tuple[str, ...]:
-    test = plan.metrics[plan.primary].test
-    other = test in ("mann-whitney", "bootstrap-bca", "bootstrap-t", "permutation")
-    return (f"sized as Welch's t, though {plan.primary} is going to be tested by {test}",) if other else ()
+    test = plan.metrics[plan.primary].planned_test(plain=True)
+    if test.own_size:
+        return ()
+    return (f"sized as Welch's t, though {plan.primary} is going to be tested by {test.name}",)
 
 
 def critical_of(plan: Plan) -> Callable[[float], float] | None:
@@ -302,10 +303,8 @@ def _only(many: Any) -> Any:
 
 def _without_effect(plan: Plan, name: str, start: int, end: int) -> Plan:
     """A metric alone, from ``start`` to ``end``."""
-    metric = plan.metrics[name]
-    parts = (metric.numerator, metric.denominator) if metric.kind == "ratio" else ()
     values = plan.as_dict()
-    kept = {each: values["metrics"][each] for each in (name, *parts)}
+    kept = {each: values["metrics"][each] for each in (name, *plan.metrics[name].parts.values())}
     dates = {"start": _iso(start), "end": _iso(end)}
     none: dict[str, Any] = {"guardrails": {}, "equivalence": {}, "strata": [], "segments": [], "sequential": None}
     return Plan.of({**values, "primary": name, "metrics": kept, **dates, **none, "assignment": {}})
@@ -318,8 +317,8 @@ def _iso(micros: int) -> str:
 def _in_utc(events: Frame, plan: Plan) -> pl.LazyFrame:
     """The events with their times as UTC datetimes, so that they meet the exposures on one clock."""
     name = plan.columns.time
-    kind = events.lazy().collect_schema()[name]
-    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
+    dtype = events.lazy().collect_schema()[name]
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
         return events.lazy()
     table = events.lazy().collect(engine="streaming")
     return table.with_columns(parse_times(name, table[name]).values.cast(pl.Datetime("us", "UTC")).alias(name)).lazy()

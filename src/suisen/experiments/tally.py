@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from suisen.experiments.metrics import SINCE, TIME, UNIT, Tally
+from suisen.experiments.families import SINCE, TIME, UNIT, Tally
 
 ROW, HASH = "__row", "__hash"
 Array = npt.NDArray[Any]

@@ -26,19 +26,8 @@ import polars as pl
 from suisen.data.durations import duration, spelt
 from suisen.data.times import PER_SECOND, parse_times
 from suisen.errors import InputError
-from suisen.experiments.metrics import (
-    KIND,
-    SINCE,
-    TIME,
-    UNIT,
-    Window,
-    event_of,
-    finish,
-    needs_value,
-    sql_aggregates,
-    tallies,
-    visits,
-)
+from suisen.experiments.families import EVENT, SINCE, TIME, UNIT
+from suisen.experiments.metrics import Window, finish, sql_aggregates, tallies, visits
 from suisen.experiments.plan import Plan
 from suisen.experiments.tally import (
     ROW,
@@ -131,7 +120,7 @@ def events_of(
     pre: Frame | None = None,
     duplicates: Literal["drop", "keep"] = "drop",
 ) -> pl.LazyFrame:
-    """The events of units that ``units`` found, each with UNIT, TIME, SINCE, KIND and ROW (its place in the frame)."""
+    """The events of units that ``units`` found, each with UNIT, TIME, SINCE, EVENT and ROW (its place in the frame)."""
     joined = _joined(events, pre, plan, found.frame)
     return once(joined) if duplicates == "drop" and found.repeated != 0 else joined
 
@@ -259,18 +248,18 @@ def _alike(frame: pl.DataFrame, plan: Plan) -> tuple[str, ...]:
 def _clocked(where: str, frame: pl.LazyFrame, plan: Plan) -> tuple[pl.LazyFrame, bool | None]:
     """The frame with TIME in microseconds UTC; whether its column names a zone (numbers: None)."""
     name = plan.columns.time
-    kind = frame.collect_schema()[name]
-    if isinstance(kind, pl.Datetime):
+    dtype = frame.collect_schema()[name]
+    if isinstance(dtype, pl.Datetime):
         return frame.with_columns(
             pl.col(name).dt.cast_time_unit("us").cast(pl.Int64).alias(TIME)
-        ), kind.time_zone is not None
-    if kind == pl.Date:
+        ), dtype.time_zone is not None
+    if dtype == pl.Date:
         return frame.with_columns(pl.col(name).cast(pl.Datetime("us")).cast(pl.Int64).alias(TIME)), False
-    if kind.is_integer() and (factor := _unit_of(frame, name)) is not None:
+    if dtype.is_integer() and (factor := _unit_of(frame, name)) is not None:
         micros = pl.col(name).cast(pl.Int64)
         return frame.with_columns((micros * factor if factor >= 1 else micros // 1000).cast(pl.Int64).alias(TIME)), None
     table = frame.collect(engine="streaming")
-    zone = _zone_of_text(where, table[name]) if kind == pl.String else None
+    zone = _zone_of_text(where, table[name]) if dtype == pl.String else None
     times = parse_times(name, table[name])
     for reason, rows in times.faults:
         if rows.any():
@@ -322,21 +311,21 @@ def _same_clock(where: str, ours: bool | None, theirs: bool | None) -> None:
 
 
 def _events(where: str, events: Frame, plan: Plan, zone: bool | None) -> pl.LazyFrame:
-    """The columns that the metrics need, with UNIT, TIME and KIND."""
+    """The columns that the metrics need, with UNIT, TIME and EVENT."""
     known = events.lazy().collect_schema()
     metrics = list(plan.metrics.values())
     wanted = [plan.unit, plan.columns.time]
-    if any(event_of(metric) is not None for metric in metrics):
+    if any(metric.event_type is not None for metric in metrics):
         wanted.append(plan.columns.event)
-    if any(needs_value(metric) for metric in metrics):
+    if any(metric.family.reads_value for metric in metrics):
         wanted.append(plan.columns.value)
         if plan.columns.value in known and not known[plan.columns.value].is_numeric():
             raise InputError(f"{where}: {plan.columns.value!r} holds {known[plan.columns.value]}; give numbers")
     _names(events, where, wanted)
     frame, clock = _clocked(where, events.lazy(), plan)
     _same_clock(where, clock, zone)
-    kind = pl.col(plan.columns.event).cast(pl.String) if plan.columns.event in known else pl.lit(None, pl.String)
-    return frame.with_columns(pl.col(plan.unit).alias(UNIT), kind.alias(KIND))
+    event = pl.col(plan.columns.event).cast(pl.String) if plan.columns.event in known else pl.lit(None, pl.String)
+    return frame.with_columns(pl.col(plan.unit).alias(UNIT), event.alias(EVENT))
 
 
 def _joined(events: Frame, pre: Frame | None, plan: Plan, who: pl.DataFrame, zone: bool | None = None) -> pl.LazyFrame:
@@ -390,7 +379,7 @@ def _ungrouped(joined: pl.LazyFrame, places: Places, total: int, plan: Plan) -> 
     made = [each for name, metric in plan.metrics.items() for each in visits(name, metric, window)]
     out = grouped(joined, places, made, total) if made else {}
     for name, metric in plan.metrics.items():
-        if metric.kind != "sql":
+        if not metric.family.of_sql:
             continue
         sides = [("yd", window.during(metric)), *([("xw", window.before())] if metric.covariate else [])]
         for parts, inside in sides:
@@ -409,8 +398,8 @@ def _checks(plan: Plan, window: Window) -> dict[str, pl.Expr]:
     """Events at or after the end, and those whose value is no number or negative, by metric that reads it."""
     out = {"__late": pl.col(TIME) >= plan.ends} if plan.ends is not None else {}
     for name, metric in plan.metrics.items():
-        if needs_value(metric):
-            taken = (pl.col(KIND) == event_of(metric)) & (window.during(metric) | window.before())
+        if metric.family.reads_value:
+            taken = (pl.col(EVENT) == metric.event_type) & (window.during(metric) | window.before())
             value = pl.col(plan.columns.value).cast(pl.Float64)
             out[f"__bad_{name}"] = taken & ~value.is_finite().fill_null(value=False)
             out[f"__negative_{name}"] = taken & (value < 0)
@@ -419,12 +408,12 @@ def _checks(plan: Plan, window: Window) -> dict[str, pl.Expr]:
 
 def _judge(found: Tallied, plan: Plan, notes: list[str]) -> None:
     for name, metric in plan.metrics.items():
-        if not needs_value(metric):
+        if not metric.family.reads_value:
             continue
         bad, negative = found.counts[f"__bad_{name}"], found.counts[f"__negative_{name}"]
         if bad:
             raise InputError(
-                f"events: {plan.columns.value!r} of {bad:,} {event_of(metric)!r} events is missing, NaN or infinite "
+                f"events: {plan.columns.value!r} of {bad:,} {metric.event_type!r} events is missing, NaN or infinite "
                 f"(metric {name!r}); mend them or leave them out"
             )
         if negative:
@@ -436,16 +425,16 @@ def _judge(found: Tallied, plan: Plan, notes: list[str]) -> None:
 def refuse_more_than_shown(frame: pl.DataFrame, plan: Plan, *, cut: bool = False) -> None:
     """More clicks than impressions of a unit (``cut``: of all units together), or an arm without any impression."""
     for name, metric in plan.metrics.items():
-        if metric.kind != "ctr":
+        if not metric.family.bounded:
             continue
-        y, d, kind = pl.col(f"{name}__y"), pl.col(f"{name}__d"), event_of(metric)
+        y, d = pl.col(f"{name}__y"), pl.col(f"{name}__d")
         over = frame.filter((y > d) & (pl.lit(not cut) | (y.sum() > d.sum())))
         if over.height:
             first = over.row(0, named=True)
             raise InputError(
-                f"metric {name!r}: {over.height:,} units have more {kind!r} than {metric.per!r} events (first: "
-                f"{first[UNIT]!r}, {first[f'{name}__y']:g} to {first[f'{name}__d']:g}); log every one, or make it a "
-                "ratio of two counts"
+                f"metric {name!r}: {over.height:,} units have more {metric.event_type!r} than {metric.per!r} events "
+                f"(first: {first[UNIT]!r}, {first[f'{name}__y']:g} to {first[f'{name}__d']:g}); log every one, or make "
+                "it a ratio of two counts"
             )
         for arm, shown in frame.group_by(ARM).agg(d.sum()).sort(ARM).iter_rows():
             if shown == 0:

@@ -21,7 +21,7 @@ def test_draws_have_the_value_that_is_claimed(name, lift):
     d = np.ones_like(units.y) if units.d is None else units.d
     gap = units.y - truth * d
     assert abs(gap.mean()) <= 4.5 * gap.std() / np.sqrt(gap.size)
-    assert (found.kind == "ratio") == (units.d is not None)
+    assert (found.family == "ratio") == (units.d is not None)
     assert found.value(0.3) == pytest.approx(1.3 * found.value(0.0), rel=1e-3)
 
 

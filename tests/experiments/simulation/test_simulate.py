@@ -9,7 +9,7 @@ from scipy import stats as scipy_stats
 from suisen.errors import InputError
 from suisen.experiments.simulation.laws import Units, law
 from suisen.experiments.simulation.simulate import (
-    TESTS,
+    TRIALS,
     Arms,
     Cell,
     Tally,
@@ -31,7 +31,7 @@ def arms_of(name, *, n=60, runs=5, share=0.3, lift=0.2):
 
 
 def judged(test, arms, cell):
-    return TESTS[test].judge(arms if TESTS[test].change is None else TESTS[test].change(arms), cell)
+    return TRIALS[test].judge(arms if TRIALS[test].change is None else TRIALS[test].change(arms), cell)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_the_same_cell_draws_the_same_and_another_does_not():
 
 
 def test_blocks_hold_all_runs(monkeypatch):
-    monkeypatch.setattr("suisen.experiments.simulation.simulate.AT_ONCE", 4 * 50)
+    monkeypatch.setattr("suisen.experiments.simulation.simulate.UNITS_PER_CHUNK", 4 * 50)
     sizes = [len(arms.control.y) for arms in blocks(Cell(law="counts", n=50, runs=5))]
     assert sizes == [2, 2, 1]
     assert run(Cell(law="counts", n=50, runs=5), ["welch"])[0].runs == 5

@@ -21,7 +21,7 @@ from suisen.errors import InputError, unknown
 
 Floats = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
-Kind = Literal["share", "ratio", "mean"]
+Family = Literal["share", "ratio", "mean"]
 POPULATION = 2**16
 BUYERS = 3277 / POPULATION
 """Five in a hundred, as near as the population allows."""
@@ -47,7 +47,7 @@ class Law:
 
     name: str
     title: str
-    kind: Kind
+    family: Family
     draw: Callable[[np.random.Generator, Shape, float], Units]
     """Generator, shape (..., n), lift."""
     value: Callable[[float], float]
@@ -140,8 +140,8 @@ def _law(name: str, title: str, draw: Callable[..., Units], mean: float) -> Law:
     return Law(name, title, "mean", draw, lambda lift: mean * (1 + lift))
 
 
-def _discrete(name: str, title: str, kind: Kind) -> Law:
-    return Law(name, title, kind, partial(_counted, name), partial(_counted_value, name))
+def _discrete(name: str, title: str, family: Family) -> Law:
+    return Law(name, title, family, partial(_counted, name), partial(_counted_value, name))
 
 
 LAWS = {

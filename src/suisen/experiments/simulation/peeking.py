@@ -15,7 +15,7 @@ from suisen.experiments.means import Effect, compare, estimate
 from suisen.experiments.moments import Moments
 from suisen.experiments.sequential import confidence_sequence, spending_bounds
 from suisen.experiments.simulation.laws import Floats, Units, law
-from suisen.experiments.simulation.simulate import AT_ONCE
+from suisen.experiments.simulation.simulate import UNITS_PER_CHUNK
 
 Bools = npt.NDArray[np.bool_]
 GROUPS = 5
@@ -70,7 +70,7 @@ def watch(looks: Looks) -> list[Stopped]:
     rejected, units = ({name: 0.0 for name in rules} for _ in range(2))
     step = looks.last // looks.looks
     n = step * np.arange(1, looks.looks + 1, dtype=np.float64)
-    size = max(1, AT_ONCE // (2 * looks.last))
+    size = max(1, UNITS_PER_CHUNK // (2 * looks.last))
     name = zlib.crc32(f"{looks.law} {looks.last} {looks.looks} {looks.lift!r}".encode())
     for block, start in enumerate(range(0, looks.runs, size)):
         rng = np.random.default_rng([looks.seed, name, block])

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,26 +18,17 @@ import numpy.typing as npt
 from scipy import stats
 
 from suisen.errors import InputError, unknown
-from suisen.experiments.means import (
-    Effect,
-    MeanTest,
-    Scale,
-    compare,
-    cuped_of,
-    estimate,
-    share_warning,
-    shares_of,
-    tail_warning,
-)
+from suisen.experiments.means import Effect, Estimate, cuped_of, estimate, share_warning, shares_of
 from suisen.experiments.moments import Moments
-from suisen.experiments.proportions import Counts, chi_square, few_warning, fisher, z_test
-from suisen.experiments.ranks import mann_whitney_p
-from suisen.experiments.resampling import Sample, bootstrap, permutation
-from suisen.experiments.simulation.laws import Floats, Law, Units, law
+from suisen.experiments.proportions import Counts
+from suisen.experiments.resampling import Sample
+from suisen.experiments.simulation.laws import Floats, Law, Units, correlated, law
+from suisen.experiments.srm import ratio_p
+from suisen.experiments.statistical_tests import TESTS, ComparisonOptions, EffectScale, StatisticalTest
 
 Codes = npt.NDArray[np.int64]
-AT_ONCE = 2**21
-"""Units of both arms held at once: 16 MiB a column."""
+UNITS_PER_CHUNK = 2**21
+"""Units of both arms held at once: 16 MiB per column."""
 WARNINGS = 200
 """Experiments of a cell for which the warning is asked for."""
 TAIL = 0.99
@@ -48,7 +39,7 @@ STRATA = (-0.6745, 0.0, 0.6745)
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Experiments of one kind."""
+    """Experiments that are alike."""
 
     law: str
     n: int = 2_000
@@ -89,29 +80,91 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Arms:
-    """The units of E experiments, (E, n) an arm."""
+    """The units of E experiments, (E, n) an arm, as a test is given them (``statistical_tests.contract.Arms``)."""
 
     control: Units
     treatment: Units
+    counts: Counts | None = None
+    """Successes and trials, where a test is to know of them."""
+    given: tuple[Estimate, Estimate] | None = None
+    """Estimates that are adjusted; None: the plain ones."""
+    metric: str = "m"
+    rare: str = ""
 
     @cached_property
     def moments(self) -> tuple[Moments, Moments]:
         """Of each arm, (E,)."""
-        return _moments(self.control), _moments(self.treatment)
+        control, treatment = (Moments.of(units.y, units.d, units.x) for units in (self.control, self.treatment))
+        return control, treatment
+
+    @property
+    def adjusted(self) -> bool:
+        """Whether the estimates are."""
+        return self.given is not None
+
+    @property
+    def estimates(self) -> tuple[Estimate, Estimate]:
+        """Of each arm, (E,)."""
+        control, treatment = self.moments
+        return self.given or (estimate(control), estimate(treatment))
+
+    @property
+    def values(self) -> tuple[Floats, Floats]:
+        """(E, n) of each arm."""
+        return self.control.value(), self.treatment.value()
+
+    @property
+    def samples(self) -> tuple[Sample, Sample]:
+        """Of one experiment."""
+        return Sample.of(self.control.y, self.control.d), Sample.of(self.treatment.y, self.treatment.d)
+
+    def __len__(self) -> int:
+        return len(self.control.y)
+
+    def one(self, row: int) -> Arms:
+        """One of the experiments, (n,) an arm."""
+        counts = None if self.counts is None else Counts(*(part[row] for part in self.counts))
+        given = None
+        if self.given is not None:
+            control, treatment = (Estimate(*(part[row] for part in each)) for each in self.given)
+            given = control, treatment
+        return Arms(_row(self.control, row), _row(self.treatment, row), counts, given)
+
+
+def _row(units: Units, row: int) -> Units:
+    d = None if units.d is None else units.d[row]
+    x = None if units.x is None else units.x[row]
+    return Units(units.y[row], d, x)
 
 
 @dataclass(frozen=True)
 class Trial:
     """A test as it is tried out."""
 
-    judge: Callable[[Arms, Cell], Effect]
-    """The experiments, each as a row, to their effects, (E,)."""
-    warn: Callable[[Arms, int], list[bool]] | None = None
-    """Whether the analysis would warn, of so many experiments; None: it has nothing to warn of."""
+    test: StatisticalTest
+    warns: bool = False
+    """Whether the analysis may warn of it."""
     scale: Literal["absolute", "relative", "own"] | None = "absolute"
     """Of the interval; own: another effect than the metric's, whose truth is known for A/A alone; None: none."""
     change: Callable[[Arms], Arms] | None = None
-    """What is done to the units' values before."""
+    """What is done before: to the units' values, or to the estimates."""
+
+    def judge(self, arms: Arms, cell: Cell) -> Effect:
+        """The experiments, changed already, each as a row, to their effects, (E,)."""
+        scale: EffectScale = "relative" if self.scale == "relative" else "absolute"
+        options = ComparisonOptions(level=1 - cell.alpha, resamples=cell.resamples)
+        if self.test.vectorised:
+            return self.test.trial(arms, scale, options)
+        rows = [self.test.trial(arms.one(run), scale, replace(options, seed=run)) for run in range(len(arms))]
+        return Effect(*(np.array([float(value) for value in column]) for column in zip(*rows, strict=True)))
+
+    def warned(self, arms: Arms, most: int) -> list[bool]:
+        """Whether the analysis would warn, of so many experiments."""
+        return [self._doubted(arms.one(run)) for run in range(min(most, len(arms)))]
+
+    def _doubted(self, arms: Arms) -> bool:
+        share = share_warning(arms.estimates[0]) if self.scale == "relative" else ""
+        return any(self.test.warnings(arms)) or bool(share)
 
 
 class Tally(NamedTuple):
@@ -129,32 +182,24 @@ class Tally(NamedTuple):
     """Share of the experiments in which the analysis would warn of the test (of those asked); None: it never does."""
 
 
-# -- the tests --------------------------------------------------------------------------------------------------------
-
-
-def _moments(units: Units) -> Moments:
-    return Moments.of(units.y, units.d, units.x)
-
-
-def _t(arms: Arms, cell: Cell, *, test: MeanTest = "welch", scale: Scale = "absolute") -> Effect:
-    control, treatment = (estimate(m) for m in arms.moments)
-    return compare(control, treatment, test=test, scale=scale, level=1 - cell.alpha)
+# -- what is done before -----------------------------------------------------------------------------------------------
 
 
 def _logs(arms: Arms) -> Arms:
-    return Arms(*(Units(np.log1p(units.y)) for units in (arms.control, arms.treatment)))
+    return Arms(Units(np.log1p(arms.control.y)), Units(np.log1p(arms.treatment.y)))
 
 
 def _capped(arms: Arms) -> Arms:
     """Winsorised at the quantile of both arms together, experiment by experiment."""
     both = np.concatenate([arms.control.y, arms.treatment.y], axis=-1)
     cap = np.quantile(both, TAIL, axis=-1)[..., None]
-    return Arms(*(Units(np.minimum(units.y, cap)) for units in (arms.control, arms.treatment)))
+    return Arms(Units(np.minimum(arms.control.y, cap)), Units(np.minimum(arms.treatment.y, cap)))
 
 
-def _counts(arms: Arms) -> Counts:
+def _counted(arms: Arms) -> Arms:
+    """As shares; for a ratio of impressions as if they were independent, which they are not."""
     (a, n_a), (b, n_b) = (_sums(units) for units in (arms.control, arms.treatment))
-    return Counts.of(a, n_a, b, n_b)
+    return replace(arms, counts=Counts.of(a, n_a, b, n_b))
 
 
 def _sums(units: Units) -> tuple[Floats, Floats]:
@@ -162,40 +207,18 @@ def _sums(units: Units) -> tuple[Floats, Floats]:
     return total, np.full(total.shape, float(units.y.shape[-1])) if units.d is None else units.d.sum(-1)
 
 
-def _z(arms: Arms, cell: Cell) -> Effect:
-    """For a ratio: of impressions as if they were independent, which they are not."""
-    return z_test(_counts(arms), level=1 - cell.alpha)
-
-
-def _chi_square(arms: Arms, cell: Cell) -> Effect:
-    return _z(arms, cell)._replace(p=chi_square(_counts(arms)).p)
-
-
-def _fisher(arms: Arms, cell: Cell) -> Effect:
-    return _z(arms, cell)._replace(p=fisher(_counts(arms)))
-
-
-def _ranks(arms: Arms, cell: Cell) -> Effect:
-    a, b = arms.control.value(), arms.treatment.value()
-    u, p = mann_whitney_p(a, b)
-    value = u / (a.shape[-1] * b.shape[-1]) - 0.5
-    none = np.full(value.shape, np.nan)
-    return Effect(value, none, none, none, none, p, none)
-
-
-def _cuped(arms: Arms, cell: Cell) -> Effect:
-    both = _stacked(arms.moments)
-    found = cuped_of(both)
+def _cuped(arms: Arms) -> Arms:
+    found = cuped_of(_stacked(arms.moments))
     control, treatment = (estimate(m, cuped=found) for m in arms.moments)
-    return compare(control, treatment, level=1 - cell.alpha)
+    return replace(arms, given=(control, treatment))
 
 
-def _stratified(arms: Arms, cell: Cell) -> Effect:
+def _stratified(arms: Arms) -> Arms:
     """Post-stratified by quartiles of the covariate."""
     sides = arms.control, arms.treatment
     a, b = (_by_stratum(units, code) for units, code in zip(sides, _strata(*sides), strict=True))
     shares = shares_of(_stacked((a, b), axis=-2))
-    return compare(estimate(a, shares=shares), estimate(b, shares=shares), level=1 - cell.alpha)
+    return replace(arms, given=(estimate(a, shares=shares), estimate(b, shares=shares)))
 
 
 def _stacked(arms: tuple[Moments, Moments], axis: int = -1) -> Moments:
@@ -236,74 +259,49 @@ def _by_stratum(units: Units, code: Codes) -> Moments:
     return Moments(n, np.stack([mean, one, 0 * one, one], -1), products, cubes)
 
 
-def _resampled(judge: Callable[..., Effect], arms: Arms, cell: Cell) -> Effect:
-    """Experiment by experiment: a resampling test looks at every unit."""
-    rows = []
-    for run in range(len(arms.control.y)):
-        sides = [
-            Sample.of(units.y[run], None if units.d is None else units.d[run])
-            for units in (arms.control, arms.treatment)
-        ]
-        rows.append(judge(*sides, level=1 - cell.alpha, resamples=cell.resamples, seed=run))
-    return Effect(*(np.array([float(value) for value in column]) for column in zip(*rows, strict=True)))
-
-
-def _tail(arms: Arms, most: int, *, resampled: bool = False) -> list[bool]:
-    control, treatment = arms.moments
-    return [
-        bool(tail_warning(control[run], treatment[run], resampled=resampled))
-        for run in range(min(most, len(control.n)))
-    ]
-
-
-def _shares(arms: Arms, most: int) -> list[bool]:
-    """Of relative effects: the tail, or a control that is not clear of 0."""
-    control = arms.moments[0]
-    doubted = (bool(share_warning(estimate(control[run]))) for run in range(min(most, len(control.n))))
-    return [tail or doubt for tail, doubt in zip(_tail(arms, most), doubted, strict=True)]
-
-
-def _few(arms: Arms, most: int) -> list[bool]:
-    found = _counts(arms)
-    return [bool(few_warning(Counts(*(part[run] for part in found)))) for run in range(min(most, len(found.control)))]
-
-
-RESAMPLING = {
-    "bootstrap-t": Trial(partial(_resampled, partial(bootstrap, method="t")), partial(_tail, resampled=True)),
-    "bootstrap-bca": Trial(partial(_resampled, partial(bootstrap, method="bca")), partial(_tail, resampled=True)),
-    "permutation": Trial(partial(_resampled, permutation)),
-}
+WELCH = TESTS["welch"]
+RESAMPLING = ("bootstrap-t", "bootstrap-bca", "permutation")
 """Tests that go experiment by experiment."""
-TESTS: Mapping[str, Trial] = {
-    "welch": Trial(_t, _tail),
-    "student": Trial(partial(_t, test="student"), _tail),
-    "welch, relative": Trial(partial(_t, scale="relative"), _shares, "relative"),
-    "delta": Trial(_t, _tail),
-    "delta, relative": Trial(partial(_t, scale="relative"), _shares, "relative"),
-    "z of impressions": Trial(_z),
-    "z": Trial(_z, _few),
-    "chi-square": Trial(_chi_square, _few, None),
-    "fisher": Trial(_fisher, None, None),
-    "mann-whitney": Trial(_ranks, None, None),
-    "winsorised": Trial(_t, _tail, "own", _capped),
-    "log": Trial(_t, _tail, "own", _logs),
-    "cuped": Trial(_cuped, _tail),
-    "post-stratified": Trial(_stratified, _tail),
-    **RESAMPLING,
+TRIALS: Mapping[str, Trial] = {
+    "welch": Trial(WELCH, warns=True),
+    "student": Trial(TESTS["student"], warns=True),
+    "welch, relative": Trial(WELCH, warns=True, scale="relative"),
+    "delta": Trial(WELCH, warns=True),
+    "delta, relative": Trial(WELCH, warns=True, scale="relative"),
+    "z of impressions": Trial(TESTS["z"], change=_counted),
+    "z": Trial(TESTS["z"], warns=True, change=_counted),
+    "chi-square": Trial(TESTS["chi2"], warns=True, scale=None, change=_counted),
+    "fisher": Trial(TESTS["fisher"], scale=None, change=_counted),
+    "mann-whitney": Trial(TESTS["mann-whitney"], scale=None),
+    "winsorised": Trial(WELCH, warns=True, scale="own", change=_capped),
+    "log": Trial(WELCH, warns=True, scale="own", change=_logs),
+    "cuped": Trial(WELCH, warns=True, change=_cuped),
+    "post-stratified": Trial(WELCH, warns=True, change=_stratified),
+    **{name: Trial(TESTS[name], warns=name.startswith("bootstrap")) for name in RESAMPLING},
 }
+"""Tests and what may be done before them, by the names of the tables; every other test goes by its own name."""
 FAST: Mapping[str, tuple[str, ...]] = {
     "share": ("z", "chi-square", "fisher", "welch"),
     "ratio": ("delta", "delta, relative", "z of impressions", "mann-whitney"),
     "mean": ("welch", "student", "welch, relative", "winsorised", "log", "mann-whitney"),
     "covariate": ("welch", "cuped", "post-stratified"),
 }
-"""Tests that are vectorised over experiments, by what they are for."""
+"""Trials that are vectorised over experiments, by what they are for."""
+
+
+def trial(name: str) -> Trial:
+    """A row of ``TRIALS``, or a test of ``TESTS`` as it is.  Raises InputError for a name that neither has."""
+    if name in TRIALS:
+        return TRIALS[name]
+    if name not in TESTS:
+        raise unknown("test", name, [*TRIALS, *TESTS])
+    return Trial(TESTS[name], change=_counted if TESTS[name].of_shares else None)
 
 
 def fitting(name: str) -> tuple[str, ...]:
     """The vectorised tests that fit a law."""
     found = law(name)
-    return FAST["covariate" if found.name.startswith("before") else found.kind]
+    return FAST["covariate" if found.name.startswith("before") else found.family]
 
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
@@ -311,46 +309,42 @@ def fitting(name: str) -> tuple[str, ...]:
 
 def run(cell: Cell, tests: Sequence[str] = ()) -> list[Tally]:
     """The cell's experiments, judged by each test on the same draws; without ``tests`` by all fast ones that fit."""
-    names = tuple(tests) or fitting(cell.law)
-    for name in names:
-        if name not in TESTS:
-            raise unknown("test", name, TESTS)
-    counts = {name: np.zeros(3, dtype=np.int64) for name in names}
-    warned: dict[str, list[bool]] = {name: [] for name in names}
+    trials = {name: trial(name) for name in tuple(tests) or fitting(cell.law)}
+    counts = {name: np.zeros(3, dtype=np.int64) for name in trials}
+    warned: dict[str, list[bool]] = {name: [] for name in trials}
     for arms in blocks(cell):
-        for name in names:
-            test = TESTS[name]
-            seen = arms if test.change is None else test.change(arms)
-            effect = test.judge(seen, cell)
-            hit, truth = effect.p < cell.alpha, _truth(cell, test)
+        for name, each in trials.items():
+            seen = arms if each.change is None else each.change(arms)
+            effect = each.judge(seen, cell)
+            hit, truth = effect.p < cell.alpha, _truth(cell, each)
             held = (effect.low <= truth) & (truth <= effect.high)
             counts[name] += [hit.sum(), (hit & (effect.value < 0)).sum(), held.sum()]
-            if test.warn is not None and len(warned[name]) < WARNINGS:
-                warned[name] += test.warn(seen, WARNINGS - len(warned[name]))
-    return [_tally(cell, name, counts[name], warned[name]) for name in names]
+            if each.warns and len(warned[name]) < WARNINGS:
+                warned[name] += each.warned(seen, WARNINGS - len(warned[name]))
+    return [_tally(cell, name, counts[name], warned[name]) for name in trials]
 
 
 def _tally(cell: Cell, name: str, counts: npt.NDArray[np.int64], warned: list[bool]) -> Tally:
     rejected, below, held = (int(count) for count in counts)
-    covered = None if np.isnan(_truth(cell, TESTS[name])) else held
+    covered = None if np.isnan(_truth(cell, trial(name))) else held
     return Tally(name, cell.runs, rejected, below, covered, float(np.mean(warned)) if warned else None)
 
 
 def blocks(cell: Cell) -> Iterator[Arms]:
     """The experiments of a cell, as many at a time as memory should hold."""
     found: Law = law(cell.law)
-    size = max(1, AT_ONCE // (2 * cell.n))
+    size = max(1, UNITS_PER_CHUNK // (2 * cell.n))
     control, treated = cell.sizes
     for block, start in enumerate(range(0, cell.runs, size)):
         count, rng = min(size, cell.runs - start), cell.generator(block)
         yield Arms(found.draw(rng, (count, control), 0.0), found.draw(rng, (count, treated), cell.lift))
 
 
-def _truth(cell: Cell, test: Trial) -> float:
-    if test.scale is None or (test.scale == "own" and cell.lift != 0):
+def _truth(cell: Cell, of: Trial) -> float:
+    if of.scale is None or (of.scale == "own" and cell.lift != 0):
         return float("nan")
     control, treatment = (law(cell.law).value(lift) for lift in (0.0, cell.lift))
-    return treatment / control - 1 if test.scale == "relative" else treatment - control
+    return treatment / control - 1 if of.scale == "relative" else treatment - control
 
 
 # -- what is judged against -------------------------------------------------------------------------------------------
@@ -370,15 +364,13 @@ def band(rate: float, runs: int, rows: int = 1, level: float = 0.99) -> tuple[fl
 
 def variance_ratio(rho: float, *, n: int = 1_000, runs: int = 2_000, seed: int = 0) -> tuple[float, float]:
     """CUPED's estimated variance over the plain one's, mean over the runs, and 1 − ρ² (Deng and others 2013)."""
-    from suisen.experiments.simulation.laws import correlated
-
     cell = Cell(law="before", n=n, runs=runs, seed=seed)
     found, ratios = correlated(rho), []
-    size = max(1, AT_ONCE // (2 * n))
+    size = max(1, UNITS_PER_CHUNK // (2 * n))
     for block, start in enumerate(range(0, runs, size)):
         rng, shape = cell.generator(block), (min(size, runs - start), n)
         arms = Arms(found.draw(rng, shape, 0.0), found.draw(rng, shape, 0.0))
-        ratios.append((_cuped(arms, cell).se / _t(arms, cell).se) ** 2)
+        ratios.append((TRIALS["cuped"].judge(_cuped(arms), cell).se / TRIALS["welch"].judge(arms, cell).se) ** 2)
     return float(np.concatenate(ratios).mean()), 1 - rho**2
 
 
@@ -394,8 +386,6 @@ def mismatches(
     """How often the sample-ratio test at ``threshold`` speaks when arms are filled with the ``true`` shares, and how
     often it must by the noncentral chi-square law.
     """
-    from suisen.experiments.srm import ratio_p
-
     plan, real = (np.asarray(each, dtype=np.float64) / np.sum(each) for each in (planned, true))
     counts = np.random.default_rng([seed, units]).multinomial(units, real, size=runs)
     _, p = ratio_p(counts, plan)
