@@ -48,3 +48,25 @@ def test_a_model_of_one_file_and_one_line_is_trained_saved_and_served(recent, tm
 def test_its_mistakes_are_named(recent):
     with pytest.raises(su.InputError, match=r"Recent: half_life = -1 should be greater than 0"):
         recent(half_life=-1)
+
+
+def test_an_experiments_test_of_one_file_and_one_line_passes_the_contract_suite(monkeypatch, tmp_path):
+    from suisen.experiments.statistical_tests import TESTS
+    from tests.experiments.statistical_tests import test_contract as suite
+
+    section = PAGE.read_text(encoding="utf-8").split("## Add an experiment's test")[1].split("\n## ")[0]
+    sources = [example.source for example in doctest.DocTestParser().get_examples(section)]
+    file = sources[: next(i for i, source in enumerate(sources) if "import TESTS" in source)]
+    (tmp_path / "brunner_munzel.py").write_text("\n".join(file), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    made = importlib.import_module("brunner_munzel").BrunnerMunzel()
+    monkeypatch.setitem(TESTS, made.name, made)
+    cases = 0
+    for name, case in vars(suite).items():
+        parameters = case.__code__.co_varnames[: case.__code__.co_argcount] if name.startswith("test_") else ()
+        if parameters[:1] == ("test",):
+            for lift in (0.0, 0.3) if "lift" in parameters else (None,):
+                case(made) if lift is None else case(made, lift)
+                cases += 1
+    assert cases > 10
+    del sys.modules["brunner_munzel"]

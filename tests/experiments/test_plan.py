@@ -119,7 +119,11 @@ def test_the_fingerprint_does_not_know_the_order_of_keys(written):
         ("mde = 0.02", "mdee = 1", "Plan parameter = 'mdee' is unknown; did you mean 'mde'"),
         ("start = 2024-05-01", "start = 2024-05-16", "end = .* is not after start = '2024-05-16'; swap them"),
         ("start = 2024-05-01", "start = '7d'", "start = '7d' is no ISO 8601 date or time"),
-        ('kind = "value"', 'kind = "vale"', r"\[metrics.revenue\] Metric: kind = 'vale' should be"),
+        (
+            'kind = "value"',
+            'kind = "vale"',
+            r"\[metrics.revenue\] Metric: kind = 'vale' is unknown; did you mean 'value'",
+        ),
         ("winsorize = 0.999", "winsorise = 0.9", "Metric parameter = 'winsorise' is unknown; did you mean 'winsorize'"),
         ("winsorize = 0.999", "winsorize = 1.5", "winsorize = 1.5 should be less than 1"),
         ("margin = 0.01", "margin = 0", r"\[guardrails.revenue\] Guardrail: margin = 0 should be greater than 0"),

@@ -31,7 +31,7 @@ def test_text_holds_everything():
     assert lines[1].startswith("sample ratio as planned: 400 : 400 units, ")
     assert lines[2] == "planned sample reached"
     assert lines[4].split()[:3] == ["metric", "arm", "role"]
-    for part in ("Remedies applied:", "Mann-Whitney:", "% of pairs", "says nothing about means", "holds (margin 5 %)"):
+    for part in ("Remedies applied:", "Ranks:", "% of pairs", "says nothing about means", "holds (margin 5 %)"):
         assert part in text
     marked = [line for line in lines if " *  " in line]
     assert len(marked) == 3  # the scale that decides, of every metric

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suisen.experiments import tally
-from suisen.experiments.metrics import TIME, UNIT, Tally
+from suisen.experiments.families import TIME, UNIT, Tally
 from suisen.experiments.tally import ROW, Places, grouped, once, repeated, tallied, without_repeats
 from suisen.experiments.units import units
 from tests.experiments.made import made, plan

@@ -263,7 +263,7 @@ class Result:
         parts = {
             "Warnings": [*self.warnings, *of_metric],
             "Remedies applied": applied,
-            "Mann-Whitney": [_ranked(each) for each in self.estimates if each.ranks is not None],
+            "Ranks": [_ranked(each) for each in self.estimates if each.ranks is not None],
             "Segments (corrected)": [_segment(each) for each in self.segments],
             "Days since exposure (corrected)": [*map(_day, self.days), *map(str, self.trends)],
             "Changed after the start": [str(change) for change in self.changes],

@@ -91,9 +91,9 @@ class Pair(NamedTuple):
 class StatisticalTest(ABC):
     """One way to judge two arms.
 
-    A test is a class with a name and an ``effect``, and one line in ``TESTS`` (``statistical_tests/__init__.py``);
-    plan, analysis, sizing, page and repetitions find it there, and ``tests/experiments/test_statistical_tests.py``
-    holds it to what every test must do.
+    A test is a class with a name and an ``effect``, and one line in ``TESTS`` (``statistical_tests/__init__.py``).
+    Plan, analysis, sizing, page and repetitions find it there, and so does the suite of what every test must do
+    (``tests/experiments/statistical_tests/test_contract.py``).
     """
 
     name: ClassVar[str]
