@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal
 import polars as pl
 from pydantic import Field, model_validator
 
-from suisen.data.when import duration
+from suisen.data.durations import duration
 from suisen.errors import unknown
 from suisen.experiments.statistical_tests import TESTS, StatisticalTest
 from suisen.parameters import parameters
