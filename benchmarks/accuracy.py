@@ -38,7 +38,7 @@ from suisen.data.dataset import Dataset, Split
 from suisen.data.splits import LeaveLast
 from suisen.models import model_of
 from suisen.models.contract import Net
-from suisen.pipeline.two_stage import may_recommend
+from suisen.recommending.engine import recommendable
 from suisen.recommending.scorers import NetScorer
 from suisen.training.options import emulates_bf16, pick_device, pick_precision
 from suisen.training.trainer import fit
@@ -137,7 +137,7 @@ def rows(model: str | None, data: str | None, of: str = "accuracy") -> list[Row]
 
 def value(model: Any, train: Dataset, net: Net, queries: Queries, metric: str) -> float:
     """One metric of a network on queries."""
-    return su.evaluate(NetScorer(net, may_recommend(model, train)), queries, [metric]).value(metric)
+    return su.evaluate(NetScorer(net, recommendable(model, train.trained_items)), queries, [metric]).value(metric)
 
 
 class Clock(Lines):
@@ -192,7 +192,7 @@ def run(row: Row, seed: int, options: Namespace) -> bool:
         checkpoint=folder, resume=True,
     )  # fmt: skip
     net, epochs, picked_on = trained(row, model, split, how, seed)
-    report = su.evaluate(NetScorer(net, may_recommend(model, split.train)), split.test, row.metrics)
+    report = su.evaluate(NetScorer(net, recommendable(model, split.train.trained_items)), split.test, row.metrics)
     said = "; ".join(part for part in (row.picked_on, picked_on) if part)
     out = Outcome(report, model, epochs[0] if len(epochs) == 1 else epochs or None, said, clock.started)
     record = out.record(row.model, row.data, seed, row.floor, options.purpose)

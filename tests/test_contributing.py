@@ -38,7 +38,7 @@ def test_a_model_of_one_file_and_one_line_is_trained_saved_and_served(recent, tm
     made = su.Recommender(recent(half_life=3.0)).fit(data)
     made.save(tmp_path / "bundle")
     loaded = su.load(tmp_path / "bundle")
-    parity.check(loaded, bundle.fixture(tmp_path / "bundle"))
+    parity.check(loaded.system, bundle.fixture(tmp_path / "bundle"))
     assert loaded.name == "recent"
     asked = {"users": ["a", "f"], "k": 2, "at": 10**9}
     assert loaded.recommend(**asked).equals(made.recommend(**asked))

@@ -9,7 +9,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from suisen.version import __version__
 
 if TYPE_CHECKING:
     from suisen.data.dataset import Dataset

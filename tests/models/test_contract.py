@@ -16,7 +16,7 @@ from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.models import MODELS, RANKERS, RETRIEVERS, SECOND_STAGES, contract, model_of, name_of
 from suisen.models.contract import Ability, CatalogueScorer, Net, Ranker, Retriever, network_of
-from suisen.pipeline.two_stage import may_recommend
+from suisen.recommending.engine import recommendable
 from suisen.recommending.scorers import NetScorer
 from suisen.training.options import RunOptions
 from suisen.training.trainer import fit
@@ -112,7 +112,7 @@ def data():
 
 
 def scorer(case: Case, data) -> NetScorer:
-    return NetScorer(case.net, may_recommend(case.model, data))
+    return NetScorer(case.net, recommendable(case.model, data.trained_items))
 
 
 def share_right(case: Case, data, contexts) -> float:
@@ -300,7 +300,7 @@ def test_without_an_item_or_a_user(case, data, who):
     short = {} if "epochs" not in SMALL[case.name] else {"epochs": 2}
     net = fitted(case.name, part, **short)
     contexts = asked(data)
-    rest = NetScorer(net, may_recommend(case.model, part))
+    rest = NetScorer(net, recommendable(case.model, part.trained_items))
     ids, scores = rest.rank(contexts, data.schema.n_items, Ragged.empty(len(contexts)))
     assert all_scores(net, contexts).isfinite().all()
     assert (ids > 0).any(1).all()
@@ -313,7 +313,7 @@ def test_new_items(case, data):
     twins, other = dense_item(data, [EVEN_TWIN, EVEN_NEW]), dense_item(data, [ODD_NEW])
     contexts = asked(data)
     if "new items" not in case.abilities:
-        assert not may_recommend(case.model, data)[torch.cat([twins, other])].any()
+        assert not recommendable(case.model, data.trained_items)[torch.cat([twins, other])].any()
         return
     scores = all_scores(case.net, contexts)
     assert scores[:, twins].isfinite().all()
@@ -326,7 +326,7 @@ def test_new_items(case, data):
 def test_row_zero_never_wins(case, data):
     contexts = asked(data)
     ids, _ = scorer(case, data).rank(contexts, data.schema.n_items, contexts.history)
-    allowed = may_recommend(case.model, data).sum() - contexts.history.lengths
+    allowed = recommendable(case.model, data.trained_items).sum() - contexts.history.lengths
     assert torch.equal((ids > 0).sum(1), allowed)  # what is left, each once; then nothing
     assert all(len(set(row[row > 0].tolist())) == (row > 0).sum() for row in ids)
 

@@ -100,7 +100,7 @@ def test_one_by_one_is_as_together(rec):
 
 
 def test_all_users_are_those_that_train_knows(rec, monkeypatch):
-    monkeypatch.setattr("suisen.pipeline.recommender.USERS_AT_ONCE", 25)
+    monkeypatch.setattr("suisen.pipeline.recommender.USERS_PER_CHUNK", 25)
     parts = list(rec.recommend_all(4))
     assert len(parts) == 3
     known = rec.store.users.raw(rec.store.trained_users.nonzero().squeeze(1).numpy()).to_list()
@@ -176,7 +176,7 @@ def test_who_is_wholly_unknown_gets_what_the_policy_says(rec):
 
 
 def test_the_policy_is_told(rec):
-    from suisen.recommending.requests import RawQueries, RecommendOptions
+    from suisen.recommending.queries import RawQueries, RecommendOptions
 
     by = rec.answer(RawQueries(["u0001", "stranger"]), RecommendOptions(k=2, unknown="skip")).by
     assert by == ["model", "model" if rec.name.startswith("popularity") else "nobody"]
@@ -282,7 +282,7 @@ def test_diversity_makes_lists_less_alike(rec):
 
 def alike(rec, frame) -> float:
     """Mean cosine of an item to its nearest in the list."""
-    vectors = rec.engine.similarity_vectors()
+    vectors = rec.engine.similarity_vectors
     means = []
     for items in lists_of(frame).values():
         mine = vectors[torch.from_numpy(rec.store.items.dense(items))]

@@ -19,8 +19,8 @@ from suisen.models import EASE, FM, MF, Popularity, SASRec
 from suisen.models.contract import CatalogueScorer
 from suisen.pipeline import two_stage
 from suisen.pipeline.recommender import Recommender
-from suisen.pipeline.two_stage import RankerLists, first_takes, held_out, make_lists, may_recommend
-from suisen.recommending.engine import PAIR, Engine, Filters, pair_features
+from suisen.pipeline.two_stage import RankerLists, first_takes, held_out, make_lists
+from suisen.recommending.engine import PAIR, Engine, Filters, pair_features, recommendable
 from suisen.training.options import RunOptions
 from suisen.training.trainer import fit
 from tests.fitted import RANKERS, fitted, small_split
@@ -89,7 +89,7 @@ def inner_engine(train, model=None, n=20):
     (asked,) = held_out(train, OPTIONS, seed=0)
     inner = train.keep(~asked)
     net, _ = fit(model, inner, None, RunOptions())
-    return Engine(net, None, may_recommend(model, inner), n), asked & first_takes(train)
+    return Engine(net, None, recommendable(model, inner.trained_items), n), asked & first_takes(train)
 
 
 def one_by_one(engine, train, asked):
@@ -107,7 +107,7 @@ def one_by_one(engine, train, asked):
 
 @pytest.mark.parametrize("at_once", [7, 1024])
 def test_lists_are_those_of_the_engine(monkeypatch, at_once):
-    monkeypatch.setattr(two_stage, "AT_ONCE", at_once)
+    monkeypatch.setattr(two_stage, "QUERIES_PER_CHUNK", at_once)
     train = small_split().train
     engine, asked = inner_engine(train)
     lists, missed = make_lists(engine, train, asked, OPTIONS, rng())
@@ -295,7 +295,7 @@ def ways():
     split = Dataset.of(world.generate().log).split(LeaveLast(test=1, valid=0))
     train, model, ranker = split.train, EASE(l2=1.0), FM(dim=8, epochs=6, batch_size=512)
     options = RankerLists(candidates=100, history=ranker.history)
-    schema, allowed = replace(train.schema, pair=PAIR), may_recommend(model, train)
+    schema, allowed = replace(train.schema, pair=PAIR), recommendable(model, train.trained_items)
     (asked,) = held_out(train, options, seed=0)
     nets = {name: fit(model, part, None, RunOptions())[0] for name, part in
             (("unseen", train.keep(~asked)), ("seen", train))}  # fmt: skip

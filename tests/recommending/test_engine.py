@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from suisen.data.batch import Candidates, Contexts, Features
 from suisen.data.ragged import Ragged
 from suisen.models.contract import ItemTable, Ranker, Retriever
-from suisen.recommending.engine import Engine, Filters, marked, pair_features
+from suisen.recommending.engine import Engine, Filters, build_index, marked, pair_features
 from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Flat
 from tests.fitted import fitted, small_split
 
@@ -64,7 +64,7 @@ def asking(*users):
 
 def engine_of(n_items, index=None, ranker=None, candidates=50):
     net = Plain(n_items)
-    return Engine(net, ranker, net.items.trained, candidates, index)
+    return Engine(net, ranker, net.items.trained, candidates, index and build_index(net, index))
 
 
 @pytest.mark.parametrize("index", INDEXES, ids=lambda index: index.name)
@@ -123,7 +123,7 @@ def test_what_is_not_allowed_never_comes():
     net = Plain(100)
     allowed = net.items.trained & (torch.arange(100) % 2 == 0)
     for index in (Exact(), Flat()):
-        engine = Engine(net, None, allowed, 10, index)
+        engine = Engine(net, None, allowed, 10, build_index(net, index))
         ids, _ = engine.lists(asking(1, 2), 99, Filters(Ragged.empty(2)))
         assert set(ids.flatten().tolist()) == set(range(0, 100, 2))
         scores = engine.score(asking(1), Candidates(torch.tensor([[1, 2, 3, 4, 0]])))
@@ -168,11 +168,11 @@ def test_marked_is_membership(rows):
 def test_similarity_vectors_are_of_length_one_and_made_once():
     for name in ("ease", "ials", "two-tower", "fm", "popularity"):
         engine = fitted(name).engine
-        vectors = engine.similarity_vectors()
+        vectors = engine.similarity_vectors
         assert vectors.shape[0] == len(engine.allowed)
         lengths = vectors.norm(dim=1)[engine.allowed]
         torch.testing.assert_close(lengths, torch.ones_like(lengths), rtol=1e-4, atol=1e-4)
-        assert engine.similarity_vectors() is vectors
+        assert engine.similarity_vectors is vectors
 
 
 def test_results_lie_on_the_cpu_and_filters_follow_their_rows():

@@ -49,7 +49,7 @@ def test_long_maps_are_fed_in_parts(monkeypatch):
     ids = pl.Series([f"user {i} ü" for i in range(1000)])
     digests = []
     for at_once in (7, 10**6):
-        monkeypatch.setattr("suisen.recommending.store.IDS_AT_ONCE", at_once)
+        monkeypatch.setattr("suisen.recommending.store.IDS_PER_CHUNK", at_once)
         digest = blake2b()
         _feed(digest, ids)
         digests.append(digest.hexdigest())

@@ -22,5 +22,5 @@ def recommender():
 @pytest.fixture(scope="module")
 def client(recommender, tmp_path_factory):
     folder = tmp_path_factory.mktemp("log")
-    with Client(lambda: recommender, Settings(deadline_s=PATIENT, log_dir=folder, impressions=True)) as made:
+    with Client(lambda: recommender.system, Settings(deadline_s=PATIENT, log_dir=folder, impressions=True)) as made:
         yield made

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from suisen.pipeline.recommender import Recommender
-from suisen.recommending.requests import RecommendOptions
+from suisen.recommending.queries import RecommendOptions
+from suisen.serving import answering as room
 from suisen.serving.answering import Answering, Recommend, Similar
 from suisen.serving.messages import Query
 from suisen.serving.problems import Refusal
@@ -16,14 +16,14 @@ def job(*users, **options):
 @pytest.fixture
 def asked(recommender, monkeypatch):
     """(Answering, the sizes of the calls that it makes)."""
-    sizes, answer = [], Recommender.answer
+    sizes, answer = [], room.answer
 
-    def counted(self, who, ask):
-        sizes.append(who.size)
-        return answer(self, who, ask)
+    def counted(system, queries, options):
+        sizes.append(len(queries))
+        return answer(system, queries, options)
 
-    monkeypatch.setattr(Recommender, "answer", counted)
-    return Answering(recommender), sizes
+    monkeypatch.setattr(room, "answer", counted)
+    return Answering(recommender.system), sizes
 
 
 def items(answers):
@@ -59,14 +59,14 @@ def test_faults_of_ours_stay_what_they_are(recommender, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Recommender, "answer", broken)
-    monkeypatch.setattr(Recommender, "similar_items", broken)
-    found = Answering(recommender).work([job(1), Similar(7, 2)])
+    monkeypatch.setattr(room, "answer", broken)
+    monkeypatch.setattr(room, "similar", broken)
+    found = Answering(recommender.system).work([job(1), Similar(7, 2)])
     assert [type(error) for error in found] == [ZeroDivisionError, ZeroDivisionError]
 
 
 def test_ids_are_known_whatever_their_type(recommender):
-    answering = Answering(recommender)
+    answering = Answering(recommender.system)
     assert answering.knows(7)
     assert answering.knows("7")
     assert not answering.knows("x")

@@ -155,7 +155,7 @@ def test_a_bundle_that_fails_keeps_the_server_unready():
 
 
 def test_draining_is_not_ready_but_still_answers(recommender):
-    with Client(lambda: recommender, Settings(deadline_s=60)) as client:
+    with Client(lambda: recommender.system, Settings(deadline_s=60)) as client:
         assert "suisen_ready 1.0" in client.get("/metrics").body.decode()
         client.app.drain()
         response = client.get("/health/ready")
@@ -318,7 +318,7 @@ def test_a_query_string_where_none_belongs_is_refused(client):
 
 
 def test_large_bodies_are_refused_before_they_are_read(recommender):
-    with Client(lambda: recommender, Settings(max_body_bytes=100, deadline_s=60)) as client:
+    with Client(lambda: recommender.system, Settings(max_body_bytes=100, deadline_s=60)) as client:
         announced = client.ask("POST", "/v1/recommend", b"{}", {**JSON, "content-length": "101"})
         assert "101 bytes is above 100" in refused(announced, 413, "too_large")
         streamed = client.ask("POST", "/v1/recommend", [b" " * 60, b" " * 60, b" " * 60], JSON)
@@ -342,8 +342,8 @@ def test_a_body_that_never_ends_is_refused(client):
 
 
 def test_what_nobody_foresaw_is_a_problem_without_insides(recommender, monkeypatch, caplog):
-    with Client(lambda: recommender, Settings(deadline_s=60)) as client:
-        monkeypatch.setattr(type(recommender), "answer", lambda *_: 1 / 0)
+    with Client(lambda: recommender.system, Settings(deadline_s=60)) as client:
+        monkeypatch.setattr("suisen.serving.answering.answer", lambda *_: 1 / 0)
         detail = refused(client.get("/v1/recommend/7"), 500, "internal")
         assert "division" not in detail
         assert "ZeroDivisionError" in caplog.text
@@ -416,8 +416,8 @@ async def _until(there, seconds=30.0):
 
 
 def test_without_a_folder_events_are_refused(recommender):
-    with Client(lambda: recommender) as client:
+    with Client(lambda: recommender.system) as client:
         response = client.post("/v1/events", {"events": [{"user_id": 1, "item_id": 1, "event": "view"}]})
         assert "keeps no event log" in refused(response, 503, "log_unavailable")
     with pytest.raises(InputError, match="impressions = True needs log_dir"):
-        Client(lambda: recommender, Settings(impressions=True))
+        Client(lambda: recommender.system, Settings(impressions=True))

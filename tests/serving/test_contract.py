@@ -137,7 +137,7 @@ def test_what_nobody_foresaw_tells_nothing_of_our_insides(recommender, endpoint)
         raise ZeroDivisionError("secret")
 
     broken = replace(endpoint, handler=handler)
-    with Client(lambda: recommender, Settings(deadline_s=PATIENT), endpoints=[broken]) as client:
+    with Client(lambda: recommender.system, Settings(deadline_s=PATIENT), endpoints=[broken]) as client:
         assert "secret" not in refused(send(client, broken), 500, "internal")
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from suisen.errors import InputError
-from suisen.recommending.requests import MOST, RecommendOptions
+from suisen.recommending.queries import MAX_ITEMS, RecommendOptions
 from suisen.serving.endpoints.recommend import RecommendRequest
 from suisen.serving.endpoints.similar import SimilarParams
 from suisen.serving.messages import ListOptions
@@ -36,7 +36,7 @@ def test_the_defaults_are_those_of_the_options():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("k", 0), ("k", 1), ("k", MOST), ("k", MOST + 1),
+        ("k", 0), ("k", 1), ("k", MAX_ITEMS), ("k", MAX_ITEMS + 1),
         ("diversity", -0.01), ("diversity", 0.0), ("diversity", 1.0), ("diversity", 1.01),
         ("unknown", "error"), ("unknown", "popular"), ("unknown", "skip"), ("unknown", "never"),
     ],

@@ -19,6 +19,7 @@ import pytest
 
 from suisen.errors import BundleError, InputError
 from suisen.recommending import bundle, parity
+from suisen.serving import answering
 from suisen.serving.event_log import read_events
 from suisen.serving.server import _loaded, listen, running, serve, start_in_thread
 from suisen.serving.settings import Settings
@@ -64,7 +65,7 @@ def test_answers_under_load_are_those_of_the_recommender(recommender):
     frame = recommender.recommend(users, k=5)
     expected = {user: part.sort("rank") for (user,), part in frame.group_by("user_id")}
 
-    with running(recommender, PATIENT) as server:
+    with running(recommender.system, PATIENT) as server:
         place = server.url.removeprefix("http://")
 
         def ask_all(shift):
@@ -106,15 +107,15 @@ def test_a_bundle_is_served_from_its_run_folder(place, recommender):
 
 def test_many_at_once_are_refused_not_queued(recommender, monkeypatch):
     """One computes, one waits, the third is told to come again."""
-    go, begun, answer = threading.Event(), threading.Event(), type(recommender).answer
+    go, begun, answer = threading.Event(), threading.Event(), answering.answer
 
-    def slow(self, who, ask):
+    def slow(*given):
         begun.set()
         go.wait(SECONDS)
-        return answer(self, who, ask)
+        return answer(*given)
 
-    monkeypatch.setattr(type(recommender), "answer", slow)
-    with running(recommender, Settings(deadline_s=60, max_queries=2)) as server, ThreadPoolExecutor(2) as pool:
+    monkeypatch.setattr(answering, "answer", slow)
+    with running(recommender.system, Settings(deadline_s=60, max_queries=2)) as server, ThreadPoolExecutor(2) as pool:
         url = f"{server.url}/v1/recommend/7"
         first = pool.submit(fetch, url)
         assert begun.wait(SECONDS)
@@ -127,14 +128,14 @@ def test_many_at_once_are_refused_not_queued(recommender, monkeypatch):
 
 
 def test_an_answer_that_would_be_late_is_a_problem(recommender, monkeypatch):
-    go, answer = threading.Event(), type(recommender).answer
+    go, answer = threading.Event(), answering.answer
 
-    def slow(self, who, ask):
+    def slow(*given):
         go.wait(SECONDS)
-        return answer(self, who, ask)
+        return answer(*given)
 
-    monkeypatch.setattr(type(recommender), "answer", slow)
-    with running(recommender, Settings(deadline_s=0.05)) as server:
+    monkeypatch.setattr(answering, "answer", slow)
+    with running(recommender.system, Settings(deadline_s=0.05)) as server:
         status, problem = fetch(f"{server.url}/v1/recommend/7")
         go.set()
     assert (status, problem["code"]) == (503, "deadline_exceeded")
@@ -161,7 +162,7 @@ def test_the_fixture_is_replayed_on_loading(place, monkeypatch):
 def test_faults_of_loading_end_the_server(recommender, monkeypatch):
     monkeypatch.setattr("suisen.serving.app.Answering", lambda recommender: 1 / 0)
     with pytest.raises(RuntimeError, match="the bundle cannot be served"):
-        start_in_thread(recommender)
+        start_in_thread(recommender.system)
 
 
 # -- sockets -----------------------------------------------------------------------------------------------------------
@@ -213,17 +214,17 @@ SCRIPT = """
 import sys, threading
 from pathlib import Path
 from suisen.errors import SuisenError
-from suisen.pipeline.recommender import Recommender
+from suisen.serving import answering
 from suisen.serving.server import serve
 from suisen.serving.settings import Settings
 
-answer = Recommender.answer
-def slow(self, who, ask):
-    if who.users == ["slow"]:
+answer = answering.answer
+def slow(system, queries, options):
+    if queries.users == ["slow"]:
         print("computing", flush=True)
         sys.stdin.readline()
-    return answer(self, who, ask)
-Recommender.answer = slow
+    return answer(system, queries, options)
+answering.answer = slow
 try:
     serve(Path(sys.argv[1]), port=int(sys.argv[2]), settings=Settings(deadline_s=60, drain_s=float(sys.argv[3])),
           on_ready=lambda url: print(url, flush=True))

@@ -20,7 +20,7 @@ def samples(client):
 
 
 def test_metrics_count_what_happened(recommender, tmp_path):
-    with Client(lambda: recommender, Settings(deadline_s=60, log_dir=tmp_path)) as client:
+    with Client(lambda: recommender.system, Settings(deadline_s=60, log_dir=tmp_path)) as client:
         client.post("/v1/recommend", {"queries": [{"user_id": 7}, {"user_id": "nobody"}, {}]})
         client.get("/v1/recommend/8")
         client.get("/v1/recommend/8?k=0")
@@ -50,14 +50,17 @@ def test_metrics_count_what_happened(recommender, tmp_path):
 
 
 def test_apps_do_not_share_their_metrics(recommender):
-    with Client(lambda: recommender, Settings(deadline_s=60)) as one, Client(lambda: recommender) as other:
+    with (
+        Client(lambda: recommender.system, Settings(deadline_s=60)) as one,
+        Client(lambda: recommender.system) as other,
+    ):
         one.get("/nowhere")
         assert ("suisen_requests_total", (("route", "unmatched"), ("status", "404"))) in samples(one)
         assert not any(name == "suisen_requests_total" for name, _ in samples(other))
 
 
 def test_lost_impressions_are_counted(recommender, tmp_path, monkeypatch):
-    with Client(lambda: recommender, Settings(deadline_s=60, log_dir=tmp_path, impressions=True)) as client:
+    with Client(lambda: recommender.system, Settings(deadline_s=60, log_dir=tmp_path, impressions=True)) as client:
         client.get("/v1/recommend/7")
         client.runner.run(client.app.service.journal._lanes["impressions"].stop())  # a lane that takes nothing any more
         assert client.get("/v1/recommend/7").status == 200
@@ -74,7 +77,7 @@ def test_a_log_that_cannot_be_written_is_a_problem_and_loses_nothing_in_silence(
         def close(self):
             pass
 
-    with Client(lambda: recommender, Settings(deadline_s=60, log_dir=tmp_path)) as client:
+    with Client(lambda: recommender.system, Settings(deadline_s=60, log_dir=tmp_path)) as client:
         lane = client.app.service.journal._lanes["events"]
         from functools import partial
 
@@ -131,7 +134,7 @@ def test_logging_is_configured_once(loggers):
 
 def test_access_lines_name_the_request(recommender, caplog):
     caplog.set_level(logging.INFO, "suisen.serving")
-    with Client(lambda: recommender, Settings(deadline_s=60, access_log=True)) as client:
+    with Client(lambda: recommender.system, Settings(deadline_s=60, access_log=True)) as client:
         client.get("/nowhere?x=1", headers={"x-request-id": "r1"})
     (record,) = [record for record in caplog.records if record.message == "request"]
     assert {**record.fields, "took_ms": 0} == {

@@ -39,12 +39,12 @@ def evaluate(**given: Any) -> None:
     events may be named with the data options.  Another train part than the
     bundle was trained on is refused.
     """  # noqa: D301 - \b keeps the lines for click
+    from suisen.pipeline import Recommender
     from suisen.pipeline import evaluate as measure
-    from suisen.recommending.bundle import load
     from suisen.runs.run import metrics_for
 
     target = Path(given["target"])
-    recommender = load(target)
+    recommender = Recommender.load(target)
     config = _config_of(target, given)
     split = config.cut(config.dataset())
     queries = split.test if given["part"] == "test" else split.valid

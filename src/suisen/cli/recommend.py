@@ -16,7 +16,8 @@ from suisen.errors import InputError
 if TYPE_CHECKING:
     import polars as pl
 
-    from suisen.pipeline.recommender import RawQueries, Recommender
+    from suisen.pipeline.recommender import Recommender
+    from suisen.recommending.queries import RawQueries
 
 
 @click.command(short_help="Recommendations for users, histories or features.")
@@ -57,10 +58,10 @@ def recommend(**given: Any) -> None:
 
     An id that train does not know gets the popular list and is told so, as from the server; --unknown changes that.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.recommending.bundle import load
+    from suisen.pipeline import Recommender
 
     _check(given)
-    recommender = load(Path(given["target"]))
+    recommender = Recommender.load(Path(given["target"]))
     options = {
         "exclude": ids(given["exclude"]),
         "among": None if given["among"] is None else ids(given["among"]),
@@ -113,21 +114,21 @@ def pairs(flag: str, text: str | None) -> dict[str, Any] | None:
 
 
 def _some(recommender: Recommender, given: dict[str, Any], options: dict[str, Any]) -> None:
-    from suisen.pipeline.recommender import RawQueries, RecommendOptions
+    from suisen.recommending.queries import RawQueries, RecommendOptions
 
     users, histories = list(given["users"]) or None, [ids(text) for text in given["histories"]] or None
     size = max(len(users or ()), len(histories or ()), 1)
     features, context = pairs("user-features", given["features"]), pairs("context", given["context"])
-    who = RawQueries(
+    queries = RawQueries(
         users,
-        histories,
-        None if features is None else [features] * size,
-        None if context is None else [context] * size,
+        history=histories,
+        user_features=None if features is None else [features] * size,
+        context=None if context is None else [context] * size,
     )
     if histories is not None:
         _say_lost(recommender, histories)
-    answers = recommender.answer(who, RecommendOptions(k=given["k"], **options))
-    entries = _entries(recommender, who, answers)
+    answers = recommender.answer(queries, RecommendOptions(k=given["k"], **options))
+    entries = _entries(recommender, queries, answers)
     if given["as_json"]:
         click.echo(json.dumps({"version": recommender.version, "answers": entries}, ensure_ascii=False, indent=1))
         return
@@ -145,7 +146,7 @@ def _say_lost(recommender: Recommender, histories: list[list[str]]) -> None:
             )
 
 
-def _entries(recommender: Recommender, who: RawQueries, answers: Any) -> list[dict[str, Any]]:
+def _entries(recommender: Recommender, queries: RawQueries, answers: Any) -> list[dict[str, Any]]:
     """One a query, as JSON holds it."""
     out = []
     store = recommender.store
@@ -156,17 +157,17 @@ def _entries(recommender: Recommender, who: RawQueries, answers: Any) -> list[di
         scores = answers.scores[row][there].tolist()
         listed = enumerate(zip(raw, store.titles(dense), scores, strict=True), start=1)
         out.append({
-            "query": _query_name(who, row),
+            "query": _query_name(queries, row),
             "answered_by": by,
             "items": [{"rank": n, "item_id": i, "title": t, "score": s} for n, (i, t, s) in listed],
         })  # fmt: skip
     return out
 
 
-def _query_name(who: RawQueries, row: int) -> str:
-    if who.users is not None and who.users[row] is not None:
-        return f"user {who.users[row]}"
-    return "this history" if who.histories is not None else "these features"
+def _query_name(queries: RawQueries, row: int) -> str:
+    if queries.users is not None and queries.users[row] is not None:
+        return f"user {queries.users[row]}"
+    return "this history" if queries.history is not None else "these features"
 
 
 def _print(entry: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from suisen.evaluation import Report
 from suisen.evaluation import evaluate as evaluate_scorer
 from suisen.evaluation.contract import Scorer
 from suisen.evaluation.metrics import facts_needed
-from suisen.pipeline.recommender import RawQueries, Recommender, RecommendOptions
+from suisen.pipeline.recommender import Recommender
 
 
 def evaluate(
@@ -29,4 +29,4 @@ def evaluate(
     return evaluate_scorer(recommender, queries, metrics, **options)
 
 
-__all__ = ["RawQueries", "RecommendOptions", "Recommender", "evaluate"]
+__all__ = ["Recommender", "evaluate"]

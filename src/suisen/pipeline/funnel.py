@@ -23,7 +23,7 @@ from suisen.data.batch import Queries
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.evaluation.report import interval, number, text_table
-from suisen.recommending.engine import AT_ONCE, Engine, Filters, marked
+from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, marked
 from suisen.stats import bootstrap_means
 
 
@@ -153,7 +153,7 @@ def _count(engine: Engine, queries: Queries, k: int, depth: int) -> dict[str, An
     parts: dict[str, list[Tensor]] = {"possible": [], "retrieved": [], "top": [], "ndcg": []}
     listed, barred, shown = 0, 0, 0
     discount = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64))
-    for rows in torch.arange(len(queries)).split(AT_ONCE):  # type: ignore[no-untyped-call]
+    for rows in torch.arange(len(queries)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
         some = queries.take(rows)
         ids, scores = engine.retrieve(some.contexts, depth, Filters(some.seen))
         ranked, _ = engine.rerank(some.contexts, ids, scores)

@@ -252,8 +252,7 @@ class _Task:
             self.first = first_stage(recipe, self.train, self.valid)
         ranker, _, _ = second_stage(recipe, self.first, self.train, self.valid)
         engine = self.first.engine
-        index = engine.index if engine.index is not None else mine.index_settings
-        return self._value(Engine(engine.retriever, ranker, engine.allowed, mine.candidates, index))
+        return self._value(Engine(engine.retriever, ranker, engine.allowed, mine.candidates, engine.index))
 
     def _value(self, scorer: Any) -> float:
         return float(evaluate(scorer, self.valid, [self.metric]).value(self.metric))

@@ -20,15 +20,14 @@ from suisen.data.dataset import Dataset, Lists
 from suisen.errors import InputError
 from suisen.evaluation import evaluate
 from suisen.models.contract import Model, Net, Ranker
-from suisen.recommending.engine import PAIR, Engine, Filters, marked, pair_features
+from suisen.recommending.engine import PAIR, Engine, Filters, build_index, marked, pair_features, recommendable
 from suisen.recommending.scorers import NetScorer
 from suisen.recommending.standin import StandIn, as_ranker, stands_in
-from suisen.recommending.store import Store
-from suisen.retrieval import IndexSettings
+from suisen.retrieval import Exact, IndexSettings
 from suisen.training.options import Curve, RunOptions
 from suisen.training.trainer import Validate, fit
 
-AT_ONCE = 1024
+QUERIES_PER_CHUNK = 1024
 """Questions whose lists are made together: their histories are copied, the others' are not."""
 FOLDS = 4
 WHOLE = 2**40
@@ -90,15 +89,6 @@ class First:
     curves: dict[str, list[Curve]]
 
 
-def may_recommend(model: Model, train: Dataset | Store) -> Tensor:
-    """(n_items,) bool: all items for a model that can score new ones, else those that train has events of."""
-    if "new items" in model.abilities:
-        allowed = torch.ones(train.schema.n_items, dtype=torch.bool)
-        allowed[0] = False
-        return allowed
-    return train.trained_items.clone()
-
-
 # -- the questions ---------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +137,7 @@ def make_lists(
     rows = asked.nonzero().squeeze(1)
     if rows.numel() > options.most_questions:
         rows = rows[torch.randperm(rows.numel(), generator=rng)[: options.most_questions]].sort().values
-    made = (_lists_of(engine, train, some, options, rng) for some in rows.split(AT_ONCE))  # type: ignore[no-untyped-call]
+    made = (_lists_of(engine, train, some, options, rng) for some in rows.split(QUERIES_PER_CHUNK))  # type: ignore[no-untyped-call]
     parts = [part for part in made if part is not None]
     return (_joined(parts), rows.numel() - sum(map(len, parts))) if parts else (None, rows.numel())
 
@@ -203,14 +193,14 @@ def _joined(parts: list[Lists]) -> Lists:
 
 def retriever_validator(model: Model, train: Dataset, valid: Queries, metric: str) -> Validate:
     """The metric of a network over the whole catalogue."""
-    allowed = may_recommend(model, train)
+    allowed = recommendable(model, train.trained_items)
     return lambda net: evaluate(NetScorer(net, allowed), valid, [metric]).value(metric)
 
 
 def valid_lists(engine: Engine, valid: Queries, candidates: int) -> list[tuple[Queries, Tensor, Tensor]]:
     """What ``engine`` retrieves for the valid queries, made once: queries, (B, C) ids and pair features, in parts."""
     parts = []
-    for rows in torch.arange(len(valid)).split(AT_ONCE):  # type: ignore[no-untyped-call]
+    for rows in torch.arange(len(valid)).split(QUERIES_PER_CHUNK):  # type: ignore[no-untyped-call]
         some = valid.take(rows)
         ids, scores = engine.retrieve(some.contexts, candidates, Filters(some.seen))
         parts.append((some, ids, pair_features(scores, ids > 0)))
@@ -277,10 +267,10 @@ def first_stage(recipe: Recipe, train: Dataset, valid: Queries | None) -> First:
     fitted on all of train.  Raises InputError where the retriever finds nothing of what was held out.
     """
     model = _needed(recipe.retriever)
-    allowed = may_recommend(model, train)
+    allowed = recommendable(model, train.trained_items)
     if stands_in(_needed(recipe.ranker), train.schema):
         net, curves = _fit_retriever(recipe, train, valid, "retriever")
-        engine = Engine(net, None, allowed, recipe.candidates, recipe.index)
+        engine = _retrieval(recipe, net, allowed)
         lists = None if valid is None else valid_lists(engine, valid, recipe.candidates)
         return First(engine, None, 0, lists, {"retriever": curves})
     rng = torch.Generator().manual_seed(recipe.options.for_stage("lists").stage_seed)
@@ -290,7 +280,7 @@ def first_stage(recipe: Recipe, train: Dataset, valid: Queries | None) -> First:
     for i, asked in enumerate(held_out(train, recipe.lists, recipe.options.seed), start=1):
         inner, stage = train.keep(~asked), f"retriever-inner{i}"
         net, of_stage[stage] = _fit_retriever(recipe, inner, valid, stage)
-        engine = Engine(net, None, allowed & may_recommend(model, inner), recipe.candidates, recipe.index)
+        engine = _retrieval(recipe, net, allowed & recommendable(model, inner.trained_items))
         made, lost = make_lists(engine, train, asked & fresh, recipe.lists, rng)
         engines += [] if engines else [engine]
         parts += [] if made is None else [made]
@@ -330,6 +320,11 @@ def _blended(ranker: Ranker, first: First, curves: list[Curve]) -> tuple[Ranker,
     ranker.pick_blend(first.valid, list_validator(first.valid))
     note = f"the ranker's score is blended with {float(ranker.blend):.3g} × the retrieval score, picked on valid"
     return ranker.eval(), curves, (note,)
+
+
+def _retrieval(recipe: Recipe, net: Net, allowed: Tensor) -> Engine:
+    """An engine of the first stage alone."""
+    return Engine(net, None, allowed, recipe.candidates, build_index(net, recipe.index or Exact()))
 
 
 def _needed(model: Model | None) -> Model:

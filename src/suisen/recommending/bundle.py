@@ -1,4 +1,4 @@
-"""The bundle: a folder that a Recommender is saved to and loaded from, without pickle and without running code.
+"""The bundle: a folder that a System is saved to and loaded from, without pickle and without running code.
 
     manifest.json            format, models and hyper-parameters, encoders, index, metrics, SHA-256 of each file and
                              of the manifest's own content
@@ -32,7 +32,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import suisen
 from suisen.data.batch import Schema
 from suisen.data.encode import Encoder
 from suisen.data.ids import IdMap
@@ -40,13 +39,13 @@ from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import BundleError, SuisenError
 from suisen.models import model_of, name_of
 from suisen.models.contract import Model, Net, Ranker
-from suisen.pipeline.recommender import Recommender
-from suisen.pipeline.two_stage import may_recommend
 from suisen.recommending import parity
-from suisen.recommending.engine import PAIR, Engine
+from suisen.recommending.engine import PAIR, Engine, recommendable
 from suisen.recommending.standin import Undrawn, build_ranker
 from suisen.recommending.store import Store
+from suisen.recommending.system import System, first_of
 from suisen.retrieval import open_index
+from suisen.version import __version__
 
 FORMAT = 2
 """1: the context features were called request features (``encoders.request``, crosses of ``request.device``)."""
@@ -63,7 +62,7 @@ OWN = ("__raw", "__trained", "__history", "__times", "__count")
 
 
 def save(
-    recommender: Recommender,
+    system: System,
     folder: Path,
     *,
     metrics: dict[str, Any] | None = None,
@@ -73,7 +72,6 @@ def save(
 
     ``metrics`` (with their protocol) and ``run`` (options, environment) go into the manifest as they are.
     """
-    recommender._ready()
     folder = folder.resolve()
     if folder.exists() and not (folder / MANIFEST).is_file() and not _is_empty(folder):
         raise BundleError(f"{folder} holds something else than a bundle; save to another folder")
@@ -82,7 +80,7 @@ def save(
     aside, old = (folder.with_name(f".{folder.name}.{what}-{mark}") for what in ("new", "old"))
     try:
         aside.mkdir()
-        _write(recommender, aside, {"metrics": metrics or {}, "run": run or {}})
+        _write(system, aside, {"metrics": metrics or {}, "run": run or {}})
         _swap(aside, folder, old)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -106,8 +104,8 @@ def _swap(new: Path, place: Path, old: Path) -> None:
         raise
 
 
-def _write(recommender: Recommender, aside: Path, facts: dict[str, Any]) -> None:
-    engine, store = recommender.engine, recommender.store
+def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
+    engine, store = system.engine, system.store
     for name, net in (("retriever", engine.retriever), ("ranker", engine.ranker)):
         if net is not None:
             save_file(_contiguous(net), aside / f"{name}.safetensors")
@@ -115,16 +113,16 @@ def _write(recommender: Recommender, aside: Path, facts: dict[str, Any]) -> None
     _items(store).write_ipc(aside / "items.arrow")
     if engine.index is not None:
         engine.index.save(aside / "index")
-    (aside / PARITY).write_text(json.dumps(parity.make(recommender), ensure_ascii=False, indent=1), encoding="utf-8")
+    (aside / PARITY).write_text(json.dumps(parity.make(system), ensure_ascii=False, indent=1), encoding="utf-8")
     manifest = {
         "format": FORMAT,
-        "suisen": suisen.__version__,
+        "suisen": __version__,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "libraries": {"python": platform.python_version(), "torch": torch.__version__, "polars": pl.__version__},
-        "retriever": _described(recommender.retriever),
-        "ranker": _described(recommender.ranker),
-        "candidates": recommender.candidates,
-        "seed": recommender.seed,
+        "retriever": _described(system.retriever),
+        "ranker": _described(system.ranker),
+        "candidates": engine.candidates,
+        "seed": system.seed,
         "data": {
             "fingerprint": store.fingerprint(),
             "users": len(store.users) - 1,
@@ -134,8 +132,8 @@ def _write(recommender: Recommender, aside: Path, facts: dict[str, Any]) -> None
         },
         "encoders": {owner: encoder.to_json() for owner, encoder in store.encoders.items()},
         "index": None if engine.index is None else engine.index.description,
-        "index_recall": recommender.index_recall,
-        "notes": list(recommender.notes),
+        "index_recall": system.index_recall,
+        "notes": list(system.notes),
         **facts,
         "files": {str(path.relative_to(aside)): _sha256(path) for path in sorted(aside.rglob("*")) if path.is_file()},
     }
@@ -228,8 +226,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def load(folder: Path) -> Recommender:
-    """The Recommender saved in ``folder`` (a bundle, or a run folder that holds one).
+def load(folder: Path) -> System:
+    """The System saved in ``folder`` (a bundle, or a run folder that holds one).
 
     Scores are bit for bit those before saving, at equal batch shapes.  Raises BundleError naming the file.
     """
@@ -243,7 +241,7 @@ def load(folder: Path) -> Recommender:
         return _loaded(place)  # another bundle was saved in its place while it was read
 
 
-def _loaded(place: Path) -> Recommender:
+def _loaded(place: Path) -> System:
     manifest = _of_this_format(read_manifest(place))
     try:
         return _read(place, manifest)
@@ -271,24 +269,28 @@ def _renamed(described: dict[str, Any] | None) -> dict[str, Any] | None:
     return {**described, "hyper": {**described["hyper"], "crosses": crosses}}
 
 
-def _read(place: Path, manifest: dict[str, Any]) -> Recommender:
+def _read(place: Path, manifest: dict[str, Any]) -> System:
     retriever, ranker = (_model(manifest[name]) for name in ("retriever", "ranker"))
-    made = Recommender(retriever, ranker, candidates=manifest["candidates"], seed=manifest["seed"])
-    store = made.store = _store(place, manifest)
-    both = retriever is not None and ranker is not None
+    store = _store(place, manifest)
     first = _net(place / "retriever.safetensors", retriever.build, store, ()) if retriever is not None else None
     second = None
     if ranker is not None:
         build = partial(build_ranker, ranker)
-        second = _net(place / "ranker.safetensors", build, store, PAIR if both else ())
+        second = _net(place / "ranker.safetensors", build, store, PAIR if retriever is not None else ())
     if second is not None and not isinstance(second, Ranker):
         raise BundleError(f"{place / MANIFEST}: ranker = {manifest['ranker']['name']!r} is not a ranker")
     index = None if manifest["index"] is None else open_index(manifest["index"], place / "index")
-    allowed = may_recommend(retriever if retriever is not None else ranker, store)
-    made.engine = Engine(first, second, allowed, made.candidates, index)
-    made.index_recall, made.notes = manifest["index_recall"], tuple(manifest["notes"])
-    made.version = f"{made.name.replace(' ', '')}-{_sha256(place / MANIFEST)[:12]}"
-    return made
+    allowed = recommendable(first_of(retriever, ranker), store.trained_items)
+    system = System(
+        retriever,
+        ranker,
+        store,
+        Engine(first, second, allowed, manifest["candidates"], index),
+        seed=manifest["seed"],
+        index_recall=manifest["index_recall"],
+        notes=tuple(manifest["notes"]),
+    )
+    return replace(system, version=f"{system.name.replace(' ', '')}-{_sha256(place / MANIFEST)[:12]}")
 
 
 def fixture(folder: Path) -> list[dict[str, Any]]:

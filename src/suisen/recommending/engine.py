@@ -6,6 +6,7 @@ It is what training makes lists with, what the evaluation ranks with, and what t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +14,14 @@ from torch import Tensor
 
 from suisen.data.batch import Candidates, Contexts, Features
 from suisen.data.ragged import Ragged
-from suisen.models.contract import CatalogueScorer, Net, Ranker, Retriever
+from suisen.models.contract import CatalogueScorer, Model, Net, Ranker, Retriever
 from suisen.recommending.diversity import mmr
 from suisen.recommending.scorers import NetScorer, item_states, top_of
-from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Excluded, Flat, Index, IndexSettings, create_index
+from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index
 
 PAIR = ("retrieval_score", "retrieval_rank")
 """Features of a (context, candidate) pair that a ranker is given: see ``pair_features``."""
-SETTINGS = (Exact, Flat, HNSW, IVFSQ8, IVFPQ)
-AT_ONCE = 256
+CONTEXTS_PER_CHUNK = 256
 """Contexts ranked together: 256 × 500 candidates of 80 floats are 41 MB."""
 
 
@@ -37,6 +37,27 @@ def pair_features(scores: Tensor, known: Tensor) -> Tensor:
     standard = torch.where(known, (scores - mean) / spread.clamp(min=1e-6), 0.0)
     rank = torch.arange(1, scores.shape[1] + 1, dtype=torch.float32, device=scores.device)
     return torch.stack([standard.float(), (-torch.log2(rank) / 8).expand_as(standard)], 2)
+
+
+def recommendable(model: Model, trained_items: Tensor) -> Tensor:
+    """(n_items,) bool: what a model may recommend.  All items for one that can score new ones, else ``trained_items``,
+    those that train has events of.
+    """
+    if "new items" not in model.abilities:
+        return trained_items.clone()
+    allowed = torch.ones_like(trained_items)
+    allowed[0] = False
+    return allowed
+
+
+def build_index(net: Net | None, settings: IndexSettings) -> Index | None:
+    """An index over rows 1… of a retriever's item vectors; None for a network that has none."""
+    if not isinstance(net, Retriever):
+        return None
+    index = create_index(settings)
+    with torch.no_grad():
+        index.build(net.item_vectors()[1:].float().cpu().numpy())
+    return index
 
 
 @dataclass(frozen=True)
@@ -57,6 +78,8 @@ class Engine:
     """The two stages, ready to run.  Either may be missing, not both.
 
     Without a retriever the ranker scores everything that is allowed; without a ranker the retrieval order stands.
+    ``allowed`` (n_items,) bool marks what may be recommended; ``candidates`` are handed to the ranker per list.
+    ``index`` is a built one over rows 1… of the retriever's item vectors; without it the search is exact.
     """
 
     def __init__(
@@ -65,7 +88,7 @@ class Engine:
         ranker: Ranker | None,
         allowed: Tensor,
         candidates: int,
-        index: Index | IndexSettings | None = None,
+        index: Index | None = None,
     ) -> None:
         first = retriever if retriever is not None else ranker
         if first is None:
@@ -73,19 +96,8 @@ class Engine:
         self.retriever, self.ranker, self.candidates, self.allowed = retriever, ranker, candidates, allowed
         self.first = NetScorer(first, allowed)
         self.n_allowed = int(allowed.sum())
-        self.index = self._indexed(index)
+        self.index = build_index(retriever, Exact()) if index is None else index
         self.states = item_states(ranker, len(allowed)) if ranker is not None and retriever is not None else None
-
-    def _indexed(self, index: Index | IndexSettings | None) -> Index | None:
-        """An index over rows 1… of the item vectors; a built one is taken as it is."""
-        if not isinstance(self.retriever, Retriever):
-            return None
-        if index is not None and not isinstance(index, SETTINGS):
-            return index  # type: ignore[return-value]
-        built = create_index(index or Exact())
-        with torch.no_grad():
-            built.build(self.retriever.item_vectors()[1:].float().cpu().numpy())
-        return built
 
     # -- stages -----------------------------------------------------------------------------------------------------
 
@@ -126,13 +138,13 @@ class Engine:
         With ``diversity`` > 0 the order is that of maximal marginal relevance and scores may rise along it.
         """
         ids, values = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
-        for rows in torch.arange(len(contexts)).split(AT_ONCE):  # type: ignore[no-untyped-call]
+        for rows in torch.arange(len(contexts)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
             part = contexts.take(rows)
             n = max(k, self.candidates) if self.states is not None or diversity > 0 else k
             found, scores = self.retrieve(part, n, filters.take(rows))
             found, scores = self.rerank(part, found, scores)
             if diversity > 0:
-                found, scores = mmr(found, scores, self.similarity_vectors(), k, diversity)
+                found, scores = mmr(found, scores, self.similarity_vectors, k, diversity)
             ids.append(wide(found[:, :k], k, 0))
             values.append(wide(scores[:, :k], k, -torch.inf))
         return torch.cat(ids), torch.cat(values)
@@ -149,7 +161,7 @@ class Engine:
         if self.states is None:
             return self.first.score(contexts, candidates)
         out = torch.full(candidates.items.shape, -torch.inf)
-        for rows in torch.arange(len(contexts)).split(AT_ONCE):  # type: ignore[no-untyped-call]
+        for rows in torch.arange(len(contexts)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
             part, items = contexts.take(rows), candidates.items[rows]
             first = self.first.score(part, Candidates(items))
             first = torch.where(items > 0, first, -torch.inf)
@@ -168,14 +180,10 @@ class Engine:
         ranked = torch.where(ids > 0, ranked.float().cpu(), -torch.inf)
         return torch.empty_like(ranked).scatter_(1, order, ranked)
 
+    @cached_property
+    @torch.no_grad()
     def similarity_vectors(self) -> Tensor:
         """(n_items, d) unit vectors whose products say how alike two items are."""
-        if not hasattr(self, "_alike"):
-            self._alike = self._unit_vectors()
-        return self._alike
-
-    @torch.no_grad()
-    def _unit_vectors(self) -> Tensor:
         net = self.retriever if self.retriever is not None else self.ranker
         if isinstance(net, Retriever):
             vectors = net.item_vectors()

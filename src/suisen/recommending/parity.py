@@ -16,32 +16,33 @@ from torch import Tensor
 from suisen.data.batch import Candidates, Contexts
 from suisen.errors import BundleError
 from suisen.models.contract import CatalogueScorer
-from suisen.pipeline.recommender import Recommender
+from suisen.recommending.answering import answer, to_frame
 from suisen.recommending.engine import pair_features
-from suisen.recommending.requests import RawQueries, RecommendOptions, answerable, dense_queries
+from suisen.recommending.queries import RawQueries, RecommendOptions, answerable, dense_queries
+from suisen.recommending.system import System
 
 K = 10
 TOLERANCE = 1e-3
 """Largest difference of a score, relative to the largest score of the expected list (at least 1)."""
 
 
-def make(recommender: Recommender, requests: int = 6) -> list[dict[str, Any]]:
+def make(system: System, users: int = 6) -> list[dict[str, Any]]:
     """Users with events, spread over the table; a history alone, where the model can read one; nobody at all.
 
     All are asked at one moment behind the last event, which is kept: answers must not depend on when they are replayed.
     An approximate index may miss some of the nearest, which also moves the pair features of the others: how much of an
     answer must be there, and how near its scores must come, is what is found now, with a margin.
     """
-    store = recommender.store
+    store = system.store
     known = store.trained_users.nonzero().squeeze(1)
-    spread = known[torch.linspace(0, max(0, known.numel() - 1), min(requests, known.numel())).long()]
+    spread = known[torch.linspace(0, max(0, known.numel() - 1), min(users, known.numel())).long()]
     asked: list[dict[str, Any]] = [{"user": raw} for raw in store.users.raw(spread.numpy()).to_list()]
-    if "history" in recommender.abilities:
+    if "history" in system.abilities:
         asked.append({"history": store.items.raw(store.popular[1:4].numpy()).to_list()})
     asked.append({"user": None})
     at = int(store.history_times.max()) + 1 if store.history_times.numel() else 0
-    fixture = [{**request, "at": at, **_expected(recommender, request, at)} for request in asked]
-    compared = [_compare(row, *_answer(recommender, row)) for row in fixture]
+    fixture = [{**request, "at": at, **_expected(system, request, at)} for request in asked]
+    compared = [_compare(row, *_answer(system, row)) for row in fixture]
     found = min(found for found, _ in compared)
     apart = max(apart for _, apart in compared)
     least = 1.0 if found == 1.0 else round(max(0.0, found - 0.2), 2)
@@ -49,10 +50,10 @@ def make(recommender: Recommender, requests: int = 6) -> list[dict[str, Any]]:
     return [{**row, "least_found": least, "tolerance": tolerance} for row in fixture]
 
 
-def check(recommender: Recommender, fixture: list[dict[str, Any]]) -> None:
+def check(system: System, fixture: list[dict[str, Any]]) -> None:
     """Replays the fixture.  Raises BundleError naming the first request whose answer differs, and how."""
     for row in fixture:
-        items, scores = _answer(recommender, row)
+        items, scores = _answer(system, row)
         found, apart = _compare(row, items, scores)
         if len(items) != len(row["items"]) or found < row["least_found"]:
             raise _mismatch(row, f"it gets {items}, expected {row['items']}")
@@ -82,36 +83,37 @@ def _mismatch(row: dict[str, Any], what: str) -> BundleError:
     return BundleError(f"parity: {who}: {what}; the bundle or the libraries changed since it was saved: save it again")
 
 
-def _who(row: dict[str, Any]) -> RawQueries:
-    return RawQueries(histories=[row["history"]]) if "history" in row else RawQueries([row["user"]])
+def _queries(row: dict[str, Any]) -> RawQueries:
+    return RawQueries(history=[row["history"]]) if "history" in row else RawQueries([row["user"]])
 
 
-def _answer(recommender: Recommender, row: dict[str, Any]) -> tuple[list[Any], list[float]]:
-    who = _who(row)
-    frame = recommender.frame(recommender.answer(who, RecommendOptions(k=K, unknown="popular", at=row["at"])), who)
+def _answer(system: System, row: dict[str, Any]) -> tuple[list[Any], list[float]]:
+    queries = _queries(row)
+    answers = answer(system, queries, RecommendOptions(k=K, unknown="popular", at=row["at"]))
+    frame = to_frame(system, queries, answers)
     return frame["item_id"].to_list(), frame["score"].to_list()
 
 
 @torch.no_grad()
-def _expected(recommender: Recommender, request: dict[str, Any], at: int) -> dict[str, Any]:
+def _expected(system: System, request: dict[str, Any], at: int) -> dict[str, Any]:
     """The answer by brute force: every allowed item, one request, the whole networks."""
-    store, engine = recommender.store, recommender.engine
-    questions = dense_queries(store, _who(request), at)
+    store, engine = system.store, system.engine
+    dense = dense_queries(store, _queries(request), at)
     allowed = engine.allowed.clone()
-    allowed[questions.seen.values] = False
-    if not bool(answerable(questions, recommender.abilities)[0]):
-        pool = store.popular[~torch.isin(store.popular, questions.seen.values)][:K]
-        return _named(recommender, pool, store.item_counts[pool].float())
+    allowed[dense.seen.values] = False
+    if not bool(answerable(dense, system.abilities)[0]):
+        pool = store.popular[~torch.isin(store.popular, dense.seen.values)][:K]
+        return _named(system, pool, store.item_counts[pool].float())
     pool = allowed.nonzero().squeeze(1)
-    pool, scores = _first_stage(engine.first.net, questions.contexts, pool)
+    pool, scores = _first_stage(engine.first.net, dense.contexts, pool)
     if engine.states is not None and engine.ranker is not None:
         depth = max(K, engine.candidates)
         pool, scores = pool[:depth], scores[:depth]
         pair = pair_features(scores[None], torch.ones((1, len(pool)), dtype=torch.bool))
         device = engine.first.device
-        ranked = engine.ranker.score(questions.contexts.to(device), Candidates(pool[None], pair).to(device))[0].cpu()
+        ranked = engine.ranker.score(dense.contexts.to(device), Candidates(pool[None], pair).to(device))[0].cpu()
         pool, scores = _sorted(pool, ranked)
-    return _named(recommender, pool[:K], scores[:K])
+    return _named(system, pool[:K], scores[:K])
 
 
 def _first_stage(net: Any, contexts: Contexts, pool: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,8 +131,8 @@ def _sorted(pool: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     return pool[order], scores[order]
 
 
-def _named(recommender: Recommender, pool: Tensor, scores: Tensor) -> dict[str, Any]:
+def _named(system: System, pool: Tensor, scores: Tensor) -> dict[str, Any]:
     return {
-        "items": recommender.store.items.raw(pool.numpy()).to_list(),
+        "items": system.store.items.raw(pool.numpy()).to_list(),
         "scores": [round(float(score), 6) for score in scores],
     }

@@ -13,7 +13,7 @@ from suisen.data.ragged import Ragged
 from suisen.models.contract import CatalogueScorer, Net, Ranker, Retriever
 from suisen.retrieval.select import largest, unpack
 
-AT_ONCE = 256
+CONTEXTS_PER_CHUNK = 256
 """Contexts that are scored together where a network needs all of the catalogue at a time."""
 
 
@@ -75,7 +75,7 @@ class NetScorer:
     def rank(self, contexts: Contexts, k: int, exclude: Ragged) -> tuple[Tensor, Tensor]:
         """(B, min(k, n_items)) the best of everything allowed, 0 = none; equal scores: lower id first."""
         ids, values = [], []
-        for rows in torch.arange(len(contexts)).split(AT_ONCE):  # type: ignore[no-untyped-call]
+        for rows in torch.arange(len(contexts)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
             scores = self.open_scores(self.prepare(contexts.take(rows)), exclude.take(rows))
             top_ids, top = top_of(scores, k)
             ids.append(top_ids)

@@ -18,7 +18,7 @@ from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged
 from suisen.models.contract import ItemTable
 
-IDS_AT_ONCE = 1_000_000
+IDS_PER_CHUNK = 1_000_000
 """Ids whose text is joined at a time."""
 
 
@@ -133,7 +133,7 @@ def _feed(digest: blake2b, raw_ids: pl.Series) -> None:
         digest.update(b"int64" + raw_ids.cast(pl.Int64).to_numpy().tobytes())
         return
     digest.update(b"text" + raw_ids.str.len_bytes().cast(pl.Int64).to_numpy().tobytes())
-    for part in raw_ids.to_frame("raw").iter_slices(IDS_AT_ONCE):
+    for part in raw_ids.to_frame("raw").iter_slices(IDS_PER_CHUNK):
         digest.update("".join(part["raw"].to_list()).encode("utf-8"))
 
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import suisen
 from suisen.data.dataset import Dataset, Split
 from suisen.data.k_core import k_core
 from suisen.data.read import ReadOptions, read_path
@@ -35,6 +34,7 @@ from suisen.retrieval import INDEXES
 from suisen.runs import toml
 from suisen.runs.settings import Setting, plain, settings_of, values_of
 from suisen.training.options import RunOptions, pick_device
+from suisen.version import __version__
 
 CHOICES: dict[str, dict[str, type[Any]]] = {
     "split": SPLITS,
@@ -213,7 +213,7 @@ class Config:
 
     def toml(self, head: str = "suisen train --config THIS_FILE repeats the run") -> str:
         """The file."""
-        return toml.dumps(self.tables(), f"suisen {suisen.__version__}\n{head}")
+        return toml.dumps(self.tables(), f"suisen {__version__}\n{head}")
 
     def dataset(self) -> Dataset:
         """The data, read anew."""

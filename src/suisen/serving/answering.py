@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
+
 from suisen.data.encode import Encoder
 from suisen.data.ids import RawId
 from suisen.errors import InputError, UnsupportedQuery
-from suisen.pipeline.recommender import Answers, Recommender
-from suisen.recommending.requests import RawQueries, RecommendOptions
+from suisen.recommending.answering import Answers, answer, similar
+from suisen.recommending.queries import RawQueries, RecommendOptions
+from suisen.recommending.system import System
 from suisen.serving.messages import Answer, Item, Query
 from suisen.serving.problems import Refusal
 
@@ -65,17 +68,17 @@ Result = list[Answer] | list[Item]
 
 
 class Answering:
-    """One Recommender that takes raw ids and answers in messages."""
+    """One System that takes raw ids and answers in messages."""
 
-    def __init__(self, recommender: Recommender) -> None:
-        self.recommender = recommender
-        self.version = recommender.version or f"{recommender.name.replace(' ', '')}-unsaved"
-        self._raw: list[RawId] = [0, *recommender.store.items.raw_ids.to_list()]
-        self._titles = recommender.store.title_list
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.version = system.version or f"{system.name.replace(' ', '')}-unsaved"
+        self._raw: list[RawId] = [0, *system.store.items.raw_ids.to_list()]
+        self._titles = system.store.title_list
 
     def knows(self, item: RawId) -> bool:
         """Whether the bundle has the item."""
-        return self.recommender.store.items.dense_one(item) > 0
+        return self.system.store.items.dense_one(item) > 0
 
     def work(self, jobs: list[Job]) -> list[Result | Exception]:
         """One result or error per job.  Queries of the same options are one call, whichever jobs they belong to."""
@@ -97,7 +100,7 @@ class Answering:
         """Answers a group; a refused one is halved until the query at fault is alone, so that it spoils no other."""
         queries = [pending.query for pending in group]
         try:
-            answers = self._answers(self.recommender.answer(self._raw_queries(queries), options), queries)
+            answers = self._answers(answer(self.system, self._raw_queries(queries), options), queries)
         except Exception as error:
             if len(group) == 1:
                 group[0].answer = _refusal(error)
@@ -106,19 +109,19 @@ class Answering:
             self._fill(group[:middle], options)
             self._fill(group[middle:], options)
             return
-        for pending, answer in zip(group, answers, strict=True):
-            pending.answer = answer
+        for pending, found in zip(group, answers, strict=True):
+            pending.answer = found
 
     def _raw_queries(self, queries: list[Query]) -> RawQueries:
-        encoders = self.recommender.store.encoders
+        encoders = self.system.store.encoders
         for query in queries:
             _check_single("user_features", encoders["user"], query.user_features)
             _check_single("context", encoders["context"], query.context)
         return RawQueries(
             [query.user_id for query in queries],
-            _where_any([query.history for query in queries]),
-            _where_any([query.user_features for query in queries]),
-            _where_any([query.context for query in queries]),
+            history=_where_any([query.history for query in queries]),
+            user_features=_where_any([query.user_features for query in queries]),
+            context=_where_any([query.context for query in queries]),
         )
 
     def _answers(self, answers: Answers, queries: list[Query]) -> list[Answer]:
@@ -134,14 +137,14 @@ class Answering:
         ]
 
     def _similar(self, job: Similar) -> list[Item] | Exception:
-        if not self.knows(job.item):
+        item = self.system.store.items.dense_one(job.item)
+        if not item:
             return Refusal("unknown_item", f"item = {job.item!r} is unknown; items are those of train and of its table")
         try:
-            frame = self.recommender.similar_items([job.item], job.k)
+            ids, scores = similar(self.system, torch.tensor([item]), job.k)
         except Exception as error:
             return _refusal(error)
-        dense = self.recommender.store.items.dense(frame["similar_id"])
-        return self._items(dense.tolist(), frame["score"].to_list())
+        return self._items(ids[0].tolist(), scores[0].tolist())
 
 
 def _where_any(given: list[G | None]) -> list[G | None] | None:
@@ -162,7 +165,7 @@ def _collected(pending: list[_Pending]) -> list[Answer] | Exception:
 
 
 def _refusal(error: Exception) -> Exception:
-    """What the Recommender refuses, as a problem; anything else is a fault of ours and stays what it is."""
+    """What the System refuses, as a problem; anything else is a fault of ours and stays what it is."""
     if isinstance(error, UnsupportedQuery):
         return Refusal("unanswerable", str(error).replace(*POLICY_MEND))
     if isinstance(error, InputError):

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from suisen.errors import InputError, SuisenError
-from suisen.pipeline.recommender import Recommender
+from suisen.recommending.system import System
 from suisen.serving import openapi
 from suisen.serving.answering import Answering
 from suisen.serving.contract import AnyParams, Endpoint, NoParams
@@ -28,13 +28,13 @@ logger = logging.getLogger("suisen.serving")
 class App:
     """An ASGI application over one bundle.
 
-    ``load`` brings the Recommender; it runs in a thread while the server already answers ``/health/live``, and what it
+    ``load`` brings the System; it runs in a thread while the server already answers ``/health/live``, and what it
     raises leaves the server unready for good: ``opened`` is set then, too, and ``service.failure`` says why.
     """
 
     def __init__(
         self,
-        load: Callable[[], Recommender],
+        load: Callable[[], System],
         settings: Settings | None = None,
         endpoints: Sequence[Endpoint[Any]] = ENDPOINTS,
     ) -> None:
@@ -57,13 +57,13 @@ class App:
     async def _open(self) -> None:
         service = self.service
         try:
-            recommender = await asyncio.to_thread(self._load)
-            service.answering = await asyncio.to_thread(Answering, recommender)
+            system = await asyncio.to_thread(self._load)
+            service.answering = await asyncio.to_thread(Answering, system)
         except Exception as error:
             service.state, service.failure = "failed", error
             logger.error("the bundle is not served: %s", error, exc_info=not isinstance(error, SuisenError))
         else:
-            service.telemetry.bundle(service.version, recommender.name)
+            service.telemetry.bundle(service.version, system.name)
             service.telemetry.ready.set(1)
             if service.state == "loading":
                 service.state = "ready"

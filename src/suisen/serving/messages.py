@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from suisen.recommending.requests import MOST, RecommendOptions, UnknownPolicy
+from suisen.recommending.queries import MAX_ITEMS, RecommendOptions, UnknownPolicy
 
 HISTORY = 10_000
 """Most items of a history, of ``exclude`` and of ``among``."""
@@ -22,7 +22,7 @@ Id = Text | Whole
 """A raw id as the event log had it; 7 and "7" name the same."""
 Feature = str | Whole | float | bool | None | list[str | Whole | float]
 Ids = Annotated[list[Id], Meta(max_length=HISTORY)]
-K = Annotated[int, Meta(ge=1, le=MOST, description="Items per list; fewer come only where fewer are allowed.")]
+K = Annotated[int, Meta(ge=1, le=MAX_ITEMS, description="Items per list; fewer come only where fewer are allowed.")]
 Zoned = Annotated[datetime, Meta(tz=True)]
 Policy = Annotated[
     UnknownPolicy,

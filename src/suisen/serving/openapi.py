@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-import suisen
 from suisen.serving.contract import Endpoint
 from suisen.serving.messages import Id
 from suisen.serving.problems import Problem
+from suisen.version import __version__
 
 REF = "#/components/schemas/{name}"
 PROBLEM = {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}}
@@ -31,7 +31,7 @@ def document(endpoints: Sequence[Endpoint[Any]]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Suisen",
-            "version": suisen.__version__,
+            "version": __version__,
             "description": "Recommendations from one bundle.  Every refusal is a problem document with a stable code.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

@@ -17,8 +17,8 @@ from types import FrameType
 import uvicorn
 
 from suisen.errors import InputError, SuisenError
-from suisen.pipeline.recommender import Recommender
 from suisen.recommending import bundle, parity
+from suisen.recommending.system import System
 from suisen.serving.app import App
 from suisen.serving.settings import Settings
 from suisen.serving.telemetry import configure_logging
@@ -76,7 +76,7 @@ class Running:
 
 
 def start_in_thread(
-    source: Path | Recommender, *, host: str = "127.0.0.1", port: int = 0, settings: Settings | None = None
+    source: Path | System, *, host: str = "127.0.0.1", port: int = 0, settings: Settings | None = None
 ) -> Running:
     """Serves in a thread, on a free port by default; returns once it is ready.  Raises as ``serve`` does.
 
@@ -100,7 +100,7 @@ def start_in_thread(
 
 
 @contextmanager
-def running(source: Path | Recommender, settings: Settings | None = None) -> Iterator[Running]:
+def running(source: Path | System, settings: Settings | None = None) -> Iterator[Running]:
     """``start_in_thread`` on a free port, stopped at the end of the block."""
     server = start_in_thread(source, settings=settings)
     try:
@@ -109,13 +109,13 @@ def running(source: Path | Recommender, settings: Settings | None = None) -> Ite
         server.stop()
 
 
-def _loaded(source: Path | Recommender) -> Recommender:
-    """The Recommender, its parity fixture replayed where it comes from a bundle."""
-    if isinstance(source, Recommender):
+def _loaded(source: Path | System) -> System:
+    """The System, its parity fixture replayed where it comes from a bundle."""
+    if isinstance(source, System):
         return source
-    recommender = bundle.load(source)
-    parity.check(recommender, bundle.fixture(source))
-    return recommender
+    system = bundle.load(source)
+    parity.check(system, bundle.fixture(source))
+    return system
 
 
 def listen(host: str, port: int) -> socket.socket:

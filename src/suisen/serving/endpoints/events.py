@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from suisen.recommending.requests import MOST
+from suisen.recommending.queries import MAX_ITEMS
 from suisen.serving.contract import Endpoint
 from suisen.serving.event_log import LoggedEvent, as_text
 from suisen.serving.exchange import Exchange
@@ -36,7 +36,7 @@ class Event(Message, frozen=True):
     """When it happened; the time of arrival where it is missing."""
     request_id: Text | None = None
     """Of the recommendation that it followed."""
-    position: Annotated[int, Meta(ge=1, le=MOST)] | None = None
+    position: Annotated[int, Meta(ge=1, le=MAX_ITEMS)] | None = None
     """Rank in that recommendation, from 1."""
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from suisen.recommending.requests import RecommendOptions
+from suisen.recommending.queries import RecommendOptions
 from suisen.serving.answering import Recommend
 from suisen.serving.contract import COMPUTING, Endpoint
 from suisen.serving.exchange import Exchange

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from suisen.data.batch import Contexts
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
-from suisen.recommending import requests
+from suisen.recommending import queries as room
 from suisen.recommending.engine import Filters
-from suisen.recommending.requests import (
+from suisen.recommending.queries import (
     DenseQueries,
     RawQueries,
     RecommendOptions,
@@ -31,9 +31,9 @@ def test_what_is_given_takes_the_place_of_what_is_stored():
     users = ["u0001", None, NEW_USER, LONELY]
     who = RawQueries(
         users,
-        [None, ["i004", "no such item", "i005"], [], None],
-        [None, {"segment": "segment-1"}, {"age": 33, "segment": "no such segment"}, {}],
-        [{"device": "phone"}, None, {}, {"device": "desk"}],
+        history=[None, ["i004", "no such item", "i005"], [], None],
+        user_features=[None, {"segment": "segment-1"}, {"age": 33, "segment": "no such segment"}, {}],
+        context=[{"device": "phone"}, None, {}, {"device": "desk"}],
     )
     questions = dense_queries(store, who, None)
     contexts, dense = questions.contexts, torch.from_numpy(store.users.dense(users))
@@ -81,7 +81,8 @@ def test_lists_of_codes_are_encoded_by_row():
     data = Dataset.of(make_log(users=users, user=list("aabb"), item=[1, 2, 2, 3], time=[1, 2, 3, 4]))
     store = Recommender(EASE()).fit(data).store
     asked = RawQueries(
-        ["a", None, None, None], None, [None, {"likes": ["z", "no such"]}, {"likes": ["no such"]}, {"likes": []}]
+        ["a", None, None, None],
+        user_features=[None, {"likes": ["z", "no such"]}, {"likes": ["no such"]}, {"likes": []}],
     )
     questions = dense_queries(store, asked, None)
     (bag,) = questions.contexts.user_features.multi
@@ -163,7 +164,7 @@ def test_popular_lists_are_their_definition(rows, k, among):
 def test_popular_lists_in_parts(monkeypatch):
     store, filters = STORE(), Filters(Ragged.of([[1, 2], [], [3]] * 5))
     whole = popular_lists(store, filters, 4)
-    monkeypatch.setattr(requests, "CELLS", 10)
+    monkeypatch.setattr(room, "CELLS_PER_CHUNK", 10)
     parts = popular_lists(store, filters, 4)
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])

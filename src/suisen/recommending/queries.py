@@ -1,10 +1,10 @@
-"""From a caller's questions, in raw ids, to contexts and filters in dense ones; and who can be answered by what."""
+"""Queries: from the caller's ids to contexts and filters in dense ones, and which of them a model can answer."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,18 +22,19 @@ from suisen.recommending.store import Store, saying
 
 UnknownPolicy = Literal["error", "popular", "skip"]
 POLICIES: tuple[UnknownPolicy, ...] = ("error", "popular", "skip")
-MOST = 10_000
-"""Most items of a list: beyond it a recommendation is an export of the catalogue."""
-CELLS = 2**22
-"""Places in popular lists that are looked at together."""
+MAX_ITEMS = 10_000
+"""Most items per list: beyond it a recommendation is an export of the catalogue."""
+CELLS_PER_CHUNK = 2**22
+"""Places of popular lists that are looked at together."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RecommendOptions:
-    """How a recommendation is wanted, whoever it is for."""
+    """How each list of a recommendation is made, whoever it is for."""
 
     k: int = 10
-    """Items a list; fewer come only where fewer are allowed."""
+    """Items per list; fewer come only where fewer are allowed."""
+    _: KW_ONLY
     exclude: Sequence[RawId] = ()
     """Items that no list may hold; ids that are not known are ignored."""
     among: Sequence[RawId] | None = None
@@ -41,16 +42,16 @@ class RecommendOptions:
     exclude_seen: bool = True
     """Leave out what the history holds; False for things that people take again."""
     unknown: UnknownPolicy = "error"
-    """What an unanswerable query gets: an error, the popular list, or no rows."""
+    """What a query gets that the model cannot answer: an error, the popular list, or no rows."""
     diversity: float = 0.0
     """0: by score alone; towards 1: lists of unlike items (maximal marginal relevance)."""
     at: int | None = None
-    """Time of the request, microseconds since 1970 UTC: what stored histories hold from then on is left out, as if it
+    """Time of the query, microseconds since 1970 UTC: what stored histories hold from then on is left out, as if it
     had not happened yet.  None: now, and nothing is left out."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or not 1 <= self.k <= MOST:
-            raise InputError(f"k = {self.k!r} must be a whole number from 1 to {MOST:,}")
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or not 1 <= self.k <= MAX_ITEMS:
+            raise InputError(f"k = {self.k!r} must be a whole number from 1 to {MAX_ITEMS:,}")
         if not 0 <= self.diversity <= 1:
             raise InputError(f"diversity = {self.diversity!r} must be from 0 to 1")
         if self.unknown not in POLICIES:
@@ -67,35 +68,64 @@ def check_list(name: str, values: object) -> None:
 
 @dataclass(frozen=True)
 class RawQueries:
-    """B queries: ids, histories, features, or several of these; each sequence has B entries.
+    """B queries in the caller's own ids: users, histories, features, or several of these, B entries each.
 
     Where an entry is given it takes the place of what is stored of the user; None, and no features, leave that alone.
+    Raises InputError where nothing is given, and where the parts differ in length.
     """
 
     users: Sequence[RawId | None] | None = None
-    histories: Sequence[Sequence[RawId] | None] | None = None
-    user_features: Sequence[Mapping[str, Any] | None] | None = None
-    requests: Sequence[Mapping[str, Any] | None] | None = None
-    size: int = field(init=False, default=0)
+    """One id per query; None for a query without a user."""
+    _: KW_ONLY
+    history: Sequence[Any] | None = None
+    """Items of one query, or one list of items per query, oldest first."""
+    user_features: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None
+    """Names and values of one query, or of each."""
+    context: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None
+    """Context features of one query, or of each."""
 
     def __post_init__(self) -> None:
-        given = {
-            "users": self.users,
-            "history": self.histories,
-            "user_features": self.user_features,
-            "context": self.requests,
-        }
-        sizes = {name: len(part) for name, part in given.items() if part is not None}
+        check_list("users", self.users)
+        check_list("history", self.history)
+        sizes = {name: len(part) for name, part in self._parts().items() if part is not None}
         if not sizes:
             raise InputError("nobody is asked for; give users, history or user_features")
         if len(set(sizes.values())) > 1:
-            raise InputError(f"the queries differ in number: {sizes}; give one entry a query in each")
-        object.__setattr__(self, "size", next(iter(sizes.values())))
+            raise InputError(f"the queries differ in number: {sizes}; give one entry per query in each")
+
+    def __len__(self) -> int:
+        return next(len(part) for part in self._parts().values() if part is not None)
+
+    def _parts(self) -> dict[str, Sequence[Any] | None]:
+        return {
+            "users": self.users,
+            "history": self.histories,
+            "user_features": _per_query(self.user_features),
+            "context": _per_query(self.context),
+        }
+
+    @property
+    def histories(self) -> Sequence[Sequence[RawId] | None] | None:
+        """One list of items per query, or None for a stored history; None where no query brings one."""
+        if self.history is None or any(entry is None or _is_list(entry) for entry in self.history):
+            return self.history
+        return [self.history]
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+
+
+def _per_query(
+    values: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None,
+) -> Sequence[Mapping[str, Any] | None] | None:
+    """One mapping per query; a bare mapping is that of a single query."""
+    return [values] if isinstance(values, Mapping) else values
 
 
 @dataclass(frozen=True)
 class DenseQueries:
-    """B questions in dense ids."""
+    """B queries in dense ids."""
 
     contexts: Contexts
     seen: Ragged
@@ -109,35 +139,43 @@ class DenseQueries:
         return len(self.contexts)
 
 
-def dense_queries(store: Store, who: RawQueries, at: int | None) -> DenseQueries:
-    """Looks everything up; what is given takes the place of what is stored."""
-    dense = np.zeros(who.size, dtype=np.int64) if who.users is None else store.users.dense(who.users)
+def dense_queries(store: Store, queries: RawQueries, at: int | None) -> DenseQueries:
+    """The queries in dense ids, with all that is stored of their users; what they bring takes the place of that.
+
+    ``at`` is the time of the queries, as in ``RecommendOptions``.  Raises InputError for features that do not exist.
+    """
+    size = len(queries)
+    dense = np.zeros(size, dtype=np.int64) if queries.users is None else store.users.dense(queries.users)
     user = torch.from_numpy(dense)
     contexts = store.contexts(user, time.time_ns() // 1000 if at is None else at)
     if at is not None and store.has_time:
         contexts = _before(contexts, at)
-    if who.histories is not None:
-        contexts = _with_histories(store, contexts, who.histories)
+    if queries.histories is not None:
+        contexts = _with_histories(store, contexts, queries.histories)
     featured = store.featured_users[user]
-    if who.user_features is not None:
-        given = _encoded(store, "user", who.user_features)
+    given_features, given_context = _per_query(queries.user_features), _per_query(queries.context)
+    if given_features is not None:
+        given = _encoded(store, "user", given_features)
         contexts = replace(contexts, user_features=_merged(contexts.user_features, given))
         featured = torch.where(given.rows, given.known, featured)
-    if who.requests is not None:
-        contexts = replace(contexts, context_features=_encoded(store, "context", who.requests).features)
+    if given_context is not None:
+        contexts = replace(contexts, context_features=_encoded(store, "context", given_context).features)
     known = store.trained_users[user]
     contexts = replace(contexts, user=torch.where(known, user, 0))
     return DenseQueries(contexts, contexts.history, known, featured)
 
 
 def _before(contexts: Contexts, at: int) -> Contexts:
-    """The contexts with what their histories held in front of ``at``."""
+    """The contexts with only those items in their histories that came before ``at``."""
     earlier = contexts.history_time < at
     return replace(contexts, history=contexts.history.keep(earlier), history_time=contexts.history_time[earlier])
 
 
 def _with_histories(store: Store, contexts: Contexts, histories: Sequence[Sequence[RawId] | None]) -> Contexts:
-    """Unknown items of a history are passed over.  Their times are not known: all stand at the request's."""
+    """The contexts with the histories that the queries bring; None keeps the stored one.
+
+    Unknown items of a history are passed over.  Their times are not known: all stand at the query's.
+    """
     for row in histories:
         check_list("history", row)
     rows = [() if row is None else row for row in histories]
@@ -148,10 +186,9 @@ def _with_histories(store: Store, contexts: Contexts, histories: Sequence[Sequen
     stored = torch.tensor([row is None for row in histories], dtype=torch.bool)
     if bool(stored.any()):
         chosen = torch.arange(len(contexts)) + stored.long() * len(contexts)
-        given, times = (
-            concat(pair).take(chosen)
-            for pair in ((given, contexts.history), (times, contexts.history.with_values(contexts.history_time)))
-        )
+        stored_times = contexts.history.with_values(contexts.history_time)
+        given = concat([given, contexts.history]).take(chosen)
+        times = concat([times, stored_times]).take(chosen)
     return replace(contexts, history=given, history_time=times.values)
 
 
@@ -201,50 +238,49 @@ def _merged(stored: Features, given: _Given) -> Features:
     return both.take(torch.arange(len(stored)) + given.rows.long() * len(stored))
 
 
-def answerable(questions: DenseQueries, abilities: frozenset[str]) -> Tensor:
-    """(B,) bool: whom a model with these abilities can answer, from the user's own vector, a history or features.
+def answerable(queries: DenseQueries, abilities: frozenset[str]) -> Tensor:
+    """(B,) bool: which queries a model with these abilities can answer, by the user's own vector, history or features.
 
     A model that folds histories in and cannot meet new users has nothing to go by where the history is empty, even of a
     user it knows.
     """
-    able = questions.known.clone()
+    able = queries.known.clone()
     if "history" in abilities:
-        past = questions.contexts.history.lengths > 0
+        past = queries.contexts.history.lengths > 0
         able = able | past if "new users" in abilities else past
     if "new users" in abilities:
-        able |= questions.featured if "features" in abilities else torch.ones_like(able)
+        able |= queries.featured if "features" in abilities else torch.ones_like(able)
     return able
 
 
-def refusal(
-    who: RawQueries, at: int, questions: DenseQueries, model: str, abilities: frozenset[str]
-) -> UnsupportedQuery:
-    """The error for a query that cannot be answered: who it is, what the model lacks, what would help."""
-    name = "an anonymous query" if who.users is None or who.users[at] is None else f"user {who.users[at]!r}"
-    if bool(questions.known[at]):
+def refusal(raw: RawQueries, queries: DenseQueries, at: int, model: str, abilities: frozenset[str]) -> UnsupportedQuery:
+    """The error for the query at position ``at``, which the model cannot answer: what the model lacks, what helps."""
+    user = None if raw.users is None else raw.users[at]
+    name = "an anonymous query" if user is None else f"user {user!r}"
+    if bool(queries.known[at]):
         why = f"has no history and {model} goes by histories alone (it lacks 'new users'); give a history"
-    elif int(questions.contexts.history.lengths[at]) > 0 and "history" not in abilities:
+    elif int(queries.contexts.history.lengths[at]) > 0 and "history" not in abilities:
         why = f"is unknown to train and {model} lacks 'history'; use EASE, IALS, SASRec or TwoTower"
-    elif bool(questions.featured[at]):
+    elif bool(queries.featured[at]):
         why = f"is unknown to train and {model} lacks 'new users'; use TwoTower, or give a history"
     else:
         why = f"is unknown to train and brings neither a history nor features that {model} reads"
     return UnsupportedQuery(f"{name} {why}; or pass unknown='popular' or unknown='skip'")
 
 
-def filters_of(store: Store, ask: RecommendOptions, questions: DenseQueries) -> Filters:
+def filters_of(store: Store, options: RecommendOptions, queries: DenseQueries) -> Filters:
     """What each list may not hold, and the only items it may.
 
     What all lists exclude is added to each row, or, where that would be longer than the catalogue, taken out of it.
     """
-    rows, n_items = len(questions), store.schema.n_items
-    seen = questions.seen if ask.exclude_seen else Ragged.empty(rows)
-    barred = torch.from_numpy(np.unique(store.items.dense(list(ask.exclude))))
+    rows, n_items = len(queries), store.schema.n_items
+    seen = queries.seen if options.exclude_seen else Ragged.empty(rows)
+    barred = torch.from_numpy(np.unique(store.items.dense(list(options.exclude))))
     barred = barred[barred > 0]
     among = None
-    if ask.among is not None:
+    if options.among is not None:
         among = torch.zeros(n_items, dtype=torch.bool)
-        among[torch.from_numpy(store.items.dense(list(ask.among)))] = True
+        among[torch.from_numpy(store.items.dense(list(options.among)))] = True
         among[0] = False
     if barred.numel() * rows > n_items:
         among = torch.ones(n_items, dtype=torch.bool) if among is None else among
@@ -261,7 +297,7 @@ def popular_lists(store: Store, filters: Filters, k: int) -> tuple[Tensor, Tenso
     order = store.popular if filters.among is None else store.popular[filters.among[store.popular]]
     longest = int(filters.exclude.lengths.max()) if len(filters.exclude) else 0
     head = order[: k + longest]
-    at_once = max(1, CELLS // max(1, head.numel()))
+    at_once = max(1, CELLS_PER_CHUNK // max(1, head.numel()))
     ids = [torch.zeros((0, k), dtype=torch.int64)]
     for rows in torch.arange(len(filters.exclude)).split(at_once):  # type: ignore[no-untyped-call]
         gone = marked(filters.exclude.take(rows), head.expand(len(rows), -1))

@@ -1,0 +1,149 @@
+"""Answers: pure functions from a System and queries to ranked lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from suisen.data.ids import RawId
+from suisen.errors import InputError, UnsupportedQuery
+from suisen.recommending.engine import CONTEXTS_PER_CHUNK, wide
+from suisen.recommending.queries import (
+    RawQueries,
+    RecommendOptions,
+    answerable,
+    dense_queries,
+    filters_of,
+    popular_lists,
+    refusal,
+)
+from suisen.recommending.scorers import top_of
+from suisen.recommending.system import System
+
+AnsweredBy = Literal["model", "popular", "nobody"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Ranked lists of B queries in dense ids."""
+
+    items: Tensor
+    """(B, k) int64 dense ids, 0 = none."""
+    scores: Tensor
+    """(B, k) float32, -inf beside none."""
+    by: list[AnsweredBy]
+    """What answered each query: the model, the popular list, or nobody (skipped)."""
+
+
+def answer(system: System, queries: RawQueries, options: RecommendOptions) -> Answers:
+    """The best ``options.k`` items for each query: exactly min(k, allowed) of them.
+
+    Raises UnsupportedQuery for a query that the model cannot answer, unless ``options.unknown`` says otherwise, and
+    InputError for features that do not exist.
+    """
+    dense = dense_queries(system.store, queries, options.at)
+    able = answerable(dense, system.abilities)
+    if options.unknown == "error" and not bool(able.all()):
+        at = int((~able).nonzero()[0])
+        raise refusal(queries, dense, at, system.name, system.abilities)
+    filters = filters_of(system.store, options, dense)
+    items = torch.zeros((len(dense), options.k), dtype=torch.int64)
+    scores = torch.full((len(dense), options.k), -torch.inf)
+    rows = able.nonzero().squeeze(1)
+    if rows.numel():
+        contexts = dense.contexts.take(rows)
+        items[rows], scores[rows] = system.engine.lists(contexts, options.k, filters.take(rows), options.diversity)
+    others = (~able).nonzero().squeeze(1)
+    if others.numel() and options.unknown == "popular":
+        items[others], scores[others] = popular_lists(system.store, filters.take(others), options.k)
+    instead: AnsweredBy = "popular" if options.unknown == "popular" else "nobody"
+    return Answers(items, scores, ["model" if yes else instead for yes in able.tolist()])
+
+
+def to_frame(system: System, queries: RawQueries, answers: Answers) -> pl.DataFrame:
+    """Answers with raw ids: user_id, item_id, score, rank (from 1).
+
+    Queries without a user are numbered from 0 in user_id.  Raises InputError where such a number is also a user's id.
+    """
+    row, place = _places(answers.items)
+    return pl.DataFrame(
+        [
+            _user_ids(queries, system.store.users.raw_ids.dtype).gather(row),
+            system.store.items.raw(answers.items.numpy()[row, place]).alias("item_id"),
+            pl.Series("score", answers.scores.numpy()[row, place]),
+            pl.Series("rank", place + 1, dtype=pl.Int64),
+        ]
+    )
+
+
+def titles_of(system: System, answers: Answers) -> pl.Series:
+    """The item titles of the rows of ``to_frame``."""
+    return pl.Series("title", system.store.titles(answers.items[answers.items > 0]), dtype=pl.String)
+
+
+def similar(system: System, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(B, k) the items most alike to (B,) dense ones, 0 = none, and their cosines, descending; not the item itself.
+
+    Raises UnsupportedQuery for an item that the model has no vector of.
+    """
+    allowed = system.engine.allowed
+    for at in items[~allowed[items]].tolist():
+        raw = system.store.items.raw(np.array([at]))[0]
+        raise UnsupportedQuery(f"item {raw!r} has no event in train and {system.name} lacks 'new items'; use TwoTower")
+    vectors = system.engine.similarity_vectors
+    ids, scores = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
+    for chunk in items.split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
+        cosines = vectors[chunk] @ vectors.T  # (b, n_items)
+        cosines.masked_fill_(~allowed, -torch.inf)
+        cosines[torch.arange(len(chunk)), chunk] = -torch.inf
+        found, best = top_of(cosines, k)
+        ids.append(wide(found, k, 0))
+        scores.append(wide(best, k, -torch.inf))
+    return torch.cat(ids), torch.cat(scores)
+
+
+def similar_frame(system: System, items: Sequence[RawId], k: int) -> pl.DataFrame:
+    """``similar`` in raw ids: item_id, similar_id, score, rank.  Raises InputError for an item that is not known."""
+    dense = torch.from_numpy(system.store.items.dense(list(items)))
+    for item, at in zip(items, dense.tolist(), strict=True):
+        if at == 0:
+            raise InputError(f"item {item!r} is unknown; items are those of train and of the item table")
+    ids, scores = similar(system, dense, k)
+    row, place = _places(ids)
+    return pl.DataFrame(
+        [
+            system.store.items.raw(dense.numpy()[row]).alias("item_id"),
+            system.store.items.raw(ids.numpy()[row, place]).alias("similar_id"),
+            pl.Series("score", scores.numpy()[row, place]),
+            pl.Series("rank", place + 1, dtype=pl.Int64),
+        ]
+    )
+
+
+def _places(ids: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of every id of (B, k) that is there, row by row."""
+    row, place = np.nonzero((ids > 0).numpy())
+    return row, place
+
+
+def _user_ids(queries: RawQueries, dtype: pl.DataType) -> pl.Series:
+    """(B,) the queries' users as they were given, in one type; the query's number, from 0, where none is named."""
+    if queries.users is None:
+        return pl.Series("user_id", range(len(queries)), dtype=pl.Int64)
+    given = list(queries.users)
+    numbers: list[RawId] = [str(i) if dtype == pl.String else i for i in range(len(given))]
+    taken = {user for user in given if user is not None}
+    named: list[RawId] = []
+    for number, user in zip(numbers, given, strict=True):
+        if user is None and number in taken:
+            raise InputError(f"query {number} names no user, and user {number!r} is asked for too; ask for them apart")
+        named.append(number if user is None else user)
+    if len({type(user) for user in named}) > 1:
+        named = [str(user) for user in named]
+    return pl.Series("user_id", named, dtype=None if named else dtype)

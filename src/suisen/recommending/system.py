@@ -1,0 +1,54 @@
+"""The System: a trained recommender system, ready to answer; what a bundle holds, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from suisen.models import name_of
+from suisen.models.contract import Model
+from suisen.recommending.engine import Engine
+from suisen.recommending.store import Store
+
+
+def first_of(retriever: Model | None, ranker: Model | None) -> Model:
+    """The model of the first stage: the retriever, or a ranker that ranks everything by itself."""
+    first = retriever if retriever is not None else ranker
+    if first is None:
+        raise TypeError("a system needs a retriever, a ranker or both")
+    return first
+
+
+def name_of_both(retriever: Model | None, ranker: Model | None) -> str:
+    """The models' names, like ``ease + deepfm``."""
+    return " + ".join(name_of(model) for model in (retriever, ranker) if model is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """Models, their networks and all that is known of users and items: enough to answer, nothing to train with."""
+
+    retriever: Model | None
+    """Hyper-parameters of the first stage; its network is the engine's."""
+    ranker: Model | None
+    """Hyper-parameters of the second stage."""
+    store: Store
+    engine: Engine
+    seed: int = 0
+    """What training drew its random numbers from."""
+    index_recall: float | None = None
+    """Share of the exact nearest items that an approximate index finds; None without one."""
+    notes: Sequence[str] = ()
+    """What is to be said of how it was trained."""
+    version: str = ""
+    """Names the bundle it was loaded from; "" for one that was not saved."""
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """Which queries the first stage can answer; see ``suisen.models.contract.Ability``."""
+        return frozenset(first_of(self.retriever, self.ranker).abilities)
+
+    @property
+    def name(self) -> str:
+        """The models' names, like ``ease + deepfm``."""
+        return name_of_both(self.retriever, self.ranker)
