@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suisen.data.ragged import Ragged, concat, offsets_of, spans
+from suisen.data.ragged import Ragged, concat, largest, offsets_of, spans
 
 lists = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=6)
 
@@ -75,3 +75,62 @@ def test_spans_are_ranges(pairs):
     starts, lengths = (torch.tensor([p[i] for p in pairs], dtype=torch.int64) for i in (0, 1))
     assert spans(starts, lengths).tolist() == [s + i for s, n in pairs for i in range(n)]
     assert offsets_of(lengths).diff().tolist() == lengths.tolist()
+
+
+# -- rows as sets ------------------------------------------------------------------------------------------------------
+
+pairs_of_lists = st.lists(st.tuples(*[st.lists(st.integers(0, 6), max_size=5)] * 2), max_size=6)
+
+
+@given(pairs_of_lists)
+def test_differences_are_those_of_sets(pairs):
+    """Values that only one side holds, or none, are among them: the sides' largest values differ."""
+    left, right = (Ragged.of([pair[i] for pair in pairs]) for i in (0, 1))
+    assert left.isin(right).tolist() == [value in b for a, b in pairs for value in a]
+    assert left.minus(right).tolist() == [[value for value in a if value not in b] for a, b in pairs]
+
+
+@given(lists)
+def test_unique_is_sorted_sets_and_distinct_keeps_the_order(rows):
+    ragged = Ragged.of(rows)
+    assert ragged.unique().tolist() == [sorted(set(row)) for row in rows]
+    assert ragged.distinct().tolist() == [list(dict.fromkeys(row)) for row in rows]
+
+
+@given(lists, st.integers(1, 5))
+def test_keys_and_of_keys_are_inverse(rows, more):
+    ragged = Ragged.of([sorted(row) for row in rows])
+    size = largest(ragged.values) + more
+    keys = ragged.keys(size)
+    assert keys.tolist() == [i * size + value for i, row in enumerate(rows) for value in sorted(row)]
+    assert Ragged.of_keys(keys, size, len(rows)).tolist() == ragged.tolist()
+
+
+@given(lists.filter(len), st.data())
+def test_holds_is_in(rows, data):
+    ragged = Ragged.of(rows)
+    ids = data.draw(st.lists(st.lists(st.integers(0, 12), min_size=3, max_size=3), min_size=1, max_size=4))
+    named = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=len(ids), max_size=len(ids)))
+    found = ragged.holds(torch.tensor(ids), torch.tensor(named)[:, None])
+    assert found.tolist() == [[value in rows[i] for value in row] for i, row in zip(named, ids, strict=True)]
+    own = torch.tensor(ids[:1]).expand(len(rows), -1)
+    assert ragged.holds(own).tolist() == [[value in row for value in ids[0]] for row in rows]
+
+
+@given(lists)
+def test_places_count_in_each_row(rows):
+    assert Ragged.of(rows).places().tolist() == [place for row in rows for place in range(len(row))]
+
+
+def test_sets_leave_weights_behind_or_with_their_values():
+    ragged = Ragged(torch.tensor([3, 1, 3]), torch.tensor([0, 2, 3]), torch.tensor([0.1, 0.2, 0.3]))
+    assert ragged.unique().weights is None
+    assert ragged.minus(Ragged.of([[3], []])).weights.tolist() == pytest.approx([0.2, 0.3])
+    assert ragged.distinct().weights.tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_rows_of_nothing_hold_nothing():
+    nothing = Ragged.empty(2)
+    assert nothing.holds(torch.tensor([[0, 1], [2, 3]])).tolist() == [[False, False]] * 2
+    assert Ragged.of([[1], []]).minus(nothing).tolist() == [[1], []]
+    assert (nothing.unique().tolist(), nothing.distinct().tolist(), largest(nothing.values)) == ([[], []], [[], []], -1)

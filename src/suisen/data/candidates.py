@@ -106,7 +106,7 @@ def _skipping(ranks: Tensor, barred: Ragged, size: int) -> Tensor:
     at or before it, and barred place j stands at or before rank r where place - j <= r.
     """
     rows = barred.rows()
-    shifted = barred.values - (torch.arange(barred.values.numel()) - barred.offsets[rows])
+    shifted = barred.values - barred.places()
     keys = rows * (size + 1) + shifted
     asked = torch.arange(len(barred))[:, None] * (size + 1) + ranks
     return ranks + torch.searchsorted(keys, asked, right=True) - barred.offsets[:-1, None]

@@ -29,6 +29,11 @@ def offsets_of(lengths: Tensor) -> Tensor:
     return offsets
 
 
+def largest(values: Tensor) -> int:
+    """The largest of whole numbers from 0 on; −1 where there are none."""
+    return int(values.max()) if values.numel() else -1
+
+
 @dataclass(frozen=True)
 class Ragged:
     """Row i is ``values[offsets[i]:offsets[i + 1]]``; ``weights``, where given, runs beside ``values``."""
@@ -63,6 +68,10 @@ class Ragged:
         """(n,) int64: the row each value stands in."""
         return torch.repeat_interleave(torch.arange(len(self), device=self.offsets.device), self.lengths)
 
+    def places(self) -> Tensor:
+        """(n,) int64: where in its row each value stands, from 0."""
+        return torch.arange(self.values.numel(), device=self.offsets.device) - self.offsets[self.rows()]
+
     def take(self, rows: Tensor) -> Self:
         """The rows named, in that order; a row may be named again."""
         return self._cut(self.offsets[rows], self.lengths[rows])
@@ -86,6 +95,57 @@ class Ragged:
         index = spans(starts, lengths)
         weights = None if self.weights is None else self.weights.index_select(0, index)
         return replace(self, values=self.values.index_select(0, index), offsets=offsets_of(lengths), weights=weights)
+
+    # -- rows as sets of whole numbers from 0 on -----------------------------------------------------------------------
+
+    def keys(self, size: int) -> Tensor:
+        """(n,) int64: row · size + value, one number for each pair; ``size`` is above every value."""
+        return self.rows() * size + self.values
+
+    @classmethod
+    def of_keys(cls, keys: Tensor, size: int, rows: int) -> Self:
+        """``rows`` rows of the pairs that ``keys(size)`` made (n,) rising numbers of."""
+        lengths = torch.bincount(torch.div(keys, size, rounding_mode="floor"), minlength=rows)
+        return cls(keys % size, offsets_of(lengths))
+
+    def holds(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Bool, of the shape of ``ids``: whether a row holds each of them.
+
+        Row i is asked about row i of ``ids`` (B, C), or, where ``rows`` are given, the row that stands there; ``ids``
+        and ``rows`` then broadcast.
+        """
+        size = 1 + max(largest(self.values), largest(ids))
+        if rows is None:
+            rows = torch.arange(len(self), device=ids.device)[:, None]  # (B, 1)
+        wanted = rows * size + ids
+        known = torch.unique(self.keys(size))  # rising; sorts numbers alone, which is faster than to sort with places
+        if not known.numel():
+            return torch.zeros_like(wanted, dtype=torch.bool)
+        found: Tensor = known[torch.searchsorted(known, wanted).clamp(max=known.numel() - 1)] == wanted
+        return found
+
+    def isin(self, others: Ragged) -> Tensor:
+        """(n,) bool: which values stand in the same row of ``others`` too."""
+        return others.holds(self.values, self.rows())
+
+    def minus(self, others: Ragged) -> Self:
+        """Each row without the values in the same row of ``others``."""
+        return self.keep(~self.isin(others))
+
+    def unique(self) -> Self:
+        """Each row's different values, rising, without weights."""
+        size = 1 + largest(self.values)
+        return self.of_keys(torch.unique(self.keys(size)), size, len(self))
+
+    def distinct(self) -> Self:
+        """Each row with the first of equal values only, in the order they stood in."""
+        keys = self.keys(1 + largest(self.values))
+        order = torch.argsort(keys, stable=True)
+        first = torch.ones_like(keys, dtype=torch.bool)
+        first[order[1:]] = keys[order].diff() != 0
+        return self.keep(first)
+
+    # ------------------------------------------------------------------------------------------------------------------
 
     def with_values(self, values: Tensor) -> Self:
         """The same rows over other values of the same number."""

@@ -146,7 +146,7 @@ def last_share(values: Tensor, share: float) -> int:
 def queries_of(known: Known, rows: QueryRows, protocol: str) -> Queries:
     """The queries in train's ids, their context features encoded with train's vocabularies and means."""
     log, train, events = known.log, known.train, known.log.events
-    taken = distinct(rows.taken.with_values(events.item[rows.taken.values]), len(log.items))
+    taken = rows.taken.with_values(events.item[rows.taken.values]).distinct()
     past = rows.past.keep(known.items[events.item[rows.past.values]] > 0)
     history = past.with_values(known.items[events.item[past.values]])
     user = known.users[log.user[rows.at]]
@@ -159,7 +159,7 @@ def queries_of(known: Known, rows: QueryRows, protocol: str) -> Queries:
         history_time=events.time[past.values],
     )
     truth = taken.with_values(known.items[taken.values])
-    return Queries(contexts, truth, distinct(history, train.schema.n_items), protocol=protocol)
+    return Queries(contexts, truth, history.distinct(), protocol=protocol)
 
 
 def _latest(past: Ragged, time: Tensor) -> Tensor:
@@ -171,15 +171,6 @@ def _latest(past: Ragged, time: Tensor) -> Tensor:
     some = past.lengths > 0
     latest[some] = time[past.values[past.offsets[1:][some] - 1]]
     return latest
-
-
-def distinct(rows: Ragged, size: int) -> Ragged:
-    """Each row with the first of equal values only; values lie in [0, size)."""
-    keys = rows.rows() * size + rows.values
-    order = torch.argsort(keys, stable=True)
-    first = torch.ones_like(keys, dtype=torch.bool)
-    first[order[1:]] = keys[order].diff() != 0
-    return rows.keep(first)
 
 
 def assembled(known: Known, parts: Parts, valid: Queries | None, test: Queries | None) -> Split:
@@ -196,8 +187,8 @@ def assembled(known: Known, parts: Parts, valid: Queries | None, test: Queries |
 
 def _facts(known: Known, inside: Tensor, queries: Queries) -> dict[str, int]:
     """Counts of one part; ``inside`` (n,) bool: the events in it."""
-    truth, size = queries.truth, known.train.schema.n_items
-    seen = torch.isin(truth.rows() * size + truth.values, queries.seen.rows() * size + queries.seen.values)
+    truth = queries.truth
+    seen = truth.isin(queries.seen)
     return {
         "positives": int((inside & known.log.positive).sum()),
         "queries": len(queries),
