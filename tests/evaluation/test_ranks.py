@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
-from suisen.evaluation.ranks import UNRANKED, distinct, from_candidates, from_lists, without
+from suisen.evaluation.ranks import UNRANKED, distinct, from_candidates, from_lists
 from suisen.evaluation.tiles import Plan, Wanted, from_tiles
 from tests.evaluation.toys import (
     ListsOnly,
@@ -220,10 +220,3 @@ def test_plan_keeps_to_the_budget_and_names_the_least():
 @given(st.lists(st.lists(st.integers(0, 4), max_size=6), max_size=4))
 def test_distinct_counts_known_items_once_and_unknown_ones_each(rows):
     assert [sorted(row) for row in distinct(Ragged.of(rows)).tolist()] == [sorted(relevant(row)) for row in rows]
-
-
-@given(st.lists(st.tuples(st.lists(st.integers(0, 5)), st.lists(st.integers(0, 5))), max_size=4))
-def test_without_is_the_difference_of_rows(pairs):
-    left, right = [a for a, _ in pairs], [b for _, b in pairs]
-    expected = [[x for x in a if x not in b] for a, b in pairs]
-    assert without(Ragged.of(left), Ragged.of(right)).tolist() == expected

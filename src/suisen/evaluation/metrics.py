@@ -70,7 +70,7 @@ def _ideal_gain(relevant: Tensor, k: int, dtype: torch.dtype) -> Tensor:
 
 def average_precision(ranks: Ragged, k: int) -> Tensor:
     """AP@k = 1/R · Σ_{rⱼ ≤ k} j / rⱼ; its mean over queries is MAP@k.  Divided by R, not by min(k, R)."""
-    place = torch.arange(1, ranks.values.numel() + 1) - ranks.offsets[ranks.rows()]
+    place = 1 + ranks.places()
     return sum_per_query(ranks, within(ranks, k) * place / ranks.values.double()) / ranks.lengths
 
 
@@ -89,7 +89,7 @@ def query_auc(ranks: Ragged, rivals: Tensor) -> Tensor:
     The share of (relevant, not relevant) pairs in the right order; ties are in the wrong one; an item that cannot be
     found loses to all.
     """
-    place = torch.arange(1, ranks.values.numel() + 1) - ranks.offsets[ranks.rows()]
+    place = 1 + ranks.places()
     ahead = torch.minimum(ranks.values - place, rivals[ranks.rows()]).double()
     return 1 - sum_per_query(ranks, ahead) / (ranks.lengths * rivals)
 

@@ -27,7 +27,7 @@ from suisen.errors import InputError
 from suisen.evaluation.contract import Scorer, TileScorer
 from suisen.evaluation.metric import Facts, MetricAtK
 from suisen.evaluation.metrics import METRICS, parse_all
-from suisen.evaluation.ranks import NAN, Ranking, distinct, from_candidates, from_lists, without
+from suisen.evaluation.ranks import NAN, Ranking, distinct, from_candidates, from_lists
 from suisen.evaluation.report import Report
 from suisen.evaluation.tiles import Wanted, from_tiles
 
@@ -114,7 +114,7 @@ def _ranking(
     longest = max((each.k or 0 for each in metrics if each.metric.of_lists is not None), default=0)
     if queries.candidates is not None:
         return from_candidates(scorer, queries, truth, longest, options.budget)
-    exclude = without(queries.seen, truth) if options.repeats else queries.seen
+    exclude = queries.seen.minus(truth) if options.repeats else queries.seen
     if isinstance(scorer, TileScorer):
         rivals = any(each.metric.of_rivals is not None for each in metrics)
         return from_tiles(scorer, queries, truth, exclude, Wanted(options.budget, longest, rivals))

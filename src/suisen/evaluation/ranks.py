@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from suisen.data.batch import Candidates, Queries
-from suisen.data.ragged import Ragged, offsets_of
+from suisen.data.ragged import Ragged, largest
 from suisen.errors import InputError
 from suisen.evaluation.contract import Scorer
 
@@ -50,21 +50,11 @@ def distinct(truth: Ragged) -> Ragged:
     """Each query's relevant items as a set, rising: a known item counts once, each unknown one (0) for itself."""
     if len(truth) == 0 or int(truth.lengths.max()) <= 1:
         return truth
-    size = int(truth.values.max()) + 1
-    keys, _ = (truth.rows() * size + truth.values).sort()
+    size = 1 + largest(truth.values)
+    keys = truth.keys(size).sort().values
     again = torch.zeros_like(keys, dtype=torch.bool)
     again[1:] = (keys[1:] == keys[:-1]) & (keys[1:] % size > 0)
-    keys = keys[~again]
-    rows = torch.div(keys, size, rounding_mode="floor")
-    return Ragged(keys % size, offsets_of(torch.bincount(rows, minlength=len(truth))))
-
-
-def without(left: Ragged, right: Ragged) -> Ragged:
-    """Each row of ``left`` less the values in the same row of ``right``."""
-    size = 1 + max((int(part.values.max()) for part in (left, right) if part.values.numel()), default=0)
-    rows = left.rows()
-    keep = ~torch.isin(rows * size + left.values, right.rows() * size + right.values)
-    return Ragged(left.values[keep], offsets_of(torch.bincount(rows[keep], minlength=len(left))))
+    return Ragged.of_keys(keys[~again], size, len(truth))
 
 
 def blurred(target: Tensor, others: Tensor, columns: int | Tensor) -> Tensor:
@@ -159,8 +149,8 @@ def _places(ids: Tensor, truth: Ragged) -> tuple[Tensor, Tensor]:
     """(B, K): where among the truth's values each id stands, and whether it stands there at all."""
     if truth.values.numel() == 0:
         return torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-    size = 1 + int(max(ids.max(), truth.values.max()))
-    keys, order = (truth.rows() * size + truth.values).sort()
+    size = 1 + max(largest(ids), largest(truth.values))
+    keys, order = truth.keys(size).sort()
     wanted = torch.arange(len(truth))[:, None] * size + ids
     place = torch.searchsorted(keys, wanted).clamp(max=keys.numel() - 1)
     return order[place], (keys[place] == wanted) & (ids > 0)
@@ -191,7 +181,7 @@ def _check_lists(ids: Tensor, scores: Tensor, exclude: Ragged, width: int, first
     _refuse(
         (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0), first, "an item twice in one list; give it once"
     )
-    _, hit = _places(ids, exclude)
+    hit = exclude.holds(ids) & (ids > 0)
     _refuse(hit, first, "an item that it was asked to exclude; filter before the cut")
 
 
