@@ -109,7 +109,7 @@ class BERT4RecNet(Retriever):
         # a cut sequence keeps 2 … L of its items, each number as likely: one to read at least, and the one to predict
         shorter = 2 + (torch.rand(len(sequences), device=device) * (lengths - 1)).long()
         kept = torch.where(cut, torch.minimum(shorter, lengths), lengths)
-        places = torch.arange(sequences.values.numel(), device=device) - sequences.offsets[:-1][sequences.rows()]
+        places = sequences.places()
         rows = sequences.keep(places < kept[sequences.rows()])
         hidden = (torch.rand(rows.values.numel(), device=device) < self.model.mask) & ~cut[rows.rows()]
         none = torch.zeros(len(rows), device=device).index_add_(0, rows.rows(), hidden.float()) == 0

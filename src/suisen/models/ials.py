@@ -26,7 +26,7 @@ from torch import Tensor
 
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.dataset import Dataset
-from suisen.data.ragged import Ragged, offsets_of
+from suisen.data.ragged import Ragged
 from suisen.data.views import View, Whole
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
 from suisen.models.ease import binary_matrix
@@ -144,7 +144,7 @@ class IALSNet(Retriever):
         folded = (contexts.history.lengths > 0).nonzero().squeeze(1)
         if not folded.numel():
             return known
-        known[folded] = self._half(_distinct(contexts.history.take(folded)), self.item.weight, int(self.taking[1]))
+        known[folded] = self._half(contexts.history.take(folded).unique(), self.item.weight, int(self.taking[1]))
         return known
 
     def item_vectors(self) -> Tensor:
@@ -154,13 +154,6 @@ class IALSNet(Retriever):
 
 def _rows(matrix: Any) -> Ragged:
     return Ragged(torch.from_numpy(matrix.indices.astype(np.int64)), torch.from_numpy(matrix.indptr.astype(np.int64)))
-
-
-def _distinct(rows: Ragged) -> Ragged:
-    """Each row's different values."""
-    size = 1 + int(rows.values.max()) if rows.values.numel() else 1
-    pairs = torch.unique(rows.rows() * size + rows.values)  # of numbers: much faster than of rows
-    return Ragged(pairs % size, offsets_of(torch.bincount(pairs // size, minlength=len(rows))))
 
 
 def _groups(lengths: Tensor, dim: int) -> list[Tensor]:

@@ -112,12 +112,11 @@ class ItemKNNNet(CatalogueScorer):
     def score_all(self, contexts: Contexts) -> Tensor:
         """(B, n_items): sums over the history's rows; repeats count once."""
         history, n_items = contexts.history, len(self.offsets) - 1
-        pairs = torch.unique(history.rows() * n_items + history.values)
-        item = pairs % n_items
-        first = self.offsets[item]
-        lengths = self.offsets[item + 1] - first
+        items = history.unique()
+        first = self.offsets[items.values]
+        lengths = self.offsets[items.values + 1] - first
         at = spans(first, lengths)
-        start = torch.repeat_interleave(pairs - item, lengths)
+        start = torch.repeat_interleave(items.rows() * n_items, lengths)  # of the query's row in ``out``
         out = self.similarity.new_zeros(len(history) * n_items)
         return out.index_add_(0, start + self.targets[at], self.similarity[at]).view(len(history), n_items)
 

@@ -64,7 +64,7 @@ def inside_pairs(bags: Ragged, table: Tensor, mean: Tensor) -> Tensor:
     ``table`` (n, k) holds v, ``mean`` (B, k) is Σ x_i v_i.  A code that stands in a row twice is one coordinate of x
     with both shares, so rows are sorted first (14 ns a value); then it is ½(|Σ x_i v_i|² − Σ x_i² |v_i|²).
     """
-    keys, where = torch.unique(bags.rows() * len(table) + bags.values, return_inverse=True)
+    keys, where = torch.unique(bags.keys(len(table)), return_inverse=True)
     x = torch.zeros(len(keys), dtype=table.dtype, device=table.device)
     x.index_add_(0, where, shares(bags, table.dtype))
     norms = table.square().sum(1).index_select(0, keys % len(table))

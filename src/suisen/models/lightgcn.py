@@ -251,11 +251,8 @@ class LightGCNNet(Retriever):
 
     def _known(self, history: Ragged) -> Ragged:
         """Each row's different items that have an edge in train."""
-        size = len(self.sent)
-        pairs = torch.unique(history.rows() * size + history.values)
-        pairs = pairs[self.linked[self.n_users :][pairs % size]]
-        rows = torch.div(pairs, size, rounding_mode="floor")
-        return Ragged(pairs % size, offsets_of(torch.bincount(rows, minlength=len(history))))
+        items = history.unique()
+        return items.keep(self.linked[self.n_users :][items.values])
 
     def item_vectors(self) -> Tensor:
         """(n_items, d)."""

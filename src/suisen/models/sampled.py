@@ -106,14 +106,11 @@ class Negatives(nn.Module):
 
 def holds(sequences: Ragged, rows: Tensor, ids: Tensor, n_items: int) -> Tensor:
     """Whether the row of ``sequences`` named holds the item, in the broadcast shape of ``rows`` and ``ids``."""
-    own, asked = sequences.rows() * n_items + sequences.values, rows * n_items + ids
-    if len(sequences) * n_items <= MOST_BITS:
-        table = torch.zeros(len(sequences) * n_items, dtype=torch.bool, device=ids.device)
-        table[own] = True
-        return table[asked]
-    own = own.sort().values
-    found: Tensor = own[torch.searchsorted(own, asked).clamp(max=own.numel() - 1)] == asked
-    return found
+    if len(sequences) * n_items > MOST_BITS:
+        return sequences.holds(ids, rows)
+    table = torch.zeros(len(sequences) * n_items, dtype=torch.bool, device=ids.device)
+    table[sequences.keys(n_items)] = True
+    return table[rows * n_items + ids]
 
 
 def positive_scores(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:

@@ -218,6 +218,5 @@ class TwoTowerNet(Retriever):
 def faded(contexts: Contexts, half_life: float) -> Contexts:
     """The same contexts with histories whose items weigh 2^(−age / half_life), the newest one's age being 0."""
     history = contexts.history
-    places = torch.arange(history.values.numel(), device=history.offsets.device)
-    age = history.offsets[1:][history.rows()] - 1 - places
+    age = history.lengths[history.rows()] - 1 - history.places()
     return replace(contexts, history=replace(history, weights=torch.exp2(-age / half_life)))

@@ -160,7 +160,7 @@ class Crossed:
 def _dense(bags: Ragged, size: int) -> Tensor:
     """(n, size − 1): each code's share of its row's weight."""
     flat = torch.zeros(len(bags) * size, device=bags.values.device)
-    return flat.index_add_(0, bags.rows() * size + bags.values, shares(bags)).view(len(bags), size)[:, 1:]
+    return flat.index_add_(0, bags.keys(size), shares(bags)).view(len(bags), size)[:, 1:]
 
 
 def crossable(schema: Schema, history: int) -> dict[str, Crossed | str]:
