@@ -16,8 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from suisen.pages.draw import Panel, picture, standalone
+from suisen.pages.render import asset
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+IMAGES = ROOT / "docs" / "images"
 THREADS = min(2, os.cpu_count() or 1)
 """Cores that both sides of a comparison may use."""
 
@@ -118,6 +122,14 @@ def append(file: str, record: dict[str, Any]) -> None:
 def records(path: Path) -> list[dict[str, Any]]:
     """All lines of a results file; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+
+
+def draw_picture(path: Path, told: str, panels: list[Panel]) -> None:
+    """Panels side by side as an SVG file in light and dark."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = picture(told, told, panels, columns=len(panels))
+    path.write_text(standalone(drawn, asset("colours.css")), encoding="utf-8")
+    print(f"{path} written")
 
 
 def newest(lines: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:

@@ -15,15 +15,16 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from common import ROOT, append, parser, stamp
+from common import IMAGES, append, draw_picture, parser, stamp
 from torch import Tensor
 
 from suisen.models.fm import own_pairs
+from suisen.pages.draw import Axis, Line, Panel
 
 ROWS, CALLS = 128, 3
 FIELDS, DIM = (10, 20, 40, 80, 120, 160), 16
 DIMS, COUNT = (8, 16, 24, 32, 48, 64), 40
-PICTURE = ROOT / "docs" / "images" / "fm_cost.svg"
+PICTURE = IMAGES / "fm_cost.svg"
 
 
 def linear(vectors: Tensor) -> Tensor:
@@ -59,24 +60,28 @@ def fit(x: tuple[int, ...], y: list[float]) -> dict[str, float]:
 
 
 def draw(curves: dict[str, dict[str, list[float]]]) -> None:
-    """Both panels as an SVG."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    import matplotlib.pyplot as plt
-
-    mpl.rcParams["svg.hashsalt"] = "fm"
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    panels = (("n", FIELDS, f"fields n (k = {DIM})"), ("k", DIMS, f"dimension k (n = {COUNT})"))
-    for axis, (name, x, label) in zip(axes, panels, strict=True):
-        for side, marker in zip(SIDES, "os", strict=True):
-            axis.plot(x, curves[name][side], marker + "-", label=side)
+    """Both panels as an SVG; what is above three times the cost of an FM is cut off."""
+    panels = []
+    for name, x, label in (("n", FIELDS, f"fields n (k = {DIM})"), ("k", DIMS, f"dimension k (n = {COUNT})")):
+        most = 3 * max(curves[name]["FM"])
         found = fit(x, curves[name]["FM"])
-        axis.plot(x, [found["start"] + found["slope"] * at for at in x], "k:", label="straight line")
-        axis.set(xlabel=label, ylabel="µs a row, forward + backward", ylim=(0, 3 * max(curves[name]["FM"])))
-        axis.legend()
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, metadata={"Date": None})
+        straight = [found["start"] + found["slope"] * at for at in x]
+        marks = [
+            Line(*below(x, curves[name]["pair by pair"], most), colour="second", label="pair by pair", dots=False),
+            Line(x, curves[name]["FM"], label="FM"),
+            Line(x, straight, colour="muted", label="straight line", dashes="2 3", dots=False),
+        ]
+        level = Axis(label=label, low=0, high=x[-1] + x[0])
+        panels.append(Panel(marks=marks, x=level, y=Axis(label="µs per row, forward and backward", low=0, high=most)))
+    draw_picture(PICTURE, "The cost of an FM's pairs by the number of fields and by the dimension", panels)
+
+
+def below(x: tuple[int, ...], y: list[float], most: float) -> tuple[list[float], list[float]]:
+    """A rising course up to the place where it passes ``most``."""
+    inside = [at for at, value in zip(x, y, strict=True) if value < most]
+    if len(inside) == len(x):
+        return inside, y
+    return [*inside, float(np.interp(most, y, x))], [*y[: len(inside)], most]
 
 
 def main() -> int:

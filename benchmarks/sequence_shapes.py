@@ -20,16 +20,17 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from common import RESULTS, ROOT, append, interleaved, parser, records, stamp
+from common import IMAGES, RESULTS, append, draw_picture, interleaved, parser, records, stamp
 from torch import Tensor
 
 import suisen as su
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.ragged import Ragged
 from suisen.models.contract import Net
+from suisen.pages.draw import Axis, Line, Panel, Rule
 
 FILE = "sequence_shapes.jsonl"
-PICTURE = ROOT / "docs" / "images" / "sequence_shapes.svg"
+PICTURE = IMAGES / "sequence_shapes.svg"
 DIM, ITEMS = 64, 1_000
 LENGTHS, POSITIONS = (25, 50, 100, 200, 400), 6_400
 GAPS, SYMBOLS, REPEATS = (5, 10, 20, 50, 100), 20, 32
@@ -170,32 +171,30 @@ def hit_rates(lines: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
 
 def plot(options: Namespace) -> None:
     """Step times and hit rates side by side."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    import matplotlib.pyplot as plt
-
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "suisen"})
     lines = records(RESULTS / FILE)
-    figure, (one, many, reach) = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
-    for axes, alone, title in ((one, True, "one sequence"), (many, False, f"{POSITIONS:,} positions")):
-        for name, times in step_times(lines, alone).items():
-            axes.plot(list(times), [1e3 * seconds for seconds in times.values()], marker="o", label=name)
-        axes.set(xscale="log", xlabel="length of a sequence", ylabel="ms a training step", ylim=(0, None), title=title)
-        axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS])
-        axes.minorticks_off()
-    for name, rates in hit_rates(lines).items():
-        reach.plot(list(rates), list(rates.values()), marker="o", label=name)
-    reach.axhline(1 / SYMBOLS, color="grey", linestyle=":", label="chance")
-    reach.set(xscale="log", xlabel="gap", ylabel="hit rate", ylim=(0, 1.05), title="repeating what was a gap ago")
-    reach.set_xticks(GAPS, [str(gap) for gap in GAPS])
-    reach.minorticks_off()
-    for axes in (one, many, reach):
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, metadata={"Date": None})
-    print(f"{PICTURE.relative_to(ROOT)} written")
+    panels = []
+    for alone, what in ((True, "one sequence"), (False, f"{POSITIONS:,} positions")):
+        times = {
+            name: {length: 1e3 * seconds for length, seconds in found.items()}
+            for name, found in step_times(lines, alone).items()
+        }
+        y = Axis(label=f"ms per training step, {what}", low=0)
+        panels.append(Panel(marks=curves(times), x=by_powers("length of a sequence", LENGTHS), y=y))
+    chance = Rule(y=1 / SYMBOLS, dashes="2 3", label="chance")
+    y = Axis(label="hit rate, repeating what was a gap ago", low=0, high=1.05)
+    panels.append(Panel(marks=[*curves(hit_rates(lines)), chance], x=by_powers("gap", GAPS), y=y))
+    draw_picture(PICTURE, "GRU4Rec and SASRec by the length of the sequence and by the gap", panels)
+
+
+def curves(found: dict[str, dict[int, float]]) -> list[Line]:
+    """A line per model."""
+    colours = dict(zip(MODELS, ("second", "accent"), strict=True))
+    return [Line(list(of), list(of.values()), colour=colours[name], label=name) for name, of in found.items()]
+
+
+def by_powers(label: str, places: tuple[int, ...]) -> Axis:
+    """A log axis with these ticks."""
+    return Axis(label=label, log=True, marks={place: str(place) for place in places})
 
 
 def main() -> int:

@@ -22,12 +22,13 @@ import gowalla
 import torch
 from accuracy_table import tower_runs
 from common import (
+    IMAGES,
     RESULTS,
-    ROOT,
     Lines,
     Outcome,
     append,
     commit,
+    draw_picture,
     options_of,
     reached,
     records,
@@ -42,12 +43,13 @@ from suisen.data.log import Col
 from suisen.data.sources import load
 from suisen.data.splits import ByRows, LeaveLast
 from suisen.models.contract import Net
+from suisen.pages.draw import Axis, Line, Panel
 from suisen.recommending.scorers import NetScorer
 from suisen.training.options import Curve
 from suisen.training.trainer import fit
 
 FILE = "accuracy.jsonl"
-PICTURE = ROOT / "docs" / "images" / "two_tower_temperature.svg"
+PICTURE = IMAGES / "two_tower_temperature.svg"
 LOSSES: dict[str, dict[str, Any]] = {
     "in-batch": {"log_q": "none"},
     "in-batch + logQ": {},
@@ -181,31 +183,22 @@ def temperature(options: Namespace) -> None:
 
 def plot(options: Namespace) -> None:
     """Draws what the table holds of temperatures, the mean over seeds."""
-    import matplotlib.pyplot as plt
-
     lines = [line for line in tower_runs(records(RESULTS / FILE)) if line["what"] == "temperature"]
     if not lines:
         raise SystemExit("no line of a temperature in the results; run: python benchmarks/two_tower.py temperature")
-    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "suisen"})
-    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
-    for name in dict.fromkeys(line["data"] for line in lines):
+    marks = []
+    data = dict.fromkeys(line["data"] for line in lines)
+    for name, colour in zip(data, ("accent", "second", "bad", "muted"), strict=False):
         metric = DATA[name].pick
         mean: dict[float, list[float]] = {}
         for line in lines:
             if line["data"] == name:
                 mean.setdefault(float(line["variant"]), []).append(line["metrics"][metric])
         taus = sorted(mean)
-        axes.plot(taus, [sum(mean[tau]) / len(mean[tau]) for tau in taus], marker="o", label=f"{name}, {metric}")
-    axes.set_xscale("log")
-    axes.set_xticks(TEMPERATURES, [f"{tau:g}" for tau in TEMPERATURES])
-    axes.minorticks_off()
-    axes.set_xlabel("temperature")
-    axes.set_ylabel("validation")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, metadata={"Date": None})
-    print(f"{PICTURE.relative_to(ROOT)} written")
+        values = [sum(mean[tau]) / len(mean[tau]) for tau in taus]
+        marks.append(Line(taus, values, colour=colour, label=f"{name}, {metric}"))
+    x = Axis(label="temperature", log=True, marks={tau: f"{tau:g}" for tau in TEMPERATURES})
+    draw_picture(PICTURE, "Validation metric by temperature", [Panel(marks=marks, x=x, y=Axis(label="validation"))])
 
 
 # -- the warm row -----------------------------------------------------------------------------------------------------

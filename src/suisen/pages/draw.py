@@ -7,6 +7,7 @@ font a reader has is not known.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -378,7 +379,7 @@ class Panel:
     def levels(self) -> list[tuple[float, str]]:
         """Ticks of the upright axis."""
         low, high = self.spans()[1]
-        return self.y.labels(low, high, max(2, int(self.height / 45)))
+        return self.y.labels(low, high, max(2, int(self.height / 38)))
 
 
 def picture(title: str, told: str, panels: Sequence[Panel], columns: int = 1) -> Svg:
@@ -449,8 +450,11 @@ def svg(title: str, told: str, height: float, parts: Iterable[str], width: float
 
 
 def standalone(drawn: Svg, colours: str) -> str:
-    """A picture as a file of its own.  ``colours``: the text of ``colours.css``."""
-    style = f"{colours} text {{ font-family: system-ui, sans-serif; }}"
-    ground = '<rect width="100%" height="100%" rx="8" style="fill: var(--card)"/>'
-    opened = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    return opened.replace("</desc>", f"</desc><style>{style}</style>{ground}", 1) + "\n"
+    """A picture as a file of its own, on a card.  ``colours``: the text of ``colours.css``."""
+    *_, width, height = re.search(r'viewBox="([^"]+)"', drawn)[1].split()  # type: ignore[index]
+    wide, high = float(width) + 4 * GAP, float(height) + 4 * GAP
+    box = f'viewBox="{-2 * GAP} {-2 * GAP} {wide:g} {high:g}" width="{1.2 * wide:g}" height="{1.2 * high:g}"'
+    opened = re.sub(r'viewBox="[^"]+"', f'xmlns="http://www.w3.org/2000/svg" {box}', drawn, count=1)
+    style = f"<style>{colours} text {{ font-family: system-ui, sans-serif; }}</style>"
+    card = f'<rect x="{-2 * GAP}" y="{-2 * GAP}" width="{wide:g}" height="{high:g}" rx="8" style="fill: var(--card)"/>'
+    return opened.replace("</desc>", f"</desc>{style}{card}", 1) + "\n"
