@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "suisen"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 FEATURES = [name for name in EXTRAS if name not in ("all", "dev")]
-DISTRIBUTIONS = {"mlflow": "mlflow-skinny"}
+DISTRIBUTIONS = {"faiss": "faiss-cpu", "mlflow": "mlflow-skinny"}
 """Of packages that are imported under another name."""
 BLOCK = """
 import sys
@@ -74,6 +74,7 @@ def calls_of(name):
 def test_an_extra_that_an_error_names_brings_the_package_that_is_missing():
     named = {(extra, name) for _, (name, extra) in calls_of("missing_extra")}
     named |= {(extra, name) for _, (extra, *packages) in calls_of("need_extra") for name in packages}
+    assert {extra for extra, _ in named} == set(FEATURES)
     for extra, name in named:
         assert name.replace("_", "-") in names(EXTRAS[extra]), f"{extra} does not bring {name}"
 
@@ -82,6 +83,24 @@ def test_all_brings_every_extra_and_dev_brings_all():
     (everything,) = EXTRAS["all"]
     assert everything == f"suisen[{','.join(FEATURES)}]"
     assert "suisen[all]" in EXTRAS["dev"]
+
+
+def test_every_package_is_declared_where_it_is_used():
+    """Imports at the top of a file: the library's own, or in ``serving`` the extra's.  Nothing is declared in vain."""
+    core, imported = {package(name) for name in names(PROJECT["dependencies"])}, set()
+    serve = {package(name) for name in names(EXTRAS["serve"])}
+    for path in sorted(SOURCE.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else found
+            tops = {name.partition(".")[0] for name in found} - sys.stdlib_module_names - {"suisen"}
+            imported |= tops
+            if node in tree.body:
+                allowed = core | (serve if "serving" in path.parts else set())
+                assert tops <= allowed, f"{path}: {tops - allowed}"
+    assert core <= imported
+    assert imported <= core | set(OPTIONAL)
 
 
 def test_the_readme_installs_extras_that_there_are():
@@ -114,23 +133,33 @@ def test_learning_evaluating_saving_and_recommending_need_no_extra(tmp_path):
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("code", "extra"),
-    [
-        ("import suisen.serving.server", "serve"),
-        ("import suisen.serving.app", "serve"),
-        ("from suisen.pipeline.tuning import need_optuna; need_optuna()", "tune"),
-        ("from pathlib import Path; from suisen.training.callbacks import TensorBoard; TensorBoard(Path('x'))",
-         "tensorboard"),
-        ("from suisen.training.callbacks import MLflow; MLflow()", "mlflow"),
-    ],
-)  # fmt: skip
-def test_a_feature_names_its_extra(code, extra):
-    done = without(*OPTIONAL, code=code)
-    last = done.stderr.strip().splitlines()[-1]
-    assert re.fullmatch(
-        rf"suisen\.errors\.MissingExtra: \S+ is not installed; run: pip install 'suisen\[{extra}\]'", last
-    )
+FEATURE = {
+    "import suisen.serving.server": "serve",
+    "import suisen.serving.app": "serve",
+    "from suisen.pages.render import render; render('report.html', {}, {})": "report",
+    "from suisen.pipeline.tuning import need_optuna; need_optuna()": "tune",
+    "from suisen.training.callbacks import TensorBoard; TensorBoard('x')": "tensorboard",
+    "from suisen.training.callbacks import MLflow; MLflow()": "mlflow",
+}
+"""Code of each extra."""
+TRY = """
+from suisen.errors import MissingExtra
+for code in {codes!r}:
+    try:
+        exec(code)
+    except MissingExtra as error:
+        print(error)
+    else:
+        print("it works")
+"""
+
+
+def test_each_feature_names_its_extra():
+    done = without(*OPTIONAL, code=TRY.replace("{codes!r}", repr(list(FEATURE))))
+    assert done.returncode == 0, done.stderr
+    for code, extra, said in zip(FEATURE, FEATURE.values(), done.stdout.splitlines(), strict=True):
+        assert re.fullmatch(rf"\S+ is not installed; run: pip install 'suisen\[{extra}\]'", said), code
+    assert {*FEATURE.values(), "pandas"} == set(FEATURES)
 
 
 def test_pandas_tables_need_pyarrow():
@@ -144,9 +173,22 @@ su.Dataset.from_frame(pd.DataFrame({"user": ["a"], "item": ["b"]}), user="user",
 
 @pytest.mark.parametrize("words", [["serve", "nowhere"], ["demo"]])
 def test_commands_that_serve_say_so_in_one_line_before_they_begin(words, tmp_path):
-    done = command(*words, folder=tmp_path)
+    done = command(*words, packages=["uvicorn"], folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: msgspec is not installed; run: pip install 'suisen[serve]'\n"
+    assert done.stderr == "error: uvicorn is not installed; run: pip install 'suisen[serve]'\n"
     assert not list(tmp_path.iterdir())
-    one = command(*words, packages=["uvicorn"], folder=tmp_path)
-    assert one.stderr == "error: uvicorn is not installed; run: pip install 'suisen[serve]'\n"
+
+
+def test_a_run_without_the_report_is_whole_and_says_that_the_page_was_not_written(tmp_path):
+    (tmp_path / "log.csv").write_text("u,i,t\n" + "".join(f"{n % 7},{n % 5},{n}\n" for n in range(60)))
+    words = ["train", "--events", "log.csv", "--user", "u", "--item", "i", "--time", "t", "--out", "run"]
+    done = command(*words, "--retriever", "popularity", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "report.html was not written: jinja2 is not installed; run: pip install 'suisen[report]'" in done.stdout
+    assert (tmp_path / "run" / "metrics.json").is_file()
+    assert (tmp_path / "run" / "bundle" / "manifest.json").is_file()
+    assert not list((tmp_path / "run").glob("*report*"))
+    again = command("recommend", "run", "--user", "3", "-k", "2", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    tuned = command("tune", *words[1:-1], "tuned", "--retriever", "ease", "--trials", "1", folder=tmp_path)
+    assert (tuned.returncode, tuned.stderr) == (2, "error: optuna is not installed; run: pip install 'suisen[tune]'\n")

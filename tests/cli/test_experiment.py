@@ -1,6 +1,7 @@
 """suisen experiment: every command on small files, and what is said of bad ones."""
 
 import json
+import sys
 
 import numpy as np
 import polars as pl
@@ -216,6 +217,16 @@ def test_an_analysis_is_said_kept_and_shown_again(files, tmp_path):
     assert call("experiment", "report", out).stdout.splitlines()[0] == verdict
     assert (out / "report.html").read_text() == page
     assert json.loads((out / "result.json").read_text())["result"]["verdict"] == verdict
+
+
+def test_without_the_report_an_analysis_is_whole_and_says_that_the_page_was_not_written(files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)  # as if it were not installed
+    path, out = written(tmp_path), tmp_path / "run"
+    done = call(*analyze_words(files, path, out), "--moments", "0")
+    assert "report.html was not written: jinja2 is not installed; run: pip install 'suisen[report]'" in done.stderr
+    assert f"wrote {out / 'result.md'}, estimates.csv, result.json\n" in done.stdout
+    assert {each.name for each in out.iterdir()} == {"plan.toml", "result.json", "result.md", "estimates.csv"}
+    assert refused("experiment", "report", out).endswith("run: pip install 'suisen[report]'")
 
 
 def test_the_command_on_the_page_repeats_the_analysis(files, tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from suisen.cli.experiment_plan import frozen_beside, texts_of
-from suisen.errors import InputError
+from suisen.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
     from suisen.experiments.frozen import Frozen
@@ -60,7 +60,8 @@ def analyze(**given: Any) -> None:
         click.echo((folder / RESULT).read_text(encoding="utf-8"), nl=False)
         return
     click.echo(record.result.text())
-    click.echo(f"wrote {folder / PAGE}, {MARKDOWN}, {TABLE}, {RESULT}")
+    written = [name for name in (PAGE, MARKDOWN, TABLE, RESULT) if (folder / name).exists()]
+    click.echo(f"wrote {folder / written[0]}, {', '.join(written[1:])}")
 
 
 def analysed(plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: str) -> Record:
@@ -103,7 +104,10 @@ def save(folder: Path, record: Record, plan_file: Path) -> None:
     write_text(folder / PLAN, text)
     write_text(folder / MARKDOWN, record.result.markdown())
     record.result.frame().write_csv(folder / TABLE)
-    write_report(folder / PAGE, record)
+    try:
+        write_report(folder / PAGE, record)
+    except MissingExtra as error:
+        click.echo(f"{PAGE} was not written: {error}", err=True)
 
 
 def command_of(given: dict[str, Any], folder: Path) -> str:

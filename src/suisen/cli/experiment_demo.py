@@ -143,7 +143,9 @@ def demo(out: str, users: int, seed: int) -> None:
     record = _judged(acted, plan, frozen, folder)
     click.echo(f"\n{record.result.verdict}\n{record.result.ratio}\n")
     click.echo("\n".join(beside(record)))
-    click.echo(f"\npage: {folder / ANALYSIS / 'report.html'}   the demo took {time.perf_counter() - clock:.0f} s")
+    page = folder / ANALYSIS / "report.html"
+    where = f"page: {page}   " if page.exists() else ""
+    click.echo(f"\n{where}the demo took {time.perf_counter() - clock:.0f} s")
 
 
 def _planned(acted: Stage, folder: Path, seed: int) -> tuple[Plan, Frozen]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from suisen.errors import MissingExtra
 from suisen.evaluation import compare
 from suisen.pages.report import write_report
 from suisen.pipeline.recommender import Recommender
@@ -18,7 +19,10 @@ FORMAT = 1
 
 
 def save(run: Run) -> None:
-    """Bundle, metrics, curves and report; metrics.json comes last of what is machine-read: it says the run is over."""
+    """Bundle, metrics, curves and report; metrics.json comes last of what is machine-read: it says the run is over.
+
+    Without the extra ``report`` there is no page; a remark of the run says so.
+    """
     tables = run.config.tables()
     brief = {part: [score._asdict() for score in report.scores] for part, report in run.reports.items()}
     run.recommender.save(
@@ -33,7 +37,10 @@ def save(run: Run) -> None:
         found = compare(last[1], replace(test, name=run.folder.name))
         run.remarks = [f"compared with the last run on the same data and protocol, {last[0].name}:", str(found)]
     place.write_json(run.folder / place.CURVES, curves_of(run.recommender))
-    write_report(run.folder / place.REPORT, page_of(run))
+    try:
+        write_report(run.folder / place.REPORT, page_of(run))
+    except MissingExtra as error:
+        run.remarks.append(f"{place.REPORT} was not written: {error}")
     place.write_json(run.folder / place.METRICS, {
         "format": FORMAT,
         "finished": place.now(),

@@ -13,12 +13,14 @@ from suisen.runs.run import Run
 def summary(run: Run) -> str:
     """The data, the metric table, the paired differences, the funnel, the remarks, the seconds; paragraphs."""
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.seconds.items())
+    page = run.folder / place.REPORT
+    look = f" (look at {page})" if page.exists() else ""
     parts = [
         data_lines(run),
         results([*run.baselines, run.reports["test"]], run.comparisons),
         "" if run.funnel is None else str(run.funnel),
         "\n".join(run.remarks),
-        f"{took}; all of it in {run.folder}/ (look at {run.folder / place.REPORT})",
+        f"{took}; all of it in {run.folder}/{look}",
     ]
     return "\n\n".join(part for part in parts if part)
 
