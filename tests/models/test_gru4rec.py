@@ -189,6 +189,14 @@ def test_guests_learn_what_follows_what(loss):
     assert best.tolist() == data.items.dense([i % 10 + 1 for i in range(1, 11)]).tolist()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [True, False])
+def test_initial_vectors_have_length_one_on_average(tied):
+    net = GRU4Rec(dim=25, tied=tied).build(Schema(1, 2000))
+    for table in {net.item, net.target or net.item}:
+        assert float(table.weight[1:].square().sum(1).mean()) == pytest.approx(1, rel=0.05)
+
+
 # -- dropout ---------------------------------------------------------------------------------------------------------
 
 

@@ -84,8 +84,9 @@ def test_published_blocks_ask_with_the_norm_and_are_answered_by_the_input():
     torch.testing.assert_close(block(x), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_rows_of_padding_alone_have_finite_states():
-    net = Transformer(replace(SHAPE, causal=False)).eval()
+@pytest.mark.parametrize("training", [False, True])
+def test_rows_of_padding_alone_have_finite_states(training):
+    net = Transformer(replace(SHAPE, causal=False, dropout=0.1)).train(training)
     assert net(torch.randn(2, 6, 8), torch.tensor([0, 0])).isfinite().all()
 
 
@@ -117,6 +118,7 @@ def test_sizes_are_those_of_the_shape():
     block = net.blocks[0]
     assert block.first.weight.shape == (20, 8)
     assert block.second.weight.shape == (8, 20)
+    assert Shape(8, 1, 1, 6, 0.0, 8).std == 0.02  # small: the first states are the items' vectors
     drawn = Block(replace(SHAPE, published=True, std=0.5, dim=64, inner=64))
     for layer in (drawn.qkv, drawn.out, drawn.first, drawn.second):
         assert float(layer.weight.std()) == pytest.approx(0.5, rel=0.1)

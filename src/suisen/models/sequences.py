@@ -1,4 +1,7 @@
-"""What models of sequences share: what is read and what is predicted, and the state that answers a question."""
+"""From ragged histories to states and targets: what a causal model reads, what it predicts, and how it is computed.
+
+Rows of like length are computed together, so that little time goes into padding.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ from suisen.data.ragged import Ragged
 
 @dataclass(frozen=True)
 class Positions:
-    """The n positions of a batch that predict something."""
+    """The n positions of a batch of B sequences at which a next item is predicted."""
 
     hidden: Tensor
-    """(n, d) float32: their states, row by row."""
+    """(n, d) float32 states of the positions, row by row."""
     targets: Tensor
-    """(n,) the items that follow."""
+    """(n,) items to predict: the one that follows each position."""
     inputs: Ragged
-    """B rows of what was read: n values."""
+    """B rows with n values: the items that are read."""
     sequences: Ragged
-    """B rows: all items of each sequence."""
+    """B rows: all items of each sequence, the inputs and the last target."""
 
     @property
     def owners(self) -> Tensor:
@@ -31,8 +34,8 @@ class Positions:
 
 
 def next_items(sequences: Ragged) -> tuple[Ragged, Tensor]:
-    """What a causal model reads and what it is to predict: each row without its last item, and for each of the read
-    values (n,) the item that follows it.
+    """The inputs and targets of a causal model: each row without its last item (n values in all), and (n,) the item
+    that follows each of them.
     """
     first = torch.zeros_like(sequences.values, dtype=torch.bool)
     first[sequences.offsets[:-1][sequences.lengths > 0]] = True
@@ -40,8 +43,9 @@ def next_items(sequences: Ragged) -> tuple[Ragged, Tensor]:
 
 
 def positions(states: Callable[[Ragged], Tensor], sequences: Ragged, groups: int = 1) -> Positions:
-    """Every position of a causal model that has a next item, its rows sorted by length where there are ``groups``;
-    ``states``: (B, L, d) of B rows.
+    """Every position of ``sequences`` that has a next item, with its state.
+
+    ``states`` computes (B, L, d) of B rows.  With several ``groups`` the rows come sorted by length.
     """
     if groups > 1:
         sequences = by_length(sequences)
@@ -55,15 +59,18 @@ def by_length(rows: Ragged) -> Ragged:
 
 
 def flat_states(states: Callable[[Ragged], Tensor], rows: Ragged, groups: int = 1) -> Tensor:
-    """(n, d) float32 states of the values of B rows, computed in so many ``groups`` of rows one behind the other: of
-    rows in the order of their lengths little is computed on padding, though any lengths meet in a batch.
+    """(n, d) float32 states of the n values of B rows, in their order.
+
+    The rows are computed in ``groups`` of neighbours: where they are sorted by length, little is computed on padding,
+    though the batch holds rows of any length.
     """
     parts = torch.arange(len(rows), device=rows.offsets.device).tensor_split(min(groups, max(1, len(rows))))
     grouped = [rows] if groups == 1 else [rows.take(part) for part in parts]
+    with_values = [group for group in grouped if group.values.numel()]
     found = []
-    for some in [group for group in grouped if group.values.numel()] or grouped[:1]:
-        made = states(some).float()
-        found.append(made[some.mask(made.shape[1])])
+    for group in with_values or grouped[:1]:  # where all rows are empty one call tells d
+        padded = states(group).float()  # (rows of the group, L, d)
+        found.append(padded[group.mask(padded.shape[1])])  # (values of the group, d)
     return torch.cat(found)
 
 
@@ -71,6 +78,6 @@ def newest(states: Callable[[Ragged], Tensor], items: Ragged, dim: int) -> Tenso
     """(B, dim) float32: the state behind each row's last item; zero for an empty row."""
     if not items.values.numel():
         return torch.zeros((len(items), dim), device=items.values.device)
-    at = items.lengths - 1
-    found = states(items).float()[torch.arange(len(items), device=at.device), at.clamp(min=0)]
-    return torch.where(at[:, None] >= 0, found, 0)
+    last = items.lengths - 1  # (B,)
+    found = states(items).float()[torch.arange(len(items), device=last.device), last.clamp(min=0)]  # (B, dim)
+    return torch.where(last[:, None] >= 0, found, 0)
