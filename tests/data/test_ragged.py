@@ -115,6 +115,7 @@ def test_holds_is_in(rows, data):
     assert found.tolist() == [[value in rows[i] for value in row] for i, row in zip(named, ids, strict=True)]
     own = torch.tensor(ids[:1]).expand(len(rows), -1)
     assert ragged.holds(own).tolist() == [[value in row for value in ids[0]] for row in rows]
+    assert ragged.holds(own[:, :0]).shape == (len(rows), 0)
 
 
 @given(lists)
@@ -134,3 +135,9 @@ def test_rows_of_nothing_hold_nothing():
     assert nothing.holds(torch.tensor([[0, 1], [2, 3]])).tolist() == [[False, False]] * 2
     assert Ragged.of([[1], []]).minus(nothing).tolist() == [[1], []]
     assert (nothing.unique().tolist(), nothing.distinct().tolist(), largest(nothing.values)) == ([[], []], [[], []], -1)
+
+
+def test_a_few_rows_cost_the_same_among_many(monkeypatch):
+    """``take`` looks at the rows it is given alone: no array of all lengths is made."""
+    monkeypatch.setattr(Ragged, "lengths", None)
+    assert Ragged.of([[1], [], [2, 3]]).take(torch.tensor([2, 1, 2])).tolist() == [[2, 3], [], [2, 3]]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from suisen.data.batch import Candidates, Contexts, Features
 from suisen.data.ragged import Ragged
 from suisen.models.contract import ItemTable, Ranker, Retriever
-from suisen.recommending.engine import Engine, Filters, build_index, marked, pair_features
+from suisen.recommending.engine import Engine, Filters, build_index, pair_features
 from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Flat
 from tests.fitted import fitted, small_split
 
@@ -155,14 +155,6 @@ def test_pair_features_are_their_definition(rows, real):
             tolerance = 1e-3 if spread > 1e-2 else 1e3  # next to no spread: rounding decides
             assert float(found[place, 0]) == pytest.approx(standard, abs=tolerance)
             assert float(found[place, 1]) == pytest.approx(-torch.log2(torch.tensor(place + 1.0)).item() / 8)
-
-
-@given(st.lists(st.lists(st.integers(0, 6), max_size=5), min_size=3, max_size=3))
-def test_marked_is_membership(rows):
-    ids = torch.arange(8).expand(3, -1)
-    expected = [[i in row and i > 0 for i in range(8)] for row in rows]
-    assert marked(Ragged.of(rows), ids).tolist() == expected
-    assert marked(Ragged.of(rows), ids[:, :0]).shape == (3, 0)
 
 
 def test_similarity_vectors_are_of_length_one_and_made_once():

@@ -73,8 +73,9 @@ class Ragged:
         return torch.arange(self.values.numel(), device=self.offsets.device) - self.offsets[self.rows()]
 
     def take(self, rows: Tensor) -> Self:
-        """The rows named, in that order; a row may be named again."""
-        return self._cut(self.offsets[rows], self.lengths[rows])
+        """The rows named, in that order; a row may be named again.  The other rows are not looked at."""
+        starts = self.offsets[rows]
+        return self._cut(starts, self.offsets[rows + 1] - starts)
 
     def last(self, most: int) -> Self:
         """At most the last ``most`` values of each row."""

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from suisen.data.batch import Queries
-from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.evaluation.report import interval, number, text_table
-from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, marked
+from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters
 from suisen.stats import bootstrap_means
 
 
@@ -157,7 +156,7 @@ def _count(engine: Engine, queries: Queries, k: int, depth: int) -> dict[str, An
         some = queries.take(rows)
         ids, scores = engine.retrieve(some.contexts, depth, Filters(some.seen))
         ranked, _ = engine.rerank(some.contexts, ids, scores)
-        hit = marked(some.truth, ranked)
+        hit = some.truth.holds(ranked) & (ranked > 0)
         found = hit[:, :k].double()
         parts["retrieved"].append(hit.sum(1).double())
         parts["top"].append(found.sum(1))
@@ -166,7 +165,7 @@ def _count(engine: Engine, queries: Queries, k: int, depth: int) -> dict[str, An
         parts["possible"].append(_possible(engine, some))
         listed += int((ids > 0).sum())
         shown += int((ranked[:, :k] > 0).sum())
-        barred += torch.unique(_keys(some.seen, engine)[engine.allowed[some.seen.values]]).numel()
+        barred += some.seen.keep(engine.allowed[some.seen.values]).unique().values.numel()
     allowed, n = engine.n_allowed, len(queries)
     means = {"listed": listed / n, "allowed": allowed, "open": allowed - barred / n, "shown": shown / n}
     return {**{name: torch.cat(part) for name, part in parts.items()}, **means}
@@ -175,13 +174,7 @@ def _count(engine: Engine, queries: Queries, k: int, depth: int) -> dict[str, An
 def _possible(engine: Engine, queries: Queries) -> Tensor:
     """(B,) relevant items that are known, may be recommended and are not filtered."""
     truth = queries.truth
-    free = engine.allowed[truth.values] & ~torch.isin(_keys(truth, engine), _keys(queries.seen, engine))
-    return torch.bincount(truth.rows()[free], minlength=len(queries)).double()
-
-
-def _keys(rows: Ragged, engine: Engine) -> Tensor:
-    """(n,) one number for each (row, item)."""
-    return rows.rows() * len(engine.allowed) + rows.values
+    return truth.keep(engine.allowed[truth.values]).minus(queries.seen).lengths.double()
 
 
 def _figure(name: str, values: Tensor, seed: int) -> Figure:

@@ -20,7 +20,7 @@ from suisen.data.dataset import Dataset, Lists
 from suisen.errors import InputError
 from suisen.evaluation import evaluate
 from suisen.models.contract import Model, Net, Ranker
-from suisen.recommending.engine import PAIR, Engine, Filters, build_index, marked, pair_features, recommendable
+from suisen.recommending.engine import PAIR, Engine, Filters, build_index, pair_features, recommendable
 from suisen.recommending.scorers import NetScorer
 from suisen.recommending.standin import StandIn, as_ranker, stands_in
 from suisen.retrieval import Exact, IndexSettings
@@ -155,7 +155,7 @@ def _lists_of(engine: Engine, train: Dataset, rows: Tensor, options: RankerLists
     ids, pair = ids.gather(1, keep), pair.gather(1, keep.unsqueeze(2).expand(-1, -1, pair.shape[2]))
     labels = torch.zeros(ids.shape)
     labels[:, 0] = 1.0
-    weights = (ids > 0).float() * ~marked(train.histories.take(train.events.visitor[rows[found]]), ids)
+    weights = (ids > 0).float() * ~train.histories.take(train.events.visitor[rows[found]]).holds(ids)
     weights[:, 0] = 1.0
     return Lists(contexts.take(found).recent(options.history), Candidates(ids, pair), labels, weights)
 
@@ -216,7 +216,7 @@ def _list_ndcg(net: Net, queries: Queries, ids: Tensor, pair: Tensor, k: int) ->
     device = net.items.trained.device
     scores = net.score(queries.contexts.to(device), Candidates(ids, pair).to(device)).float().cpu()
     scores = scores.masked_fill(ids == 0, -torch.inf)
-    hits = marked(queries.truth, ids)
+    hits = queries.truth.holds(ids) & (ids > 0)
     order = hits.long().argsort(dim=1, stable=True)  # among equal scores the misses stand first
     order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
     discount = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float32))

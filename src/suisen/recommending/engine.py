@@ -202,13 +202,6 @@ class Engine:
         return Contexts(zero, none, none, zero, history, zero).to(self.first.device)
 
 
-def marked(rows: Ragged, ids: Tensor) -> Tensor:
-    """(B, C) bool: which of (B, C) ids stand in the same row of ``rows``; never 0."""
-    size = 1 + max((int(part.max()) for part in (rows.values, ids) if part.numel()), default=0)
-    wanted = torch.arange(len(ids))[:, None] * size + ids
-    return torch.isin(wanted, rows.rows() * size + rows.values) & (ids > 0)
-
-
 def wide(lists: Tensor, k: int, fill: float) -> Tensor:
     """(B, k): padded where the catalogue is smaller than k."""
     return F.pad(lists, (0, k - lists.shape[1]), value=fill)

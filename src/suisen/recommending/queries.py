@@ -17,7 +17,7 @@ from suisen.data.batch import Contexts, Features, joined
 from suisen.data.ids import RawId
 from suisen.data.ragged import Ragged, concat, offsets_of
 from suisen.errors import InputError, UnsupportedQuery, unknown
-from suisen.recommending.engine import Filters, marked
+from suisen.recommending.engine import Filters
 from suisen.recommending.store import Store, saying
 
 UnknownPolicy = Literal["error", "popular", "skip"]
@@ -300,7 +300,7 @@ def popular_lists(store: Store, filters: Filters, k: int) -> tuple[Tensor, Tenso
     at_once = max(1, CELLS_PER_CHUNK // max(1, head.numel()))
     ids = [torch.zeros((0, k), dtype=torch.int64)]
     for rows in torch.arange(len(filters.exclude)).split(at_once):  # type: ignore[no-untyped-call]
-        gone = marked(filters.exclude.take(rows), head.expand(len(rows), -1))
+        gone = filters.exclude.take(rows).holds(head.expand(len(rows), -1))
         best = gone.long().argsort(dim=1, stable=True)[:, :k]
         found = torch.where(gone.gather(1, best), 0, head[best])
         ids.append(F.pad(found, (0, k - found.shape[1])))
