@@ -1,9 +1,11 @@
-"""The toy retriever of CONTRIBUTING.md: one file's worth of code and one line in the list, through the whole house."""
+"""The examples of CONTRIBUTING.md: each is one file and one line in a registry, through the whole house."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +13,12 @@ import pytest
 
 import suisen as su
 from suisen import models
+from suisen.evaluation import METRICS
+from suisen.pages.report import outcome
+from suisen.pipeline.tuning import TuneSettings, tune
 from suisen.recommending import bundle, parity
+from suisen.retrieval import INDEXES
+from suisen.runs import config
 from tests.helpers import make_data
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
@@ -70,3 +77,91 @@ def test_an_experiments_test_of_one_file_and_one_line_passes_the_contract_suite(
                 cases += 1
     assert cases > 10
     del sys.modules["brunner_munzel"]
+
+
+def pasted(heading, name, monkeypatch, tmp_path):
+    """The first code block of a section as a module of its own."""
+    section = PAGE.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1]
+    block = section.split("```python\n")[1].split("```")[0]
+    sources = [example.source for example in doctest.DocTestParser().get_examples(block)]
+    (tmp_path / f"{name}.py").write_text("\n".join(sources), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module(name)
+
+
+def groups():
+    """Two groups of users with items of their own; the last of three is what the first two ask for."""
+    rows = [(user, "abcdwxyz"[user % 2 * 4 + (user + step) % 4]) for user in range(10) for step in range(3)]
+    users, items = zip(*rows, strict=True)
+    return make_data(user=users, item=items, time=range(len(rows)))
+
+
+@pytest.fixture
+def metrics(monkeypatch, tmp_path):
+    """The file of the page, and the two lines in METRICS."""
+    made = pasted("Add a metric", "toy_metrics", monkeypatch, tmp_path)
+    for metric in (made.RBP, made.TAIL):
+        monkeypatch.setitem(METRICS, metric.name, metric)
+    return {metric.name: metric for metric in (made.RBP, made.TAIL)}
+
+
+def test_metrics_of_one_file_and_a_line_each_are_measured_compared_tuned_on_and_reported(metrics):
+    split = groups().split(su.LeaveLast(test=1, valid=1))
+    made = su.Recommender(su.ItemKNN()).fit(split.train)
+    names = ["rbp@3", "tail@3"]
+    report = su.evaluate(made, split.test, metrics=names)
+    assert all(value == pytest.approx(0.2 * 0.8**2) or value == 0 for value in report.values["rbp@3"].tolist())
+    popular = su.evaluate(su.Recommender(su.Popularity()).fit(split.train), split.test, metrics=names)
+    rows = [row._replace(p_holm=0.001, difference=0.1) for row in su.compare(popular, report).rows]
+    assert [(row.metric, outcome(row)) for row in rows] == [("rbp@3", "better"), ("tail@3", "higher")]
+    found = tune(su.Recommender(su.EASE()), split.train, split.valid, TuneSettings(metric="rbp@3", trials=2, startup=1))
+    assert (found.metric, found.finished) == ("rbp@3", 2)
+    with pytest.raises(su.InputError, match=r"'tail@3' cannot be tuned on; use one of .*rbp@10"):
+        TuneSettings(metric="tail@3")
+    with pytest.raises(su.InputError, match=r"did you mean 'rbp@10'"):
+        su.evaluate(made, split.test, metrics=["rpb@10"])
+
+
+def contract_suite(path, registered, chosen, folder):
+    """How many tests of a contract suite pass, of those that take what the page's line puts into the registry."""
+    (folder / "page_line.py").write_text(registered, encoding="utf-8")
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    flags = ["-q", "-o", "addopts=", "-p", "page_line", "-p", "no:cacheprovider", "-k", chosen]
+    run = [sys.executable, "-c", code, path, *flags]
+    done = subprocess.run(run, cwd=PAGE.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return int(re.search(r"(\d+) passed", done.stdout)[1])
+
+
+def test_the_contract_suite_takes_metrics_from_the_registry(metrics, tmp_path):
+    line = "from suisen.evaluation import METRICS\nfrom toy_metrics import *\nMETRICS.update(rbp=RBP, tail=TAIL)\n"
+    assert contract_suite("tests/evaluation/test_metric_contract.py", line, "rbp or tail", tmp_path) > 10
+
+
+@pytest.fixture
+def reduced(monkeypatch, tmp_path):
+    """The file of the page, and the one word in INDEXES."""
+    made = pasted("Add an index", "toy_index", monkeypatch, tmp_path).Reduced
+    monkeypatch.setitem(INDEXES, made.name, made)
+    return made
+
+
+def test_an_index_of_one_file_and_one_word_is_built_saved_and_loaded(reduced, tmp_path):
+    made = su.Recommender(su.IALS(dim=4, epochs=2), index=reduced(dim=3)).fit(groups())
+    assert 0.5 < made.index_recall <= 1
+    loaded = su.load(made.save(tmp_path / "bundle"))
+    assert loaded.engine.index.description == {"name": "reduced", "n": 8, "d": 4, "dim": 3, "refine": 8}
+    assert loaded.recommend(users=[0, 1], k=3).equals(made.recommend(users=[0, 1], k=3))
+    assert config.CHOICES["index"]["reduced"] is reduced  # so that [index] name = "reduced" and --index reduced mean it
+
+
+def test_an_index_that_is_not_in_the_registry_is_refused(reduced, monkeypatch):
+    monkeypatch.delitem(INDEXES, "reduced")
+    with pytest.raises(su.InputError, match=r"Reduced\(dim=8, refine=8\) is not the settings of an index"):
+        su.Recommender(su.IALS(dim=4, epochs=2), index=reduced()).fit(groups())
+
+
+def test_the_contract_suite_takes_indexes_from_the_registry(reduced, tmp_path):
+    line = "from suisen.retrieval import INDEXES\nfrom toy_index import Reduced\nINDEXES['reduced'] = Reduced\n"
+    assert contract_suite("tests/retrieval/test_contract.py", line, "reduced", tmp_path) > 20
