@@ -46,7 +46,7 @@ def test_names_are_those_of_their_homes():
     from suisen.pipeline import Recommender
 
     assert (suisen.Dataset, suisen.EASE, suisen.Recommender) == (Dataset, EASE, Recommender)
-    with pytest.raises(AttributeError, match="module 'suisen' has no attribute 'Recomender'"):
+    with pytest.raises(AttributeError, match="No suisen attribute Recomender"):
         _ = suisen.Recomender
 
 

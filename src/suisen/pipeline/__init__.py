@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from suisen.data.batch import Queries
@@ -29,4 +30,9 @@ def evaluate(
     return evaluate_scorer(recommender, queries, metrics, **options)
 
 
-__all__ = ["Recommender", "evaluate"]
+def load(folder: str | Path) -> Recommender:
+    """The Recommender saved in a bundle or in a run folder.  Raises BundleError naming a missing or damaged file."""
+    return Recommender.load(folder)
+
+
+__all__ = ["Recommender", "evaluate", "load"]

@@ -1,0 +1,36 @@
+"""Public names: type checkers read them here, and ``suisen/experiments/__init__.py`` loads each at its first use."""
+
+from .analysis import AnalysisOptions as AnalysisOptions
+from .analysis import analyze as analyze
+from .analysis import analyze_units as analyze_units
+from .assignment import Assigner as Assigner
+from .assignment import check_layers as check_layers
+from .frozen import Change as Change
+from .frozen import Frozen as Frozen
+from .frozen import changes as changes
+from .frozen import freeze as freeze
+from .frozen import read_frozen as read_frozen
+from .interleaving import balanced as balanced
+from .interleaving import preference as preference
+from .interleaving import team_draft as team_draft
+from .logged import Logged as Logged
+from .logged import Policies as Policies
+from .off_policy import evaluate_policy as evaluate_policy
+from .plan import Plan as Plan
+from .plan import load as load
+from .power import Baseline as Baseline
+from .power import Design as Design
+from .record import About as About
+from .record import Record as Record
+from .result import Estimated as Estimated
+from .result import Result as Result
+from .simulation.repeats import Repeats as Repeats
+from .simulation.repeats import browse as browse
+from .simulation.repeats import interleaving_gain as interleaving_gain
+from .simulation.rerandomised import Rerandomised as Rerandomised
+from .simulation.rerandomised import rerandomise as rerandomise
+from .simulation.world import Browsing as Browsing
+from .simulation.world import Habits as Habits
+from .sizing import Sizing as Sizing
+from .sizing import size as size
+from .units import Units as Units
