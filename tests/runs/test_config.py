@@ -1,7 +1,11 @@
+from datetime import UTC, date, datetime, timedelta, timezone
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from suisen.errors import InputError
-from suisen.runs.config import flags_of, merged, read_file, resolve, with_epochs
+from suisen.runs.config import SECTIONS, flags_of, merged, read_file, resolve, with_epochs, written
 
 BASE = {"data": {"events": "my.csv", "user": "uid"}, "retriever": {"name": "mf", "dim": "8"}, "run": {"threads": 1}}
 
@@ -104,3 +108,57 @@ def test_sections_of_a_file_are_checked(tmp_path):
     path.write_text("run = 3\n")
     with pytest.raises(InputError, match=r"run = 3 must be a section, \[run\]"):
         read_file(path)
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+times = st.datetimes(timezones=st.none() | st.just(UTC) | st.just(timezone(timedelta(hours=9))))
+leaves = texts | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.dates() | times
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.dictionaries(texts, values, max_size=4), max_size=len(SECTIONS)), texts)
+def test_what_is_written_is_read_back_equal(tmp_path_factory, tables, head):
+    path = tmp_path_factory.getbasetemp() / "any.toml"
+    wanted = dict(zip(SECTIONS, tables, strict=False))
+    path.write_bytes(written(wanted, "".join(filter(str.isprintable, head)) + "\nand more").encode())
+    assert read_file(path) == wanted
+
+
+def test_awkward_values_are_read_back_equal(tmp_path):
+    tricky = [
+        '"',
+        "\\",
+        "\\u0041",
+        "\n\t\r\x00\x1f\x7f",
+        "'''",
+        '"""',
+        "# no comment",
+        "[run]",
+        "a = 1",
+        "é 水仙 🎉",
+        "",
+    ]
+    tables = {
+        "data": {"events": 'C:\\new\\"my" events.csv', "context": tricky, "kinds": {text: text for text in tricky}},
+        "run": {"clip": 1e-300, "average": 0.1 + 0.2, "seed": -(2**63), "max_seconds": float("inf"), "": {"a.b": {}}},
+        "split": {"day": date(2024, 2, 29), "at": datetime(2024, 5, 1, 12, 30, 15, 250_000, tzinfo=UTC)},
+    }
+    path = tmp_path / "c.toml"
+    path.write_text(written(tables, "two\nlines"), encoding="utf-8", newline="")
+    assert read_file(path) == tables
+    assert path.read_text(encoding="utf-8").startswith("# two\n# lines\n")
+
+
+def test_files_that_are_no_toml_are_named(tmp_path):
+    bad = tmp_path / "bad.toml"
+    bad.write_text("a = \n")
+    with pytest.raises(InputError, match=r"bad\.toml is no TOML: .*line 1"):
+        read_file(bad)
+    with pytest.raises(InputError, match="does not exist; give a TOML file"):
+        read_file(tmp_path / "none.toml")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +160,10 @@ def with_settings(*sections: str, **more: Any) -> Callable[[Callable[..., Any]],
     return click.command(cls=SettingsCommand, sections=sections, **more)
 
 
-def _flag(section: str, key: str) -> str:
-    """As the command line spells it."""
-    plain = key.replace("_", "-")
-    return config.FLAGS.get(key, f"--{plain}") if section in ("data", "run", "tune") else f"--{section}.{plain}"
-
-
-def only_with(given: Mapping[str, Any], what: str) -> None:
-    """Refuses settings where they would have no effect."""
-    for parameter, value in given.items():
-        if "__" in parameter and value not in (None, ()):
-            section, _, key = parameter.partition("__")
-            flag = f"--{section}" if key == "name" else _flag(section, key)
-            raise InputError(f"{flag} does not go with {what}")
+def only(given: Mapping[str, Any], allowed: Collection[str], what: str) -> None:
+    """Refuses the flags that were given beside the allowed ones: they would have no effect."""
+    context = click.get_current_context()
+    flags = {param.name: param.opts[0] for param in context.command.get_params(context)}
+    for name, value in given.items():
+        if name not in allowed and value is not None and value != () and value is not False:
+            raise InputError(f"{flags[name]} does not go with {what}")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from suisen.cli.options import only_with, raw_of, with_settings
+from suisen.cli.options import only, raw_of, with_settings
+from suisen.errors import InputError
 from suisen.runs import folder as place
+from suisen.runs.config import SECTIONS, Config, read_file, resolve, with_epochs
+from suisen.runs.keep import save
+from suisen.runs.run import Run, execute
+from suisen.runs.summary import summary
+from suisen.training.callbacks import MLflow, TensorBoard
+from suisen.training.options import Callback
+from suisen.training.progress import Progress
 
-SECTIONS = ("data", "split", "retriever", "ranker", "index", "lists", "run")
+WHILE_RESUMING = ("resume", "quiet", "tensorboard", "mlflow")
+"""What may be said beside --resume."""
 
 
 @with_settings(*SECTIONS, short_help="Train and measure models, into a run folder.")
@@ -41,10 +49,6 @@ def train(**given: Any) -> None:
     config, folder = _resumed(given) if given["resume"] else _fresh(given)
     if config is None:
         return
-    from suisen.runs.keep import save
-    from suisen.runs.run import execute
-    from suisen.runs.summary import summary
-
     try:
         run = execute(
             config,
@@ -64,25 +68,14 @@ def train(**given: Any) -> None:
     click.echo(f"next: suisen recommend {folder} --user {_some_user(run)}   or   suisen serve {folder}")
 
 
-def _fresh(given: dict[str, Any]) -> tuple[Any, Path]:
-    from suisen.runs.config import resolve, with_epochs
-
+def _fresh(given: dict[str, Any]) -> tuple[Config | None, Path]:
     config = resolve(with_epochs(raw_of(given, given["config_file"]), given["epochs"], given))
-    models = "-".join(config.names[part] for part in ("retriever", "ranker") if part in config.names)
-    folder = Path(given["out"]) if given["out"] else place.default_folder(models)
-    return config, folder
+    return config, Path(given["out"]) if given["out"] else place.default_folder(config.models)
 
 
-def _resumed(given: dict[str, Any]) -> tuple[Any, Path]:
+def _resumed(given: dict[str, Any]) -> tuple[Config | None, Path]:
     """The run's own configuration; None where nothing is left to do."""
-    from suisen.errors import InputError
-    from suisen.runs.config import read_file, resolve
-
-    only_with(given, "--resume: a run is resumed with its own settings")
-    for name in ("config_file", "out", "epochs", "overwrite"):
-        if given[name]:
-            flag = re.sub("_file$", "", name)
-            raise InputError(f"--{flag} does not go with --resume: a run is resumed with its own settings")
+    only(given, WHILE_RESUMING, "--resume: a run is resumed with its own settings")
     folder = Path(given["resume"])
     if not place.is_run(folder):
         raise InputError(
@@ -95,11 +88,8 @@ def _resumed(given: dict[str, Any]) -> tuple[Any, Path]:
     return resolve(read_file(folder / place.CONFIG)), folder
 
 
-def _callbacks(given: dict[str, Any], config: Any, folder: Path) -> list[Any]:
-    from suisen.training.callbacks import MLflow, TensorBoard
-    from suisen.training.progress import Progress
-
-    out: list[Any] = [] if given["quiet"] else [Progress()]
+def _callbacks(given: dict[str, Any], config: Config, folder: Path) -> list[Callback]:
+    out: list[Callback] = [] if given["quiet"] else [Progress()]
     if given["tensorboard"]:
         out.append(TensorBoard(folder / "tensorboard"))
     if given["mlflow"]:
@@ -109,7 +99,7 @@ def _callbacks(given: dict[str, Any], config: Any, folder: Path) -> list[Any]:
     return out
 
 
-def _some_user(run: Any) -> Any:
+def _some_user(run: Run) -> Any:
     store = run.recommender.store
     known = store.trained_users.nonzero().squeeze(1)
     return store.users.raw_ids[int(known[0]) - 1] if known.numel() else "ID"

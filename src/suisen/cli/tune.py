@@ -8,17 +8,32 @@ from typing import Any
 
 import click
 
-from suisen.cli.options import only_with, raw_of, with_settings
+from suisen.cli.options import only, raw_of, with_settings
+from suisen.errors import InputError
+from suisen.evaluation.report import text_table
+from suisen.pipeline import tuning
 from suisen.runs import folder as place
+from suisen.runs.config import (
+    SECTIONS,
+    Config,
+    flags_of,
+    read_file,
+    resolve,
+    settings_in,
+    threads,
+    tuning_of,
+    with_epochs,
+    written,
+)
+from suisen.runs.settings import spelt, values_of
 
-SECTIONS = ("data", "split", "retriever", "ranker", "index", "lists", "run", "tune")
 SHOWN = 30
 """Most trials in the table."""
-ONGOING = ("tune__trials", "tune__time_limit")
-"""What may be said of a tuning that goes on."""
+WHILE_RESUMING = ("resume", "quiet", "tune__trials", "tune__time_limit")
+"""What may be said beside --resume."""
 
 
-@with_settings(*SECTIONS, short_help="Search the settings that are best on validation.")
+@with_settings(*SECTIONS, "tune", short_help="Search the settings that are best on validation.")
 @click.option("--config", "config_file", metavar="FILE", help="TOML file of a run; its settings are the first trial.")
 @click.option("--out", metavar="DIR", help="Folder of the tuning. [default: runs/<date>-tune-<models>]")
 @click.option("--overwrite", is_flag=True, help="Replace the tuning that --out holds.")
@@ -38,9 +53,7 @@ def tune(**given: Any) -> None:
     value; what a file says is the first trial.  Trials whose validation metric falls behind are pruned.  The folder
     holds best.toml, trials.json and the journal of the study.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.pipeline.tuning import need_optuna
-
-    need_optuna()
+    tuning.need_optuna()
     job = _resumed(given) if given["resume"] else _fresh(given)
     try:
         _run(job, given)
@@ -53,20 +66,17 @@ def tune(**given: Any) -> None:
 class Job:
     """A tuning and where it is kept."""
 
-    config: Any
+    config: Config
     """Settings of the run: the first trial."""
-    settings: Any
+    settings: tuning.TuneSettings
     folder: Path
     resume: bool
 
 
 def _fresh(given: dict[str, Any]) -> Job:
-    from suisen.runs.config import flags_of, resolve, tuning_of, with_epochs
-
     config = resolve(with_epochs(raw_of(given, given["config_file"]), given["epochs"], given))
     settings = tuning_of(flags_of(given).get("tune", {}))
-    models = "-".join(config.names[part] for part in ("retriever", "ranker") if part in config.names)
-    folder = Path(given["out"]) if given["out"] else place.default_folder(f"tune-{models}")
+    folder = Path(given["out"]) if given["out"] else place.default_folder(f"tune-{config.models}")
     said = [name.split("__") for name, value in given.items() if "__" in name and value not in (None, ())]
     flags = [f"{section}.{key}" for section, key in said if section in ("retriever", "ranker") and key != "name"]
     return Job(config, replace(settings, fixed=(*settings.fixed, *flags)), folder, False)
@@ -74,14 +84,7 @@ def _fresh(given: dict[str, Any]) -> Job:
 
 def _resumed(given: dict[str, Any]) -> Job:
     """The tuning's own settings."""
-    from suisen.errors import InputError
-    from suisen.runs.config import flags_of, read_file, resolve, tuning_of
-
-    why = "--resume: a tuning goes on with its own settings"
-    only_with({name: value for name, value in given.items() if name not in ONGOING}, why)
-    for name in ("config_file", "out", "epochs", "overwrite"):
-        if given[name]:
-            raise InputError(f"--{name.removesuffix('_file')} does not go with {why}")
+    only(given, WHILE_RESUMING, "--resume: a tuning goes on with its own settings")
     folder = Path(given["resume"])
     if not (folder / place.TUNING).is_file():
         raise InputError(f"resume = {folder} holds no tuning ({place.TUNING} is missing); start it with --out {folder}")
@@ -91,10 +94,6 @@ def _resumed(given: dict[str, Any]) -> Job:
 
 
 def _run(job: Job, given: dict[str, Any]) -> None:
-    from suisen.errors import InputError
-    from suisen.pipeline import tuning
-    from suisen.runs.config import threads
-
     config, folder = job.config, job.folder
     config.check()
     recommender = config.recommender()
@@ -109,7 +108,7 @@ def _run(job: Job, given: dict[str, Any]) -> None:
     if not job.resume:
         place.write_text(place.new_folder(folder, place.TUNING) / place.TUNING, _file(job))
     with _Watch(job, quiet=given["quiet"]) as watch:
-        options = config.options(callbacks=(watch,))
+        options = replace(config.run, callbacks=(watch,))
         found = tuning.tune(
             recommender, train, valid, job.settings, options=options, store=folder / place.JOURNAL, watch=watch
         )
@@ -124,7 +123,7 @@ def _run(job: Job, given: dict[str, Any]) -> None:
     _say(found, folder / place.BEST)
 
 
-def _keep(job: Job, found: Any) -> None:
+def _keep(job: Job, found: tuning.Tuned) -> None:
     """trials.json and, where there is a best trial, best.toml."""
     place.write_json(job.folder / place.TRIALS, [each._asdict() for each in found.trials])
     if found.best is not None:
@@ -133,12 +132,8 @@ def _keep(job: Job, found: Any) -> None:
 
 def _file(job: Job) -> str:
     """All that ``--resume`` needs."""
-    from suisen.runs import toml
-    from suisen.runs.config import tune_settings
-    from suisen.runs.settings import values_of
-
-    tables = {**job.config.tables(), "tune": values_of(job.settings, tune_settings())}
-    return toml.dumps(tables, f"suisen tune --resume {job.folder.name} goes on")
+    tables = {**job.config.tables(), "tune": values_of(job.settings, settings_in("tune"))}
+    return written(tables, f"suisen tune --resume {job.folder.name} goes on")
 
 
 def _best(config: Any, found: Any) -> str:
@@ -151,15 +146,13 @@ def _best(config: Any, found: Any) -> str:
 
 
 def _say(found: Any, best: Path) -> None:
-    from suisen.evaluation.report import text_table
-
     names = list(found.best.settings)
     short = [name.partition(".")[2] for name in names]
     heads = short if len(set(short)) == len(short) else names
     order = sorted(found.trials, key=lambda each: (each.state != "done", -(each.value or 0.0), each.number))
     rows = [
         [str(each.number), each.state, _number(each.value), str(each.epochs), f"{each.seconds:.1f}"]
-        + [_spelt(each.settings.get(name)) for name in names]
+        + [spelt(each.settings[name]) if name in each.settings else "–" for name in names]
         for each in order[:SHOWN]
     ]
     click.echo(text_table(("trial", "", found.metric, "epochs", "seconds", *heads), rows))
@@ -174,12 +167,6 @@ def _say(found: Any, best: Path) -> None:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
-
-
-def _spelt(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class _Watch:
@@ -220,7 +207,7 @@ class _Watch:
         if self._bar is not None:
             self._bar.update(self._task, completed=found.finished)
         elif not self.quiet:
-            told = ", ".join(f"{name} {_spelt(value)}" for name, value in trial.settings.items())
+            told = ", ".join(f"{name} {spelt(value)}" for name, value in trial.settings.items())
             self._print(
                 f"trial {trial.number}: {trial.state}, {_number(trial.value)}{self.best}; {told}; "
                 f"{trial.epochs} epochs, {trial.seconds:.1f} s"

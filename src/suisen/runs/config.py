@@ -14,10 +14,13 @@ In each of split, retriever, ranker and index the key ``name`` picks the class a
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import tomli_w
 
 from suisen.data.dataset import Dataset, Split
 from suisen.data.k_core import k_core
@@ -31,8 +34,7 @@ from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.tuning import TuneSettings
 from suisen.pipeline.two_stage import RankerLists
 from suisen.retrieval import INDEXES
-from suisen.runs import toml
-from suisen.runs.settings import Setting, plain, settings_of, values_of
+from suisen.runs.settings import NONE, Setting, plain, settings_of, values_of
 from suisen.training.options import RunOptions, pick_device
 from suisen.version import __version__
 
@@ -45,7 +47,7 @@ CHOICES: dict[str, dict[str, type[Any]]] = {
 """Sections whose ``name`` picks a class."""
 DEFAULTS = {"split": "leave-last"}
 """Choices where nothing is said."""
-SECTIONS = ("data", "split", "retriever", "ranker", "index", "lists", "run")
+SECTIONS = ("data", *CHOICES, "lists", "run")
 FLAGS = {"kinds": "--kind", "event_weights": "--event-weight", "name": "--data"}
 """Flags that read better than the key they set."""
 FOR_NAMES = {"name", "data_dir", "positive_from", "k_core"}
@@ -68,68 +70,43 @@ class Place:
     """Keep only users and items of at least so many events, until nothing falls any more; 0: keep all."""
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """How the run goes, apart from the models."""
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(RunOptions):
+    """How the run goes: what the trainer is told, and what is beside it."""
 
     candidates: int = 500
     """Items that the retriever hands to the ranker."""
-    seed: int = 0
-    """The same seed, threads and data give the same weights."""
     threads: int = 0
-    """Threads of torch; 0: one a core."""
-    device: str = "auto"
-    """auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:1, …"""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bfloat16 on a CUDA device that has it, else float32."""
-    patience: int = 5
-    """Epochs without a better validation metric before training stops."""
-    clip: float | None = 10.0
-    """Largest norm of the gradient."""
-    average: float = 0.0
-    """Decay a step of a moving average of the weights, like 0.99, which is then what is kept; 0: none."""
-    max_seconds: float | None = None
-    """A phase of training stops after the epoch in which so many seconds have passed."""
-    checkpoint_seconds: float = 30.0
-    """At least so long between two checkpoints of a phase."""
+    """Threads of torch; 0: one per core."""
     metrics: tuple[str, ...] = ()
     """What is measured, like ndcg@10,recall@100; the first one is compared; default: what fits the data."""
 
-
-def data_settings() -> list[Setting]:
-    """Of [data]."""
-    out = [*settings_of(Place, "data", "--"), *settings_of(ReadOptions, "data", "--")]
-    return [replace(each, flag=FLAGS.get(each.key, each.flag)) for each in out]
-
-
-def run_settings() -> list[Setting]:
-    """Of [run]."""
-    return settings_of(RunSettings, "run", "--")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threads < 0:
+            raise InputError(f"threads = {self.threads} must be 0 (one per core) or more")
 
 
-def list_settings() -> list[Setting]:
-    """Of [lists]; the two fields that follow from other sections are left out."""
-    return settings_of(RankerLists, "lists", "--lists.", skip=("candidates", "history"))
-
-
-def tune_settings() -> list[Setting]:
-    """Of [tune], which ``suisen tune`` alone has."""
-    return settings_of(TuneSettings, "tune", "--")
-
-
-def choice_settings(section: str, name: str | None) -> list[Setting]:
-    """Of the class that ``name`` picks in a section; none without a name."""
-    if name is None:
-        return []
-    if name not in CHOICES[section]:
-        raise unknown(section, name, CHOICES[section])
-    return settings_of(CHOICES[section][name], section, f"--{section}.")
+CLASSES: dict[str, tuple[type[Any], ...]] = {
+    "data": (Place, ReadOptions),
+    "lists": (RankerLists,),
+    "run": (RunSettings,),
+    "tune": (TuneSettings,),
+}
+"""The other sections: their keys are the fields of these classes."""
+DERIVED = {"lists": ("candidates", "history"), "run": ("checkpoint", "resume", "stage", "callbacks")}
+"""Fields that no setting sets: they follow from other sections, or the launcher gives them."""
 
 
 def settings_in(section: str, name: str | None = None) -> list[Setting]:
-    """All settings of a section."""
-    plain_sections = {"data": data_settings, "run": run_settings, "lists": list_settings, "tune": tune_settings}
-    return plain_sections[section]() if section in plain_sections else choice_settings(section, name)
+    """All settings of a section; of split, retriever, ranker and index those of the class that ``name`` picks."""
+    if section in CHOICES:
+        if name is not None and name not in CHOICES[section]:
+            raise unknown(section, name, CHOICES[section])
+        return [] if name is None else settings_of(CHOICES[section][name], section, f"--{section}.")
+    prefix = "--lists." if section == "lists" else "--"
+    found = [each for cls in CLASSES[section] for each in settings_of(cls, section, prefix, DERIVED.get(section, ()))]
+    return [replace(each, flag=FLAGS.get(each.key, each.flag)) for each in found]
 
 
 # -- flags over file ---------------------------------------------------------------------------------------------------
@@ -140,13 +117,24 @@ def read_file(path: Path, more: Sequence[str] = ()) -> Raw:
 
     ``more``: sections beside those of a run.
     """
-    tables = toml.load(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give a TOML file such as a run's config.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no TOML: {error}") from None
     for name, table in tables.items():
         if name not in (*SECTIONS, *more):
             raise unknown(f"{path}: section", name, SECTIONS)
         if not isinstance(table, dict):
             raise InputError(f"{path}: {name} = {table!r} must be a section, [{name}]")
     return tables
+
+
+def written(tables: Raw, head: str) -> str:
+    """The text of a TOML file: comment lines, then the sections."""
+    comments = "".join(f"# {line}\n" for line in head.splitlines())
+    return f"{comments}\n{tomli_w.dumps(tables)}"
 
 
 def merged(file: Raw, flags: Raw, say: Callable[[str], None]) -> Raw:
@@ -194,26 +182,25 @@ class Config:
     names: dict[str, str] = field(default_factory=dict)
     """Section → name of its choice."""
 
+    @property
+    def models(self) -> str:
+        """Names of the retriever and the ranker, as far as they are there, with - between."""
+        return "-".join(self.names[section] for section in ("retriever", "ranker") if section in self.names)
+
     def tables(self) -> Raw:
         """Sections of a file that makes the same Config, every default written out."""
-        out: Raw = {"data": {key: plain(value) for key, value in self._data().items()}}
-        for section in CHOICES:
-            if section in self.names:
-                settings = choice_settings(section, self.names[section])
-                out[section] = {"name": self.names[section], **values_of(getattr(self, section), settings)}
+        reading = {key: NONE if value is None else plain(value) for key, value in self.reading.items()}
+        out: Raw = {"data": {**values_of(self.place, settings_of(Place, "data", "")), **reading}}
+        for section, name in self.names.items():
+            out[section] = {"name": name, **values_of(getattr(self, section), settings_in(section, name))}
         if self.retriever is not None and self.ranker is not None:
-            out["lists"] = values_of(self.lists, list_settings())
-        out["run"] = values_of(self.run, run_settings())
+            out["lists"] = values_of(self.lists, settings_in("lists"))
+        out["run"] = values_of(self.run, settings_in("run"))
         return out
-
-    def _data(self) -> dict[str, Any]:
-        settings = settings_of(Place, "data", "--")
-        reading = {key: "none" if value is None else value for key, value in self.reading.items()}
-        return {**values_of(self.place, settings), **reading}
 
     def toml(self, head: str = "suisen train --config THIS_FILE repeats the run") -> str:
         """The file."""
-        return toml.dumps(self.tables(), f"suisen {__version__}\n{head}")
+        return written(self.tables(), f"suisen {__version__}\n{head}")
 
     def dataset(self) -> Dataset:
         """The data, read anew."""
@@ -228,24 +215,8 @@ class Config:
         """Train, valid and test."""
         return data.split(self.split)
 
-    def options(self, **more: Any) -> RunOptions:
-        """How the run goes, for the trainer."""
-        run = self.run
-        return RunOptions(
-            seed=run.seed,
-            device=run.device,
-            precision=run.precision,
-            patience=run.patience,
-            clip=run.clip,
-            average=run.average,
-            max_seconds=run.max_seconds,
-            checkpoint_seconds=run.checkpoint_seconds,
-            **more,
-        )
-
     def check(self) -> None:
-        """What would otherwise be refused after hours: device, options, metrics, sizes."""
-        self.options()
+        """What would otherwise be refused after hours: device, metrics, sizes."""
         self.recommender()
         parse_all(self.run.metrics)
         pick_device(self.run.device)
@@ -276,8 +247,6 @@ def resolve(raw: Raw, models: bool = True) -> Config:
         known = f"--retriever ({', '.join(RETRIEVERS)}), --ranker ({', '.join(SECOND_STAGES)})"
         raise InputError(f"no model is named; pass {known} or both")
     run = RunSettings(**read["run"])
-    if run.threads < 0:
-        raise InputError(f"threads = {run.threads} must be 0 (one a core) or more")
     run = replace(run, threads=run.threads or os.cpu_count() or 1)
     where, reading = _data(Place(**place), read["data"])
     split, retriever, ranker, index = (made.get(section) for section in CHOICES)
@@ -294,7 +263,7 @@ def with_epochs(raw: Raw, epochs: int | None, given: Mapping[str, Any]) -> Raw:
     out = {section: dict(table) for section, table in raw.items()}
     for section in ("retriever", "ranker"):
         name = out.get(section, {}).get("name")
-        keys = [setting.key for setting in choice_settings(section, name)]
+        keys = [setting.key for setting in settings_in(section, name)]
         if epochs is not None and "epochs" in keys and given.get(f"{section}__epochs") is None:
             out[section]["epochs"] = epochs
     return out
@@ -361,6 +330,3 @@ def flags_of(given: Mapping[str, Any]) -> Raw:
         if sign and value is not None and value != ():
             out.setdefault(section, {})[key] = list(value) if isinstance(value, tuple) else value
     return out
-
-
-__all__: Sequence[str] = ("Config", "Place", "RunSettings", "flags_of", "merged", "read_file", "resolve")

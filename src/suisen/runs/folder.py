@@ -48,9 +48,9 @@ def new_folder(folder: Path, mark: str = CONFIG) -> Path:
 
 
 def default_folder(models: str) -> Path:
-    """runs/<date>-<models>, numbered where it exists."""
+    """runs/<date>-<models>."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{stamp}-{models.replace(' + ', '-')}"
+    return Path("runs") / f"{stamp}-{models}"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -53,7 +53,8 @@ def page_of(run: Run) -> ReportData:
 
 
 def _texts(values: dict[str, Any], without: Sequence[str] = ()) -> dict[str, str]:
-    return {name: str(plain(value)) for name, value in values.items() if name not in without and value is not None}
+    shown = {name: plain(value) for name, value in values.items() if name not in without and value is not None}
+    return {name: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in shown.items()}
 
 
 def facts_of(run: Run) -> DataFacts:

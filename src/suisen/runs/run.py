@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def execute(
     if not resume:
         place.write_text(place.new_folder(folder) / place.CONFIG, config.toml())
     place.write_json(folder / place.ENVIRONMENT, environment)
-    options = config.options(checkpoint=folder / place.CHECKPOINTS, resume=resume, callbacks=tuple(callbacks()))
+    options = replace(config.run, checkpoint=folder / place.CHECKPOINTS, resume=resume, callbacks=tuple(callbacks()))
     recommender = config.recommender().fit(split.train, split.valid, options)
     fitted = time.perf_counter()
     run = Run(config, folder, environment, data, split, recommender)

@@ -7,6 +7,7 @@ file, the conversion of both and the line of ``--help``.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import textwrap
@@ -32,7 +33,7 @@ class Setting:
 
     section: str
     key: str
-    kind: Any
+    hint: Any
     """Its annotation."""
     default: Any
     doc: str = ""
@@ -52,23 +53,23 @@ class Setting:
     @property
     def several(self) -> bool:
         """Whether the flag may be given more than once: lists and mappings."""
-        return _holds(self.kind, (tuple, list, Sequence, dict, Mapping))
+        return any(_is(each, Mapping) or _is(each, Sequence) for each in _alternatives(self.hint))
 
     def read(self, value: Any, where: str = "") -> Any:
         """The value of a flag's text or of a file, as the class wants it.  Raises InputError naming it."""
-        return convert(where or self.name, value, self.kind)
+        return convert(where or self.name, value, self.hint)
 
     @property
     def help(self) -> str:
         """Docstring, bounds and default in one line."""
-        facts = [self.bounds, f"default: {_spelt(self.default)}" if self.default not in (None, "", (), {}) else ""]
+        facts = [self.bounds, f"default: {spelt(self.default)}" if self.default not in (None, "", (), {}) else ""]
         said = "; ".join(fact for fact in facts if fact)
         return f"{self.doc} [{said}]" if said else self.doc
 
     @property
     def metavar(self) -> str:
         """What stands for the value in ``--help``."""
-        return _metavar(self.kind)
+        return _word(self.hint)
 
 
 def settings_of(cls: type, section: str, prefix: str, skip: Iterable[str] = ()) -> list[Setting]:
@@ -156,37 +157,52 @@ def _bounds(cls: type, name: str) -> str:
 
 # -- values ------------------------------------------------------------------------------------------------------------
 
+NoneType = type(None)
 
-def convert(where: str, value: Any, kind: Any) -> Any:
-    """``value`` (text of a flag, or of a TOML file) as ``kind``; bounds are the class's own business."""
-    origin, args = get_origin(kind), get_args(kind)
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types that an annotation allows, the narrowest first: unions opened, notes such as bounds left out."""
+    origin, args = get_origin(hint), get_args(hint)
     if origin is typing.Annotated:
-        return convert(where, value, args[0])
-    if origin in (typing.Union, types.UnionType):
-        return _one_of(where, value, args)
-    if origin is Literal:
+        return _alternatives(args[0])
+    if origin not in (typing.Union, types.UnionType):
+        return (hint,)
+    found = [each for arg in args for each in _alternatives(arg)]
+    order: list[Any] = [NoneType, bool, int, float]
+    return tuple(sorted(found, key=lambda each: order.index(each) if each in order else len(order)))
+
+
+def _is(hint: Any, cls: type) -> bool:
+    origin = get_origin(hint)
+    return isinstance(origin, type) and issubclass(origin, cls)
+
+
+def convert(where: str, value: Any, hint: Any) -> Any:
+    """``value`` (text of a flag, or of a TOML file) as the annotation wants it, the narrowest of several types that
+    fits; bounds are the class's own business.  Raises InputError naming ``where``.
+    """
+    *narrower, last = _alternatives(hint)
+    if NoneType in narrower and (value is None or value == NONE):
+        return None
+    for each in narrower:
+        if each is not NoneType:
+            with contextlib.suppress(InputError):
+                return _as(where, value, each)
+    return _as(where, value, last)
+
+
+def _as(where: str, value: Any, hint: Any) -> Any:
+    """``value`` as one type."""
+    args = get_args(hint)
+    if get_origin(hint) is Literal:
         if value not in args:
             raise unknown(where, value, args)
         return value
-    if origin is not None and issubclass(origin, Mapping):
-        return _mapping(where, value, args[1] if args else str)
-    if origin is not None and issubclass(origin, Sequence):
-        return tuple(convert(where, each, args[0] if args else str) for each in _listed(value))
-    return _scalar(where, value, kind)
-
-
-def _one_of(where: str, value: Any, kinds: tuple[Any, ...]) -> Any:
-    """The narrowest of several types that fits."""
-    if type(None) in kinds and (value is None or value == NONE):
-        return None
-    order: list[Any] = [bool, int, float]
-    ranked = sorted((k for k in kinds if k is not type(None)), key=lambda k: order.index(k) if k in order else 9)
-    for kind in ranked[:-1]:
-        try:
-            return convert(where, value, kind)
-        except InputError:
-            continue
-    return convert(where, value, ranked[-1])
+    if _is(hint, Mapping):
+        return _mapping(where, value, args[1])
+    if _is(hint, Sequence):
+        return tuple(convert(where, each, args[0]) for each in _listed(value))
+    return _scalar(where, value, hint)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -198,75 +214,59 @@ def _listed(value: Any) -> list[Any]:
     return out
 
 
-def _mapping(where: str, value: Any, kind: Any) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return {str(key): convert(f"{where}: {key}", each, kind) for key, each in value.items()}
-    out = {}
-    for part in _listed(value):
+def _mapping(where: str, value: Any, hint: Any) -> dict[str, Any]:
+    """Names with values: a table of a file, or texts like ``age=numeric``."""
+    pairs: list[tuple[Any, Any]] = list(value.items()) if isinstance(value, Mapping) else []
+    for part in () if isinstance(value, Mapping) else _listed(value):
         key, sign, text = str(part).partition("=")
         if not sign:
             raise InputError(f"{where} = {part!r} names no value; write name=value, several with commas between")
-        out[key.strip()] = convert(f"{where}: {key.strip()}", text.strip(), kind)
-    return out
+        pairs.append((key.strip(), text.strip()))
+    return {str(key): convert(f"{where}: {key}", each, hint) for key, each in pairs}
 
 
-def _scalar(where: str, value: Any, kind: Any) -> Any:
-    if kind is bool:
+def _scalar(where: str, value: Any, cls: Any) -> Any:
+    if cls is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if isinstance(value, bool) or str(value).lower() not in words:
-            return value if isinstance(value, bool) else _fail(where, value, "true or false")
-        return words[str(value).lower()]
-    if kind in (int, float):
+        found = value if isinstance(value, bool) else words.get(str(value).lower())
+        return _fail(where, value, "true or false") if found is None else found
+    if cls in (int, float):
         if isinstance(value, bool):
             _fail(where, value, "a number")
         try:
-            return kind(value) if isinstance(value, str) else _number(value, kind)
+            if cls is int and not isinstance(value, str) and value != int(value):
+                raise ValueError(value)
+            return cls(value)
         except (ValueError, TypeError):
-            return _fail(where, value, "a whole number" if kind is int else "a number")
-    if kind in (str, Path) and not isinstance(value, kind):
-        return kind(value)
-    return value
-
-
-def _number(value: Any, kind: Any) -> Any:
-    if kind is int and value != int(value):
-        raise ValueError(value)
-    return kind(value)
+            return _fail(where, value, "a whole number" if cls is int else "a number")
+    return cls(value) if cls in (str, Path) and not isinstance(value, cls) else value
 
 
 def _fail(where: str, value: Any, wanted: str) -> typing.NoReturn:
     raise InputError(f"{where} = {value!r} must be {wanted}")
 
 
-def _holds(kind: Any, wanted: tuple[Any, ...]) -> bool:
-    origin = get_origin(kind)
-    if origin is typing.Annotated:
-        return _holds(get_args(kind)[0], wanted)
-    if origin in (typing.Union, types.UnionType):
-        return any(_holds(each, wanted) for each in get_args(kind))
-    return isinstance(origin, type) and any(issubclass(origin, each) for each in wanted)
+def _word(hint: Any) -> str:
+    """What stands for a value of this annotation in ``--help``."""
+    words = sorted(map(_word_of, _alternatives(hint)), key=lambda word: word == NONE)
+    return "|".join(dict.fromkeys(words))
 
 
-def _metavar(kind: Any) -> str:
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is typing.Annotated:
-        return _metavar(args[0])
-    if origin in (typing.Union, types.UnionType):
-        return "|".join(dict.fromkeys(NONE if each is type(None) else _metavar(each) for each in args))
-    if origin is Literal:
+def _word_of(hint: Any) -> str:
+    args = get_args(hint)
+    if get_origin(hint) is Literal:
         return "|".join(map(str, args))
-    if _holds(kind, (dict, Mapping)):
+    if _is(hint, Mapping):
         return "NAME=VALUE"
-    if _holds(kind, (tuple, list, Sequence)):
-        return f"{_metavar(args[0])},…" if args else "TEXT,…"
-    return {int: "INT", float: "NUMBER", bool: "true|false"}.get(kind, "TEXT")
+    if _is(hint, Sequence):
+        return f"{_word(args[0])},…"
+    return {NoneType: NONE, int: "INT", float: "NUMBER", bool: "true|false"}.get(hint, "TEXT")
 
 
-def _spelt(value: Any) -> str:
-    if value is None:
-        return NONE
-    if isinstance(value, bool):
+def spelt(value: Any) -> str:
+    """A value as a flag takes it."""
+    if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
+        return ",".join(map(spelt, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
