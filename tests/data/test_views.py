@@ -330,6 +330,18 @@ def test_rows_leave_guests_out_where_asked_to(labels):
         Rows(guests=False).open(data.keep(data.user == 0))
 
 
+def test_no_example_is_said_whoever_is_asked_for():
+    data = make_data(user=["a", "b"], item=[1, 2], label=[0, 0])
+    with pytest.raises(InputError, match="no event of a known user to learn from"):
+        Pairs(guests=True, labels=False).open(data)
+    one = with_lists(community()).lists
+    empty = Lists(
+        one.contexts.take(torch.arange(0)), Candidates(one.candidates.items[:0]), one.labels[:0], one.weights[:0]
+    )
+    with pytest.raises(InputError, match="no event of a known user to learn from"):
+        Rows().open(replace(data, lists=empty))
+
+
 def test_rows_of_lists_leave_guests_out_where_asked_to():
     data = with_lists(community(), guest=True)
     whole = Rows().open(data)

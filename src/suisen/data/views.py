@@ -1,9 +1,10 @@
-"""Views: how train's events become batches.  A model names its view; the trainer only iterates.
+"""Views: how the events of train become batches.  A model names its view; the trainer only iterates.
 
 * ``Pairs``: (context, item taken, negatives), or labelled pairs where the data carry labels.
-* ``Hard``: Pairs with negatives that the network itself ranks high, looked up again each epoch.
-* ``Sequences``: whole histories, batched by length; the model makes its own targets from them.
+* ``Hard``: Pairs with negatives that the network itself ranks high, looked up again in each epoch.
+* ``Sequences``: whole histories; the model makes its own targets from them.
 * ``Rows``: (context, C candidates, labels, weights): click logs (C = 1), lists of a retriever, sampled lists.
+* ``Whole``: one empty batch per epoch, for networks that hold the data themselves.
 
 Batches are slices of arrays; every draw comes from the generator that is handed in, so that a run can be resumed
 exactly: the same generator state yields the same batches.
@@ -18,45 +19,52 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from suisen.data.batch import Batch, Candidates, Contexts, Features
+from suisen.data.batch import Batch, Candidates, Contexts
 from suisen.data.dataset import Dataset, Lists
 from suisen.data.negatives import Sampler
 from suisen.data.ragged import Ragged, offsets_of, spans
 from suisen.errors import InputError
 
-MIN_BATCHES, MIN_BATCH_SIZE = 20, 32
+MIN_BATCHES = 20
+"""Fewest batches of an epoch, where that leaves batches of ``MIN_BATCH_SIZE``: few data need steps, too."""
+MIN_BATCH_SIZE = 32
 SCORES_PER_CHUNK = 2**22
 """Scores held at a time where the network is asked for its best items: 16 MB."""
 
 
 class View(Protocol):
-    """An endless supply of epochs over a Dataset."""
+    """How a Dataset is made into batches: a frozen dataclass of options that a model returns from ``view``."""
 
     def open(self, train: Dataset) -> Epochs:
-        """What is computed once for a Dataset: samplers, rows, orders."""
+        """The view over a Dataset: rows, orders and samplers are computed once, here.
+
+        Raises InputError where ``train`` has no example.
+        """
 
 
 class Epochs(Protocol):
-    """A view opened on a Dataset."""
+    """A view opened on a Dataset: as many epochs as the trainer asks for."""
 
     examples: int
-    """Contexts in an epoch."""
+    """Examples per epoch."""
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        """One epoch, every draw from ``rng``."""
+        """The batches of one epoch, every draw from ``rng``."""
 
     def refresh(self, net: Any) -> None:
-        """Called before each epoch: hard negatives ask the network here."""
+        """Called before each epoch with the network in eval mode, for views whose examples depend on it."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What ``refresh`` made, for a checkpoint inside an epoch."""
+        """What ``refresh`` computed, so that a checkpoint inside an epoch needs no second ``refresh``."""
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """The inverse of ``state_dict``."""
+        """Puts the result of ``state_dict`` back."""
 
 
 def slices(order: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Slices of ``size``; a last slice of one joins its neighbour (batch norm has nothing to say of one row)."""
+    """``order`` (n,) cut into slices of ``size``; a last slice of one joins its neighbour, for batch norm cannot
+    normalise one row.
+    """
     count = order.numel()
     stops = list(range(size, count, size))
     if stops and count - stops[-1] == 1 and size > 1:
@@ -65,32 +73,63 @@ def slices(order: Tensor, size: int) -> tuple[Tensor, ...]:
 
 
 def batch_of(count: int, size: int) -> int:
-    """``size``, or less where that would leave an epoch fewer than 20 batches of at least 32: few data need steps."""
+    """The batch size for ``count`` examples: ``size``, or less where an epoch would have fewer than 20 batches, but
+    then at least 32.
+    """
     return min(size, max(MIN_BATCH_SIZE, -(-count // MIN_BATCHES)))
 
 
 def shuffled_slices(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """A permutation of 0…count − 1 in ``slices``."""
+    """A permutation of 0 … count − 1, cut into ``slices``."""
     yield from slices(torch.randperm(count, generator=rng), size)
 
 
 def has_negatives(train: Dataset) -> bool:
-    """Whether the events' labels tell anything: some are 0."""
+    """Whether some events are labelled 0: the data themselves say what was refused."""
     return bool((~train.positive).any())
 
 
 class _Steady:
-    """Epochs that never change between epochs."""
+    """Epochs that do not depend on the network."""
 
     def refresh(self, net: Any) -> None:
-        """Nothing to refresh: the draws do not depend on the network."""
+        """Nothing to refresh."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing was made."""
+        """Nothing was computed."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Nothing to put back."""
+
+
+class _Shuffled(_Steady):
+    """Epochs over ``rows`` (examples,), in an order drawn anew each time; a subclass makes a batch of some of them."""
+
+    NONE = "train has no event of a known user to learn from; use a model that reads histories"
+    """Said where there is no example."""
+
+    def __init__(self, view: Pairs | Rows, rows: Tensor) -> None:
+        if not rows.numel():
+            raise InputError(self.NONE)
+        self.view = view
+        self.rows = rows
+        self.examples = rows.numel()
+
+    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+        size = batch_of(self.examples, self.view.batch_size)
+        for chosen in shuffled_slices(self.examples, size, rng):
+            yield self._batch(self.rows[chosen], rng)
+
+    def _batch(self, rows: Tensor, rng: torch.Generator) -> Batch:
+        raise NotImplementedError
+
+
+def _with_history(train: Dataset, user: Tensor, history: Ragged, times: Tensor) -> Contexts:
+    """Contexts of users (B,), 0 for guests, with their features and the histories given."""
+    features = train.user_features.take(user)
+    known = Contexts.of_users(user, train.schema)
+    return replace(known, user_features=features, history=history, history_time=times)
 
 
 # -- Pairs ----------------------------------------------------------------------------------------------------------
@@ -98,23 +137,24 @@ class _Steady:
 
 @dataclass(frozen=True)
 class Pairs:
-    """One example a positive event of a known user: its context, its item, and ``negatives`` drawn for it.
+    """One example per positive event of a known user: its context, its item, and ``negatives`` drawn for it.
 
-    Where train has ``lists``, positives and negatives are those of the lists.  Where its events carry labels that say
-    no, every event is an example with its label and there are no negatives.
+    Where train has ``lists``, positives and negatives come from the lists.  Where some of its events are labelled 0,
+    every event is an example with its label, and no negatives are drawn.
     """
 
     batch_size: int = 8192
+    """Most positives per batch; fewer where an epoch would have fewer than 20 batches."""
     negatives: int = 4
-    """0: none are drawn, the batch's own items serve (in-batch)."""
+    """Items drawn per positive; 0: none, the other items of the batch serve (in-batch)."""
     shared: bool = False
-    """Draw one set for the whole batch, (N,), in place of (B, N)."""
+    """True: one set of ``negatives`` is drawn for the whole batch, (N,), in place of (B, N)."""
     power: float = 0.0
-    """Negatives ~ (events of the item) ^ power."""
+    """Negatives are drawn ~ (events of the item) ^ power."""
     exclude_known: bool = True
-    """Draw again what the user took in train (for shared negatives the loss must mask instead)."""
+    """Whether negatives that the user took in train are drawn again (shared ones must be masked by the loss)."""
     history: int = 0
-    """Most items of history that a context carries; 0: models that do not read it are not made to pay for it."""
+    """Most items of history per context; 0: none, and contexts are made faster."""
     guests: bool = False
     """Whether events without a user are examples too."""
     features: bool = True
@@ -123,78 +163,71 @@ class Pairs:
     """False: events labelled 0 are left out, for losses of positives and drawn negatives alone (BPR, in-batch)."""
 
     def open(self, train: Dataset) -> _PairEpochs | _ListPairEpochs:
-        """The kind that fits the Dataset."""
+        """Pairs of the lists where the Dataset has lists, else of its events."""
         return _PairEpochs(self, train) if train.lists is None else _ListPairEpochs(self, train, train.lists)
 
 
-class _PairEpochs(_Steady):
+class _PairEpochs(_Shuffled):
     def __init__(self, view: Pairs, train: Dataset) -> None:
-        labelled = view.labels and has_negatives(train)
-        wanted = torch.ones_like(train.positive) if labelled else train.positive
+        self.labelled = view.labels and has_negatives(train)
+        wanted = torch.ones_like(train.positive) if self.labelled else train.positive
         if not view.guests:
             wanted = wanted & (train.user > 0)
-        self.view, self.train, self.labelled = view, train, labelled
-        self.rows = wanted.nonzero().squeeze(1)
-        if not self.rows.numel():
-            raise InputError("train has no event of a known user to learn from; use a model that reads histories")
-        self.examples = self.rows.numel()
+        super().__init__(view, wanted.nonzero().squeeze(1))
+        self.view: Pairs = view
+        self.train = train
         self.sampler = Sampler.of(train, view.power, view.exclude_known and not view.shared)
-        self.popularity = Sampler.of(train, 1.0, False).log_q if not view.negatives else None
-
-    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        for chosen in shuffled_slices(self.rows.numel(), batch_of(self.rows.numel(), self.view.batch_size), rng):
-            yield self._batch(self.rows[chosen], rng)
+        self.popularity = None if view.negatives else Sampler.of(train, 1.0, False).log_q
 
     def _batch(self, rows: Tensor, rng: torch.Generator) -> Batch:
         train, view = self.train, self.view
         contexts = train.contexts(rows, view.history) if view.features else Contexts.of_users(train.user[rows])
-        item = train.events.item[rows]
+        item = train.events.item[rows]  # (B,)
         weight = train.events.weight
         batch = Batch(contexts, Candidates(item[:, None]), weights=None if weight is None else weight[rows, None])
         if self.labelled:
             return replace(batch, labels=train.events.label[rows, None])  # type: ignore[index]
-        if not view.negatives:
-            return replace(batch, log_q=self.popularity[item])  # type: ignore[index]
+        if self.popularity is not None:
+            return replace(batch, log_q=self.popularity[item])
         if view.shared:
-            negatives = self.sampler.draw((view.negatives,), rng)
+            negatives = self.sampler.draw((view.negatives,), rng)  # (N,)
         else:
-            negatives = self.sampler.draw_for(contexts.user, view.negatives, rng)
+            negatives = self.sampler.draw_for(contexts.user, view.negatives, rng)  # (B, N)
         return replace(batch, negatives=negatives, negatives_log_q=self.sampler.log_q[negatives])
 
 
-class _ListPairEpochs(_Steady):
-    """One example a taken item of a list that also holds one that was not taken."""
+class _ListPairEpochs(_Shuffled):
+    """One example per taken item of a list that also holds an item that was not taken."""
+
+    NONE = "no list of a known user holds both a taken and a refused item; give longer lists"
 
     def __init__(self, view: Pairs, train: Dataset, lists: Lists) -> None:
-        counted = lists.weights > 0
-        refused = counted & (lists.labels <= 0)
-        wanted = counted & (lists.labels > 0) & refused.any(1, keepdim=True)
+        counted = lists.weights > 0  # (lists, C)
+        self.refused = counted & (lists.labels <= 0)
+        wanted = counted & (lists.labels > 0) & self.refused.any(1, keepdim=True)
         if not view.guests:
             wanted &= lists.contexts.user[:, None] > 0
-        self.view, self.lists, self.refused = view, lists, refused
-        self.rows, self.columns = wanted.nonzero(as_tuple=True)
-        if not self.rows.numel():
-            raise InputError("no list of a known user holds both a taken and a refused item; give longer lists")
-        self.examples = self.rows.numel()
+        super().__init__(view, wanted.flatten().nonzero().squeeze(1))  # of cells: list · C + column
+        self.view: Pairs = view
+        self.lists = lists
         self.popularity = Sampler.of(train, 1.0, False).log_q
 
-    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        for chosen in shuffled_slices(self.rows.numel(), batch_of(self.rows.numel(), self.view.batch_size), rng):
-            yield self._batch(self.rows[chosen], self.columns[chosen], rng)
-
-    def _batch(self, rows: Tensor, columns: Tensor, rng: torch.Generator) -> Batch:
-        items, refused = self.lists.candidates.items[rows], self.refused[rows]
+    def _batch(self, rows: Tensor, rng: torch.Generator) -> Batch:
+        wide = self.refused.shape[1]
+        column = (rows % wide)[:, None]  # (B, 1)
+        rows = torch.div(rows, wide, rounding_mode="floor")  # (B,)
+        items, refused = self.lists.candidates.items[rows], self.refused[rows]  # (B, C) both
         contexts = self.lists.contexts.take(rows).recent(self.view.history)
-        taken = items.gather(1, columns[:, None])
-        batch = Batch(contexts, Candidates(taken), weights=self.lists.weights[rows].gather(1, columns[:, None]))
+        taken = items.gather(1, column)
+        batch = Batch(contexts, Candidates(taken), weights=self.lists.weights[rows].gather(1, column))
         if not self.view.negatives:
             return replace(batch, log_q=self.popularity[taken[:, 0]])
         if self.view.shared:
             pool = items[refused]
-            negatives = pool[torch.randint(pool.numel(), (self.view.negatives,), generator=rng)]
+            negatives = pool[torch.randint(pool.numel(), (self.view.negatives,), generator=rng)]  # (N,)
             share = torch.bincount(pool, minlength=self.popularity.numel()) / pool.numel()
             return replace(batch, negatives=negatives, negatives_log_q=share[negatives].log())
-        drawn = refused.float().multinomial(self.view.negatives, replacement=True, generator=rng)
+        drawn = refused.float().multinomial(self.view.negatives, replacement=True, generator=rng)  # (B, N) columns
         log_q = -refused.sum(1, keepdim=True).log()
         return replace(batch, negatives=items.gather(1, drawn), negatives_log_q=log_q.expand_as(drawn))
 
@@ -215,48 +248,47 @@ class Hard:
     """
 
     pairs: Pairs
+    """The positives, their contexts and their other negatives."""
     count: int = 1
+    """Hard negatives per row."""
     pool: int = 100
+    """Best items of a user that they are drawn from."""
 
     def open(self, train: Dataset) -> _HardEpochs:
-        """The pairs, and a table of nobody's hard items yet."""
+        """The pairs; ``refresh`` fills the table of hard items."""
         return _HardEpochs(self, train)
 
 
 class _HardEpochs:
     def __init__(self, view: Hard, train: Dataset) -> None:
-        self.view, self.train = view, train
+        self.view = view
+        self.train = train
         self.pairs = view.pairs.open(train)
         self.examples = self.pairs.examples
         self.sampler = Sampler.of(train)
         self.best = torch.zeros((train.schema.n_users, min(view.pool, train.schema.n_items)), dtype=torch.int64)
 
     def refresh(self, net: Any) -> None:
-        """Each user's best items by what it knows now; 0 where there are fewer than ``pool``."""
+        """Looks up each user's best items, (n_users, pool); 0 where the user has fewer."""
         self.pairs.refresh(net)
         vectors = net.item_vectors()
         barred = ~self.train.trained_items
         barred[0] = True
         users = self.train.trained_users.nonzero().squeeze(1)
-        for some in users.split(max(1, SCORES_PER_CHUNK // len(barred))):  # type: ignore[no-untyped-call]
-            contexts = self._contexts(some)
-            taken = self.train.histories.take(some)
-            scores = (net.query_vectors(contexts.to(vectors.device)) @ vectors.T).float().cpu()
+        for chunk in users.split(max(1, SCORES_PER_CHUNK // len(barred))):  # type: ignore[no-untyped-call]
+            taken = self.train.histories.take(chunk)
+            queries = net.query_vectors(self._contexts(chunk).to(vectors.device))
+            scores = (queries @ vectors.T).float().cpu()  # (users of the chunk, n_items)
             scores[:, barred] = -torch.inf
             scores[taken.rows(), taken.values] = -torch.inf
             score, item = scores.topk(self.best.shape[1], 1)
-            self.best[some] = torch.where(score > -torch.inf, item, 0)
+            self.best[chunk] = torch.where(score > -torch.inf, item, 0)
 
     def _contexts(self, users: Tensor) -> Contexts:
-        """(B,) users after everything they did."""
+        """Contexts of (B,) users after everything they did in train."""
         train, most = self.train, self.view.pairs.history
         times = train.histories.with_values(train.history_times).take(users).last(most)
-        return replace(
-            Contexts.of_users(users, train.schema),
-            user_features=train.user_features.take(users),
-            history=train.histories.take(users).last(most),
-            history_time=times.values,
-        )
+        return _with_history(train, users, train.histories.take(users).last(most), times.values)
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
         for batch in self.pairs.batches(rng):
@@ -268,7 +300,7 @@ class _HardEpochs:
             yield replace(batch, hard=hard)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The table: a checkpoint inside an epoch asks no network."""
+        """The table of hard items."""
         return {"best": self.best}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -281,30 +313,35 @@ class _HardEpochs:
 
 @dataclass(frozen=True)
 class Sequences:
-    """One example a visitor: the last ``length`` items it took, guests included.  Batches hold sequences of like length
-    (a shuffle, then a stable sort inside chunks of ``chunk`` batches), so that little is computed on padding.
+    """One example per visitor (a user, or a guest's session): the last ``length`` items taken, oldest first.
+
+    With ``by_length`` batches hold sequences of like length, so that little is computed on padding: the visitors are
+    shuffled, and sorted by length within chunks of ``chunk`` batches.
     """
 
     length: int
     """Most items of a sequence; a causal model of L positions wants L + 1 (inputs and their next items)."""
     batch_size: int = 128
+    """Sequences per batch."""
     least: int = 2
     """Visitors with fewer items are left out: there is nothing to predict."""
     by_length: bool = True
-    """False: batches of any lengths, for comparison."""
+    """False: a batch holds sequences of any lengths."""
     chunk: int = 16
+    """Batches per sorted chunk: the fewer, the more random the batches; the more, the less padding."""
     windows: bool = False
-    """What lies before the last ``length`` items becomes examples too, each with one item of the next window at its
-    end: every step from an item to the next is seen once."""
+    """Items before the last ``length`` become examples too, in windows that share one item with the next: every step
+    from an item to the next is seen once."""
 
     def open(self, train: Dataset) -> _SequenceEpochs:
-        """Sequences, once."""
+        """The sequences of ``train``, cut once."""
         return _SequenceEpochs(self, train)
 
 
 class _SequenceEpochs(_Steady):
     def __init__(self, view: Sequences, train: Dataset) -> None:
-        self.view, self.train = view, train
+        self.view = view
+        self.train = train
         places, self.visitors = _windows(train.histories, view.length, view.windows)
         self.items = places.with_values(train.histories.values[places.values])
         self.times = train.history_times[places.values]
@@ -328,23 +365,20 @@ class _SequenceEpochs(_Steady):
             yield Batch(self._contexts(parts[at]))
 
     def _contexts(self, rows: Tensor) -> Contexts:
-        train, visitors = self.train, self.visitors[rows]
-        user = torch.where(visitors < train.schema.n_users, visitors, 0)
+        visitors = self.visitors[rows]
+        user = torch.where(visitors < self.train.schema.n_users, visitors, 0)  # guests are numbered behind the users
         times = self.items.with_values(self.times).take(rows).values
-        return Contexts(
-            user,
-            train.user_features.take(user),
-            Features.missing(train.schema.context, rows.numel()),
-            torch.zeros(rows.numel(), dtype=torch.int64),
-            self.items.take(rows),
-            times,
-        )
+        return _with_history(self.train, user, self.items.take(rows), times)
 
 
-def _windows(histories: Ragged, length: int, all_of_them: bool) -> tuple[Ragged, Tensor]:
-    """Places in ``histories.values`` of the windows that end each row, or of all its windows, and (n,) their rows."""
-    step = max(1, length - 1)
-    more = -(-(histories.lengths - length).clamp(min=0) // step) if all_of_them else torch.zeros_like(histories.lengths)
+def _windows(histories: Ragged, length: int, every: bool) -> tuple[Ragged, Tensor]:
+    """The last window of each row, or with ``every`` all windows: n rows of places in ``histories.values``, and (n,)
+    the row that each window is of.
+    """
+    step = max(1, length - 1)  # neighbours share an item: the last of one is the first of the next
+    more = torch.zeros_like(histories.lengths)  # windows before the last one
+    if every:
+        more = -(-(histories.lengths - length).clamp(min=0) // step)
     row = torch.repeat_interleave(torch.arange(len(histories)), more + 1)
     number = torch.arange(row.numel()) - (more + 1).cumsum(0)[row] + more[row] + 1  # 0: the last of its row
     ends = histories.offsets[row + 1] - number * step
@@ -357,92 +391,79 @@ def _windows(histories: Ragged, length: int, all_of_them: bool) -> tuple[Ragged,
 
 @dataclass(frozen=True)
 class Rows:
-    """One example a context with C candidates and their labels.
+    """One example per context, with C candidates and their labels.
 
-    Where train has ``lists``, those; where its events carry labels that say no, the events themselves (C = 1); else
-    each positive event with ``negatives`` drawn for it (C = 1 + negatives).
+    Where train has ``lists``, the examples are its lists; where some of its events are labelled 0, its events (C = 1);
+    else each positive event with ``negatives`` drawn for it (C = 1 + negatives).
     """
 
     batch_size: int = 2048
-    """Contexts in a batch; its rows are C times as many."""
+    """Most contexts per batch (C times as many pairs); fewer where an epoch would have fewer than 20 batches."""
     negatives: int = 4
+    """Items drawn per positive event where train has neither lists nor labels."""
     power: float = 0.0
+    """Negatives are drawn ~ (events of the item) ^ power."""
     history: int = 0
-    """Most items of history that a context carries."""
+    """Most items of history per context."""
     guests: bool = True
-    """Whether what has no known user is an example too; models of user ids alone have nothing to learn from it."""
+    """Whether events without a known user are examples too; models of user ids alone have nothing to learn from it."""
 
     def open(self, train: Dataset) -> _ListEpochs | _LabelEpochs | _SampledEpochs:
-        """The kind that fits the Dataset."""
+        """Lists where the Dataset has them, else its labelled events, else its positives with drawn negatives."""
         if train.lists is not None:
             return _ListEpochs(self, train.lists)
-        if has_negatives(train):
-            return _LabelEpochs(self, train)
-        return _SampledEpochs(self, train)
+        return _LabelEpochs(self, train) if has_negatives(train) else _SampledEpochs(self, train)
 
 
-def _of_whom(view: Rows, rows: Tensor, user: Tensor) -> Tensor:
-    """The rows that are examples; ``user`` stands beside them.  Raises InputError where none is of a known user."""
-    if view.guests:
-        return rows
-    rows = rows[user > 0]
-    if not rows.numel():
-        raise InputError("train has no event of a known user to learn from; use a model that reads histories")
-    return rows
+class _RowEpochs(_Shuffled):
+    def __init__(self, view: Rows, rows: Tensor, user: Tensor) -> None:
+        super().__init__(view, rows if view.guests else rows[user > 0])
+        self.view: Rows = view
 
 
-class _ListEpochs(_Steady):
+class _ListEpochs(_RowEpochs):
     def __init__(self, view: Rows, lists: Lists) -> None:
-        self.view, self.lists = view, lists
-        self.rows = _of_whom(view, torch.arange(len(lists)), lists.contexts.user)
-        self.examples = self.rows.numel()
+        super().__init__(view, torch.arange(len(lists)), lists.contexts.user)
+        self.lists = lists
 
-    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        lists = self.lists
-        for chosen in shuffled_slices(self.examples, batch_of(self.examples, self.view.batch_size), rng):
-            rows, pair = self.rows[chosen], lists.candidates.pair
-            candidates = Candidates(lists.candidates.items[rows], None if pair is None else pair[rows])
-            contexts = lists.contexts.take(rows).recent(self.view.history)
-            yield Batch(contexts, candidates, lists.labels[rows], lists.weights[rows])
+    def _batch(self, rows: Tensor, rng: torch.Generator) -> Batch:
+        lists, pair = self.lists, self.lists.candidates.pair
+        candidates = Candidates(lists.candidates.items[rows], None if pair is None else pair[rows])
+        contexts = lists.contexts.take(rows).recent(self.view.history)
+        return Batch(contexts, candidates, lists.labels[rows], lists.weights[rows])
 
 
-class _LabelEpochs(_Steady):
+class _LabelEpochs(_RowEpochs):
     def __init__(self, view: Rows, train: Dataset) -> None:
-        self.view, self.train = view, train
-        self.rows = _of_whom(view, torch.arange(len(train.events)), train.user)
-        self.examples = self.rows.numel()
+        super().__init__(view, torch.arange(len(train.events)), train.user)
+        self.train = train
 
-    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
+    def _batch(self, rows: Tensor, rng: torch.Generator) -> Batch:
         events = self.train.events
-        for chosen in shuffled_slices(self.examples, batch_of(self.examples, self.view.batch_size), rng):
-            rows = self.rows[chosen]
-            yield Batch(
-                self.train.contexts(rows, self.view.history),
-                Candidates(events.item[rows, None]),
-                events.label[rows, None],  # type: ignore[index]
-                None if events.weight is None else events.weight[rows, None],
-            )
+        return Batch(
+            self.train.contexts(rows, self.view.history),
+            Candidates(events.item[rows, None]),
+            events.label[rows, None],  # type: ignore[index]
+            None if events.weight is None else events.weight[rows, None],
+        )
 
 
-class _SampledEpochs(_Steady):
+class _SampledEpochs(_RowEpochs):
     def __init__(self, view: Rows, train: Dataset) -> None:
-        self.view, self.train = view, train
         rows = train.positive.nonzero().squeeze(1)
-        self.rows = _of_whom(view, rows, train.user[rows])
-        self.examples = self.rows.numel()
+        super().__init__(view, rows, train.user[rows])
+        self.train = train
         self.sampler = Sampler.of(train, view.power)
 
-    def batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        view, events = self.view, self.train.events
-        for chosen in shuffled_slices(self.rows.numel(), batch_of(self.rows.numel(), view.batch_size), rng):
-            rows = self.rows[chosen]
-            contexts = self.train.contexts(rows, view.history)
-            drawn = self.sampler.draw_for(contexts.user, view.negatives, rng)
-            items = torch.cat([events.item[rows, None], drawn], 1)
-            labels = torch.zeros(items.shape)
-            labels[:, 0] = 1
-            weight = None if events.weight is None else events.weight[rows, None].expand(items.shape)
-            yield Batch(contexts, Candidates(items), labels, weight)
+    def _batch(self, rows: Tensor, rng: torch.Generator) -> Batch:
+        events = self.train.events
+        contexts = self.train.contexts(rows, self.view.history)
+        drawn = self.sampler.draw_for(contexts.user, self.view.negatives, rng)  # (B, N)
+        items = torch.cat([events.item[rows, None], drawn], 1)  # (B, 1 + N)
+        labels = torch.zeros(items.shape)
+        labels[:, 0] = 1
+        weight = None if events.weight is None else events.weight[rows, None].expand(items.shape)
+        return Batch(contexts, Candidates(items), labels, weight)
 
 
 # -- Whole ------------------------------------------------------------------------------------------------------------
@@ -450,20 +471,20 @@ class _SampledEpochs(_Steady):
 
 @dataclass(frozen=True)
 class Whole:
-    """One empty batch an epoch: the network holds the data and does a whole sweep (alternating least squares)."""
+    """One empty batch per epoch: the network holds the data and does a whole sweep (alternating least squares)."""
 
     def open(self, train: Dataset) -> _WholeEpochs:
-        """Nothing to open."""
+        """Epochs of one batch each; their examples are the events."""
         return _WholeEpochs(train)
 
 
 class _WholeEpochs(_Steady):
     def __init__(self, train: Dataset) -> None:
         self.examples = len(train.events)
-        self.none = train.contexts(torch.zeros(0, dtype=torch.int64))
+        self.empty = train.contexts(torch.zeros(0, dtype=torch.int64))
 
     def batches(self, rng: torch.Generator) -> Iterator[Batch]:
-        yield Batch(self.none)
+        yield Batch(self.empty)
 
 
 __all__ = ["Epochs", "Hard", "Pairs", "Rows", "Sequences", "View", "Whole", "shuffled_slices", "slices"]
