@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import polars as pl
+import torch
 from hypothesis import strategies as st
 
 from suisen.data import read
@@ -54,3 +55,18 @@ def logs(draw, labels=None, times=None):
 def in_order(log):
     """The log's events as dicts, in the order of time, then place."""
     return sorted(log.events.to_dicts(), key=lambda e: (e.get("time", 0), e["row"]))
+
+
+def same(a, b) -> bool:
+    """Equality of datasets, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, pl.DataFrame | pl.Series):
+        return a.equals(b)
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if hasattr(a, "__dataclass_fields__"):
+        return type(a) is type(b) and all(same(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
+    return a == b

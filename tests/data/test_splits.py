@@ -12,7 +12,7 @@ from suisen.data.log import Log
 from suisen.data.split_checks import check_no_future
 from suisen.data.splits import ByRows, GlobalTime, LeaveLast, Ratio, given_split
 from suisen.errors import InputError
-from tests.helpers import in_order, logs, make_data, make_log, raw_items
+from tests.helpers import in_order, logs, make_data, make_log, raw_items, same
 
 DAY = 86_400_000_000
 RULES = [
@@ -211,21 +211,6 @@ def test_a_declared_user_without_train_events_is_known_by_features():
     assert stranger.test.contexts.user.tolist() == [0]
     assert stranger.test.contexts.user_features.numeric.tolist() == [[0.0]]
     assert stranger.facts["test_queries_unknown_user"] == 1
-
-
-def same(a, b) -> bool:
-    """Equality of datasets, bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, pl.DataFrame | pl.Series):
-        return a.equals(b)
-    if isinstance(a, tuple | list):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if hasattr(a, "__dataclass_fields__"):
-        return type(a) is type(b) and all(same(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
-    return a == b
 
 
 @given(

@@ -121,7 +121,7 @@ class Source:
         for download in self.downloads:
             if place.name == download.file:
                 download.verify(place)
-        damage = (zipfile.BadZipFile, KeyError, OSError, EOFError, UnicodeDecodeError, pl.exceptions.PolarsError)
+        damage = (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError, pl.exceptions.PolarsError)
         try:
             return self._read(place)
         except damage as error:
@@ -149,8 +149,8 @@ class Source:
         InputError where files are damaged, and for ``positive_from`` where the source has no ratings.
         """
         tables = self.read(place)
+        self._check(place, tables)
         events, items, notes = tables.events, tables.items, []
-        self._check(place, events)
         if positive_from is not None:
             if RATING not in events.columns:
                 raise InputError(f"{self.name} has no ratings that positive_from could judge; leave it out")
@@ -168,11 +168,15 @@ class Source:
         kinds = {name: kind for name, kind in self.kinds.items() if name in known}
         return Log(events, tables.users, items, kinds, tuple(f"{self.name}: {note}" for note in notes))
 
-    def _check(self, place: Path, events: pl.DataFrame) -> None:
-        """Raises InputError where an event lacks what it must have; a guest has a session in place of a user."""
-        optional = [Col.USER] if Col.SESSION in events.columns else []
+    def _check(self, place: Path, tables: Tables) -> None:
+        """Raises InputError for tables without rows and for events that lack what they must have."""
+        for what, table in (("events", tables.events), ("users", tables.users), ("items", tables.items)):
+            if table is not None and table.height == 0:
+                raise InputError(f"{place}: {self.name} holds no {what}; it is damaged, fetch it anew")
+        events = tables.events
         needed = [name for name in events.columns if name in (Col.USER, Col.ITEM, RATING, Col.TIME)]
-        needed = [name for name in needed if name not in optional]
+        if Col.SESSION in events.columns:  # a guest has a session in place of a user
+            needed.remove(Col.USER)
         if sum(events.select(needed).null_count().row(0)):
             what = f"{', '.join(needed[:-1])} or {needed[-1]}"
             raise InputError(f"{place}: {self.name} holds events without a {what}; it is damaged, fetch it anew")
