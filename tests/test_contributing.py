@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
+import inspect
 import re
 import subprocess
 import sys
@@ -165,3 +167,61 @@ def test_an_index_that_is_not_in_the_registry_is_refused(reduced, monkeypatch):
 def test_the_contract_suite_takes_indexes_from_the_registry(reduced, tmp_path):
     line = "from suisen.retrieval import INDEXES\nfrom toy_index import Reduced\nINDEXES['reduced'] = Reduced\n"
     assert contract_suite("tests/retrieval/test_contract.py", line, "reduced", tmp_path) > 20
+
+
+def section_file(title: str, until: str, path: Path) -> Path:
+    """The file of a section of the page: its examples in front of the one that holds ``until``."""
+    section = PAGE.read_text(encoding="utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
+    sources = [example.source for example in doctest.DocTestParser().get_examples(section)]
+    file = sources[: next(i for i, source in enumerate(sources) if until in source)]
+    path.write_text("\n".join(file), encoding="utf-8")
+    return path
+
+
+def imported(name: str, path: Path, monkeypatch):
+    """The file as the module of this name, as if it lay in the house."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def passes(suite, tmp_path, **given) -> int:
+    """Runs the tests of a contract suite that take what is ``given``; how many there were."""
+    done = 0
+    for name, test in vars(suite).items():
+        wanted = inspect.signature(test).parameters if name.startswith("test_") else {}
+        if not set(given) & set(wanted):
+            continue
+        with pytest.MonkeyPatch.context() as patch:
+            (tmp_path / name).mkdir()
+            everything = {**given, "monkeypatch": patch, "tmp_path": tmp_path / name}
+            test(**{key: everything[key] for key in wanted})
+        done += 1
+    return done
+
+
+def test_a_data_source_of_one_file_and_one_line_passes_the_contract_suite(monkeypatch, tmp_path):
+    from suisen.data.sources import SOURCES
+    from tests.data import test_source_contract as suite
+
+    path = section_file("Add a data source", "import tempfile", tmp_path / "shop.py")
+    source = imported("suisen.data.sources.shop", path, monkeypatch).SHOP
+    monkeypatch.setitem(SOURCES, "shop", source)
+    assert passes(suite, tmp_path, source=source, layout=source.layouts[0]) == 7
+    chosen = config.resolve({"data": {"name": "shop", "data_dir": str(tmp_path / "gone")}}, models=False)
+    with pytest.raises(su.InputError, match=r"shop is not in .*get https://data\.example\.org/shop\.zip and pass"):
+        chosen.dataset()
+
+
+def test_a_split_rule_of_one_file_and_one_line_passes_the_contract_suite(monkeypatch, tmp_path):
+    from suisen.data.splits import SPLITS
+    from tests.data import test_split_contract as suite
+
+    path = section_file("Add a split rule", "import SPLITS", tmp_path / "last_share.py")
+    rule = imported("suisen.data.last_share", path, monkeypatch).LastShare
+    monkeypatch.setitem(SPLITS, "last-share", rule)
+    assert passes(suite, tmp_path, rule=rule, of=su.Dataset.of) == 11
+    raw = {"data": {"name": "ml-100k"}, "split": {"name": "last-share", "test": "0.3"}}
+    assert config.resolve(raw, models=False).split == rule(test=0.3)
