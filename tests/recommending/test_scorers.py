@@ -11,7 +11,8 @@ from suisen.data.batch import Candidates
 from suisen.data.ragged import Ragged
 from suisen.evaluation.contract import Scorer, TileScorer
 from suisen.models.contract import Net
-from suisen.recommending.scorers import NetScorer, item_states, top_of
+from suisen.recommending.scorers import NetScorer, item_states
+from suisen.retrieval.select import top_of
 from tests.fitted import MODELS, RANKERS, fitted, small_split
 
 

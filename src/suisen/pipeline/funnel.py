@@ -21,6 +21,7 @@ from torch import Tensor
 
 from suisen.data.batch import Queries
 from suisen.errors import InputError
+from suisen.evaluation.metrics import ndcg_of_hits
 from suisen.evaluation.report import interval, number, text_table
 from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters
 from suisen.stats import bootstrap_means
@@ -151,7 +152,6 @@ def _count(engine: Engine, queries: Queries, k: int, depth: int) -> dict[str, An
     """Of each query: relevant items that may be recommended, are retrieved, are in the top k; its NDCG@k."""
     parts: dict[str, list[Tensor]] = {"possible": [], "retrieved": [], "top": [], "ndcg": []}
     listed, barred, shown = 0, 0, 0
-    discount = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64))
     for rows in torch.arange(len(queries)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
         some = queries.take(rows)
         ids, scores = engine.retrieve(some.contexts, depth, Filters(some.seen))
@@ -160,8 +160,7 @@ def _count(engine: Engine, queries: Queries, k: int, depth: int) -> dict[str, An
         found = hit[:, :k].double()
         parts["retrieved"].append(hit.sum(1).double())
         parts["top"].append(found.sum(1))
-        ideal = discount.cumsum(0)[some.truth.lengths.clamp(1, k) - 1]
-        parts["ndcg"].append((found * discount[: found.shape[1]]).sum(1) / ideal)
+        parts["ndcg"].append(ndcg_of_hits(found, some.truth.lengths, k))
         parts["possible"].append(_possible(engine, some))
         listed += int((ids > 0).sum())
         shown += int((ranked[:, :k] > 0).sum())

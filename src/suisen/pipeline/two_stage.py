@@ -19,6 +19,7 @@ from suisen.data.batch import Candidates, Queries, joined
 from suisen.data.dataset import Dataset, Lists
 from suisen.errors import InputError
 from suisen.evaluation import evaluate
+from suisen.evaluation.metrics import ndcg_of_hits
 from suisen.models.contract import Model, Net, Ranker
 from suisen.recommending.engine import PAIR, Engine, Filters, build_index, pair_features, recommendable
 from suisen.recommending.scorers import NetScorer
@@ -219,10 +220,7 @@ def _list_ndcg(net: Net, queries: Queries, ids: Tensor, pair: Tensor, k: int) ->
     hits = queries.truth.holds(ids) & (ids > 0)
     order = hits.long().argsort(dim=1, stable=True)  # among equal scores the misses stand first
     order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
-    discount = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float32))
-    gained = hits.gather(1, order)[:, :k].float()
-    ideal = discount.cumsum(0)[queries.truth.lengths.clamp(1, k) - 1]
-    return (gained * discount[: gained.shape[1]]).sum(1) / ideal
+    return ndcg_of_hits(hits.gather(1, order).float(), queries.truth.lengths, k)
 
 
 # -- the recipe ------------------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from suisen.recommending.queries import (
     popular_lists,
     refusal,
 )
-from suisen.recommending.scorers import top_of
 from suisen.recommending.system import System
+from suisen.retrieval.select import top_of
 
 AnsweredBy = Literal["model", "popular", "nobody"]
 

@@ -16,8 +16,9 @@ from suisen.data.batch import Candidates, Contexts, Features
 from suisen.data.ragged import Ragged
 from suisen.models.contract import CatalogueScorer, Model, Net, Ranker, Retriever
 from suisen.recommending.diversity import mmr
-from suisen.recommending.scorers import NetScorer, item_states, top_of
+from suisen.recommending.scorers import NetScorer, item_states
 from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index
+from suisen.retrieval.select import top_of
 
 PAIR = ("retrieval_score", "retrieval_rank")
 """Features of a (context, candidate) pair that a ranker is given: see ``pair_features``."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from suisen.data.batch import Candidates, Contexts
 from suisen.data.ragged import Ragged
 from suisen.models.contract import CatalogueScorer, Net, Ranker, Retriever
-from suisen.retrieval.select import largest, unpack
+from suisen.retrieval.select import top_of
 
 CONTEXTS_PER_CHUNK = 256
 """Contexts that are scored together where a network needs all of the catalogue at a time."""
@@ -109,33 +108,3 @@ def item_states(ranker: Any, n_items: int, at_once: int = 65_536) -> Tensor:
     """(n_items, s) of a ranker, a part of the catalogue at a time."""
     ids = torch.arange(n_items, device=ranker.items.trained.device)
     return torch.cat([ranker.item_state(part) for part in ids.split(at_once)])  # type: ignore[no-untyped-call]
-
-
-def top_of(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(B, min(k, n)) ids and scores of the largest of (B, n) float32 on the CPU, equal scores: lower id first; id 0 and
-    -inf where only -inf is left.
-
-    Short answers by ``largest``; where k is a good part of n its groups have nothing to leave out.  ``torch.topk`` may
-    take any of equal scores: rows in which two are equal are chosen again, by keys that no two items share.
-    """
-    n = scores.shape[1]
-    k = min(k, n)
-    if 8 * k <= n:
-        ids, top = (torch.from_numpy(part) for part in unpack(largest(scores.numpy(), k), k))
-        return ids.clamp_(min=0), top
-    top, ids = scores.topk(min(k + 1, n), dim=1)
-    tied = ((top[:, 1:] == top[:, :-1]) & (top[:, 1:] > -torch.inf)).any(1).nonzero().squeeze(1)
-    top, ids = top[:, :k], ids[:, :k]
-    if tied.numel():
-        ids[tied] = _top_by_keys(scores[tied], k)
-        top = scores.gather(1, ids)
-    return torch.where(top > -torch.inf, ids, 0), top
-
-
-def _top_by_keys(scores: Tensor, k: int) -> Tensor:
-    """(B, k) ids of the largest, by 64-bit keys: the score above, the falling id below."""
-    n = scores.shape[1]
-    bits = (scores + 0.0).view(torch.int32)  # + 0 turns -0 into 0: they are equal scores
-    rising = torch.where(bits < 0, bits ^ np.iinfo(np.int32).max, bits).long()
-    keys = (rising << 32) | (n - 1 - torch.arange(n))
-    return n - 1 - (keys.topk(k, dim=1).values & 0xFFFF_FFFF)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from suisen.retrieval.contract import Floats, Ints
 
@@ -53,6 +54,30 @@ def largest(scores: Floats, k: int, first: int = 0, best: Keys | None = None) ->
     merged = keys if best is None else np.concatenate([best, keys], axis=1)
     merged.sort(axis=1)
     return merged[:, :k]
+
+
+def top_of(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(B, min(k, n)) columns and scores of the largest of (B, n) float32 on the CPU; 0 and -inf where there is none.
+
+    Where k is a good part of n, ``largest`` has nothing to leave out and ``torch.topk`` is faster; but that may take
+    any of equal scores, so rows in which two are equal are chosen again.
+    """
+    n = scores.shape[1]
+    k = min(k, n)
+    if 8 * k <= n:
+        return _top_by_keys(scores, k)
+    top, ids = scores.topk(min(k + 1, n), dim=1)  # one more, to see a tie at the cut
+    tied = ((top[:, 1:] == top[:, :-1]) & (top[:, 1:] > -torch.inf)).any(1).nonzero().squeeze(1)
+    top = top[:, :k]
+    ids = ids[:, :k].masked_fill(top == -torch.inf, 0)
+    if tied.numel():
+        ids[tied], top[tied] = _top_by_keys(scores[tied], k)
+    return ids, top
+
+
+def _top_by_keys(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    ids, top = unpack(largest(scores.numpy(), k), k)
+    return torch.from_numpy(ids).clamp_(min=0), torch.from_numpy(top)
 
 
 def _bar(scores: Floats, k: int) -> Floats:
