@@ -13,10 +13,10 @@ import torch
 from suisen.data.batch import Candidates, Contexts
 from suisen.data.dataset import Dataset
 from suisen.errors import InputError
-from suisen.models import RANKERS, model_of
+from suisen.models import RANKERS
 from suisen.training.options import RunOptions
 from suisen.training.trainer import fit
-from tests.models.test_contract import SMALL
+from tests.models.test_contract import small
 
 KINDS = {
     "device": "categorical", "price": "numeric", "tags": "multi", "one": "categorical", "flat": "numeric",
@@ -56,7 +56,7 @@ def name(request) -> str:
 
 @pytest.fixture(scope="module")
 def net(name, data):
-    found, curves = fit(model_of(name, **{**SMALL[name], "epochs": 3, "batch_size": 32}), data, options=RunOptions())
+    found, curves = fit(small(name, epochs=3, batch_size=32), data, options=RunOptions())
     assert all(np.isfinite([row.loss for row in curve.rows]).all() for curve in curves)
     return found
 
