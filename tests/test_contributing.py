@@ -64,6 +64,31 @@ def test_its_mistakes_are_named(pairwise):
         pairwise(l2=-1)
 
 
+def test_an_endpoint_of_one_file_and_its_line_is_served_and_passes_the_contract_suite(monkeypatch, tmp_path):
+    from suisen.data.synthetic import World
+    from suisen.serving.endpoints import ENDPOINTS
+    from suisen.serving.settings import Settings
+    from tests.serving import test_contract as suite
+    from tests.serving.client import Client
+
+    endpoint = pasted("Add an endpoint", "item_endpoint", monkeypatch, tmp_path).ENDPOINT
+    recommender = su.Recommender(su.EASE()).fit(su.Dataset.of(World(users=60, items=40).generate().log))
+    with Client(lambda: recommender.system, Settings(deadline_s=60), endpoints=[*ENDPOINTS, endpoint]) as client:
+        answer = client.get("/v1/items/7")
+        assert answer.status == 200
+        assert answer.json["title"].startswith("Item 7 ")
+        assert answer.json["events"] > 0
+        assert client.get("/v1/items/none").json["code"] == "unknown_item"
+        assert "/v1/items/{item}" in client.get("/openapi.json").json["paths"]
+        things = {"client": client, "endpoint": endpoint, "recommender": recommender}
+        checks = [check for name, check in vars(suite).items() if name.startswith("test_")]
+        needs = {check: check.__code__.co_varnames[: check.__code__.co_argcount] for check in checks}
+        cases = [check for check in checks if "endpoint" in needs[check]]
+        for check in cases:
+            check(*(things[name] for name in needs[check]))
+    assert len(cases) >= 10
+
+
 def test_an_experiments_test_of_one_file_and_one_line_passes_the_contract_suite(monkeypatch, tmp_path):
     from suisen.experiments.statistical_tests import TESTS
     from tests.experiments.statistical_tests import test_contract as suite
