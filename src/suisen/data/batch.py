@@ -6,7 +6,7 @@ Ids are dense: 0 means unknown or padding, row i of every table is dense id i.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, TypeVar
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from suisen.data.ragged import Ragged, concat
 
-R = TypeVar("R", bound="Contexts | Candidates | Batch")
+R = TypeVar("R", bound="Features | Contexts | Candidates | Batch | Queries")
 FieldKind = Literal["categorical", "numeric", "multi"]
 
 
@@ -75,21 +75,11 @@ class Features:
 
     def take(self, rows: Tensor) -> Self:
         """The rows named, in that order."""
-        return replace(
-            self,
-            categorical=self.categorical[rows],
-            numeric=self.numeric[rows],
-            multi=tuple(bag.take(rows) for bag in self.multi),
-        )
+        return _taken(self, rows)
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        return replace(
-            self,
-            categorical=self.categorical.to(device),
-            numeric=self.numeric.to(device),
-            multi=tuple(bag.to(device) for bag in self.multi),
-        )
+        return _moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -221,14 +211,7 @@ class Queries:
 
     def take(self, rows: Tensor) -> Self:
         """The queries named, in that order."""
-        return replace(
-            self,
-            contexts=self.contexts.take(rows),
-            truth=self.truth.take(rows),
-            seen=self.seen.take(rows),
-            candidates=None if self.candidates is None else self.candidates[rows],
-            labels=None if self.labels is None else self.labels[rows],
-        )
+        return _taken(self, rows)
 
 
 def joined(parts: Sequence[Any]) -> Any:
@@ -247,9 +230,21 @@ def joined(parts: Sequence[Any]) -> Any:
 
 
 def _moved(record: R, device: torch.device) -> R:
-    """A copy of a dataclass whose parts that know ``to`` are on ``device``."""
+    """A copy of a dataclass whose arrays are on ``device``."""
+    return _changed(record, lambda array: array.to(device))
+
+
+def _taken(record: R, rows: Tensor) -> R:
+    """A copy of a dataclass whose arrays have these of their rows."""
+    return _changed(record, lambda array: array[rows] if isinstance(array, Tensor) else array.take(rows))
+
+
+def _changed(record: R, change: Callable[[Any], Any]) -> R:
+    """A copy of a dataclass with its arrays (tensors and records of tensors, and tuples of them) changed."""
     parts = {field.name: getattr(record, field.name) for field in fields(record)}
-    return replace(record, **{name: part.to(device) for name, part in parts.items() if hasattr(part, "to")})
+    arrays = {name: part for name, part in parts.items() if hasattr(part, "to")}
+    bags = {name: tuple(map(change, part)) for name, part in parts.items() if isinstance(part, tuple)}
+    return replace(record, **{**{name: change(part) for name, part in arrays.items()}, **bags})
 
 
 __all__ = ["Batch", "Candidates", "Contexts", "Features", "Field", "FieldKind", "Queries", "Schema", "concat", "joined"]

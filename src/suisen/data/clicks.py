@@ -13,19 +13,7 @@ from suisen.data.log import Col
 from suisen.data.ordered import OrderedLog, tensor_of
 from suisen.data.ragged import Ragged
 from suisen.data.split_checks import By, check_by, check_shares, need_time
-from suisen.data.split_parts import (
-    TEST,
-    TRAIN,
-    VALID,
-    Known,
-    Parts,
-    QueryRows,
-    assembled,
-    last_share,
-    past_of,
-    queries_of,
-    singles,
-)
+from suisen.data.split_parts import TRAIN, Known, Parts, QueryRows, last_share, past_of, singles, split_by
 from suisen.errors import InputError
 
 
@@ -81,20 +69,20 @@ def row_split(log: OrderedLog, parts: Parts, history: int = 200) -> Split:
 
     Its history is its visitor's last ``history`` positives before it (in a random split: those in train).
     """
-    known = Known.of(log, parts.part)
-    made = {number: _row_queries(known, parts, number, history) for number in (VALID, TEST)}
-    return assembled(known, parts, made[VALID], made[TEST])
-
-
-def _row_queries(known: Known, parts: Parts, number: int, history: int) -> Queries | None:
-    log = known.log
-    at = torch.nonzero(parts.part == number).squeeze(1)
-    if not at.numel():
-        return None
-    taken = singles(at).keep(log.positive[at])
     among = log.positive & (parts.part == TRAIN) if parts.order == "random" else log.positive
-    past = past_of(log, among, log.events.visitor[at], at if log.has_time else None, history)
-    queries = queries_of(known, QueryRows(at, taken, past), f"{parts.rule}; each row scored by itself")
-    items = known.items[log.events.item[at]][:, None]  # (B, 1)
-    labels = log.positive[at].float()[:, None]  # (B, 1)
-    return replace(queries, seen=Ragged.empty(len(queries)), candidates=items, labels=labels)
+
+    def rows_of(number: int) -> QueryRows:
+        at = torch.nonzero(parts.part == number).squeeze(1)
+        past = past_of(log, among, log.events.visitor[at], at if log.has_time else None, history)
+        return QueryRows(at, singles(at).keep(log.positive[at]), past)
+
+    def finish(known: Known, rows: QueryRows, queries: Queries) -> Queries:
+        return replace(
+            queries,
+            seen=Ragged.empty(len(queries)),
+            candidates=known.items[log.events.item[rows.at]][:, None],  # (B, 1)
+            labels=log.positive[rows.at].float()[:, None],  # (B, 1)
+            protocol=f"{parts.rule}; each row scored by itself",
+        )
+
+    return split_by(log, parts, rows_of, finish)

@@ -16,19 +16,7 @@ from suisen.data.ids import IdMap
 from suisen.data.log import Col
 from suisen.data.ordered import OrderedLog, tensor_of
 from suisen.data.split_checks import check_before, check_shares, need_time
-from suisen.data.split_parts import (
-    TEST,
-    TRAIN,
-    VALID,
-    Known,
-    Parts,
-    QueryRows,
-    assembled,
-    last_share,
-    past_of,
-    queries_of,
-    singles,
-)
+from suisen.data.split_parts import TRAIN, Known, Parts, QueryRows, last_share, past_of, singles, split_by
 from suisen.errors import InputError
 
 
@@ -133,13 +121,15 @@ def prefix_split(log: OrderedLog, parts: Parts, exclude_seen: bool = False) -> S
 
     ``exclude_seen``: whether the protocol takes the prefix's own items out of the ranking.
     """
-    known = Known.of(log, parts.part)
     visitor = log.events.visitor
     later = log.positive & (log.positives_before > log.histories.offsets[visitor])  # not the first of its session
-    made: dict[int, Queries | None] = {}
-    for number in (VALID, TEST):
+
+    def rows_of(number: int) -> QueryRows:
         at = torch.nonzero(later & (parts.part == number)).squeeze(1)
-        rows = QueryRows(at, singles(at), past_of(log, log.positive, visitor[at], at))
-        queries = queries_of(known, rows, f"{parts.rule}; every prefix asked for the next item")
-        made[number] = (queries if exclude_seen else allow_seen(queries)) if at.numel() else None
-    return assembled(known, parts, made[VALID], made[TEST])
+        return QueryRows(at, singles(at), past_of(log, log.positive, visitor[at], at))
+
+    def finish(known: Known, rows: QueryRows, queries: Queries) -> Queries:
+        queries = replace(queries, protocol=f"{parts.rule}; every prefix asked for the next item")
+        return queries if exclude_seen else allow_seen(queries)
+
+    return split_by(log, parts, rows_of, finish)

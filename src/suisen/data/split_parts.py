@@ -12,6 +12,7 @@ train's own events and the declared tables, and features are fitted there and no
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -71,20 +72,46 @@ class Known:
 
     @classmethod
     def of(cls, log: OrderedLog, part: Tensor) -> Known:
-        """``part`` (n,): the part of each event.  Raises InputError where none is left for train."""
-        train = _train_of(log, part)
+        """Train from its own events and the declared tables alone, and its ids.  ``part`` (n,): the part of each event.
+
+        Raises InputError where none is left for train.
+        """
+        events = log.log.events.filter(pl.Series((part == TRAIN).numpy()))
+        if not events.height:
+            raise InputError("the split leaves no event for train; hold out less")
+        train = Dataset.of(replace(log.log, events=events))
         users = torch.from_numpy(train.users.dense(log.users.raw_ids))
         items = torch.from_numpy(train.items.dense(log.items.raw_ids))
         unknown = torch.zeros(1, dtype=torch.int64)
         return cls(log, train, torch.cat([unknown, users]), torch.cat([unknown, items]))
 
 
-def _train_of(log: OrderedLog, part: Tensor) -> Dataset:
-    """Train from its own events and the declared tables alone: ids, vocabularies, means."""
-    events = log.log.events.filter(pl.Series((part == TRAIN).numpy()))
-    if not events.height:
-        raise InputError("the split leaves no event for train; hold out less")
-    return Dataset.of(replace(log.log, events=events))
+def split_by(
+    log: OrderedLog,
+    parts: Parts,
+    rows_of: Callable[[int], QueryRows],
+    finish: Callable[[Known, QueryRows, Queries], Queries] = lambda known, rows, queries: queries,
+) -> Split:
+    """The Split whose queries stand in the rows of events that ``rows_of`` names for a part (VALID, TEST).
+
+    ``finish``: changes the queries after they were made, their candidates or their protocol.  Raises InputError where
+    nothing is left for train and where test holds no query.
+    """
+    known = Known.of(log, parts.part)
+    counts = torch.bincount(parts.part, minlength=3).tolist()
+    facts = dict(zip(("train_events", "valid_events", "test_events"), counts, strict=True))
+    made: dict[int, Queries | None] = {}
+    for number, name in ((VALID, "valid"), (TEST, "test")):
+        rows = rows_of(number)
+        queries = finish(known, rows, _queries_of(known, rows, parts.rule)) if len(rows) else None
+        if queries is not None:
+            facts[f"{name}_positives"] = int((log.positive & (parts.part == number)).sum())
+            facts |= {f"{name}_{key}": value for key, value in _facts(queries).items()}
+        made[number] = queries
+    test = made[TEST]
+    if test is None:
+        raise InputError(f"{parts.rule}: no positive event falls into test; hold out more")
+    return Split(known.train, made[VALID], test, parts.order, parts.cut, facts, parts.notes)
 
 
 def visitor_split(log: OrderedLog, parts: Parts) -> Split:
@@ -97,23 +124,17 @@ def visitor_split(log: OrderedLog, parts: Parts) -> Split:
     Memory: 16 bytes per history value and at most two history values per event (valid's and test's), plus one copy of
     the events.  Raises InputError where train or test would be empty.
     """
-    known = Known.of(log, parts.part)
-    made = {}
-    for number in (VALID, TEST):
-        rows = _of_visitors(log, parts, number)
-        made[number] = queries_of(known, rows, parts.rule) if len(rows) else None
-    return assembled(known, parts, made[VALID], made[TEST])
 
+    def rows_of(number: int) -> QueryRows:
+        rows = torch.nonzero(log.positive & (parts.part == number)).squeeze(1)
+        visitor, counts = torch.unique_consecutive(log.events.visitor[rows], return_counts=True)
+        taken = Ragged(rows, offsets_of(counts))
+        at = rows[taken.offsets[:-1]]
+        if parts.order == "random":
+            return QueryRows(at, taken, past_of(log, log.positive & (parts.part == TRAIN), visitor))
+        return QueryRows(at, taken, past_of(log, log.positive, visitor, at))
 
-def _of_visitors(log: OrderedLog, parts: Parts, number: int) -> QueryRows:
-    """Each visitor with a positive in the part, in the order of the log."""
-    rows = torch.nonzero(log.positive & (parts.part == number)).squeeze(1)
-    visitor, counts = torch.unique_consecutive(log.events.visitor[rows], return_counts=True)
-    taken = Ragged(rows, offsets_of(counts))
-    at = rows[taken.offsets[:-1]]
-    if parts.order == "random":
-        return QueryRows(at, taken, past_of(log, log.positive & (parts.part == TRAIN), visitor))
-    return QueryRows(at, taken, past_of(log, log.positive, visitor, at))
+    return split_by(log, parts, rows_of)
 
 
 def past_of(
@@ -143,7 +164,7 @@ def last_share(values: Tensor, share: float) -> int:
     return int(values.sort().values[-count])
 
 
-def queries_of(known: Known, rows: QueryRows, protocol: str) -> Queries:
+def _queries_of(known: Known, rows: QueryRows, protocol: str) -> Queries:
     """The queries in train's ids, their context features encoded with train's vocabularies and means."""
     log, train, events = known.log, known.train, known.log.events
     taken = rows.taken.with_values(events.item[rows.taken.values]).distinct()
@@ -173,28 +194,13 @@ def _latest(past: Ragged, time: Tensor) -> Tensor:
     return latest
 
 
-def assembled(known: Known, parts: Parts, valid: Queries | None, test: Queries | None) -> Split:
-    """The Split with its facts.  Raises InputError where test holds no query."""
-    if test is None:
-        raise InputError(f"{parts.rule}: no positive event falls into test; hold out more")
-    counts = torch.bincount(parts.part, minlength=3).tolist()
-    facts = {f"{name}_events": counts[i] for i, name in enumerate(("train", "valid", "test"))}
-    for number, name, queries in ((VALID, "valid", valid), (TEST, "test", test)):
-        if queries is not None:
-            facts |= {f"{name}_{key}": value for key, value in _facts(known, parts.part == number, queries).items()}
-    return Split(known.train, valid, test, parts.order, parts.cut, facts, parts.notes)
-
-
-def _facts(known: Known, inside: Tensor, queries: Queries) -> dict[str, int]:
-    """Counts of one part; ``inside`` (n,) bool: the events in it."""
+def _facts(queries: Queries) -> dict[str, int]:
     truth = queries.truth
-    seen = truth.isin(queries.seen)
     return {
-        "positives": int((inside & known.log.positive).sum()),
         "queries": len(queries),
         "truth": truth.values.numel(),
         "truth_unknown": int((truth.values == 0).sum()),
-        "truth_seen": int((seen & (truth.values > 0)).sum()),
+        "truth_seen": int((truth.isin(queries.seen) & (truth.values > 0)).sum()),
         "queries_unknown_user": int((queries.contexts.user == 0).sum()),
         "queries_without_history": int((queries.contexts.history.lengths == 0).sum()),
     }

@@ -41,15 +41,6 @@ class LoadOptions:
     """Label 1 where the rating is at least this, else 0; None: every rating is a positive."""
 
 
-def _load(name: str, options: LoadOptions) -> Log:
-    if name not in SOURCES:
-        raise unknown("data set", name, SOURCES)
-    source = SOURCES[name]
-    place, note = _place(source, options)
-    log = source.log(place, options.positive_from)
-    return replace(log, notes=(f"{name}: {note}", *log.notes))
-
-
 def _place(source: Source, options: LoadOptions) -> tuple[Path, str]:
     """The folder or file that holds the data set, and a note on where it comes from."""
     if options.data_dir is not None:
@@ -73,7 +64,11 @@ def load(name: str, options: LoadOptions) -> Log:
     Raises InputError for an unknown name, where nothing is found (it says where the official files come from), and for
     damaged files.
     """
-    return _load(name, options)
+    if name not in SOURCES:
+        raise unknown("data set", name, SOURCES)
+    place, note = _place(SOURCES[name], options)
+    log = SOURCES[name].log(place, options.positive_from)
+    return replace(log, notes=(f"{name}: {note}", *log.notes))
 
 
 @keywords_of(LoadOptions)
@@ -82,7 +77,7 @@ def load_data(name: str, options: LoadOptions) -> Dataset:
 
     Raises InputError like ``suisen.data.sources.load``.
     """
-    return Dataset.of(_load(name, options))
+    return Dataset.of(load(name, **vars(options)))
 
 
 __all__ = ["SOURCES", "LoadOptions", "load", "load_data"]

@@ -9,43 +9,17 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import polars as pl
 
 from suisen.data.log import Col, Kind, Log
-from suisen.data.sources.download import Unreachable
+from suisen.data.sources.download import Download, Unreachable
 from suisen.errors import InputError
 
 RATING = "rating"
 """Column of a source's events that ``positive_from`` judges; it is not a feature, for it is not known beforehand."""
 Files = Callable[[str], bytes]
 """A file's bytes by its name."""
-
-
-class Download(Protocol):
-    """A place from which a data set can be fetched, as one file (an archive, or the only file that there is)."""
-
-    @property
-    def file(self) -> str:
-        """Name of the file in the cache."""
-
-    @property
-    def origin(self) -> str:
-        """Where a person finds it: an address or a command."""
-
-    @property
-    def said(self) -> str:
-        """What a log that comes from it notes, like "fetched from GroupLens, MD5 verified"."""
-
-    def fetch(self, folder: Path) -> Path:
-        """The file in ``folder``, verified.
-
-        Raises Unreachable where another download may be tried and InputError on a wrong checksum.
-        """
-
-    def verify(self, path: Path) -> None:
-        """Called before the file is read from the cache.  Raises InputError where it has changed."""
 
 
 @dataclass(frozen=True)

