@@ -190,3 +190,19 @@ def test_scorers_are_told_apart_by_what_they_can_do():
     assert isinstance(scorer, TileScorer)
     assert isinstance(ListsOnly(scorer), Scorer)
     assert not isinstance(ListsOnly(scorer), TileScorer)
+
+
+def test_a_value_does_not_depend_on_what_else_is_measured():
+    torch.manual_seed(5)
+    scorer, queries = Table(torch.rand(9, 20)), queries_of([[i + 1, 19 - i] for i in range(9)])
+    facts = Facts(torch.arange(20), torch.randn(20, 4))
+    names = [f"{base}@{k}" for base in ("coverage", "novelty", "diversity", "popularity_bias", "ndcg") for k in (2, 5)]
+    together = evaluate(scorer, queries, names, facts=facts)
+    for name in names:
+        alone = evaluate(scorer, queries, [name], facts=facts)
+        assert alone.values[name].tolist() == together.values[name].tolist(), name
+
+
+def test_what_cannot_be_found_is_worth_nothing_in_a_whole_ranking():
+    scorer = Table(torch.arange(6.0)[None], torch.tensor([False, True, True, True, True, False]))
+    assert evaluate(scorer, queries_of([[5]]), ["mrr"]).value("mrr") == 0.0

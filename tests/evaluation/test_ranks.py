@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
-from suisen.evaluation.ranks import UNRANKED, distinct, from_candidates, from_lists
+from suisen.evaluation.ranks import BLUR, UNRANKED, blurred, distinct, from_candidates, from_lists
 from suisen.evaluation.tiles import Plan, Wanted, from_tiles
 from tests.evaluation.toys import (
     ListsOnly,
@@ -220,3 +220,38 @@ def test_plan_keeps_to_the_budget_and_names_the_least():
 @given(st.lists(st.lists(st.integers(0, 4), max_size=6), max_size=4))
 def test_distinct_counts_known_items_once_and_unknown_ones_each(rows):
     assert [sorted(row) for row in distinct(Ragged.of(rows)).tolist()] == [sorted(relevant(row)) for row in rows]
+
+
+def test_a_crowd_is_a_hundredth_of_the_scores_and_at_least_two():
+    target = torch.tensor([4.0, -4.0])
+    for others, columns, crowded in ((2, 200, True), (2, 201, False), (1, 10, False), (3, 300, True), (2, 2, True)):
+        floor = blurred(target, torch.tensor([others, others]), columns)
+        assert (target - floor).tolist() == ([4 * BLUR] * 2 if crowded else [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("near", "padding", "rank"),
+    [(1, 0, 1), (2, 0, 3), (2, 298, 3)],  # one neighbour is no crowd, two of five are, and padding is no score
+)
+def test_candidates_within_rounding_tie_where_they_are_many(near, padding, rank):
+    scores = torch.tensor([[0.0, 1.0, *[1.0 - 2.0**-20] * near, 0.5, 0.25]])
+    candidates = torch.cat([torch.arange(1, scores.shape[1])[None], torch.zeros((1, padding), dtype=torch.int64)], 1)
+    queries = queries_of([[1]], candidates=candidates)
+    assert from_candidates(Table(scores), queries, queries.truth, 3, MIB).ranks.tolist() == [[rank]]
+
+
+def test_an_item_of_a_list_that_is_not_to_be_recommended_is_not_found():
+    class Barred:
+        def rank(self, contexts, k, exclude):
+            return torch.tensor([[2, 1, 0]]), torch.tensor([[0.5, -torch.inf, 0.0]])
+
+    queries = queries_of([[1]])
+    ranking = from_lists(Barred(), queries, queries.truth, queries.seen, 2)
+    assert plain(ranking.ranks) == [[None]]
+    assert ranking.lists.tolist() == [[2, 0]]
+
+
+def test_candidates_say_what_they_held():
+    queries = queries_of([[1]] * 5, candidates=torch.arange(1, 11).expand(5, -1))
+    ranking = from_candidates(Table(torch.zeros(5, 12)), queries, queries.truth, 1, 1000)
+    assert ranking.peak_bytes == 2 * 10 * 44  # two queries of ten candidates fit into 1,000 bytes

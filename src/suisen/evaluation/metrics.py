@@ -145,7 +145,7 @@ def diversity(lists: Tensor, facts: Facts) -> Tensor:
         length = (part > 0).sum(1).double()
         pairs = chosen.sum(1).square().sum(1).double() - chosen.square().sum((1, 2)).double()
         out.append(torch.where(length > 1, 1 - pairs / (length * (length - 1)), torch.nan))
-    return torch.cat(out) if out else torch.zeros(0).double()
+    return torch.cat(out)
 
 
 def _counts(facts: Facts) -> Tensor:

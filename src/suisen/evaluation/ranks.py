@@ -12,7 +12,7 @@ model (every item has the same vector) would break its ties by luck.  Where at l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ UNRANKED = 2**62
 """The rank of what cannot be found: id 0, an item that may not be recommended or is not among the candidates."""
 BLUR = 2.0**-17
 CROWD = 0.01
-QUERIES_AT_ONCE = 1024
+QUERIES_PER_CHUNK = 1024
 NAN = "scores hold NaN; a diverged model cannot be ranked: lower its learning rate or clip gradients"
 
 
@@ -78,7 +78,7 @@ def from_lists(scorer: Scorer, queries: Queries, truth: Ragged, exclude: Ragged,
     not found.  Raises InputError where a list breaks the contract.
     """
     ranks, lists = [], []
-    for part in torch.split(torch.arange(len(queries)), QUERIES_AT_ONCE):
+    for part in torch.split(torch.arange(len(queries)), QUERIES_PER_CHUNK):
         out = exclude.take(part)
         ids, scores = (t.cpu() for t in scorer.rank(queries.contexts.take(part), k + 1, out))
         _check_lists(ids, scores, out, k + 1, int(part[0]))
@@ -86,7 +86,7 @@ def from_lists(scorer: Scorer, queries: Queries, truth: Ragged, exclude: Ragged,
         found, _ = _ranks_in(ids, scores, truth.take(part), complete=False)
         ranks.append(found)
         lists.append(ids[:, :k])
-    return Ranking(_joined(ranks, truth), lists=_stacked(lists, k))
+    return Ranking(truth.with_values(torch.cat(ranks)), lists=torch.cat(lists))
 
 
 def from_candidates(
@@ -101,16 +101,15 @@ def from_candidates(
     if items is None:
         raise InputError("queries.candidates = None; give candidates or rank the catalogue")
     cost = bytes_per_score + 40  # ids, sorted scores and ids, places
-    rows = max(1, min(QUERIES_AT_ONCE, budget // (cost * max(1, items.shape[1]))))
+    rows = max(1, min(QUERIES_PER_CHUNK, budget // (cost * max(1, items.shape[1]))))
     ranks, rivals, lists = [], [], []
     for part in torch.split(torch.arange(len(queries)), rows):
         own = truth.take(part)
         ids = _without_copies(items[part], own)
         scores = scorer.score(queries.contexts.take(part), Candidates(ids)).float().cpu()
         if scores.shape != ids.shape:
-            raise InputError(
-                f"score() gave {tuple(scores.shape)} for candidates {tuple(ids.shape)}; give one score each"
-            )
+            shapes = f"{tuple(scores.shape)} for candidates {tuple(ids.shape)}"
+            raise InputError(f"score() gave {shapes}; give one score each")
         _no_nan(scores)
         scores = scores.masked_fill(ids == 0, -torch.inf)
         scores, order = scores.sort(dim=1, descending=True, stable=True)
@@ -119,8 +118,8 @@ def from_candidates(
         ranks.append(found)
         rivals.append(others)
         lists.append(ids[:, :k])
-    joined = torch.cat(rivals) if rivals else torch.zeros(0, dtype=torch.int64)
-    return Ranking(_joined(ranks, truth), joined, _stacked(lists, k), rows * items.shape[1] * cost)
+    peak = rows * items.shape[1] * cost
+    return Ranking(truth.with_values(torch.cat(ranks)), torch.cat(rivals), torch.cat(lists), peak)
 
 
 def _ranks_in(ids: Tensor, scores: Tensor, truth: Ragged, complete: bool) -> tuple[Tensor, Tensor]:
@@ -139,7 +138,7 @@ def _ranks_in(ids: Tensor, scores: Tensor, truth: Ragged, complete: bool) -> tup
     ahead = strangers.gather(1, (level - 1).clamp(min=0))
     rank = hit.cumsum(1) + ahead
     if not complete:
-        rank = rank.masked_fill(valid[:, -1:] & (level == ids.shape[1]), UNRANKED)
+        rank = rank.masked_fill(level == ids.shape[1], UNRANKED)  # it may tie with what the list hides
     ranks = torch.full((truth.values.numel(),), UNRANKED, dtype=torch.int64)
     ranks[place[hit]] = rank[hit]
     return sort_rows(ranks, truth.rows()), strangers[:, -1]
@@ -170,17 +169,15 @@ def _without_copies(ids: Tensor, truth: Ragged) -> Tensor:
 def _check_lists(ids: Tensor, scores: Tensor, exclude: Ragged, width: int, first: int) -> None:
     rows = len(exclude)
     if ids.shape != (rows, width) or scores.shape != (rows, width):
-        raise InputError(
-            f"rank() gave ids {tuple(ids.shape)}, scores {tuple(scores.shape)}; give ({rows}, {width}), 0 pads"
-        )
+        shapes = f"ids {tuple(ids.shape)}, scores {tuple(scores.shape)}"
+        raise InputError(f"rank() gave {shapes}; give ({rows}, {width}), 0 pads")
     valid = ids > 0
     _no_nan(scores.masked_fill(~valid, 0))
     falling = ~(valid[:, 1:] & (~valid[:, :-1] | (scores[:, 1:] > scores[:, :-1])))
     _refuse(~falling, first, "a list whose scores rise or that pads in the middle; sort it, best first")
     ordered = ids.sort(1).values
-    _refuse(
-        (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0), first, "an item twice in one list; give it once"
-    )
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)
+    _refuse(twice, first, "an item twice in one list; give it once")
     hit = exclude.holds(ids) & (ids > 0)
     _refuse(hit, first, "an item that it was asked to exclude; filter before the cut")
 
@@ -193,12 +190,3 @@ def _refuse(bad: Tensor, first: int, what: str) -> None:
 def _no_nan(scores: Tensor) -> None:
     if bool(scores.isnan().any()):
         raise InputError(NAN)
-
-
-def _joined(parts: list[Tensor], truth: Ragged) -> Ragged:
-    values = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
-    return replace(truth, values=values, weights=None)
-
-
-def _stacked(parts: list[Tensor], k: int) -> Tensor:
-    return torch.cat(parts) if parts else torch.zeros((0, k), dtype=torch.int64)

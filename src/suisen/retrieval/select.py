@@ -42,12 +42,14 @@ def unpack(keys: Keys, k: int) -> tuple[Ints, Floats]:
     return ids, scores
 
 
-def largest(scores: Floats, k: int, first: int = 0, best: Keys | None = None) -> Keys:
+def largest(scores: Floats, k: int, first: int = 0, best: Keys | None = None, bar: Floats | None = None) -> Keys:
     """(B, at most k) sorted keys of the k largest finite scores of each row of (B, n); column j is position first + j.
 
     ``best``: what earlier columns gave; the result is over both, and its k-th score is the bar for these columns.
+    ``bar``: (B,) a score that at least k scores of the row reach, where it is known.
     """
-    bar = _bar(scores, k) if best is None or best.shape[1] < k else _kth_score(best)
+    if bar is None:
+        bar = _bar(scores, k) if best is None or best.shape[1] < k else _kth_score(best)
     survivors = np.flatnonzero(scores >= np.maximum(bar, _LOWEST)[:, None])
     rows, columns = np.divmod(survivors, max(scores.shape[1], 1))
     keys = _padded(pack(scores.ravel()[survivors], columns + first), rows, scores.shape[0])
@@ -71,12 +73,12 @@ def top_of(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     top = top[:, :k]
     ids = ids[:, :k].masked_fill(top == -torch.inf, 0)
     if tied.numel():
-        ids[tied], top[tied] = _top_by_keys(scores[tied], k)
+        ids[tied], top[tied] = _top_by_keys(scores[tied], k, top[tied, -1].numpy())
     return ids, top
 
 
-def _top_by_keys(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    ids, top = unpack(largest(scores.numpy(), k), k)
+def _top_by_keys(scores: Tensor, k: int, bar: Floats | None = None) -> tuple[Tensor, Tensor]:
+    ids, top = unpack(largest(scores.numpy(), k, bar=bar), k)
     return torch.from_numpy(ids).clamp_(min=0), torch.from_numpy(top)
 
 
