@@ -177,6 +177,8 @@ def _plan_facts(plan: Plan, kept: Frozen | None) -> dict[str, Any]:
 
 def _plan_lines(plan: Plan, kept: Frozen | None) -> list[str]:
     """The plan in words."""
+    from suisen.experiments.result import margin_of
+
     arms = ", ".join(f"{arm} {weight:.4g}" for arm, weight in plan.arms.items())
     metric = plan.metrics[plan.primary]
     mde = "no mde" if plan.mde is None else f"mde {effect_text(plan, plan.mde)}"
@@ -188,11 +190,9 @@ def _plan_lines(plan: Plan, kept: Frozen | None) -> list[str]:
         f"  {mde}, effects are {plan.scale}",
     ]
     for name, rail in plan.guardrails.items():
-        margin = f"{100 * rail.margin:g} %" if rail.scale == "relative" else f"{rail.margin:g}"
-        lines.append(f"  guardrail {name}: not worse by {margin}")
+        lines.append(f"  guardrail {name}: not worse by {margin_of(rail)}")
     for name, rule in plan.equivalence.items():
-        margin = f"{100 * rule.margin:g} %" if rule.scale == "relative" else f"{rule.margin:g}"
-        lines.append(f"  equivalence {name}: equal within {margin}")
+        lines.append(f"  equivalence {name}: equal within {margin_of(rule)}")
     if plan.start or plan.end:
         lines.append(f"  from {plan.start or 'any time'} to {plan.end or 'any time'}")
     if plan.sequential is not None:

@@ -12,7 +12,7 @@ from scipy import special
 
 from suisen.data.durations import moment
 from suisen.errors import InputError
-from suisen.experiments.comparing import ARM, Comparing, Resampling, corrected, with_stratum
+from suisen.experiments.comparing import ARM, Comparing, corrected, with_stratum
 from suisen.experiments.daily import by_day
 from suisen.experiments.earlier import Moment, by_reading, by_summing, moments_of, summable
 from suisen.experiments.frozen import Frozen
@@ -22,6 +22,7 @@ from suisen.experiments.plan import Plan
 from suisen.experiments.result import Cumulative, Estimated, Look, Result, Segment
 from suisen.experiments.sequential import spending_bounds
 from suisen.experiments.srm import Ratio, sample_ratio
+from suisen.experiments.statistical_tests import ComparisonOptions
 from suisen.experiments.units import Frame, Units, events_of, units
 from suisen.experiments.verdict import verdict
 from suisen.stats import Floats, benjamini_hochberg, holm
@@ -52,6 +53,11 @@ class AnalysisOptions:
     """Values of a segment column that are looked at, the most frequent ones."""
     now: str = ""
     """ISO 8601: the moment of this look; empty: that of the latest event."""
+
+    @property
+    def comparison(self) -> ComparisonOptions:
+        """How the tests draw."""
+        return ComparisonOptions(resamples=self.resamples, seed=self.seed)
 
 
 def analyze(
@@ -106,7 +112,7 @@ def analyze_units(
     known = found if isinstance(found, Units) else _units_of(found, plan)
     ratio = sample_ratio(known.counts(), plan.arms, threshold=plan.srm_threshold)
     look, times = look_of(plan, known.frame.height, _now(given, known))
-    comparing = Comparing(known.frame, plan, look, times, Resampling(given.resamples, given.seed))
+    comparing = Comparing(known.frame, plan, look, times, given.comparison)
     if times and plan.sequential is not None:
         bounds = spending_bounds(
             times, plan.alpha, spending=plan.sequential.spending, convention=plan.sequential.convention
@@ -244,7 +250,7 @@ def _cumulative(stood: Iterable[Moment], plan: Plan, given: AnalysisOptions) -> 
         if min(counts.get(arm, 0) for arm in plan.arms) < 2:
             continue
         look, times = look_of(plan, then.frame.height, then.until)
-        comparing = Comparing(then.frame, then.plan, look, times, Resampling(given.resamples, given.seed))
+        comparing = Comparing(then.frame, then.plan, look, times, given.comparison)
         try:
             estimates = comparing.estimated(plan.primary, "primary")
         except InputError:  # too early for the metric

@@ -7,7 +7,7 @@ units.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -44,14 +44,6 @@ UNSURE = 1 / 3
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """How resampling tests draw."""
-
-    resamples: int = 2000
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Comparing:
     """Everything that comparing any metric of one set of units needs."""
 
@@ -61,7 +53,8 @@ class Comparing:
     look: Look
     times: tuple[float, ...] = ()
     """group: information fractions of the looks until now."""
-    resampling: Resampling = Resampling()
+    options: ComparisonOptions = field(default_factory=ComparisonOptions)
+    """How resampling tests draw; level, alternative and quantile are the plan's."""
 
     @cached_property
     def present(self) -> tuple[str, ...]:
@@ -84,7 +77,7 @@ class Comparing:
         arms, strata = self.table[ARM].to_list(), sorted(set(self.table[STRATUM].to_list()))
         place = {pair: i for i, pair in enumerate(zip(arms, self.table[STRATUM].to_list(), strict=True))}
         rows = np.array([[place[arm, stratum] for stratum in strata] for arm in self.plan.arms])
-        return Moments(found.n[rows], found.mean[rows], found.products[rows], found.cubes[rows])
+        return found[rows]
 
     def units(self, name: str, arm: str) -> pl.DataFrame:
         """The units of an arm that have a value."""
@@ -212,7 +205,7 @@ class _Metric:
             none = np.asarray(np.nan)
             pair = Pair(pair.absolute._replace(p=none), pair.relative._replace(p=none))
             warnings = [f"{self.name} does not vary, so it cannot be tested; {self.unseen()}"]
-        absolute, relative = _range(pair.absolute), _range(pair.relative)
+        absolute, relative = Range.of(pair.absolute), Range.of(pair.relative)
         p = pair.p if pair.p is not None else (relative.p if plan.scale == "relative" else absolute.p)
         if pair.p is None and (absolute.p <= plan.alpha) != (relative.p <= plan.alpha) and not np.isnan(p):
             warnings.append(
@@ -234,14 +227,10 @@ class _Metric:
 
     def found(self, arm: str, level: float) -> Pair:
         """By the planned test."""
-        draws = self.of.resampling
-        return self.test.judged(
-            _Arms(self, arm),
-            ComparisonOptions(
-                level=level, alternative=self.alternative, resamples=draws.resamples, seed=draws.seed,
-                quantile=self.metric.quantile or 0.5,
-            ),
-        )  # fmt: skip
+        options = replace(self.of.options, level=level, alternative=self.alternative)
+        if self.metric.quantile is not None:
+            options = replace(options, quantile=self.metric.quantile)
+        return self.test.judged(_Arms(self, arm), options)
 
     def own(self, arm: str) -> Floats:
         """A unit's own value: y, or y/d of the units that have a d."""
@@ -416,10 +405,6 @@ class _Arms:
     @property
     def rare(self) -> str:
         return self.of.few(self.arm)
-
-
-def _range(effect: Effect) -> Range:
-    return Range(float(effect.value), float(effect.low), float(effect.high), float(effect.p))
 
 
 def corrected(estimates: Sequence[Estimated], values: Sequence[float], said: str) -> list[Estimated]:

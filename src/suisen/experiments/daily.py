@@ -14,7 +14,7 @@ import polars as pl
 
 from suisen.experiments.comparing import ARM
 from suisen.experiments.families import DAY, SINCE, TIME
-from suisen.experiments.means import Cuped, Effect, compare, estimate
+from suisen.experiments.means import Cuped, compare, estimate
 from suisen.experiments.metrics import Window, tallies, visits
 from suisen.experiments.moments import Moments, aggregate, moments
 from suisen.experiments.plan import Plan
@@ -97,7 +97,9 @@ def _day(table: _Table, plan: Plan, day: int) -> list[Day]:
         absolute = compare(a, b, level=1 - plan.alpha)
         relative = compare(a, b, scale="relative", level=1 - plan.alpha)
         value, other = float(a.value), float(b.value)
-        out.append(Day(day, arm, value, other, int(a.n + b.n), _range(absolute), _range(relative), float(absolute.p)))
+        out.append(
+            Day(day, arm, value, other, int(a.n + b.n), Range.of(absolute), Range.of(relative), float(absolute.p))
+        )
     return out
 
 
@@ -127,8 +129,4 @@ def _trends(table: _Table, plan: Plan) -> tuple[Trend, ...]:
     control = estimate(arms[plan.control], cuped=less)
     spans = f"0-{half - 1}", f"{half}-{length - 1}"
     changes = {arm: compare(control, estimate(arms[arm], cuped=less), level=1 - plan.alpha) for arm in plan.treatments}
-    return tuple(Trend(arm, *spans, _range(change)) for arm, change in changes.items() if float(change.se) > 0)
-
-
-def _range(effect: Effect) -> Range:
-    return Range(float(effect.value), float(effect.low), float(effect.high), float(effect.p))
+    return tuple(Trend(arm, *spans, Range.of(change)) for arm, change in changes.items() if float(change.se) > 0)

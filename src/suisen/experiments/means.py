@@ -62,7 +62,7 @@ def estimate(m: Moments, *, cuped: Cuped | None = None, shares: npt.ArrayLike | 
     all units instead of its share of the arm's.  ``ddof`` 1: variances with 1/(n − 1); 0: with 1/n, as in regressions.
     """
     if shares is None:
-        m = Moments(m.n[..., None], m.mean[..., None, :], m.products[..., None, :, :], m.cubes[..., None, :])
+        m = Moments.stacked([m])
         shares = np.ones(1)
     weight = np.broadcast_to(np.asarray(shares, dtype=np.float64), m.n.shape)
     mean = np.einsum("...h,...hi->...i", weight, m.mean)
@@ -94,16 +94,10 @@ def cuped_of(arms: Moments, *, strata: bool = False) -> Cuped:
 
     ``strata``: the last leading axis are strata, the one before arms; the slope is then the one inside strata.
     """
-    whole = (
-        Moments(
-            arms.n.reshape(*arms.n.shape[:-2], -1),
-            arms.mean.reshape(*arms.n.shape[:-2], -1, 4),
-            arms.products.reshape(*arms.n.shape[:-2], -1, 4, 4),
-            arms.cubes.reshape(*arms.n.shape[:-2], -1, 4),
-        )
-        if strata
-        else arms
-    )
+    whole = arms
+    if strata:  # (..., arms, strata) become one axis
+        lead, axes = arms.n.shape[:-2], arms.n.ndim
+        whole = Moments(*(part.reshape(*lead, -1, *part.shape[axes:]) for part in arms.parts))
     total = whole.pooled()
     products = whole.within().products if strata else total.products
     own, _ = _gradient(total.mean)
@@ -229,12 +223,7 @@ def skew_of_difference(control: Moments, treatment: Moments) -> Floats:
     γ (1/n_T² − 1/n_C²) / (1/n_T + 1/n_C)^1.5, with γ that of the units inside arms.  By Edgeworth's expansion a tail
     of probability q at z has q ± (2z² + 1) φ(z) γ_d / 6 in truth (Hall 1992).
     """
-    both = Moments(
-        np.stack([control.n, treatment.n], -1),
-        np.stack([control.mean, treatment.mean], -2),
-        np.stack([control.products, treatment.products], -3),
-        np.stack([control.cubes, treatment.cubes], -2),
-    ).within()
+    both = Moments.stacked([control, treatment]).within()
     over, under = 1 / treatment.n, 1 / control.n
     return np.asarray(both.skewness * (over**2 - under**2) / (over + under) ** 1.5)
 

@@ -73,9 +73,20 @@ class Moments:
         cubes[..., 0] = np.nan
         return cls(count, mean, products, cubes)
 
+    @property
+    def parts(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """The four arrays."""
+        return self.n, self.mean, self.products, self.cubes
+
+    @classmethod
+    def stacked(cls, groups: Sequence[Moments], axis: int = -1) -> Moments:
+        """Several as one, with a new leading axis; ``axis`` counts leading axes: -1 is the last of them."""
+        place = groups[0].n.ndim + 1 + axis
+        return cls(*(np.stack(same, place) for same in zip(*(group.parts for group in groups), strict=True)))
+
     def __getitem__(self, index: int | slice | tuple[int | slice, ...] | Floats) -> Moments:
         """Some of the groups, by their leading axes."""
-        return Moments(self.n[index], self.mean[index], self.products[index], self.cubes[index])
+        return Moments(*(part[index] for part in self.parts))
 
     def pooled(self) -> Moments:
         """The groups of the last leading axis put together, as if they had been one (Chan, Golub, LeVeque 1979)."""

@@ -10,7 +10,8 @@ from typing import Literal
 import polars as pl
 
 from suisen.experiments.frozen import Change
-from suisen.experiments.plan import Plan, Scale
+from suisen.experiments.means import Effect
+from suisen.experiments.plan import Equivalence, Guardrail, Plan, Scale
 from suisen.experiments.ranks import RankEffect
 from suisen.experiments.srm import Ratio
 
@@ -28,6 +29,11 @@ class Range:
     high: float
     p: float
     """Of "there is no effect" by the test of this scale."""
+
+    @classmethod
+    def of(cls, effect: Effect) -> Range:
+        """Of one comparison."""
+        return cls(float(effect.value), float(effect.low), float(effect.high), float(effect.p))
 
     def percent(self) -> str:
         """As a share of the control's value: ``+3.1 % [1.2, 5.0]``."""
@@ -277,19 +283,9 @@ class Result:
 
 
 HEAD = (
-    "metric",
-    "arm",
-    "role",
-    "control",
-    "arm's",
-    "relative",
-    "absolute",
-    "p",
-    "corrected",
-    "test",
-    "guardrail",
+    "metric", "arm", "role", "control", "arm's", "relative", "absolute", "p", "corrected", "test", "guardrail",
     "equality",
-)
+)  # fmt: skip
 
 
 def _cells(each: Estimated) -> list[str]:
@@ -310,7 +306,7 @@ def _filled(rows: list[list[str]]) -> list[list[str]]:
     return [[row[i] for i in kept] for row in rows] if kept else rows
 
 
-def margin_of(rule: Guard | Equality) -> str:
+def margin_of(rule: Guard | Equality | Guardrail | Equivalence) -> str:
     """A margin on its scale."""
     return f"{100 * rule.margin:g} %" if rule.scale == "relative" else f"{rule.margin:g}"
 

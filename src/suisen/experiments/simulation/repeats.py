@@ -131,7 +131,7 @@ def _once(
         for scale in SCALES:
             out[metric, scale, False] = compare(*plain, scale=scale, level=how.level)
         if how.covariate:
-            adjusted = [estimate(m, cuped=cuped_of(_both(moments))) for m in moments]
+            adjusted = [estimate(m, cuped=cuped_of(Moments.stacked(moments))) for m in moments]
             for scale in SCALES:
                 out[metric, scale, True] = compare(*adjusted, scale=scale, level=how.level)
     return out
@@ -140,16 +140,6 @@ def _once(
 def _moments(metric: str, life: Totals, past: Totals | None) -> Moments:
     y, d = life.metric(metric)
     return Moments.of(y, d) if past is None else Moments.of(y, d, *past.metric(metric))
-
-
-def _both(moments: list[Moments]) -> Moments:
-    a, b = moments
-    return Moments(
-        np.stack([a.n, b.n]),
-        np.stack([a.mean, b.mean]),
-        np.stack([a.products, b.products]),
-        np.stack([a.cubes, b.cubes]),
-    )
 
 
 def _line(metric: str, scale: Scale, adjusted: bool, expected: list[Totals], found: list[Effect], how: Repeats) -> Line:

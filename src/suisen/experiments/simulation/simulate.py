@@ -208,7 +208,7 @@ def _sums(units: Units) -> tuple[Floats, Floats]:
 
 
 def _cuped(arms: Arms) -> Arms:
-    found = cuped_of(_stacked(arms.moments))
+    found = cuped_of(Moments.stacked(arms.moments))
     control, treatment = (estimate(m, cuped=found) for m in arms.moments)
     return replace(arms, given=(control, treatment))
 
@@ -217,19 +217,8 @@ def _stratified(arms: Arms) -> Arms:
     """Post-stratified by quartiles of the covariate."""
     sides = arms.control, arms.treatment
     a, b = (_by_stratum(units, code) for units, code in zip(sides, _strata(*sides), strict=True))
-    shares = shares_of(_stacked((a, b), axis=-2))
+    shares = shares_of(Moments.stacked([a, b], axis=-2))
     return replace(arms, given=(estimate(a, shares=shares), estimate(b, shares=shares)))
-
-
-def _stacked(arms: tuple[Moments, Moments], axis: int = -1) -> Moments:
-    """With the arms as a leading axis: the last one, or the one before the strata."""
-    a, b = arms
-    place = a.n.ndim + 1 + axis
-    return Moments(*(np.stack([x, y], place) for x, y in zip(_parts(a), _parts(b), strict=True)))
-
-
-def _parts(m: Moments) -> tuple[Floats, Floats, Floats, Floats]:
-    return m.n, m.mean, m.products, m.cubes
 
 
 def _strata(control: Units, treatment: Units) -> tuple[Codes, Codes]:

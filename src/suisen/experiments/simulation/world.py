@@ -167,14 +167,7 @@ class _Visits(NamedTuple):
 
     @staticmethod
     def joined(days: Sequence[_Visits]) -> _Visits:
-        return _Visits(
-            np.concatenate([each.unit for each in days]),
-            np.concatenate([each.day for each in days]),
-            np.concatenate([each.clicked for each in days]),
-            np.concatenate([each.bought for each in days]),
-            np.concatenate([each.worth for each in days]),
-            np.concatenate([each.refunded for each in days]),
-        )
+        return _Visits(*(np.concatenate(parts) for parts in zip(*days, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
