@@ -149,5 +149,5 @@ def test_every_part_leaves_its_records_and_is_not_run_twice(results, small, monk
     assert page.index("### Warm and cold") < page.index("### Losses") < page.index("### Temperature")
     two_tower.plot(options())
     drawn = two_tower.PICTURE.read_text()
-    assert drawn.count("<circle") == 3  # a dot per temperature, and one in the key
+    assert drawn.count("<circle") == 2
     assert all(f">{tau}</text>" in drawn for tau in ("0.1", "0.5", "ml-1m.zip, recall@5"))

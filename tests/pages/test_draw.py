@@ -226,7 +226,7 @@ def test_a_rule_is_held_by_its_axis():
 def test_any_panel_stays_in_its_box_and_no_words_meet(points, above, below, percent, signed, columns):
     xs = range(len(points))
     ys = [value for value, *_ in points]
-    band = Band(xs, [y - d for y, d, *_ in points], [y + u for y, _, u, _ in points], label=above)
+    band = Band(xs, [y - d for y, d, *_ in points], [y + u for y, _, u, _ in points])
     marks = [band, Rule(y=0.0, label=below), Line(xs, ys, label=points[0][3])]
     x = Axis(label=below, marks={i: each[3] for i, each in enumerate(points)})
     panel = Panel(marks=marks, x=x, y=Axis(label=above, percent=percent, signed=signed), note="best: epoch 3")

@@ -6,30 +6,8 @@ from collections.abc import Iterator, Sequence
 from math import floor, isfinite
 from typing import NamedTuple
 
-from suisen.pages.draw import (
-    GAP,
-    SIDE,
-    WIDTH,
-    WORD,
-    Axis,
-    Band,
-    Colour,
-    Line,
-    Panel,
-    Rule,
-    Scale,
-    Svg,
-    cut,
-    diamond,
-    dot,
-    fitting,
-    line,
-    picture,
-    svg,
-    text,
-    text_in,
-    width_of,
-)
+from suisen.pages import draw
+from suisen.pages.draw import SIDE, WIDTH, WORD, Axis, Band, Colour, Line, Panel, Rule, Scale, Svg
 
 ROW, LABEL, FOOT = 46, 21, 26
 """Heights: of a row, of the words in it, of the axis below."""
@@ -85,33 +63,31 @@ def intervals(
     scale = Scale(low, high, SIDE, WIDTH - SIDE)
     bottom = ROW * len(bars) + 4.0
     parts: list[str] = []
-    for value, words in fitting(axis, scale, BOX):
-        parts += [*_upright(scale(value), bottom, "grid"), text_in(scale(value), bottom + WORD, words, BOX)]
+    for value, words in draw.fitting(axis, scale, BOX):
+        parts += [*_upright(scale(value), bottom, "grid"), draw.text_in(scale(value), bottom + WORD, words, BOX)]
     if effects:
         parts += _upright(scale(0), bottom, "muted")
     for place, bar in enumerate(bars):
         parts += _row(scale, bar, ROW * place)
-    return svg(title, "; ".join(f"{bar.label}: {bar.said}" for bar in bars), bottom + FOOT - 4, parts)
+    return draw.svg(title, "; ".join(f"{bar.label}: {bar.said}" for bar in bars), bottom + FOOT - 4, parts)
 
 
 def _upright(x: float, bottom: float, colour: Colour) -> Iterator[str]:
     """A line from the first row to the bottom, with gaps where the rows' words stand."""
     tops = range(LABEL, floor(bottom), ROW)
-    return (line((x, top), (x, bottom if top == tops[-1] else top + ROW - LABEL), colour) for top in tops)
+    return (draw.line((x, top), (x, bottom if top == tops[-1] else top + ROW - LABEL), colour) for top in tops)
 
 
 def _row(scale: Scale, bar: Bar, top: float) -> Iterator[str]:
     y = top + 32
-    room = WIDTH - 2 * SIDE - width_of(bar.said) - GAP
-    yield text(SIDE, top + 16, cut(bar.label, room, bold=True), bold=True)
-    yield text(WIDTH - SIDE, top + 16, bar.said, "muted", "end")
+    yield from draw.headed(top + 16, bar.label, bar.said, (SIDE, WIDTH - SIDE), "muted")
     if bar.margin is not None and scale.holds(bar.margin):
-        yield line((scale(bar.margin), y - 9), (scale(bar.margin), y + 9), "second", 2, "3 2")
-    yield line((scale(bar.low), y), (scale(bar.high), y), bar.colour, 2.4)
+        yield draw.line((scale(bar.margin), y - 9), (scale(bar.margin), y + 9), "second", 2, "3 2")
+    yield draw.line((scale(bar.low), y), (scale(bar.high), y), bar.colour, 2.4)
     if scale.holds(bar.value):
-        yield dot(scale(bar.value), y, 4.5, bar.colour)
+        yield draw.dot(scale(bar.value), y, 4.5, bar.colour)
     if bar.truth is not None and scale.holds(bar.truth):
-        yield diamond(scale(bar.truth), y, "second")
+        yield draw.diamond(scale(bar.truth), y, "second")
 
 
 def course(title: str, points: Sequence[Point], *, percent: bool, below: str) -> Svg:
@@ -125,4 +101,4 @@ def course(title: str, points: Sequence[Point], *, percent: bool, below: str) ->
     last = shown[-1]
     scale, unit = (100, " %") if percent else (1, "")
     numbers = f"{scale * last.value:+.3g}{unit} [{scale * last.low:+.3g}, {scale * last.high:+.3g}]"
-    return picture(title, f"{len(shown)} points; the last, {last.label}: {numbers}", [panel])
+    return draw.picture(title, f"{len(shown)} points; the last, {last.label}: {numbers}", [panel])

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from html import escape
 from itertools import pairwise
 from math import ceil, floor, isfinite, log10
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 from unicodedata import east_asian_width
 
 Colour = Literal["ink", "muted", "grid", "accent", "second", "bad", "soft"]
@@ -177,6 +177,12 @@ def text(x: float, y: float, words: str, colour: Colour = "ink", anchor: str = "
     return f'<text x="{x:.1f}" y="{y:.1f}" style="{style}">{escape(words)}</text>'
 
 
+def headed(y: float, name: str, said: str, box: tuple[float, float], colour: Colour = "ink") -> list[str]:
+    """A name in bold on the left, cut to the room that words on the right leave."""
+    room = box[1] - box[0] - width_of(said) - GAP
+    return [text(box[0], y, cut(name, room, bold=True), bold=True), text(box[1], y, said, colour, "end")]
+
+
 def text_in(x: float, y: float, words: str, box: tuple[float, float], colour: Colour = "muted") -> str:
     """Words whose middle is at x, or as near to it as a box allows."""
     start, end = _spot(x, width_of(words), box)
@@ -232,24 +238,7 @@ def _path(points: Iterable[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-# -- marks: what a panel shows -----------------------------------------------------------------------------------------
-
-
-class Mark(Protocol):
-    """Values in a panel."""
-
-    @property
-    def label(self) -> str:
-        """Its name in the panel's key; empty: it has no line there."""
-
-    def values(self) -> tuple[Sequence[float], Sequence[float]]:
-        """What the level and the upright axis must hold."""
-
-    def draw(self, x: Scale, y: Scale) -> Iterator[str]:
-        """Its shapes."""
-
-    def sample(self, x: float, y: float) -> str:
-        """A piece of it, 18 points long, for the panel's key."""
+# -- marks: what a panel shows, which values its axes must hold for that, and how it is drawn --------------------------
 
 
 @dataclass(frozen=True)
@@ -277,11 +266,6 @@ class Line:
         if len(points) == 1 or (self.dots and len(points) <= MANY):
             yield from (dot(*point, self.radius, self.colour) for point in points)
 
-    def sample(self, x: float, y: float) -> str:
-        """A short line with a dot."""
-        shown = line((x, y), (x + 18, y), self.colour, 2, self.dashes)
-        return shown + dot(x + 9, y, self.radius, self.colour) if self.dots else shown
-
 
 @dataclass(frozen=True)
 class Band:
@@ -290,7 +274,6 @@ class Band:
     x: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
-    label: str = ""
 
     def values(self) -> tuple[Sequence[float], Sequence[float]]:
         """Both courses."""
@@ -302,10 +285,6 @@ class Band:
         back = [(x(a), y(b)) for a, b in zip(self.x, self.low, strict=True)]
         yield polygon([*there, *reversed(back)], "fill: var(--soft)")
 
-    def sample(self, x: float, y: float) -> str:
-        """A patch."""
-        return bar(x, y - 5, 18, 10, "soft")
-
 
 @dataclass(frozen=True)
 class Bars:
@@ -313,7 +292,6 @@ class Bars:
 
     edges: Sequence[float]
     height: Sequence[float]
-    label: str = ""
 
     def values(self) -> tuple[Sequence[float], Sequence[float]]:
         """Edges and heights; the upright axis holds 0."""
@@ -326,10 +304,6 @@ class Bars:
             air = min(2.0, (end - start) / 10)
             if height:
                 yield bar(start + air / 2, y(height), end - start - air, y(0) - y(height), "accent")
-
-    def sample(self, x: float, y: float) -> str:
-        """A patch."""
-        return bar(x, y - 5, 18, 10, "accent")
 
 
 @dataclass(frozen=True)
@@ -353,9 +327,8 @@ class Rule:
         if self.y is not None:
             yield line((x.start, y(self.y)), (x.end, y(self.y)), self.colour, 1.4, self.dashes)
 
-    def sample(self, x: float, y: float) -> str:
-        """A piece of it."""
-        return line((x, y), (x + 18, y), self.colour, 1.4, self.dashes)
+
+Mark = Line | Band | Bars | Rule
 
 
 # -- panels ------------------------------------------------------------------------------------------------------------
@@ -427,11 +400,12 @@ def _head(panel: Panel, box: tuple[float, float], y0: float) -> tuple[list[str],
         out += [text(box[0], y, cut(panel.y.label, room)), text(box[1], y, panel.note, "second", "end")]
     x = box[1] + 1
     for mark in panel.marks:
-        if mark.label:
+        if isinstance(mark, Line | Rule) and mark.label:
             words = cut(mark.label, WIDTH - 24)
             if x + 24 + width_of(words) > box[1]:
                 x, y = box[0], y + WORD + 2
-            out += [mark.sample(x, y - 4), text(x + 24, y, words, "muted")]
+            out.append(line((x, y - 4), (x + 18, y - 4), mark.colour, 2, mark.dashes))
+            out.append(text(x + 24, y, words, "muted"))
             x += 24 + width_of(words) + 2 * GAP
     return out, y + 4
 

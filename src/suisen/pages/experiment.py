@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import fields
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from suisen.data.durations import spelt
-from suisen.experiments.plan import Plan
+from suisen.experiments.plan import Plan, Scale
 from suisen.experiments.record import About, Record, Truth
 from suisen.experiments.result import Estimated, Range, Result, margin_of
 from suisen.pages import charts
@@ -17,6 +17,8 @@ from suisen.pages.charts import Bar, Figure, Point
 from suisen.pages.draw import Colour
 from suisen.pages.render import render, write
 
+COLOURS: dict[str, Colour] = {"better": "accent", "worse": "bad", "": "muted"}
+"""Of a tone."""
 WIDE = 4.0
 """Intervals of other metrics are cut where they reach further than so many times the median one."""
 
@@ -37,8 +39,7 @@ class Row(NamedTuple):
     """Whether the interval holds it, in words."""
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """Names and values of a part of the plan."""
 
     heading: str
@@ -66,11 +67,11 @@ def number(x: float) -> str:
     return f"{x:,.5g}" if abs(x) < 1e5 else f"{x:,.0f}"
 
 
-def effect(found: Range, scale: str) -> str:
+def effect(found: Range, scale: Scale) -> str:
     """An effect with its interval; a dash where there is none."""
     if not isfinite(found.value):
         return "–"
-    return found.percent() if scale == "relative" else found.plain()
+    return found.shown(scale)
 
 
 def decided(each: Estimated) -> str:
@@ -107,20 +108,31 @@ def outcome(result: Result) -> str:
 
 def rows(result: Result, truth: Sequence[Truth] = ()) -> list[Row]:
     """The estimates, primary first."""
-    known = {(each.metric, each.arm): each for each in truth}
-    return [
-        Row(each, effect(each.relative, "relative"), effect(each.absolute, "absolute"), decided(each), tone(each),
-            *_true(known.get((each.metric, each.arm)), each))
-        for each in result.estimates
-    ]  # fmt: skip
+    known = _by_place(truth)
+    out = []
+    for each in result.estimates:
+        true, held = _true_on(each.scale, known.get((each.metric, each.arm))), ""
+        if true is not None:
+            held = "in the interval" if each.effect.low <= true <= each.effect.high else "not in the interval"
+        relative, absolute = effect(each.relative, "relative"), effect(each.absolute, "absolute")
+        out.append(Row(each, relative, absolute, decided(each), tone(each), _spelt(true, each.scale), held))
+    return out
 
 
-def _true(truth: Truth | None, each: Estimated) -> tuple[str, str]:
+def _by_place(truth: Sequence[Truth]) -> dict[tuple[str, str], Truth]:
+    return {(each.metric, each.arm): each for each in truth}
+
+
+def _true_on(scale: Scale, truth: Truth | None) -> float | None:
     if truth is None:
-        return "", ""
-    value = truth.relative if each.scale == "relative" else truth.absolute
-    said = f"{100 * value:+.3g} %" if each.scale == "relative" else f"{value:+.4g}"
-    return said, "in the interval" if each.effect.low <= value <= each.effect.high else "not in the interval"
+        return None
+    return truth.relative if scale == "relative" else truth.absolute
+
+
+def _spelt(true: float | None, scale: Scale) -> str:
+    if true is None:
+        return ""
+    return f"{100 * true:+.3g} %" if scale == "relative" else f"{true:+.4g}"
 
 
 def computed(result: Result) -> dict[str, list[str]]:
@@ -184,50 +196,41 @@ def _plain(value: Any) -> str:
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 
-def _colour(each: Estimated) -> Colour:
-    return {"better": "accent", "worse": "bad"}.get(tone(each), "muted")  # type: ignore[return-value]
+def _bar(label: str, each: Estimated, scale: Scale, truth: Truth | None = None, margin: float | None = None) -> Bar:
+    """An estimate on one scale."""
+    found = each.relative if scale == "relative" else each.absolute
+    colour = COLOURS[tone(each)]
+    said = effect(found, scale)
+    return Bar(label, found.value, found.low, found.high, said, colour, _true_on(scale, truth), margin)
+
+
+def _finite(bars: Iterable[Bar]) -> list[Bar]:
+    return [bar for bar in bars if isfinite(bar.value)]
 
 
 def primary_figure(result: Result, truth: Sequence[Truth] = ()) -> Figure | None:
-    """The metric that decides, one row an arm, on the planned scale."""
-    known = {(each.metric, each.arm): each for each in truth}
-    bars = []
-    for each in result.of("primary"):
-        if isfinite(each.effect.value):
-            true = known.get((each.metric, each.arm))
-            at = None if true is None else true.relative if each.scale == "relative" else true.absolute
-            bars.append(_drawn(each.arm, each.effect, each.scale, _colour(each))._replace(truth=at))
+    """The metric that decides, one row per arm, on the planned scale; None where nothing was estimated."""
+    known, scale, primary = _by_place(truth), result.plan.scale, result.plan.primary
+    bars = _finite(_bar(e.arm, e, e.scale, known.get((e.metric, e.arm))) for e in result.of("primary"))
     if not bars:
         return None
-    scale = result.plan.scale
     of = f"share of {result.plan.control}'s value" if scale == "relative" else "difference"
-    said = f"Effect on {result.plan.primary}, {of}, with {100 * (1 - result.plan.alpha):g} % intervals."
+    said = f"Effect on {primary}, {of}, with {100 * (1 - result.plan.alpha):g} % intervals."
     told = f"{said} Diamonds: the true effect." if truth else said
-    return Figure(
-        f"Primary: {result.plan.primary}",
-        charts.intervals(result.plan.primary, bars, percent=scale == "relative"),
-        told,
-    )
-
-
-def _drawn(label: str, found: Range, scale: str, colour: Colour) -> Bar:
-    return Bar(label, found.value, found.low, found.high, effect(found, scale), colour)
+    return Figure(f"Primary: {primary}", charts.intervals(primary, bars, percent=scale == "relative"), told)
 
 
 def metric_figures(result: Result, truth: Sequence[Truth] = ()) -> list[Figure]:
     """All metrics of each arm side by side, as shares of the control's value."""
-    known = {(each.metric, each.arm): each.relative for each in truth}
-    out = []
+    known, out = _by_place(truth), []
     for arm in result.plan.treatments:
-        found = [each for each in result.estimates if each.arm == arm and isfinite(each.relative.value)]
-        if len(found) < 2:
+        bars = _finite(
+            _bar(each.metric, each, "relative", known.get((each.metric, arm)), _margin_at(each))
+            for each in result.estimates
+            if each.arm == arm
+        )
+        if len(bars) < 2:
             continue
-        bars = [
-            _drawn(each.metric, each.relative, "relative", _colour(each))._replace(
-                truth=known.get((each.metric, arm)), margin=_margin_at(each)
-            )
-            for each in found
-        ]
         edge = _edge(bars)
         cut = " Intervals that go on are cut at the edge." if edge is not None else ""
         rails = " Dashes: the guardrail's margin." if any(bar.margin is not None for bar in bars) else ""
@@ -252,40 +255,35 @@ def _edge(bars: Sequence[Bar]) -> float | None:
 
 def course_figures(result: Result) -> list[Figure]:
     """The primary metric as it stood at earlier moments, and by day since exposure."""
-    scale, out = result.plan.scale, []
+    percent, out = result.plan.scale == "relative", []
     for arm in result.plan.treatments:
         stood = [each for each in result.cumulative if each.arm == arm and isfinite(each.effect.value)]
-        if len(stood) > 1:
-            points = [Point(spelt(e.until)[5:10], e.effect.value, e.effect.low, e.effect.high) for e in stood]
-            picture = charts.course(
-                f"Cumulative, {arm}", points, percent=scale == "relative", below="until (month-day, UTC)"
-            )
+        points = [_point(spelt(each.until)[5:10], each.effect) for each in stood]
+        if len(points) > 1:
+            picture = charts.course(f"Cumulative, {arm}", points, percent=percent, below="until (month-day, UTC)")
             caption = f"Effect on {result.plan.primary} with all data until then; {_looks(result)}."
             out.append(Figure(f"Cumulative effect: {arm}", picture, caption))
         days = [each for each in result.days if each.arm == arm]
+        points = _told([_point(str(day.day), day.relative if percent else day.effect) for day in days])
         if len(days) > 1:
-            whole = [_day_point(day.day, day.relative if scale == "relative" else day.effect) for day in days]
-            points = _told(whole)
-            picture = charts.course(
-                f"By day, {arm}", points, percent=scale == "relative", below="days since first exposure"
-            )
+            picture = charts.course(f"By day, {arm}", points, percent=percent, below="days since first exposure")
             said = "; ".join(str(trend) for trend in result.trends if trend.arm == arm)
-            gone = len(whole) - len(points)
-            left = f" Not drawn for want of units: {gone} of {len(whole)} days." if gone else ""
+            gone = len(days) - len(points)
+            left = f" Not drawn for want of units: {gone} of {len(days)} days." if gone else ""
             caption = f"Among units that were seen for so long, without covariate.{left}{f' {said}.' if said else ''}"
             out.append(Figure(f"Effect by day: {arm}", picture, caption))
     return out
 
 
+def _point(label: str, found: Range) -> Point:
+    return Point(label, found.value, found.low, found.high)
+
+
 def _told(points: Sequence[Point]) -> list[Point]:
     """Without those whose interval is so wide that it would flatten the others."""
     widths = sorted(point.high - point.low for point in points)
-    most = WIDE * widths[(len(widths) - 1) // 2]
+    most = WIDE * widths[(len(widths) - 1) // 2] if widths else 0.0
     return [point for point in points if not point.high - point.low > most > 0]
-
-
-def _day_point(day: int, found: Range) -> Point:
-    return Point(str(day), found.value, found.low, found.high)
 
 
 def _looks(result: Result) -> str:
@@ -300,10 +298,7 @@ def segment_figures(result: Result) -> list[Figure]:
     for arm in result.plan.treatments:
         for column in dict.fromkeys(each.column for each in result.segments):
             found = [each for each in result.segments if (each.column, each.estimate.arm) == (column, arm)]
-            bars = [
-                _drawn(each.value, each.estimate.effect, each.estimate.scale, _colour(each.estimate)) for each in found
-            ]
-            bars = [bar for bar in bars if isfinite(bar.value)]
+            bars = _finite(_bar(each.value, each.estimate, each.estimate.scale) for each in found)
             if bars:
                 picture = charts.intervals(f"{column}, {arm}", bars, percent=result.plan.scale == "relative")
                 caption = f"The same in all values of {column}: p = {probability(found[0].differ_p)}."
@@ -343,7 +338,7 @@ def _parts(result: Result, about: About) -> dict[str, Any]:
         "warnings": warned(result),
         "remedies": remedied(result),
         "computed": computed(result),
-        "sections": [(each.heading, each.values) for each in sections(result.plan)],
+        "sections": sections(result.plan),
         "effect": effect,
         "once": lambda lines: list(dict.fromkeys(lines)),
         "changed": [(c.field, _said(c.planned), _said(c.now)) for c in result.changes],

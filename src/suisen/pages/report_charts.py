@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from suisen.evaluation.report import Score, interval, number
+from suisen.pages import draw
 from suisen.pages.charts import Bar, Figure, intervals
-from suisen.pages.draw import (
-    DASHES,
-    GAP,
-    WIDTH,
-    Axis,
-    Band,
-    Bars,
-    Line,
-    Mark,
-    Panel,
-    Rule,
-    Svg,
-    bar,
-    cut,
-    picture,
-    svg,
-    text,
-    width_of,
-)
+from suisen.pages.draw import DASHES, WIDTH, Axis, Band, Bars, Line, Mark, Panel, Rule, Svg
 
 if TYPE_CHECKING:
     from suisen.pipeline.funnel import Funnel
@@ -118,7 +101,7 @@ def training(curve: Curve, name: str, watched: str) -> Svg:
         if best:
             marks.append(Line([curve.best_epoch], [curve.best_metric or 0.0], colour="second", radius=4.5))
         panels.append(Panel(marks=marks, x=level, y=Axis(label=watched), note=best, height=190))
-    return picture(f"Training of {name}", told, panels)
+    return draw.picture(f"Training of {name}", told, panels)
 
 
 def _epochs(count: int) -> str:
@@ -152,7 +135,7 @@ def long_tail(counts: npt.ArrayLike) -> Svg:
     told = f"The most popular {share(head)} of {ordered.size:,} items take {share(taken)} of the events."
     level = Axis(label="share of items, most popular first", low=0, high=1, percent=True)
     upright = Axis(label="share of events", low=0, high=1, percent=True)
-    return picture("Long tail", told, [Panel(marks=marks, x=level, y=upright, height=250)])
+    return draw.picture("Long tail", told, [Panel(marks=marks, x=level, y=upright, height=250)])
 
 
 def history_lengths(lengths: npt.ArrayLike) -> Svg:
@@ -167,7 +150,7 @@ def history_lengths(lengths: npt.ArrayLike) -> Svg:
     written = {float(edge): f"{edge:,}" if edge < 10_000 else f"{edge // 1000:,}k" for edge in edges}
     level = Axis(label="events per user", low=edges[0], high=edges[-1], log=True, marks=written)
     panel = Panel(marks=[Bars(edges, users)], x=level, y=Axis(label="users", low=0, whole=True), height=250)
-    return picture("Length of histories", f"Users by their number of events. {told}.", [panel])
+    return draw.picture("Length of histories", f"Users by their number of events. {told}.", [panel])
 
 
 def timeline(counts: Sequence[int], first: str, last: str) -> Svg:
@@ -178,7 +161,7 @@ def timeline(counts: Sequence[int], first: str, last: str) -> Svg:
     level = Axis(label="time (UTC)", low=0, high=len(counts), marks={0: first, len(counts): last})
     marks = [Bars(range(len(counts) + 1), counts)]
     panel = Panel(marks=marks, x=level, y=Axis(label="events", low=0, whole=True), height=250)
-    return picture("Events over time", told, [panel])
+    return draw.picture("Events over time", told, [panel])
 
 
 # -- the funnel --------------------------------------------------------------------------------------------------------
@@ -192,15 +175,11 @@ def funnel_figure(funnel: Funnel) -> Figure:
     for place, stage in enumerate(funnel.stages):
         kept, lost = (WIDTH * count / max(1, total) for count in (stage.hits, stage.lost))
         hits = f"{stage.hits:,} hits, {share(stage.hits / max(1, total))}"
-        parts += _headed(place * STAGE + 15, stage.stage, hits)
+        parts += draw.headed(place * STAGE + 15, stage.stage, hits, (0, WIDTH))
         top = place * STAGE + 21
-        parts += [bar(0, top, WIDTH, 16, "grid"), bar(0, top, kept, 16, "accent"), bar(kept, top, lost, 16, "second")]
-        parts.append(text(0, top + 29, f"{stage.items:,.0f} items per list", "muted"))
+        parts += [draw.bar(0, top, WIDTH, 16, "grid"), draw.bar(0, top, kept, 16, "accent")]
+        parts.append(draw.bar(kept, top, lost, 16, "second"))
+        parts.append(draw.text(0, top + 29, f"{stage.items:,.0f} items per list", "muted"))
         if stage.lost:
-            parts.append(text(WIDTH, top + 29, f"lost here: {stage.lost:,}", "second", "end"))
-    return Figure("What each stage keeps", svg("Funnel", f"{told}.", STAGE * len(funnel.stages), parts), "")
-
-
-def _headed(y: float, name: str, said: str) -> Iterator[str]:
-    yield text(0, y, cut(name, WIDTH - width_of(said) - GAP, bold=True), bold=True)
-    yield text(WIDTH, y, said, anchor="end")
+            parts.append(draw.text(WIDTH, top + 29, f"lost here: {stage.lost:,}", "second", "end"))
+    return Figure("What each stage keeps", draw.svg("Funnel", f"{told}.", STAGE * len(funnel.stages), parts), "")
