@@ -14,7 +14,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.models import EASE
-from suisen.models.ease import binary_matrix
+from suisen.models.closed_form import binary_matrix
 from suisen.training.trainer import fit
 from tests.helpers import logs, make_data
 from tests.models.toys import asked, checkerboard
@@ -84,6 +84,6 @@ def test_refused_events_teach_nothing():
 
 
 def test_a_catalogue_too_large_is_refused(monkeypatch):
-    monkeypatch.setattr(module, "MOST_ITEMS", 10)
+    monkeypatch.setattr(module, "MAX_ITEMS", 10)
     with pytest.raises(InputError, match=r"the catalogue has 11 items \(at most 10\); use IALS"):
         EASE().build(Schema(3, 11))

@@ -62,7 +62,7 @@ def objective(x: np.ndarray, p: np.ndarray, q: np.ndarray, model: IALS) -> float
     log=logs(),
     dim=st.sampled_from([1, 2, 8]),  # rows longer than dim are solved as they are, shorter ones in their dual
     power=st.sampled_from([0.0, 0.5, 1.0]),
-    group=st.sampled_from([module.GROUP, 1]),
+    group=st.sampled_from([module.FLOATS_PER_GROUP, 1]),
 )
 def test_half_sweeps_solve_the_normal_equations(log, dim, power, group):
     data = Dataset.of(log)
@@ -71,7 +71,7 @@ def test_half_sweeps_solve_the_normal_equations(log, dim, power, group):
     users, items = int((x.sum(1) > 0).sum()), int((x.sum(0) > 0).sum())
     start = net.item.weight.double().numpy().copy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "GROUP", group)
+        patch.setattr(module, "FLOATS_PER_GROUP", group)
         change = sweep(net)
     p = slow_half(x, start, model, items)
     q = slow_half(x.T, p, model, users)
@@ -137,7 +137,7 @@ def test_the_stored_vector_serves_where_there_is_no_history():
 @given(lengths=st.lists(st.integers(0, 40), max_size=30), dim=st.sampled_from([1, 8]), size=st.sampled_from([1, 500]))
 def test_groups_hold_every_row_with_events_once(lengths, dim, size):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "GROUP", size)
+        patch.setattr(module, "FLOATS_PER_GROUP", size)
         groups = _groups(torch.tensor(lengths, dtype=torch.int64), dim)
     assert sorted(row for group in groups for row in group.tolist()) == [i for i, n in enumerate(lengths) if n]
     for group in groups:

@@ -15,7 +15,7 @@ from suisen.data.batch import Contexts
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged
 from suisen.models import SECOND_STAGES, ItemKNN
-from suisen.models.ease import binary_matrix
+from suisen.models.closed_form import binary_matrix
 from suisen.models.item_knn import tiles
 from suisen.training.trainer import fit
 from tests.helpers import logs, make_data
@@ -54,7 +54,7 @@ def weights(net) -> np.ndarray:
 def test_neighbours_are_their_definition(log, k, shrinkage, tile):
     data = Dataset.of(log)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "TILE", tile)
+        patch.setattr(module, "PAIRS_PER_TILE", tile)
         net, curves = fit(ItemKNN(neighbours=k, shrinkage=shrinkage), data)
     assert curves == []
     np.testing.assert_allclose(weights(net), slow_weights(data, k, shrinkage), rtol=1e-6)
@@ -64,7 +64,7 @@ def test_neighbours_are_their_definition(log, k, shrinkage, tile):
 def test_tiles_cover_each_item_once_and_stay_small(log, tile):
     x = binary_matrix(Dataset.of(log))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "TILE", tile)
+        patch.setattr(module, "PAIRS_PER_TILE", tile)
         ranges = list(tiles(x, x.T.tocsr()))
     assert [item for lo, hi in ranges for item in range(lo, hi)] == list(range(x.shape[1]))
     for lo, hi in ranges:

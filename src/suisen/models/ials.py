@@ -1,5 +1,7 @@
-"""iALS: implicit matrix factorisation by alternating least squares (Hu et al. 2008), with the objective and the
-frequency-scaled regularisation of Rendle et al. 2021 (Revisiting the Performance of iALS, section 3):
+"""iALS: implicit matrix factorisation by alternating least squares (Hu et al. 2008).
+
+score(u, i) = p_u · q_i.  The loss, with the frequency-scaled regularisation of Rendle et al. 2021 (Revisiting the
+Performance of iALS, section 3):
 
     Σ_(u,i) taken (1 − p_u·q_i)² + α₀ Σ_all (p_u·q_i)² + λ (Σ_u (n_u + α₀ |I|)^ν |p_u|² + Σ_i (n_i + α₀ |U|)^ν |q_i|²)
 
@@ -28,12 +30,12 @@ from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged
 from suisen.data.views import View, Whole
+from suisen.models.closed_form import binary_matrix
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
-from suisen.models.ease import binary_matrix
 from suisen.models.layers import IdEmbedding
 from suisen.parameters import Search
 
-GROUP = 2**20
+FLOATS_PER_GROUP = 2**20
 """Floats of one group's stacked vectors (4 MB): large enough for full speed, small enough for the caches."""
 BLOCKS = 4
 """A Gram matrix is symmetric: cut into so many block rows, (1 + 1/BLOCKS)/2 of it is enough for its Cholesky factor."""
@@ -44,7 +46,17 @@ Plan = list[tuple[Tensor, Tensor]]
 
 @hyper_parameters
 class IALS:
-    """Alternating least squares on all user-item pairs; folds histories in, so that new users need no training."""
+    """Matrix factorisation on all user-item pairs by alternating least squares (Hu et al. 2008).
+
+    Answers users and guests with a history, new ones without training: their vectors are solved for ("folded in"); and
+    known users without one, by their stored vectors.  For items that train has events of.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(su.IALS(dim=4, epochs=1)).fit(data)
+    >>> recommender.recommend(history=[7, 3], k=5).shape
+    (5, 4)
+    """
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
 
@@ -57,7 +69,7 @@ class IALS:
     frequency_power: Annotated[float, Field(ge=0, le=1), Search(0, 1)] = 1.0
     """ν: 0 regularises every vector alike, 1 in proportion to its events."""
     init: Annotated[float, Field(gt=0)] = 0.1
-    """Standard deviation of a first vector's length."""
+    """Standard deviation of the initial components times √dim: about the length of an initial vector."""
     epochs: Annotated[int, Field(ge=1)] = 12
     """Most sweeps (users, then items)."""
 
@@ -93,7 +105,7 @@ class IALSNet(Retriever):
     """(2,) |U| and |I|: visitors and items with a positive event in train."""
 
     def prepare(self, train: Dataset) -> None:
-        """Both orders of the binary matrix; guests' sessions are rows like any other and get vectors for the sweeps."""
+        """Keeps the binary matrix by users and by items; guests' sessions are rows, too, with vectors in the sweeps."""
         matrix = binary_matrix(train)
         self.by_user, self.by_item = _rows(matrix), _rows(matrix.T.tocsr())
         self.plans: list[Plan] = []
@@ -104,7 +116,10 @@ class IALSNet(Retriever):
             self.taking[side] = (rows.lengths > 0).sum()
 
     def forward(self, batch: Batch) -> Tensor:
-        """One sweep; what is returned, in place of a loss, is the mean squared change of the item vectors."""
+        """Solves for all user vectors, then for all item vectors.
+
+        Returned in place of a loss: the mean squared change of an item vector.
+        """
         device = self.item.weight.device
         if not self.plans or self.plans[0][0][1].device != device:
             self.by_user, self.by_item = self.by_user.to(device), self.by_item.to(device)
@@ -121,12 +136,15 @@ class IALSNet(Retriever):
         return change
 
     def _half(self, rows: Ragged, fixed: Tensor, others: int, plan: Plan | None = None) -> Tensor:
-        """(len(rows), d): the best vector of every row, the other side ``fixed`` (``others`` of it took anything)."""
+        """(B, d): the best vector for each of B rows of taken ids, given the other side's vectors ``fixed`` (n, d), of
+        which ``others`` have an event in train.
+        """
         model = self.model
         gram = model.unobserved * (fixed.T @ fixed)
         with _single():  # hundreds of small steps, which wait for each other's threads longer than they work
             values, basis = torch.linalg.eigh(gram)
         rotated = fixed @ basis
+        # λ (n_u + α₀ |I|)^ν of each row: its regularisation grows with what it took
         scale = model.l2 * (rows.lengths.to(fixed.dtype) + model.unobserved * others) ** model.frequency_power
         rotated[0] = 0.0  # row 0 pads
         out = fixed.new_zeros((len(rows), fixed.shape[1]))
@@ -139,13 +157,13 @@ class IALSNet(Retriever):
         return out @ basis.T
 
     def query_vectors(self, contexts: Contexts) -> Tensor:
-        """(B, d): folded in from the history where there is one, the stored vector elsewhere."""
-        known = self.user(contexts.user)
+        """(B, d): solved from the history where there is one, the stored vector elsewhere."""
+        vectors = self.user(contexts.user)  # (B, d)
         folded = (contexts.history.lengths > 0).nonzero().squeeze(1)
-        if not folded.numel():
-            return known
-        known[folded] = self._half(contexts.history.take(folded).unique(), self.item.weight, int(self.taking[1]))
-        return known
+        if folded.numel():
+            histories = contexts.history.take(folded).unique()
+            vectors[folded] = self._half(histories, self.item.weight, int(self.taking[1]))
+        return vectors
 
     def item_vectors(self) -> Tensor:
         """(n_items, d)."""
@@ -153,32 +171,33 @@ class IALSNet(Retriever):
 
 
 def _rows(matrix: Any) -> Ragged:
+    """The column numbers of each row of a CSR matrix."""
     return Ragged(torch.from_numpy(matrix.indices.astype(np.int64)), torch.from_numpy(matrix.indptr.astype(np.int64)))
 
 
 def _groups(lengths: Tensor, dim: int) -> list[Tensor]:
-    """Non-empty rows in groups of like length, longest first: each group's padded vectors fit into ``GROUP`` floats."""
+    """Non-empty rows in groups of like length, longest first; a group's padded vectors fit ``FLOATS_PER_GROUP``."""
     order = lengths.argsort()
     order = order[lengths[order] > 0]
     rising = lengths[order].cpu().numpy()
     groups, start = [], 0
     while start < len(rising):
         alike = int(np.searchsorted(rising, 1.25 * rising[start] + 8, side="right"))
-        room = max(1, GROUP // (max(int(rising[alike - 1]), dim) * dim))
+        room = max(1, FLOATS_PER_GROUP // (max(int(rising[alike - 1]), dim) * dim))
         groups.append(order[start : min(alike, start + room)])
         start += len(groups[-1])
     return groups[::-1]
 
 
 def _plan(rows: Ragged, dim: int) -> Plan:
-    """Each group's rows and their padded values (as int32: half the bytes), made once for all sweeps."""
+    """Each group's rows (B,) and their padded values (B, n), as int32 for half the bytes; made once for all sweeps."""
     values = rows.with_values(rows.values.int())
     return [(group, values.take(group).padded()) for group in _groups(rows.lengths, dim)]
 
 
 def _each(work: Callable[[tuple[Tensor, Tensor]], None], groups: Plan, device: torch.device) -> None:
-    """Does the groups; on a CPU each thread takes whole groups: a batched Cholesky is a loop over small factorisations,
-    which threads inside them do not speed up.
+    """Calls ``work`` with each group.  On a CPU each thread takes whole groups: a batched Cholesky is a loop over small
+    factorisations, which threads within one do not speed up.
     """
     threads = min(torch.get_num_threads(), len(groups)) if device.type == "cpu" else 1
     if threads < 2:
@@ -192,7 +211,7 @@ def _each(work: Callable[[tuple[Tensor, Tensor]], None], groups: Plan, device: t
 
 @contextmanager
 def _single() -> Iterator[None]:
-    """Torch computes each operation in one thread."""
+    """Within the context torch computes each operation in one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -207,7 +226,7 @@ def _solve(ids: Tensor, vectors: Tensor, diagonal: Tensor) -> Tensor:
     """
     longest, dim = ids.shape[1], vectors.shape[1]
     m = F.embedding(ids, vectors)  # (B, n, d)
-    if longest < dim:
+    if longest < dim:  # the dual: a system of n × n is smaller than one of d × d
         root = diagonal.rsqrt()
         m.mul_(root.unsqueeze(1))
         system = _upper_gram(m.mT, 2 if longest >= 64 else 1)
@@ -220,7 +239,7 @@ def _solve(ids: Tensor, vectors: Tensor, diagonal: Tensor) -> Tensor:
 
 
 def _upper_gram(m: Tensor, blocks: int) -> Tensor:
-    """(B, n, n): the upper triangle of MᵀM, M (B, k, n), in block rows; below its block diagonal nothing is of use."""
+    """(B, n, n): the upper triangle of MᵀM, M (B, k, n), computed in block rows; below it the result is undefined."""
     size = m.shape[2]
     out = m.new_empty((len(m), size, size))
     width = -(-size // blocks)
@@ -230,7 +249,8 @@ def _upper_gram(m: Tensor, blocks: int) -> Tensor:
 
 
 def _cholesky_solve(system: Tensor, right: Tensor) -> Tensor:
-    """(B, n, 1): system⁻¹ right, of whose symmetric systems the upper triangle counts (LAPACK sees it as the lower).
+    """(B, n, 1): system⁻¹ right for symmetric systems (B, n, n), of which the upper triangle is read (LAPACK reads the
+    lower one of the transpose).
 
     LAPACK's blocked factorisation starts above 128: below it 136 × 136 takes less time than 104 × 104 (41, 56 µs).
     """

@@ -1,19 +1,19 @@
 """ItemKNN: item-based nearest neighbours (Sarwar et al. 2001), cosine with shrinkage.
 
 s_ij = c_ij / (√(c_i c_j) + h), c_ij the visitors who took both items, c_i those who took item i, h the shrinkage;
-score(u, j) = Σ of s_ij over those of j's k nearest neighbours that are in the history.  Reads histories, so that new
-users need no training.  (The k neighbours of what was taken, in place of those of what is scored, rank far worse:
-popular items are everybody's neighbours.  MovieLens-1M, split of He et al. 2017, validation HR@10 0.62 against 0.68.)
+score(u, j) = Σ s_ij over those of j's k nearest neighbours i that are in the history.  There is no loss.
+(The k neighbours of what was taken, in place of those of what is scored, rank far worse: popular items are everybody's
+neighbours.  MovieLens-1M, split of He et al. 2017, validation HR@10 0.62 against 0.68.)
 
-Memory: k neighbours and similarities an item, 8·k bytes: 1.5 MB for 3,700 items and k = 50, 400 MB for a million.  The
-similarities are found in tiles of at most ``TILE`` pairs; no items × items matrix is ever made.  Learning costs
-Σ_u n_u² additions and a sort of each tile; a request of n different items about n·k additions.
+Memory: k neighbours and similarities per item, 8·k bytes: 1.5 MB for 3,700 items and k = 50, 400 MB for a million.  The
+similarities are found in tiles of at most ``PAIRS_PER_TILE``; no items × items matrix is ever made.  Learning costs
+Σ_u n_u² additions and a sort of each tile; an answer from n different items about n·k additions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import numpy as np
 import scipy.sparse as sp
@@ -24,46 +24,45 @@ from torch import Tensor
 from suisen.data.batch import Contexts, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import offsets_of, spans
-from suisen.data.views import Pairs, View
-from suisen.models.contract import Ability, CatalogueScorer, Phase, hyper_parameters
-from suisen.models.ease import binary_matrix
+from suisen.models.closed_form import ClosedForm, binary_matrix
+from suisen.models.contract import CatalogueScorer, hyper_parameters
 from suisen.parameters import Search
 
-TILE = 2**22
+PAIRS_PER_TILE = 2**22
 """Most pairs of items whose similarities are held at once: about 200 MB while they are sorted."""
 ONE = int(np.float32(1.0).view(np.int32))
 """The bits of 1, the largest similarity: bits of positive floats rise with the float."""
 
 
 @hyper_parameters
-class ItemKNN:
-    """Each item's nearest neighbours by the cosine of who took them; reads histories."""
+class ItemKNN(ClosedForm):
+    """Each item's nearest neighbours by the cosine of who took them (Sarwar et al. 2001).
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
+    Answers users and guests with a history, new ones without training, for items that train has events of.  Scores the
+    whole catalogue, exactly, never through an index.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(su.ItemKNN(neighbours=20)).fit(data)
+    >>> recommender.recommend(history=[7, 3], k=5).shape
+    (5, 4)
+    """
 
     neighbours: Annotated[int, Field(ge=1, le=10_000), Search(choices=(20, 50, 100, 200))] = 50
-    """k, the neighbours that are kept of each item."""
+    """k, the number of neighbours kept per item."""
     shrinkage: Annotated[float, Field(ge=0), Search(0, 200)] = 10.0
-    """h: the larger, the less is made of pairs that few took together."""
-
-    @property
-    def view(self) -> View:
-        """Unused: nothing is trained by gradient."""
-        return Pairs()
+    """h: the larger, the less similar are items that few visitors took together."""
 
     def build(self, schema: Schema) -> ItemKNNNet:
         """Room for n_items · k similarities."""
         return ItemKNNNet(self, schema)
 
-    def phases(self, net: Any) -> list[Phase]:
-        """None: ``prepare`` counts."""
-        return []
-
 
 class ItemKNNNet(CatalogueScorer):
     """A sparse matrix of similarities by rows: row i holds the items that item i is a neighbour of.
 
-    Its three arrays have the sizes that the schema alone tells; what is not needed of them stays 0 behind the last row.
+    The sizes of its three arrays follow from the schema alone, so that a bundle can be loaded; what is not needed stays
+    0 behind the last row.
     """
 
     offsets: Tensor
@@ -79,7 +78,7 @@ class ItemKNNNet(CatalogueScorer):
         self.register_buffer("similarity", torch.zeros(room))
 
     def prepare(self, train: Dataset) -> None:
-        """Counts who took what together, tile by tile.  Guests' sessions are users like any other."""
+        """Finds the neighbours, tile by tile; guests' sessions count like users."""
         x = binary_matrix(train)
         takers = x.T.tocsr()
         counts = torch.from_numpy(np.diff(takers.indptr)).long()
@@ -92,9 +91,10 @@ class ItemKNNNet(CatalogueScorer):
             buffer[: len(order)] = part[order]
 
     def _nearest(self, together: sp.csr_matrix, lo: int, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of rows ``lo``… of XᵀX: (target, neighbour, similarity) of each row's k largest; equal ones: lower id first.
+        """(target, neighbour, similarity) of each row's k most similar items; of equal ones the lower id comes first.
+        ``together`` holds the rows ``lo`` … of XᵀX.
 
-        One sort by a key whose upper bits are the row and whose lower ones fall with the similarity.
+        One sort does all rows: the upper bits of its key are the row, the lower ones fall with the similarity.
         """
         together = together.tocsc().tocsr()  # there and back sorts each row, by counting
         row = torch.from_numpy(np.repeat(np.arange(together.shape[0]), np.diff(together.indptr)))
@@ -110,7 +110,7 @@ class ItemKNNNet(CatalogueScorer):
         return (row[kept] + lo).int(), item[order], similar[order]
 
     def score_all(self, contexts: Contexts) -> Tensor:
-        """(B, n_items): sums over the history's rows; repeats count once."""
+        """(B, n_items): sums of the rows of the history's items; repeats count once."""
         history, n_items = contexts.history, len(self.offsets) - 1
         items = history.unique()
         first = self.offsets[items.values]
@@ -122,15 +122,19 @@ class ItemKNNNet(CatalogueScorer):
 
 
 def tiles(x: sp.csr_matrix, takers: sp.csr_matrix) -> Iterator[tuple[int, int]]:
-    """Ranges of items with at most ``TILE`` pairs each (a single item's can be more), from (visitors, items) and its
-    transpose: an item's pairs are at most what its takers took in all, and at most the catalogue.
+    """Ranges of items, lo … hi − 1, with at most ``PAIRS_PER_TILE`` pairs each (a single item can have more).
+
+    ``x`` is (visitors, items), ``takers`` its transpose: an item is paired with at most as many items as its takers
+    took in all, and at most with the catalogue.
     """
     taken = np.diff(x.indptr).astype(np.float64)
     pairs = np.minimum(takers @ taken, x.shape[1])
-    lo, held = 0, 0.0
+    lo = 0
+    held = 0.0
     for item, count in enumerate(pairs.tolist()):
-        if held + count > TILE and item > lo:
+        if held + count > PAIRS_PER_TILE and item > lo:
             yield lo, item
-            lo, held = item, 0.0
+            lo = item
+            held = 0.0
         held += count
     yield lo, len(pairs)
