@@ -138,7 +138,7 @@ def test_some_ids_are_hidden():
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("rows", [2, 5, 700])
 def test_activated_is_norm_relu_dropout_one_by_one(share, norm, rows, monkeypatch):
-    monkeypatch.setattr(layers, "IN_CACHE", 1500)  # several parts
+    monkeypatch.setattr(layers, "FLOATS_PER_CHUNK", 1500)  # several parts
     outcomes = []
     for fused in (True, False):
         torch.manual_seed(3)

@@ -47,7 +47,7 @@ def test_products_do_not_depend_on_where_they_are_cut(monkeypatch):
     ids = torch.arange(1, 22).remainder(ROWS).reshape(7, 3)
     vectors, table, bias = leaf(7, 3, seed=1), leaf(ROWS, 3, seed=2), leaf(ROWS, seed=3)
     whole = products(vectors, table, bias, ids)
-    monkeypatch.setattr("suisen.models.tables.CHUNK", 2)
+    monkeypatch.setattr("suisen.models.tables.ROWS_PER_CHUNK", 2)
     assert_close(products(vectors, table, bias, ids), whole)
 
 

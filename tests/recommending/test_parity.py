@@ -74,7 +74,7 @@ def test_a_wrong_index_is_noticed(loaded):
 @pytest.mark.parametrize("how", ["shuffled", "shifted"])
 def test_wrong_states_are_noticed(loaded, how):
     rec, fixture = loaded
-    states = rec.engine.states if rec.engine.states is not None else rec.engine.first._states() if rec.ranker else None
+    states = rec.engine.states if rec.engine.states is not None else rec.engine.first.items if rec.ranker else None
     if states is None:
         assert rec.ranker is None
         return
@@ -82,7 +82,7 @@ def test_wrong_states_are_noticed(loaded, how):
     if rec.engine.states is not None:
         rec.engine.states = spoilt
     else:
-        rec.engine.first._cache = spoilt
+        rec.engine.first.items = spoilt
     with pytest.raises(BundleError, match=r"parity: user 'u\d+': .*save it again"):
         parity.check(rec.system, fixture)
 

@@ -11,7 +11,7 @@ from suisen.data.batch import Candidates
 from suisen.data.ragged import Ragged
 from suisen.evaluation.contract import Scorer, TileScorer
 from suisen.models.contract import Net
-from suisen.recommending.scorers import NetScorer, item_states
+from suisen.recommending.scorers import NetScorer
 from suisen.retrieval.select import top_of
 from tests.fitted import MODELS, RANKERS, fitted, small_split
 
@@ -89,12 +89,6 @@ def test_what_is_neither_is_refused():
 
 def small_split_items():
     return fitted("ease").store.item_table
-
-
-def test_item_states_come_in_parts():
-    ranker = fitted("deepfm").engine.first.net
-    whole, parts = (item_states(ranker, 70, at_once=n) for n in (1000, 16))
-    torch.testing.assert_close(whole, parts)
 
 
 def test_an_engine_is_a_scorer_of_lists():

@@ -27,7 +27,17 @@ from suisen.parameters import After, Search
 
 @hyper_parameters
 class DCNv2(DeepRanker):
-    """Deep and cross network, second version: learnt feature crosses and a deep net, logistic loss."""
+    """Deep and cross network, second version: learnt feature crosses and a deep net, logistic loss.
+
+    Loss: softmax over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
+    every context and scores every item: what it does not know by its id it knows by features and history.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(ranker=su.models.DCNv2(dim=4, hidden=(8,), epochs=1)).fit(data)
+    >>> recommender.recommend(history=[7, 3], k=5).shape
+    (5, 4)
+    """
 
     crosses: Annotated[int, Field(ge=1, le=16), Search(choices=(1, 2, 3, 4)), After("dim")] = 2
     """L, the number of cross layers; products of up to L + 1 features."""
@@ -106,11 +116,11 @@ class DCNv2Net(FieldRankerNet):
         if pair is None and len(self.order):
             pair = context.new_zeros((*rows, len(self.order)))
         extra = [] if pair is None or not len(self.order) else [pair]
-        first = torch.cat([c.unsqueeze(1).expand(*rows, -1), i.expand(*rows, -1), *extra], 2)
-        crossed = c_crossed.unsqueeze(1) + i_crossed
+        first = torch.cat([c.unsqueeze(1).expand(*rows, -1), i.expand(*rows, -1), *extra], 2)  # x₀: (B, C, d₀)
+        crossed = c_crossed.unsqueeze(1) + i_crossed  # W₀ x₀ + b₀: (B, C, d₀), from the sides' states
         if extra:
             crossed = crossed + self._first.linear(extra[0], self.of_pair)
-        x = torch.addcmul(first, first, crossed)
+        x = torch.addcmul(first, first, crossed)  # x₁ = x₀ ⊙ (W₀ x₀ + b₀) + x₀
         for layer in self.crosses[1:]:
             x = layer(first, x)
         score = self._read(x, c_deep, i_deep, extra[0] if extra else None, weights)

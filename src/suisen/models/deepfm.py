@@ -19,7 +19,17 @@ from suisen.models.layers import SplitMLP
 
 @hyper_parameters
 class DeepFM(DeepRanker):
-    """Factorisation machine plus deep net, shared embeddings, logistic loss."""
+    """Factorisation machine plus deep net, shared embeddings, logistic loss.
+
+    Loss: softmax over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
+    every context and scores every item: what it does not know by its id it knows by features and history.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(ranker=su.DeepFM(dim=4, hidden=(8,), epochs=1)).fit(data)
+    >>> recommender.recommend(history=[7, 3], k=5).shape
+    (5, 4)
+    """
 
     def build(self, schema: Schema) -> DeepFMNet:
         """Field tables and the deep net."""

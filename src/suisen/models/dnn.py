@@ -1,11 +1,11 @@
 """DNN for ranking (Covington et al. 2016): everything known of context and item, side by side, through a tower.
 
-score = MLP([user id; user and request features; mean of the history's items; example age; item id; item features;
+score = MLP([user id; user and context features; mean of the history's items; example age; item id; item features;
 pair features]).  Items of the history and the item that is scored share one table (section 4.1 of the paper).
 
 *Example age* (section 3.3): a net trained on a window of time learns what was taken in the window on average, not what
 is taken now.  Training therefore tells it how old each example was, as a share of the window from its newest event
-back, and the root of that share; whoever asks afterwards stands at the window's end, where the age is 0.  Data without
+back, and the root of that share; a recommendation is always made at the window's end, where the age is 0.  Data without
 times have no age.
 
 Cost left per pair: h₁·h₂ + h₂·h₃ + … multiply-adds, for the first layer is split into sides (see ``SplitMLP``), and
@@ -30,12 +30,22 @@ from suisen.parameters import After, Search
 
 @hyper_parameters
 class DNN(DeepRanker):
-    """Tower over pooled history, user, context and item; logistic loss."""
+    """Tower over pooled history, user, context and item; logistic loss.
+
+    Loss: softmax over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
+    every context and scores every item: what it does not know by its id it knows by features and history.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(ranker=su.models.DNN(dim=4, hidden=(8,), epochs=1)).fit(data)
+    >>> recommender.recommend(history=[7, 3], k=5).shape
+    (5, 4)
+    """
 
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(8, 16, 32, 64))] = 16
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((256, 128, 64), min_length=1)
     example_age: Annotated[bool, After("recent")] = True
-    """Whether training tells the tower how old each example was; asked later, the age is 0."""
+    """Whether training tells the tower how old each example was; when it answers, the age is 0."""
     l2: Annotated[float, Field(ge=0), Search(1e-6, 1e-1, log=True)] = 1e-6
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(1e-4, 1e-2, log=True)] = 1e-3
 
@@ -79,7 +89,7 @@ class DNNNet(FieldRankerNet):
 
     def context_state(self, contexts: Contexts) -> Tensor:
         """(B, h₁)."""
-        fields = self.context(contexts, self.model.hide_ids).flatten(1)
+        fields = self.context(contexts, self.model.hide_ids).flatten(1)  # (B, F, k) -> (B, F·k)
         watched = [pooled(contexts.history.last(span), self.item.item.weight) for span in self.spans]
         age = [self.ages(contexts)] if self.model.example_age else []
         return self.tower.context(torch.cat([fields, *watched, *age], 1))

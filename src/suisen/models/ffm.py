@@ -11,8 +11,8 @@ k = 4 are 324 MB of weights, and as much again for the gradient and for each of 
 
 It splits like an FM.  With f_c context and f_i item fields, a side's state holds its own pairs and, for each pair of a
 context and an item field, the k numbers that meet the other side: 1 + p + f_c·f_i·k floats (p features of the pair).
-Cost left per pair: one inner product of f_c·f_i·k multiply-adds (the table of item states is read once a request:
-4·f_c·f_i·k bytes an item).  Own pairs cost f_c²·k once a context and f_i²·k once an item.
+Cost left per pair: one inner product of f_c·f_i·k multiply-adds (the table of item states is read once per
+list: 4·f_c·f_i·k bytes per item).  Own pairs cost f_c²·k once per context and f_i²·k once per item.
 """
 
 from __future__ import annotations
@@ -26,20 +26,30 @@ from torch import Tensor, nn
 from suisen.data.batch import Contexts, Schema
 from suisen.models.contract import hyper_parameters
 from suisen.models.field_ranker import FieldRanker, FieldRankerNet
-from suisen.models.layers import ContextVectors, ItemVectors, inner, parts_in_cache, retrieval_prior
+from suisen.models.layers import ContextVectors, ItemVectors, chunks_in_cache, inner, retrieval_prior
 from suisen.parameters import Search
 
 
 @hyper_parameters
 class FFM(FieldRanker):
-    """Field-aware factorisation machine: a vector a feature and field it meets, logistic loss."""
+    """Field-aware factorisation machine: one vector per feature and field it meets, logistic loss.
+
+    Loss: softmax over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
+    every context and scores every item: what it does not know by its id it knows by features and history.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(ranker=su.models.FFM(dim=2, epochs=1)).fit(data)
+    >>> recommender.recommend(history=[7, 3], k=5).shape
+    (5, 4)
+    """
 
     dim: Annotated[int, Field(ge=1, le=1024), Search(choices=(4, 8, 16))] = 8
     """k, the length of each vector; a feature has one for every field."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(5e-4, 1e-2, log=True)] = 2e-3
 
     def build(self, schema: Schema) -> FFMNet:
-        """One table a field, a vector a field in each row."""
+        """One table per field; in each row a vector for every field it may meet."""
         return FFMNet(self, schema)
 
 
@@ -51,17 +61,18 @@ class _FieldPairs(torch.autograd.Function):
         ctx.save_for_backward(v)
         upper = torch.ones(v.shape[1:3], dtype=v.dtype, device=v.device).triu_(1).flatten()
         out = v.new_empty(len(v))
-        for part in parts_in_cache(v):
-            out[part] = (v[part] * v[part].transpose(1, 2)).sum(3).flatten(1) @ upper
+        for chunk in chunks_in_cache(v):
+            products = v[chunk] * v[chunk].transpose(1, 2)  # (n, F, F, k): v[f, g] ∘ v[g, f]
+            out[chunk] = products.sum(3).flatten(1) @ upper  # (n,): of each pair of fields, one of its two places
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor]:
         (v,) = ctx.saved_tensors
         out = torch.empty_like(v, memory_format=torch.contiguous_format)
-        for part in parts_in_cache(v):
-            torch.mul(v[part].transpose(1, 2), grads[0][part, None, None, None], out=out[part])
-        out.diagonal(dim1=1, dim2=2).zero_()
+        for chunk in chunks_in_cache(v):
+            torch.mul(v[chunk].transpose(1, 2), grads[0][chunk, None, None, None], out=out[chunk])
+        out.diagonal(dim1=1, dim2=2).zero_()  # a field is no pair with itself
         return (out,)
 
 
@@ -99,7 +110,7 @@ class FFMNet(FieldRankerNet):
 
     def _side(self, fields: Tensor, inside: Tensor | None, first: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """(n,) linear terms and own pairs, (n, p) what pair features meet, and (n, count, F, k) vectors by field."""
-        v = fields[..., 1:].view(len(fields), count, sum(self.counts), self.model.dim)
+        v = fields[..., 1:].view(len(fields), count, sum(self.counts), self.model.dim)  # (n, count, F, k)
         own = fields[..., 0].sum(1) + field_pairs(v[:, :, first : first + count])
         met = torch.einsum(
             "nfpk,pfk->np", v[:, :, sum(self.counts[:2]) :], self._pair_vectors()[:, first : first + count]
@@ -131,8 +142,8 @@ class FFMNet(FieldRankerNet):
         own = self.bias + context[:, :1] + item[..., 0] + inner(context[:, start:], item[..., start:])
         if pair is None or not len(self.pair):
             return own
-        vectors = self._pair_vectors()[:, sum(self.counts[:2]) :]  # (p, p, k)
-        meet = (vectors * vectors.transpose(0, 1)).sum(2).triu(1)
+        vectors = self._pair_vectors()[:, sum(self.counts[:2]) :]  # (p, p, k): the pair features' for each other
+        meet = (vectors * vectors.transpose(0, 1)).sum(2).triu(1)  # (p, p): each two of them once
         met = self.pair[:, 0] + context[:, None, 1:start] + item[..., 1:start] + pair @ meet.T
         return own + (pair * met).sum(-1)
 

@@ -31,7 +31,17 @@ from suisen.parameters import Search
 
 @hyper_parameters
 class FM(FieldRanker):
-    """Second-order factorisation machine, logistic loss."""
+    """Second-order factorisation machine, logistic loss.
+
+    Loss: softmax over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
+    every context and scores every item: what it does not know by its id it knows by features and history.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(ranker=su.FM(dim=4, epochs=1)).fit(data)
+    >>> recommender.recommend(history=[7, 3], k=5).shape
+    (5, 4)
+    """
 
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(8, 16, 32, 64))] = 16
     """k, the length of a field's vector."""
@@ -39,19 +49,22 @@ class FM(FieldRanker):
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(3e-4, 1e-2, log=True)] = 2e-3
 
     def build(self, schema: Schema) -> FMNet:
-        """One table a field."""
+        """One table per field."""
         return FMNet(self, schema)
 
 
 def own_pairs(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Of (n, F, k) field vectors: (n, 1) sum of all pairs' inner products, and (n, k) sum of the vectors."""
-    total = vectors.sum(1)
+    total = vectors.sum(1)  # (n, k)
+    # Σ_{f<g} v_f · v_g = ½ (|Σ v_f|² − Σ |v_f|²)
     pairs = 0.5 * (total.square().sum(1, keepdim=True) - vectors.square().sum((1, 2)).unsqueeze(1))
     return pairs, total
 
 
 def _vector(place: int) -> slice:
-    """A field's vector among its columns, whatever field it meets: all behind the linear weight."""
+    """The columns of a field's table that hold its vector: all but column 0, which is the linear weight.  An FM has one
+    vector per code, whichever field it meets.
+    """
     return slice(1, None)
 
 
@@ -85,10 +98,12 @@ class FMCore(nn.Module):
         return self.parts(*self.item.with_inside(ids, features, hide_ids, _vector))
 
     def parts(self, fields: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The side's state and its (n, F, k) vectors without their linear weights, cut off once for all who read them:
-        each cut costs two passes over the fields' gradient.  ``inside`` (n,): pairs inside multi-valued fields.
+        """(n, 1 + k) state of a side and its (n, F, k) vectors, from (n, F, 1 + k) fields.
+
+        The linear weights are cut off here, once for the FM and the deep net beside it: each cut costs two passes over
+        the fields' gradient.  ``inside`` (n,): pairs inside multi-valued fields, None where there are none.
         """
-        linear, vectors = torch.split(fields, [1, self.dim], 2)
+        linear, vectors = torch.split(fields, [1, self.dim], 2)  # (n, F, 1) and (n, F, k)
         pairs, total = own_pairs(vectors)
         own = linear.sum(1) + pairs
         return torch.cat([own if inside is None else own + inside.unsqueeze(1), total], 1), vectors
@@ -101,7 +116,7 @@ class FMCore(nn.Module):
             return own + inner(c, i)
         linear, vectors = self.pair[:, 0], self.pair[:, 1:]
         extra = pair @ vectors  # (B, C, k)
-        squares = pair.square() @ vectors.square().sum(1)
+        squares = pair.square() @ vectors.square().sum(1)  # (B, C): what the square of the sum has too much
         own = own + pair @ linear + 0.5 * (extra.square().sum(-1) - squares)
         return own + inner(c, i) + ((c.unsqueeze(1) + i) * extra).sum(-1)
 

@@ -3,8 +3,8 @@
 score(u, i) = h · (p_u ∘ q_i) = p_u · (h ∘ q_i): h folds into the item vectors, and any inner-product index serves it.
 Logistic loss of score + b over each positive and its sampled negatives (eq. 7); b, one number, changes no ranking.
 Cost of an example: 3·(1 + negatives)·d multiply-adds forward and backward; no (B, 1 + negatives, d) array is written
-(see ``tables.products``).  Fused Adam adds one pass over both tables a step, 28 bytes a weight, which a small batch
-cannot hide.
+(see ``tables.products``).  Fused Adam adds one pass over both tables per step, 28 bytes per weight: with a small batch
+that is most of the time.
 """
 
 from __future__ import annotations
@@ -51,7 +51,17 @@ class NCF:
 
 @hyper_parameters
 class GMF(NCF):
-    """Matrix factorisation whose dimensions are weighted, logistic loss with sampled negatives."""
+    """Matrix factorisation whose dimensions are weighted, logistic loss with sampled negatives.
+
+    Loss: binary cross-entropy (the paper's equation 7).  Answers users of train, on items of train: it knows nothing
+    but their ids.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(su.models.GMF(dim=4, epochs=1)).fit(data)
+    >>> recommender.recommend(users=[7], k=5).shape
+    (5, 4)
+    """
 
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128)), After("")] = 64
     """Length of a user or item vector."""

@@ -14,13 +14,16 @@ from suisen.data.batch import Contexts, Features, Field, Schema
 from suisen.data.ragged import Ragged
 from suisen.models.tables import bag_sums, lookup
 
-IN_CACHE = 2**17
-"""Numbers that are worked on at a time on a CPU: half a megabyte."""
+FLOATS_PER_CHUNK = 2**17
+"""Floats of a temporary on a CPU: half a megabyte, which stays in a core's second-level cache."""
 threshold_backward: Any = torch.ops.aten.threshold_backward
 
 
 def adam(rate: float, betas: tuple[float, float] = (0.9, 0.999)) -> Callable[[nn.Module], list[torch.optim.Optimizer]]:
-    """What a phase wants for one Adam over all parameters; fused: one pass over each table a step."""
+    """Makes one Adam over all parameters of a module, as ``Phase.optimisers`` is called.
+
+    Fused: a step passes over each table once (weights, gradients and both moments together), not once per operation.
+    """
     return lambda module: [torch.optim.Adam(module.parameters(), rate, betas, fused=True)]
 
 
@@ -32,7 +35,7 @@ def retrieval_prior(schema: Schema) -> Tensor:
 
 
 class IdEmbedding(nn.Embedding):
-    """(n, dim) table whose row 0 (unknown, padding) is zero and stays so."""
+    """Table of (n, dim) vectors looked up by id; row 0 (unknown, padding) is zero and gets no gradient."""
 
     def __init__(self, n: int, dim: int, std: float = 0.01) -> None:
         super().__init__(n, dim, padding_idx=0)
@@ -62,7 +65,7 @@ def inside_pairs(bags: Ragged, table: Tensor, mean: Tensor) -> Tensor:
     """(B,): Σ_{i<j} x_i x_j (v_i · v_j) over the different codes of each row, x_i the code's share of the row's weight.
 
     ``table`` (n, k) holds v, ``mean`` (B, k) is Σ x_i v_i.  A code that stands in a row twice is one coordinate of x
-    with both shares, so rows are sorted first (14 ns a value); then it is ½(|Σ x_i v_i|² − Σ x_i² |v_i|²).
+    with both shares, so rows are sorted first (14 ns per value); then it is ½(|Σ x_i v_i|² − Σ x_i² |v_i|²).
     """
     keys, where = torch.unique(bags.keys(len(table)), return_inverse=True)
     x = torch.zeros(len(keys), dtype=table.dtype, device=table.device)
@@ -93,12 +96,14 @@ def square_norm(tables: Iterable[Tensor]) -> Tensor:
     return total
 
 
-Own = Callable[[int], slice]
-"""Of a field's place among its side's fields: the columns of its vectors that its own codes meet each other with."""
+OwnColumns = Callable[[int], slice]
+"""Given a field's place among its side's fields: the columns of its table that hold the vectors for pairs of codes of
+this same field (two tags of one item, two items of one history).  An FM has one vector for all pairs; an FFM has one
+per field that it meets, its own among them."""
 
 
 class FieldVectors(nn.Module):
-    """One vector a field: the encoder that all feature models share.
+    """Encodes features as one vector per field; all feature models share it.
 
     A categorical field looks its code up (code 0: the zero vector), a numeric one multiplies its vector by the value, a
     multi-valued one takes the (weighted) mean of its codes' vectors.  So a field's vector is Σ x_i v_i over its part of
@@ -122,13 +127,14 @@ class FieldVectors(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """(n, F, dim) of n rows: categorical fields, then numeric, then multi-valued."""
         codes = features.categorical
-        looked = lookup(self.categorical, codes + self.starts, padding=False) * (codes > 0).unsqueeze(-1)
-        scaled = features.numeric.unsqueeze(-1) * self.numeric
+        # one table holds all categorical fields, one behind the other; ``starts`` says where each begins
+        looked = lookup(self.categorical, codes + self.starts, padding=False) * (codes > 0).unsqueeze(-1)  # (n, C, dim)
+        scaled = features.numeric.unsqueeze(-1) * self.numeric  # (n, N, 1) · (N, dim) -> (n, N, dim)
         tables: Any = self.multi
         bags = [pooled(bag, table.weight).unsqueeze(1) for bag, table in zip(features.multi, tables, strict=True)]
         return torch.cat([looked, scaled, *bags], 1)
 
-    def inside(self, features: Features, fields: Tensor, own: Own) -> list[Tensor]:
+    def inside(self, features: Features, fields: Tensor, own: OwnColumns) -> list[Tensor]:
         """For each multi-valued field the (n,) pairs inside it (``inside_pairs``); ``fields`` is what forward gave."""
         tables: Any = self.multi
         return [
@@ -138,8 +144,10 @@ class FieldVectors(nn.Module):
 
 
 class ContextVectors(nn.Module):
-    """Vectors of a context's fields: user id, user features, request features, and for each span > 0 the mean vector
-    of the last so many items of the history (a table a span).
+    """Vectors of a context's fields: user id, user features, context features, and the history once per span.
+
+    A span is how many of the newest items are read; their vectors' mean is the field's.  Each span > 0 has a table of
+    its own, so that the last three items may mean something else than the last fifty.
     """
 
     def __init__(self, schema: Schema, dim: int, spans: Sequence[int], std: float = 0.01) -> None:
@@ -153,20 +161,20 @@ class ContextVectors(nn.Module):
 
     def forward(self, contexts: Contexts, drop_ids: float = 0.0) -> Tensor:
         """(B, count, dim).  In training a share ``drop_ids`` of the users is shown as unknown, and, drawn apart, the
-        same share without features: who brings a history alone must not be a surprise.
+        same share without features: the network must learn to answer a guest of whom it knows the history alone.
         """
         return self._encode(contexts, drop_ids, None)[0]
 
-    def with_inside(self, contexts: Contexts, drop_ids: float, own: Own) -> tuple[Tensor, Tensor | None]:
-        """What forward gives, and (B,) the pairs inside multi-valued fields, histories among them; None: no such field.
-        ``own`` counts places over the whole context.
+    def with_inside(self, contexts: Contexts, drop_ids: float, own: OwnColumns) -> tuple[Tensor, Tensor | None]:
+        """What ``forward`` gives, and (B,) the sum of the pairs inside multi-valued fields, histories among them; None
+        where there is no such field.  ``own`` counts places over all fields of the context.
         """
         fields, inside = self._encode(contexts, drop_ids, own)
         return fields, _total(inside)
 
-    def _encode(self, contexts: Contexts, drop_ids: float, own: Own | None) -> tuple[Tensor, list[Tensor]]:
+    def _encode(self, contexts: Contexts, drop_ids: float, own: OwnColumns | None) -> tuple[Tensor, list[Tensor]]:
         user, features = contexts.user, self.fields(contexts.user_features)
-        asked = self.request(contexts.context_features)
+        of_moment = self.request(contexts.context_features)  # (B, fields, dim)
         first = 1 + self.fields.count
         inside: list[Tensor] = []
         if own is not None:
@@ -175,15 +183,15 @@ class ContextVectors(nn.Module):
             user = drop_some(user, drop_ids)
             shown = torch.rand((len(contexts), 1, 1), device=features.device) >= drop_ids
             features, inside = features * shown, [part * shown[:, 0, 0] for part in inside]
-        parts = [self.user(user).unsqueeze(1), features, asked]
+        parts = [self.user(user).unsqueeze(1), features, of_moment]
         if own is not None:
-            inside += self.request.inside(contexts.context_features, asked, lambda place: own(first + place))
+            inside += self.request.inside(contexts.context_features, of_moment, lambda place: own(first + place))
         tables: Any = self.history
         for place, (span, table) in enumerate(zip(self.spans, tables, strict=True), self.count - len(self.spans)):
             past = contexts.history.last(span)
-            mean = pooled(past, table.weight)
+            mean = pooled(past, table.weight)  # (B, dim)
             parts.append(mean.unsqueeze(1))
-            if own is not None and span > 1:
+            if own is not None and span > 1:  # one item is no pair
                 inside.append(inside_pairs(past, table.weight[:, own(place)], mean[:, own(place)]))
         return torch.cat(parts, 1), inside
 
@@ -202,9 +210,11 @@ class ItemVectors(nn.Module):
         ids = drop_some(ids, drop_ids) if self.training else ids
         return torch.cat([self.item(ids).unsqueeze(1), self.fields(features)], 1)
 
-    def with_inside(self, ids: Tensor, features: Features, drop_ids: float, own: Own) -> tuple[Tensor, Tensor | None]:
-        """What forward gives, and (n,) the pairs inside multi-valued fields; None: no such field.  ``own`` counts
-        places over the whole item.
+    def with_inside(
+        self, ids: Tensor, features: Features, drop_ids: float, own: OwnColumns
+    ) -> tuple[Tensor, Tensor | None]:
+        """What ``forward`` gives, and (n,) the sum of the pairs inside multi-valued fields; None where there is no such
+        field.  ``own`` counts places over all fields of the item.
         """
         fields = self(ids, features, drop_ids)
         return fields, _total(self.fields.inside(features, fields[:, 1:], lambda place: own(1 + place)))
@@ -215,7 +225,10 @@ def _total(parts: list[Tensor]) -> Tensor | None:
 
 
 def inner(context: Tensor, item: Tensor) -> Tensor:
-    """(B, C): inner products of (B, d) with (B or 1, C, d); a list that all contexts share is one matrix product."""
+    """(B, C): inner products of contexts (B, d) with items (B or 1, C, d).
+
+    Items of shape (1, C, d) are the same for every context, and all products are one matrix product.
+    """
     return context @ item[0].T if len(item) == 1 else (context.unsqueeze(1) * item).sum(-1)
 
 
@@ -258,7 +271,7 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """``dropout`` as a layer."""
+    """``dropout`` as a module, for ``nn.Sequential``."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -270,16 +283,18 @@ class Dropout(nn.Module):
 
 
 def drop_some(ids: Tensor, share: float) -> Tensor:
-    """``ids`` with a random share of them set to 0, so that a network learns to do without."""
+    """``ids`` with a random share of them set to 0 (unknown), so that a network learns to answer without them."""
     return ids if share == 0 else torch.where(torch.rand(ids.shape, device=ids.device) < share, 0, ids)
 
 
-def parts_in_cache(x: Tensor) -> list[slice]:
-    """Slices of rows that stay in a core's cache: temporaries of a whole batch cost more in fresh pages than in sums
-    (4,096 × 400 floats backward through batch norm: 20 ms whole, 2.5 ms in parts).
+def chunks_in_cache(x: Tensor) -> list[slice]:
+    """Slices of rows whose temporaries stay in a core's cache.
+
+    A whole batch's temporaries cost more in fresh memory pages than in arithmetic: backward through batch norm of
+    4,096 × 400 floats takes 20 ms whole and 2.5 ms in chunks.
     """
     width = max(1, x.numel() // max(1, len(x)))
-    step = max(1, IN_CACHE // width) if x.device.type == "cpu" else max(1, len(x))
+    step = max(1, FLOATS_PER_CHUNK // width) if x.device.type == "cpu" else max(1, len(x))
     return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
@@ -304,17 +319,18 @@ class _NormReluDropout(torch.autograd.Function):
         z, out, weight, mean, inverse = ctx.saved_tensors
         of_z = torch.empty_like(z)
         of_weight, of_bias = torch.zeros_like(mean), torch.zeros_like(mean)
-        for part in parts_in_cache(z):
-            passed = of_z[part]
-            threshold_backward.grad_input(grads[0][part], out[part], 0, grad_input=passed)
+        for chunk in chunks_in_cache(z):
+            passed = of_z[chunk]  # gradient behind ReLU and dropout: 0 where the output is 0
+            threshold_backward.grad_input(grads[0][chunk], out[chunk], 0, grad_input=passed)
             of_bias += passed.sum(0, dtype=mean.dtype)
-            of_weight += (z[part] - mean).mul_(passed).sum(0, dtype=mean.dtype)
+            of_weight += (z[chunk] - mean).mul_(passed).sum(0, dtype=mean.dtype)
         of_weight *= inverse
+        # Ioffe & Szegedy 2015: dL/dz = γ/σ · (dL/dy − mean(dL/dy) − ẑ · mean(ẑ · dL/dy)); linear in z, as below
         scale = weight * inverse * ctx.factor
         slope = -scale * inverse * of_weight / len(z)
         level = -scale * of_bias / len(z) - slope * mean
-        for part in parts_in_cache(z):
-            of_z[part].mul_(scale).add_((z[part] * slope).add_(level))
+        for chunk in chunks_in_cache(z):
+            of_z[chunk].mul_(scale).add_((z[chunk] * slope).add_(level))
         return of_z, of_weight * ctx.factor, of_bias * ctx.factor, None, None
 
 
@@ -338,8 +354,8 @@ def _rectify(x: Tensor, cut: int) -> Tensor:
     if not cut:
         return x.relu_()
     draws = _draws(x)
-    for part in parts_in_cache(x):
-        x[part].relu_().mul_(_kept(draws[part], cut, x.dtype))
+    for chunk in chunks_in_cache(x):
+        x[chunk].relu_().mul_(_kept(draws[chunk], cut, x.dtype))
     return x
 
 
@@ -365,9 +381,12 @@ def activated(z: Tensor, norm: nn.BatchNorm1d | None, share: float) -> Tensor:
 class SplitMLP(nn.Module):
     """A multi-layer perceptron over [context; item; pair] whose first layer is computed in parts.
 
-    A linear layer of a concatenation is a sum of linear layers, so the context's part is computed once a request and
-    the item's once an item; only the sum and the upper layers are left per pair.  Each hidden layer is linear, batch
-    norm (optional), ReLU, dropout.  Out of training, batch norm is an affine map, folded into the layer before it.
+    A linear layer of a concatenation is a sum of linear layers: W [c; i; p] = W_c c + W_i i + W_p p.  So the context's
+    part is computed once per context and the item's once per item; only the sum and the upper layers are left per pair.
+    Each hidden layer is linear, batch norm (optional), ReLU, dropout.  Out of training, batch norm is an affine map,
+    folded into the layer before it.
+
+    Arguments: ``inputs`` widths of context, item and pair; ``hidden`` widths of the layers, the last one the output.
     """
 
     def __init__(
@@ -397,10 +416,11 @@ class SplitMLP(nn.Module):
 
     def forward(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
         """(B, C, out): the last hidden layer, from (B, width), (B or 1, C, width) and (B, C, pair)."""
-        x = context.unsqueeze(1) + item
+        x = context.unsqueeze(1) + item  # (B, 1, width) + (B or 1, C, width) -> (B, C, width)
         if pair is not None and self.from_pair.shape[1]:
             folded = self._fold(0)
             x = x + F.linear(pair, self.from_pair if folded is None else self.from_pair * folded[0][:, None])
+        # padding must not count in batch norm's statistics: only candidates that weigh something pass the layers
         real = None if weights is None or not self.training or self.norms is None else weights > 0
         if real is None or bool(real.all()):
             return self._layers(x.flatten(0, 1)).reshape(*x.shape[:2], self.out)
@@ -427,7 +447,10 @@ class SplitMLP(nn.Module):
         return activated(x, norm, self.dropout)
 
     def _fold(self, depth: int) -> tuple[Tensor, Tensor] | None:
-        """Scale and shift of the batch norm behind a layer, out of training; None: there is nothing to fold."""
+        """Scale and shift, (width,) each, of the batch norm behind a layer; None in training or where there is none.
+
+        γ (y − μ) / √(σ² + ε) + β = y · scale + shift, with the running μ and σ².
+        """
         if self.training or self.norms is None:
             return None
         norm: Any = self.norms[depth]

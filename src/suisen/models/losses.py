@@ -1,4 +1,4 @@
-"""Losses, each the mean over what it is given (weighted where weights are given)."""
+"""Loss functions: each a scalar, the mean over the examples it is given (weighted where weights are given)."""
 
 from __future__ import annotations
 
@@ -60,28 +60,30 @@ class _ChunkedSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor, chunk: int) -> Tensor:
-        kind = torch.bfloat16 if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
-        small = table.to(kind)  # no copy where the kind is the table's own
+        dtype = torch.bfloat16 if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
+        small = table.to(dtype)  # (m, d); no copy where the table has this type already
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
         total, weight = hidden.new_zeros(()), 1 / max(1, targets.numel())
         for start in range(0, targets.numel(), chunk):
-            part, wanted = hidden[start : start + chunk].to(kind), targets[start : start + chunk, None]
-            logits = (part @ small.T).to(hidden.dtype)
+            part = hidden[start : start + chunk].to(dtype)  # (chunk, d)
+            wanted = targets[start : start + chunk, None]  # (chunk, 1)
+            logits = (part @ small.T).to(hidden.dtype)  # (chunk, m)
             logits += bias
-            peak = logits.amax(1, keepdim=True)
+            peak = logits.amax(1, keepdim=True)  # subtracted, so that exp cannot overflow
             right = logits.gather(1, wanted)
             mass = logits.sub_(peak).exp_().sum(1, keepdim=True)
             total += (mass.log() + peak - right).sum() * weight
-            logits.mul_(weight / mass)  # now the softmax, weighted
+            # the gradient of the loss by the logits is softmax − 1 at the target; both written over the logits
+            logits.mul_(weight / mass)
             logits.scatter_add_(1, wanted, logits.new_full(wanted.shape, -weight))
             if grad_bias is not None:
                 grad_bias += logits.sum(0)
-            if kind == hidden.dtype:
+            if dtype == hidden.dtype:
                 torch.mm(logits, table, out=grad_hidden[start : start + chunk])
                 grad_table.addmm_(logits.T, part)
             else:
-                slope = logits.to(kind)
+                slope = logits.to(dtype)
                 grad_hidden[start : start + chunk] = slope @ small
                 grad_table += slope.T @ part
         ctx.save_for_backward(grad_hidden, grad_table, grad_bias)

@@ -2,7 +2,7 @@
 
 score(u, i) = w · φ_L(… φ_1([p_u; q_i])) + b, φ_l(z) = ReLU(W_l z + b_l); logistic loss with sampled negatives (eq. 7).
 As a second stage the pair's features are further inputs of φ_1, and reach the score directly too.  φ_1 is split (see
-``SplitMLP``): W_1's two halves are applied once a context and once for each of the batch's different items; left per
+``SplitMLP``): W_1's two halves are applied once per context and once per different item of the batch; left per
 pair are h₁ additions and h₁·h₂ + h₂·h₃ + … multiply-adds forward, three times as many in training, and the traffic of
 its h₁ + h₂ + … activations.
 """
@@ -25,7 +25,17 @@ from suisen.parameters import After, Search
 
 @hyper_parameters
 class MLP(NCF):
-    """A deep net over user and item vectors, logistic loss with sampled negatives."""
+    """A deep net over user and item vectors, logistic loss with sampled negatives.
+
+    Loss: binary cross-entropy (the paper's equation 7); softmax over the lists of a first stage.  Answers users of
+    train, on items of train: it knows nothing but their ids.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(ranker=su.models.MLP(dim=4, hidden=(8,), epochs=1)).fit(data)
+    >>> recommender.recommend(users=[7], k=5).shape
+    (5, 4)
+    """
 
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128)), After("")] = 64
     """Length of a user or item vector: the net's input is twice as wide."""

@@ -26,7 +26,17 @@ from suisen.parameters import After, Search
 
 @hyper_parameters
 class NeuMF(NCF):
-    """GMF and MLP added, pretrained or not, logistic loss with sampled negatives."""
+    """GMF and MLP added, pretrained or not, logistic loss with sampled negatives.
+
+    Loss: binary cross-entropy (the paper's equation 7); softmax over the lists of a first stage.  Answers users of
+    train, on items of train: it knows nothing but their ids.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(ranker=su.models.NeuMF(gmf_dim=4, mlp_dim=4, hidden=(8,), epochs=1)).fit(data)
+    >>> recommender.recommend(users=[7], k=5).shape
+    (5, 4)
+    """
 
     gmf_dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(16, 32, 64, 128)), After("")] = 64
     """Length of a user or item vector of the GMF part."""
@@ -108,7 +118,7 @@ class NeuMFNet(Ranker):
     def forward(self, batch: Batch) -> Tensor:
         """Logistic loss (listwise on the lists of a first stage) plus l2 times the squared norms of both parts.
 
-        The logits are ``score``'s; GMF's are made by its own path, which writes no vector a pair.
+        The logits are ``score``'s; GMF's are made by its own path, which writes no vector per pair.
         """
         contexts, candidates = batch.contexts, batch.listed[0]
         user, items = contexts.user, candidates.items

@@ -10,7 +10,7 @@ its own optimiser: FTRL-proximal with L1 (McMahan et al. 2013) for the wide one,
 Cost left per pair: h₁·h₂ + h₂·h₃ + … multiply-adds of the deep net, and of each cross between a context's field of v
 values and an item's of w values v·w reads of the table at random places (8 bytes each with the index).  Crosses inside
 one side are that side's own.  FTRL reads and writes each wide weight, its gradient and two sums in every step: 24
-bytes a weight.
+bytes per weight.
 """
 
 from __future__ import annotations
@@ -48,13 +48,24 @@ def _two(pair: Any) -> Any:
 
 @hyper_parameters
 class WideDeep(DeepRanker):
-    """Linear terms and declared crosses beside a deep net, logistic loss; without hidden layers logistic regression."""
+    """Linear terms and declared crosses beside a deep net, logistic loss; without hidden layers logistic regression.
+
+    Loss: softmax over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
+    every context and scores every item: what it does not know by its id it knows by features and history.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> ranker = su.models.WideDeep(crosses=[("user", "item")], dim=4, hidden=(8,), epochs=1)
+    >>> recommender = su.Recommender(ranker=ranker).fit(data)
+    >>> recommender.recommend(history=[7, 3], k=5).shape
+    (5, 4)
+    """
 
     crosses: Annotated[tuple[Annotated[tuple[str, str], BeforeValidator(_two)], ...], After("")] = ()
     """Pairs of fields that the wide part crosses, like user*item: names of features, user, item, history; user.name
     where a user's and an item's feature have one name."""
     buckets: Annotated[int, Bounds(ge=1, le=MOST_CODES)] = 2**18
-    """Most weights of a cross; a cross of more combinations is hashed into so many."""
+    """Most weights per cross; a cross of more combinations is hashed into so many."""
     hidden: tuple[Annotated[int, Bounds(ge=1)], ...] = (128, 64)
     """Widths of the deep net's layers; none: the wide part alone, logistic regression."""
     l2: Annotated[float, Bounds(ge=0), Search(1e-6, 1e-1, log=True)] = 1e-6
@@ -125,7 +136,7 @@ class Crossed:
 
     name: str
     owner: str
-    """user, request or item."""
+    """user, context or item."""
     kind: str
     """id, categorical, multi or history."""
     size: int

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import polars as pl
-import torch
 from torch import Tensor
 
 from suisen.data.batch import Candidates, Contexts, Queries
@@ -17,7 +16,7 @@ from suisen.data.ids import RawId
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.evaluation import Facts
-from suisen.models.contract import Model, Retriever
+from suisen.models.contract import Model
 from suisen.parameters import keywords_of
 from suisen.pipeline.funnel import Funnel, funnel
 from suisen.pipeline.two_stage import RankerLists, Recipe, train_stages
@@ -254,11 +253,10 @@ class Recommender:
 
 def _index_recall(engine: Engine, store: Store) -> float | None:
     """Share of the exact nearest that the index finds for some of train's users; None without an index."""
-    if engine.index is None or not isinstance(engine.retriever, Retriever):
+    if engine.index is None:
         return None
     some = store.trained_users.nonzero().squeeze(1)[:USERS_OF_RECALL]
-    with torch.no_grad():
-        vectors = engine.retriever.query_vectors(store.contexts(some, 0).to(engine.first.device))
+    vectors = engine.first.prepare(store.contexts(some, 0))  # query vectors: only a retriever has an index
     k = min(engine.candidates, store.schema.n_items - 1)
     return measured_recall(engine.index, engine.index.vectors, vectors.float().cpu().numpy(), k)
 

@@ -266,7 +266,7 @@ def first_stage(recipe: Recipe, train: Dataset, valid: Queries | None) -> First:
     """
     model = _needed(recipe.retriever)
     allowed = recommendable(model, train.trained_items)
-    if stands_in(_needed(recipe.ranker), train.schema):
+    if stands_in(_needed(recipe.ranker)):
         net, curves = _fit_retriever(recipe, train, valid, "retriever")
         engine = _retrieval(recipe, net, allowed)
         lists = None if valid is None else valid_lists(engine, valid, recipe.candidates)

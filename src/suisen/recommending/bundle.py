@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import polars as pl
@@ -38,7 +38,7 @@ from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import BundleError, SuisenError
 from suisen.models import model_of, name_of
-from suisen.models.contract import Model, Net, Ranker
+from suisen.models.contract import Model, Net
 from suisen.recommending import parity
 from suisen.recommending.engine import PAIR, Engine, recommendable
 from suisen.recommending.standin import Undrawn, build_ranker
@@ -47,6 +47,7 @@ from suisen.recommending.system import System, first_of
 from suisen.retrieval import open_index
 from suisen.version import __version__
 
+N = TypeVar("N", bound=Net)
 FORMAT = 2
 """1: the context features were called request features (``encoders.request``, crosses of ``request.device``)."""
 MANIFEST, PARITY = "manifest.json", "parity.json"
@@ -277,8 +278,6 @@ def _read(place: Path, manifest: dict[str, Any]) -> System:
     if ranker is not None:
         build = partial(build_ranker, ranker)
         second = _net(place / "ranker.safetensors", build, store, PAIR if retriever is not None else ())
-    if second is not None and not isinstance(second, Ranker):
-        raise BundleError(f"{place / MANIFEST}: ranker = {manifest['ranker']['name']!r} is not a ranker")
     index = None if manifest["index"] is None else open_index(manifest["index"], place / "index")
     allowed = recommendable(first_of(retriever, ranker), store.trained_items)
     system = System(
@@ -306,7 +305,7 @@ def _model(described: dict[str, Any] | None) -> Any:
     return model_of(described["name"], **lists)
 
 
-def _net(path: Path, build: Callable[[Schema], Net], store: Store, pair: tuple[str, ...]) -> Net:
+def _net(path: Path, build: Callable[[Schema], N], store: Store, pair: tuple[str, ...]) -> N:
     """The network with the weights of a file."""
     with Undrawn():
         net = build(replace(store.schema, pair=pair))

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from suisen.data.batch import Candidates, Contexts, Features
+from suisen.data.batch import Candidates, Contexts
 from suisen.data.ragged import Ragged
-from suisen.models.contract import CatalogueScorer, Model, Net, Ranker, Retriever
+from suisen.models.contract import Model, Net, Ranker, Retriever
 from suisen.recommending.diversity import mmr
-from suisen.recommending.scorers import NetScorer, item_states
+from suisen.recommending.scorers import NetScorer
 from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index
 from suisen.retrieval.select import top_of
 
@@ -98,7 +98,7 @@ class Engine:
         self.first = NetScorer(first, allowed)
         self.n_allowed = int(allowed.sum())
         self.index = build_index(retriever, Exact()) if index is None else index
-        self.states = item_states(ranker, len(allowed)) if ranker is not None and retriever is not None else None
+        self.states = NetScorer(ranker, allowed).items if ranker is not None and retriever is not None else None
 
     # -- stages -----------------------------------------------------------------------------------------------------
 
@@ -185,22 +185,7 @@ class Engine:
     @torch.no_grad()
     def similarity_vectors(self) -> Tensor:
         """(n_items, d) unit vectors whose products say how alike two items are."""
-        net = self.retriever if self.retriever is not None else self.ranker
-        if isinstance(net, Retriever):
-            vectors = net.item_vectors()
-        elif isinstance(net, CatalogueScorer):  # one item of history each: who is recommended to it
-            vectors = net.score_all(self._histories_of_one())
-        else:
-            vectors = item_states(net, len(self.allowed))
-        return F.normalize(vectors.float().cpu(), dim=1)
-
-    def _histories_of_one(self) -> Contexts:
-        """n_items contexts, each with one item for its history."""
-        ids = torch.arange(len(self.allowed))
-        none = Features.none(len(ids))
-        zero = torch.zeros_like(ids)
-        history = Ragged(ids, torch.arange(len(ids) + 1))
-        return Contexts(zero, none, none, zero, history, zero).to(self.first.device)
+        return F.normalize(self.first.net.similarity_vectors().float().cpu(), dim=1)
 
 
 def wide(lists: Tensor, k: int, fill: float) -> Tensor:

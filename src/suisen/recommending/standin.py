@@ -15,12 +15,11 @@ from torch.overrides import TorchFunctionMode
 
 from suisen.data.batch import Candidates, Contexts, Queries, Schema
 from suisen.errors import InputError
-from suisen.models.contract import Model, Net, Ranker, Retriever
+from suisen.models import SECOND_STAGES
+from suisen.models.contract import Model, Net, Ranker, Retriever, network_of
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0, 1.5)
 """What ``blend`` is tried at, in standard deviations of the ranker's own scores within a list."""
-
-RANKERS = "FM, DeepFM and every retriever with vectors"
 
 
 class StandIn(Ranker):
@@ -71,23 +70,34 @@ class StandIn(Ranker):
 
 def as_ranker(net: Net) -> Ranker:
     """A ranker as it is, a retriever as a stand-in, bound to the same items."""
-    if isinstance(net, Ranker):
-        return net
-    if isinstance(net, Retriever):
-        ranker = StandIn(net)
-        ranker.items = net.items
-        return ranker
-    raise InputError(f"{type(net).__name__} scores the whole catalogue only; rankers are {RANKERS}")
+    ranker = _ranks(net, type(net).__name__)
+    ranker.items = net.items
+    return ranker
 
 
 def build_ranker(model: Model, schema: Schema) -> Ranker:
     """The network of a model as a second stage, not yet bound to items."""
-    net = model.build(schema)
+    return _ranks(model.build(schema), f"ranker = {type(model).__name__}")
+
+
+def stands_in(model: Model) -> bool:
+    """Whether the model is a retriever, as its ``build`` says.  Raises InputError where it can be no second stage."""
+    net = network_of(type(model))
+    if not issubclass(net, Ranker | Retriever):
+        raise _no_ranker(f"ranker = {type(model).__name__}")
+    return issubclass(net, Retriever)
+
+
+def _ranks(net: Net, name: str) -> Ranker:
     if isinstance(net, Ranker):
         return net
     if isinstance(net, Retriever):
         return StandIn(net)
-    raise InputError(f"ranker = {type(model).__name__} scores the whole catalogue only; rankers are {RANKERS}")
+    raise _no_ranker(name)
+
+
+def _no_ranker(name: str) -> InputError:
+    return InputError(f"{name} scores the whole catalogue only; rankers are {', '.join(SECOND_STAGES)}")
 
 
 class Undrawn(TorchFunctionMode):
@@ -103,9 +113,3 @@ class Undrawn(TorchFunctionMode):
         if getattr(func, "__name__", "").endswith(("normal_", "uniform_")):  # of tensors and of torch.nn.init
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return (torch.empty if func in (torch.randn, torch.rand) else func)(*args, **kwargs)
-
-
-def stands_in(model: Model, schema: Schema) -> bool:
-    """Whether the model is a retriever (its network is built, undrawn, to find out)."""
-    with Undrawn():
-        return isinstance(build_ranker(model, schema), StandIn)
