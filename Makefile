@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats clean
+.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -38,6 +38,7 @@ docs-test: .venv/ready  ## README, guides and docstrings run as written; numbers
 	$(BIN)/python tools/models_page.py --check
 	$(BIN)/python tools/textbook_page.py --check
 	$(BIN)/python tools/experiments_page.py --check
+	$(BIN)/python tools/mutants.py --check
 	$(BIN)/python tools/check_docs.py
 
 format: .venv/ready  ## mend what format and rules can mend themselves
@@ -80,6 +81,10 @@ bench-off-policy: .venv/ready  ## off-policy estimates on the Open Bandit sample
 
 bench-cookie-cats: .venv/ready  ## 90,189 players, two gates: the published reading (DATA_DIR/cookie-cats)
 	$(BIN)/python benchmarks/cookie_cats.py --data-dir $(DATA_DIR)
+
+mutants: .venv/ready  ## small faults put into the source on purpose: does a test fail? (2 hours; SEED=1 for others)
+	$(BIN)/python tools/mutants.py --part 1 --parts 2 --seed $(or $(SEED),0) & $(BIN)/python tools/mutants.py --parts 2 --seed $(or $(SEED),0); wait
+	$(BIN)/python tools/mutants.py --page
 
 clean:  ## what the tools left behind (not .venv, not runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
