@@ -7,8 +7,8 @@ python tools/mutants.py --check      # fails where that page is not up to date
 The faults are those of cosmic-ray's operators (another number, operator, comparison or boolean, a decorator less, a
 loop that never runs, …), one place of the source each.  ``is`` and ``==`` are not exchanged for each other and the
 unions of annotations are left alone: such mutants are the same program.  A mutant first meets the tests that mirror its
-file, then those that import it and the room's contract suites.  Each runs in a process forked from one that has loaded the
-libraries already.  What survived and is harmless is listed with its reason in ``tools/harmless_mutants.toml``.
+file, then those that import it and the room's contract suites.  Each runs in a process forked from one that has loaded
+the libraries already.  What survived and is harmless is listed with its reason in ``tools/harmless_mutants.toml``.
 """
 
 from __future__ import annotations
