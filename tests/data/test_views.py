@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from suisen.data import views
 from suisen.data.batch import Candidates
 from suisen.data.dataset import Dataset, Lists
-from suisen.data.views import Hard, Pairs, Rows, Sequences, Whole, shuffled_slices, slices
+from suisen.data.views import Hard, Pairs, Rows, Sequences, Whole, batch_of, shuffled_slices, slices
 from suisen.errors import InputError
 from tests.helpers import in_order, logs, make_data, make_log, raw_items
 
@@ -56,8 +56,20 @@ def test_slices_hold_everything_once(count, size):
     if size > 1 and count > 1:
         assert all(2 <= len(part) <= size + 1 for part in parts)
     assert all(len(part) == size for part in parts[:-1])
+    assert size > 1 or len(parts) == max(1, count)
     shuffled = torch.cat(list(shuffled_slices(count, size, seeded())))
     assert sorted(shuffled.tolist()) == list(range(count))
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "wanted"),
+    [(10_000, 512, 500), (641, 512, 33), (640, 512, 32), (100, 64, 32), (100, 8, 8), (20_000, 512, 512)],
+)
+def test_an_epoch_has_twenty_batches_where_they_are_not_too_small(count, size, wanted):
+    assert batch_of(count, size) == wanted
+    user, item = [n // 20 for n in range(1000)], [n % 20 for n in range(1000)]
+    for view in (Pairs(batch_size=1000, negatives=0), Rows(batch_size=1000, negatives=1)):
+        assert [len(batch) for batch in epoch(view, make_data(user=user, item=item))] == [50] * 20
 
 
 # -- pairs -----------------------------------------------------------------------------------------------------------

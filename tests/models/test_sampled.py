@@ -216,6 +216,11 @@ def test_holds_is_membership(monkeypatch, most):
     assert found.tolist() == [[i in set(row) for i in range(8)] for row in rows.tolist()]
 
 
+def test_positions_of_which_every_draw_is_the_item_itself_cost_nothing():
+    nothing = bpr_max(draws(2, 1), draws(2, 3), torch.ones(2, 3, dtype=torch.bool), 0.5)
+    assert float(nothing) == 0.0
+
+
 def test_negatives_are_not_saved():
     assert not prepared(4, "batch", 0.5).state_dict()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from suisen.data.ragged import Ragged
-from suisen.models.sequences import flat_states, next_items, positions
+from suisen.models.sequences import flat_states, newest, next_items, positions
 
 
 def doubled(rows: Ragged) -> torch.Tensor:
@@ -18,6 +18,13 @@ def test_groups_without_a_place_are_passed_over(groups):
     assert sorted(found.targets.tolist()) == [2, 3, 6]
     read = found.inputs.values.float()
     assert torch.equal(found.hidden, torch.stack([read, 2 * read], 1))
+
+
+def test_states_become_float32():
+    half = lambda rows: doubled(rows).bfloat16()  # noqa: E731
+    rows = Ragged.of([[3], [1, 2]])
+    assert flat_states(half, rows).dtype == torch.float32
+    assert newest(half, rows, 2).dtype == torch.float32
 
 
 def test_every_read_place_stands_before_its_target():

@@ -39,11 +39,31 @@ def test_tensorboard_holds_every_epoch(tmp_path):
     }
 
 
+def test_tensorboard_files_are_closed_when_a_phase_ends(tmp_path):
+    callback, closed = TensorBoard(tmp_path), []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            self.folder = folder
+
+        def add_scalar(self, name: str, value: float, step: int) -> None: ...
+
+        def close(self) -> None:
+            closed.append(self.folder)
+
+    callback._make = Writer
+    tell(callback, "retriever")
+    tell(callback, "ranker")
+    assert closed == [str(tmp_path)] * 2
+
+
 def test_mlflow_holds_one_run_of_all_stages(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     callback = MLflow(name="a", uri=(tmp_path / "mlruns").as_uri(), params={"retriever.dim": 8})
     tell(callback, "retriever")
     first = callback.run_id
+    callback.on_start("ranker", 2, 100)
+    assert callback.client.get_run(first).info.status == "RUNNING"  # again, though its first phase has ended
     tell(callback, "ranker", best=None)
     run = callback.client.get_run(callback.run_id)
     assert callback.run_id == first

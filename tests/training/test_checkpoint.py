@@ -92,3 +92,5 @@ def test_weights_are_put_back_in_place():
     assert other.layer.weight.data_ptr() == pointer
     with pytest.raises(InputError, match=r"weight 'mean' has shape \(3,\) here and None in what was saved"):
         copy_weights(other, {name: value for name, value in weights_of(one).items() if name != "mean"})
+    with pytest.raises(InputError, match=r"weight 'more' has shape None here and \(1,\) in what was saved"):
+        copy_weights(other, {**weights_of(one), "more": torch.zeros(1)})

@@ -33,6 +33,53 @@ def test_lines_where_there_is_no_terminal(monkeypatch):
     assert lines[3].endswith(", best epoch 2 with 0.2500 (all 3 epochs done)")
 
 
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_what_a_phase_shows_is_its_own(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    bar = Progress(Console(file=StringIO(), force_terminal=False))
+    for metric in (0.5, None):
+        bar.on_start("s", 4, 100)
+        assert bar._facts() == "0 samples/s"
+        bar.on_batch(60, 1.0)
+        bar.on_batch(40, 0.0)
+        clock.now += 4.0
+        assert bar._facts() == "loss 0.9500, 25 samples/s"  # a batch moves the mean by a twentieth
+        bar.on_epoch(EpochRow(1, 0.5, metric, 2.0, 50.0))
+        bar.on_end(Curve([EpochRow(1, 0.5, metric, 2.0, 50.0)], 1, metric, "done"))
+    lines = bar.console.file.getvalue().splitlines()
+    assert lines[0] == "s: epoch 1/4, loss 0.5000, metric 0.5000, 50 samples/s, at most 12 s left"
+    assert lines[1] == "s: 1 epochs in 4.0 s, best epoch 1 with 0.5000 (done)"
+    assert lines[2:] == [lines[0].replace(", metric 0.5000", ""), "s: 1 epochs in 4.0 s (done)"]
+
+
+def test_the_bar_is_drawn_now_and_then_and_counts_all_epochs(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    bar = Progress(Console(file=StringIO(), force_terminal=True, width=120, color_system=None))
+    bar.on_start("s", 4, 100)
+    completed = []
+    for _ in range(6):
+        clock.now += progress.DRAW_SECONDS * 0.6  # every other batch is soon enough behind a drawing
+        bar.on_batch(10, 1.0)
+        completed.append(bar._bar.tasks[0].completed)
+    assert completed == [10, 10, 30, 30, 50, 50]
+    assert bar._bar.tasks[0].total == 400
+    bar.on_epoch(EpochRow(1, 0.5, None, 2.0, 50.0))
+    assert bar._bar.tasks[0].completed == 100
+    assert bar._bar.live.transient  # one line stays, not the bar
+    bar.on_end(Curve())
+    assert bar._bar is None
+
+
 def test_lines_are_not_too_many(monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 3600.0)
     clock = iter(range(1000))

@@ -10,6 +10,7 @@ import torch
 from suisen.data.views import Pairs
 from suisen.errors import InputError, TrainingError
 from suisen.models import EASE, IALS, MF, DeepFM, SASRec
+from suisen.training import trainer
 from suisen.training.options import RunOptions, pick_device, pick_precision
 from suisen.training.trainer import fit, run
 from tests.training.toys import LEARNING_RATE, HardPairs, LineNet, Notes, TwoPhases, line_phase, little, watched
@@ -77,6 +78,74 @@ def test_averaged_weights_are_validated_and_kept():
 def test_a_closed_form_is_not_averaged():
     plain, averaged = (fit(IALS(dim=3, epochs=2), little(), options=RunOptions(average=a))[0] for a in (0.0, 0.9))
     assert torch.equal(plain.item(torch.arange(9)), averaged.item(torch.arange(9)))
+
+
+class Clock:
+    """A clock that the network moves: each batch takes a second."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def tick(self, number: int) -> float:
+        self.now += 1.0
+        return 1.0
+
+
+def test_seconds_and_examples_per_second_are_those_of_the_batches(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(trainer, "time", clock)
+
+    def validate(net) -> float:
+        clock.now += 100.0  # is not counted
+        return 0.0
+
+    curve = run(line_phase(LineNet(clock.tick), 2), VIEW, little(), validate)
+    assert [(row.seconds, row.examples_per_second) for row in curve.rows] == [(3.0, 16.0), (3.0, 16.0)]
+
+
+def test_checkpoints_are_written_so_many_seconds_apart(monkeypatch, tmp_path):
+    clock, saved = Clock(), []
+    monkeypatch.setattr(trainer, "time", clock)
+    monkeypatch.setattr(trainer, "save_tree", lambda path, tree: saved.append(clock.now - 1000.0))
+    options = RunOptions(checkpoint=tmp_path, checkpoint_seconds=2.0)
+    run(line_phase(LineNet(clock.tick), 2), VIEW, little(), None, options)
+    assert saved == [2.0, 4.0, 6.0, 6.0]  # the last one always, when the run has ended
+
+
+def test_options_that_are_not_named():
+    net = LineNet(lambda n: 1000.0)
+    run(line_phase(net, 1), VIEW, little(users=4))
+    assert float(net.w.detach()) == pytest.approx(-10 * LEARNING_RATE, rel=1e-5)  # the gradient is clipped at 10
+    curve = run(line_phase(LineNet(), 20), VIEW, little(), Judge([0.5] * 20))
+    assert len(curve.rows) == 6  # five epochs without a better metric
+
+
+class Asked:
+    """A model that notes with what its network is built, and whether the item table is there when it is prepared."""
+
+    abilities = frozenset()
+    view = VIEW
+
+    def build(self, schema):
+        self.schema = schema
+        net = LineNet()
+        net.prepare = lambda train: setattr(self, "items", len(net.items))
+        return net
+
+    def phases(self, net):
+        return [line_phase(net, 1)]
+
+
+def test_networks_are_built_by_the_schema_given_and_prepared_with_their_items():
+    train, model = little(), Asked()
+    fit(model, train)
+    assert model.schema == train.schema
+    assert model.items == train.schema.n_items
+    wider = replace(train.schema, pair=("retrieval_score",))
+    fit(model, train, schema=wider)
+    assert model.schema is wider
 
 
 def test_loss_of_an_epoch_is_the_mean_of_its_batches():
@@ -201,6 +270,8 @@ def test_options_are_checked():
         RunOptions(patience=0)
     with pytest.raises(InputError, match=r"average = 1\.0 must be at least 0"):
         RunOptions(average=1.0)
+    with pytest.raises(InputError, match=r"average = -0\.1 must be at least 0"):
+        RunOptions(average=-0.1)
     with pytest.raises(InputError, match="clip = 0 must be above 0; None switches clipping off"):
         RunOptions(clip=0)
 
