@@ -86,7 +86,7 @@ def test_interval_covers_the_mean_as_often_as_it_says():
 def test_blocks_and_columns_change_nothing(monkeypatch):
     values = np.random.default_rng(4).random((50, 2))
     low, high = stats.bootstrap_means(values, seed=7)
-    monkeypatch.setattr(stats, "DRAWS_AT_ONCE", 333)
+    monkeypatch.setattr(stats, "DRAWS_PER_CHUNK", 333)
     again = stats.bootstrap_means(values, seed=7)
     assert again[0].tolist() == pytest.approx(low.tolist())
     assert again[1].tolist() == pytest.approx(high.tolist())

@@ -11,8 +11,8 @@ from scipy import special
 from suisen.errors import InputError
 
 Floats = npt.NDArray[np.float64]
-DRAWS_AT_ONCE = 2**21
-"""Numbers drawn at once: 16 MiB."""
+DRAWS_PER_CHUNK = 2**21
+"""Numbers drawn: 16 MiB."""
 
 
 class Difference(NamedTuple):
@@ -120,7 +120,7 @@ def benjamini_hochberg(p: npt.ArrayLike) -> Floats:
 
 
 def _resampled_means(table: Floats, resamples: int, rng: np.random.Generator) -> Floats:
-    """(resamples, m) means of n rows drawn with replacement: counts of the draws × the table, block by block."""
+    """(resamples, m) means of n rows drawn with replacement: counts of the draws × the table, chunk by chunk."""
     rows, columns = table.shape
     out = np.full((resamples, columns), np.nan)
     if rows == 0:
@@ -128,9 +128,9 @@ def _resampled_means(table: Floats, resamples: int, rng: np.random.Generator) ->
     known = ~np.isnan(table)
     whole = bool(known.all())
     filled = np.where(known, table, 0.0)
-    block = max(1, DRAWS_AT_ONCE // rows)
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
+    chunk = max(1, DRAWS_PER_CHUNK // rows)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
         draws = rng.integers(0, rows, size=(size, rows), dtype=np.int64) + np.arange(size)[:, None] * rows
         weights = np.bincount(draws.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
         counts: Any = float(rows) if whole else weights @ known.astype(np.float64)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -171,7 +173,7 @@ def test_queries_that_do_not_fit_are_refused():
 
 
 def test_other_queries_have_another_fingerprint():
-    scorer = Table(torch.zeros(2, 5))
+    scorer, plain = Table(torch.zeros(2, 5)), queries_of([[1], [2]])
     prints = {
         evaluate(scorer, queries, ["hr@1"]).fingerprint
         for queries in (
@@ -179,9 +181,10 @@ def test_other_queries_have_another_fingerprint():
             queries_of([[1, 2], []]),
             queries_of([[1], [2]], [[3], []]),
             queries_of([[1], [2]], candidates=torch.tensor([[1, 3], [2, 3]])),
+            replace(plain, contexts=replace(plain.contexts, time=torch.arange(2))),
         )
     }
-    assert len(prints) == 4
+    assert len(prints) == 5
     assert evaluate(scorer, queries_of([[1], [2]]), ["mrr"], name="x").fingerprint in prints
 
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError
+from suisen.evaluation import ranks as ranks_module
 from suisen.evaluation.ranks import BLUR, UNRANKED, blurred, distinct, from_candidates, from_lists
 from suisen.evaluation.tiles import Plan, Wanted, from_tiles
 from tests.evaluation.toys import (
@@ -255,3 +256,27 @@ def test_candidates_say_what_they_held():
     queries = queries_of([[1]] * 5, candidates=torch.arange(1, 11).expand(5, -1))
     ranking = from_candidates(Table(torch.zeros(5, 12)), queries, queries.truth, 1, 1000)
     assert ranking.peak_bytes == 2 * 10 * 44  # two queries of ten candidates fit into 1,000 bytes
+
+
+def test_a_refusal_names_the_query_whatever_the_chunk(monkeypatch):
+    class Twice:
+        def rank(self, contexts, k, exclude):
+            ids = torch.tensor([[1, 2]]).repeat(len(contexts), 1)
+            ids[contexts.user == 3] = 2
+            return ids, torch.zeros(ids.shape)
+
+    monkeypatch.setattr(ranks_module, "QUERIES_PER_CHUNK", 2)
+    queries = queries_of([[1]] * 5)
+    with pytest.raises(InputError, match="for query 3, an item twice in one list"):
+        from_lists(Twice(), queries, queries.truth, queries.seen, 1)
+
+
+def test_only_scores_within_rounding_of_a_target_make_a_crowd():
+    """One score within the blur and ten just outside of it: the model tells its items apart."""
+    table = torch.tensor([[0.0, 1.0, 1.0 - BLUR / 2, *[1.0 - 3 * BLUR] * 10, *[0.1] * 20]])
+    queries = queries_of([[1]])
+    for found in (
+        from_tiles(Table(table), queries, queries.truth, queries.seen, Wanted(MIB)),
+        from_lists(Table(table), queries, queries.truth, queries.seen, 20),
+    ):
+        assert found.ranks.tolist() == [[1]]

@@ -214,7 +214,7 @@ def test_what_cannot_be_asked_is_refused(index, data):
         index.search(queries.astype(np.float64), 1)
     with pytest.raises(InputError, match=r"queries\[1\] holds NaN"):
         index.search(np.where([[False], [True]], np.float32(np.nan), queries), 1)
-    with pytest.raises(InputError, match=r"k = -1 is negative; ask for 0 or more"):
+    with pytest.raises(InputError, match=r"k = -1 is negative; give 0 or more"):
         index.search(queries, -1)
     with pytest.raises(InputError, match=rf"exclude.values\[1\] = {N} is not a position; positions are 0 to {N - 1}"):
         index.search(queries, 1, excluded([[0], [N]]))

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from suisen.retrieval import exact
-from suisen.retrieval.exact import ExactIndex, inner_products
+from suisen.retrieval import Exact, create_index, exact
+from suisen.retrieval.exact import inner_products
 from tests.retrieval.conftest import excluded, slow_search
 
 whole_numbers = st.integers(-2, 2).map(np.float32)  # exact in float32 whatever the order: ties are real ties
@@ -26,7 +26,7 @@ def searches(draw):
 @given(search=searches())
 def test_exact_search_is_its_definition(items, scores, search):
     vectors, queries, k, gone, allowed = search
-    index = ExactIndex()
+    index = create_index(Exact())
     index.build(vectors)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "ITEMS_PER_TILE", items)
@@ -38,7 +38,7 @@ def test_exact_search_is_its_definition(items, scores, search):
 
 
 def test_a_constant_scorer_gives_the_first_positions():
-    index = ExactIndex()
+    index = create_index(Exact())
     index.build(np.ones((200_000, 1), dtype=np.float32))
     ids, scores = index.search(np.ones((3, 1), dtype=np.float32), 500)
     assert (ids == np.arange(500)).all()
@@ -47,7 +47,7 @@ def test_a_constant_scorer_gives_the_first_positions():
 
 def test_tensors_share_their_memory_at_the_door():
     vectors, queries = torch.randn(50, 4), torch.randn(3, 4)
-    index = ExactIndex()
+    index = create_index(Exact())
     index.build(vectors.numpy())
     ids, scores = index.search(queries.numpy(), 5)
     truth = torch.topk(queries @ vectors.T, 5)

@@ -39,9 +39,9 @@ def test_only_queries_that_lack_answers_are_asked_again(monkeypatch):
     index = create_index(IVFSQ8(lists=100, probe=1))
     index.build(vectors)
     asked, scanned = [], []
-    ask, scan = wrapped.FaissIndex._ask, wrapped.scan
+    ask, scan = wrapped.FaissIndex._found, wrapped.scan
     monkeypatch.setattr(
-        wrapped.FaissIndex, "_ask", lambda self, r, rows, *rest: asked.append(len(rows)) or ask(self, r, rows, *rest)
+        wrapped.FaissIndex, "_found", lambda self, r, rows, *rest: asked.append(len(rows)) or ask(self, r, rows, *rest)
     )
     monkeypatch.setattr(wrapped, "scan", lambda held, r: scanned.append(len(r.queries)) or scan(held, r))
     index.search(queries, 1)

@@ -1,7 +1,8 @@
-"""What evaluation asks of a model: scores of given candidates, ranked lists, and, where it can, tiles of the catalogue.
+"""What a model offers to be evaluated: scores of candidates, ranked lists, and, where it can, tiles of the catalogue.
 
-Ids are dense; 0 is nobody's.  A score of −inf says "not to be recommended": such an item neither wins nor is found.
-NaN is refused.  Contexts arrive on the CPU; a scorer moves them to where it computes.
+Ids are dense; 0 is no item.  A score of −inf says "not to be recommended": such an item stands in front of no other,
+and as a relevant item it is a miss.  NaN is refused.  Contexts arrive on the CPU; a scorer moves them to where it
+computes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Scorer(Protocol):
         """The best k items of each context, none of ``exclude``'s B rows among them.
 
         Returns (B, k) ids, 0 = none, no id twice in a row, and (B, k) scores, never rising where there is an id.
-        Equal scores are ties: a list whose order does not follow scores (diversified) gives −1, −2, … instead.
+        Equal scores are ties.  A list whose order does not follow its scores (a diversified one) gives −1, −2, … as
+        scores instead.
         """
 
 
@@ -34,7 +36,7 @@ class TileScorer(Scorer, Protocol):
     """A scorer that can go through the whole catalogue piece by piece.  Full ranking prefers it: exact, no lists.
 
     A scorer whose ``tile`` needs more memory than its result says so in an attribute ``bytes_per_score`` (working
-    bytes a score, the result's own 4 included; 4 where there is none), so that tiles can be cut to the budget.
+    bytes per score, the result's own 4 included; 4 where there is none), so that tiles can be cut to the budget.
     """
 
     @property

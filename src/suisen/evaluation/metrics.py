@@ -100,7 +100,7 @@ def query_auc(ranks: Ragged, rivals: Tensor) -> Tensor:
 def coverage(lists: Tensor, n_items: int) -> Tensor:
     """Coverage@k = |items in at least one of the lists| / (n_items − 1).
 
-    A property of all lists together.  One value a query whose mean is the coverage and whose spread is the jackknife's:
+    A property of all lists together.  The values per query have the coverage as their mean and the jackknife's spread:
     coverage + (Q − 1)·(uₐ − ū) / (n_items − 1), where uₐ counts the items that query q alone was given.
     """
     counts = torch.bincount(lists.flatten(), minlength=n_items)
@@ -160,7 +160,7 @@ def _counts(facts: Facts) -> Tensor:
 def auc(scores: Tensor, labels: Tensor) -> Tensor:
     """Area under the ROC curve: P(score of a click > score of a non-click), ties counting one half.
 
-    One value a row whose mean is the AUC and whose spread is DeLong's (1988): AUC + (V − AUC)·n/n₊ for a click, V the
+    One value per row whose mean is the AUC and whose spread is DeLong's (1988): AUC + (V − AUC)·n/n₊ for a click, V the
     share of non-clicks below it, and likewise for a non-click.  Raises InputError where there is one label only.
     """
     clicked = labels.numpy() > 0

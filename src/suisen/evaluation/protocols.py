@@ -1,11 +1,11 @@
-"""``evaluate``: which protocol the queries ask for, and the report of a scorer under it.
+"""``evaluate``: the report of a scorer on queries, under the protocol that they imply.
 
 * **Clicks**: labels are given (C = 1): AUC and logloss of the scores.
 * **Given candidates**: those are ranked.
 * **Full ranking**: everything that the model may recommend, less ``queries.seen``; by tiles where the scorer has them,
-  else by the lists it makes.  A relevant item that is also a seen one is therefore a miss for every model; where people
-  take things again, ``repeats=True`` leaves the seen items that are relevant among the candidates (and only those: a
-  gift to models that repeat; better, ask for queries whose ``seen`` is empty).
+  else by the lists it makes.  A relevant item that is also a seen one is therefore a miss for every model; where users
+  take items again, ``repeats=True`` leaves the seen items that are relevant among the candidates.  Only those, which
+  favours models that repeat: queries whose ``seen`` is empty are the better protocol.
 
 Ties count against the model everywhere but in the AUC of clicks, where they count one half.
 """
@@ -136,7 +136,7 @@ def _clicks(scorer: Scorer, queries: Queries, metrics: list[MetricAtK]) -> _Meas
         formulas[each] = each.metric.of_labels
     labels, items = queries.labels, queries.candidates
     if labels is None or items is None or labels.shape != items.shape or items.shape[1] != 1:
-        raise InputError("labelled queries need candidates and labels of shape (B, 1); give one item and label a row")
+        raise InputError("labelled queries need candidates and labels of shape (B, 1); give one item and label per row")
     parts = torch.split(torch.arange(len(queries)), CLICKS_PER_CHUNK)
     chunks = [scorer.score(queries.contexts.take(part), Candidates(items[part])).float().cpu() for part in parts]
     scores = torch.cat(chunks)[:, 0]  # (B,)

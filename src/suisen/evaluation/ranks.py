@@ -1,9 +1,9 @@
-"""The narrow waist of evaluation: the *pessimistic rank* of every relevant item of every query.
+"""The *pessimistic rank* of every relevant item of every query: what all accuracy metrics are computed from.
 
 Rank 1 is the best.  An item of equal score that is not relevant stands in front of the relevant one; relevant items
-that tie stand one behind the other.  Hence a model that gives every item the same score finds nothing.  All accuracy
-metrics are functions of these ranks and of the number of relevant items; there are three ways to get at them:
-from tiles of the catalogue (``tiles.py``), from lists that a scorer made, and from given candidates.
+that tie stand one behind the other.  Hence a model that gives every item the same score finds nothing.  There are
+three ways to these ranks: from tiles of the catalogue (``tiles.py``), from lists that a scorer made, and from given
+candidates.
 
 Scores within rounding of each other.  A float32 matrix product rounds differently in different columns, so a collapsed
 model (every item has the same vector) would break its ties by luck.  Where at least 1 % of the scores beside a target
@@ -25,7 +25,9 @@ from suisen.evaluation.contract import Scorer
 UNRANKED = 2**62
 """The rank of what cannot be found: id 0, an item that may not be recommended or is not among the candidates."""
 BLUR = 2.0**-17
-CROWD = 0.01
+"""Scores closer than this, relative to their size, may differ by rounding alone."""
+MIN_CROWD_SHARE = 0.01
+"""Share of the scores within the blur of a target from which on they count as ties."""
 QUERIES_PER_CHUNK = 1024
 NAN = "scores hold NaN; a diverged model cannot be ranked: lower its learning rate or clip gradients"
 
@@ -35,7 +37,7 @@ class Ranking:
     """What the metrics are computed from."""
 
     ranks: Ragged
-    """B rows: one rank a relevant item, rising; ``UNRANKED`` where it cannot be found.  Row length = relevant items."""
+    """B rows: one rank per relevant item, rising; ``UNRANKED`` where it cannot be found."""
     rivals: Tensor | None = None
     """(B,) int64: how many candidates are not relevant; None where lists do not tell."""
     lists: Tensor | None = None
@@ -61,7 +63,7 @@ def blurred(target: Tensor, others: Tensor, columns: int | Tensor) -> Tensor:
     """The score from which on an item counts as tied with ``target``: the target's own, or, where ``others`` (how many
     other scores lie within the blur) says that the model hardly tells its items apart, the lower end of the blur.
     """
-    crowded = (others >= 2) & (others >= CROWD * columns)
+    crowded = (others >= 2) & (others >= MIN_CROWD_SHARE * columns)
     return torch.where(crowded, target - target.abs() * BLUR, target)
 
 
@@ -72,7 +74,7 @@ def sort_rows(ranks: Tensor, rows: Tensor) -> Tensor:
 
 
 def from_lists(scorer: Scorer, queries: Queries, truth: Ragged, exclude: Ragged, k: int) -> Ranking:
-    """Ranks up to k from ``scorer.rank``, which is asked for k + 1 so that a tie at the cut is seen.
+    """Ranks up to k from ``scorer.rank``, which gives k + 1 items so that a tie at the cut is seen.
 
     An item whose score equals that of the last item of a full list may tie with any number of items behind it: it is
     not found.  Raises InputError where a list breaks the contract.

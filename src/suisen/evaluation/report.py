@@ -1,4 +1,4 @@
-"""What an evaluation answers: numbers with their protocol, how many queries they come from and how sure they are."""
+"""Reports and paired comparisons: numbers with their protocol, their count of queries and their intervals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Report:
     fingerprint: str
     """Of the queries: reports of the same queries can be paired."""
     values: Mapping[str, npt.NDArray[np.float32]]
-    """Metric → (Q,) one value a query; NaN = the query has none."""
+    """Metric → (Q,) one value per query; NaN = the query has none."""
     notes: tuple[str, ...] = ()
     """What was counted on the way: unknown items, queries left out."""
     seconds: float = 0.0
@@ -55,7 +55,7 @@ class Report:
 
     @cached_property
     def scores(self) -> tuple[Score, ...]:
-        """The metrics with their intervals (computed when first asked for)."""
+        """The metrics with their intervals (computed at first use)."""
         table = _columns(self, list(self.values))
         low, high = bootstrap_means(table, level=LEVEL, resamples=RESAMPLES, seed=SEED)
         counts = (~np.isnan(table)).sum(0)
@@ -63,7 +63,7 @@ class Report:
         return tuple(Score(m, float(v), float(a), float(b), int(n), self.protocol) for m, v, a, b, n in columns)
 
     def value(self, metric: str) -> float:
-        """One metric's mean, without its interval: what a trainer asks after every epoch."""
+        """One metric's mean, without its interval: what a trainer reads after every epoch."""
         if metric not in self.values:
             raise unknown("metric", metric, self.values)
         return float(column_means(self.values[metric])[0])
@@ -88,7 +88,7 @@ class Report:
         return markdown_table(("model", *SCORE_HEAD), [[self.name, *row] for row in self._rows()])
 
     def to_frame(self) -> pl.DataFrame:
-        """One row a metric: model, metric, value, low, high, n, protocol."""
+        """One row per metric: model, metric, value, low, high, n, protocol."""
         rows = [{"model": self.name, **score._asdict()} for score in self.scores]
         return pl.DataFrame(rows, schema_overrides={"n": pl.Int64})
 
@@ -195,7 +195,7 @@ class Comparisons:
         return markdown_table(COMPARISON_HEAD, self._cells())
 
     def to_frame(self) -> pl.DataFrame:
-        """One row a comparison, the columns of ``Comparison``."""
+        """One row per comparison, the columns of ``Comparison``."""
         return pl.DataFrame([row._asdict() for row in self.rows])
 
 

@@ -1,7 +1,7 @@
 """Ranks over the whole catalogue, tile by tile: no list is made and no score is kept.
 
 A relevant item's rank is 1 + how many rivals do not score below it, so each tile is read once: compared with the
-target's score and summed (about 0.1 ns a score, beside 0.8 ns for the product that made it).  The target's score is
+target's score and summed (about 0.1 ns per score, beside 0.8 ns for the product that made it).  The target's score is
 read from the very tile it stands in, so that it ties with its equals bit for bit; queries are ordered by their target,
 so that a batch's targets stand in few tiles; those are kept, as far as the budget goes, and only the others computed
 twice.  Cost of one query: (relevant items × catalogue) comparisons.
@@ -21,18 +21,19 @@ from suisen.errors import InputError
 from suisen.evaluation.contract import TileScorer, bytes_per_score
 from suisen.evaluation.ranks import BLUR, NAN, UNRANKED, Ranking, blurred
 
-CACHE_CELLS = 2**20
-"""Scores in a tile on a CPU: 4 MiB, so that comparing finds them in cache."""
-DEVICE_CELLS = 2**24
-"""Scores in a tile elsewhere: large enough to hide the launches."""
-TALL = 1024
-PROBE = 256
+CPU_SCORES_PER_TILE = 2**20
+"""On a CPU: 4 MiB, so that comparing finds them in cache."""
+DEVICE_SCORES_PER_TILE = 2**24
+"""Elsewhere: large enough to hide the launches."""
+MAX_ROWS = 1024
+"""Queries per tile."""
+COLUMNS_PROBED = 256
 """Columns that are looked at to see whether a model tells its items apart."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a pass over the catalogue beside the ranks."""
+    """What a pass over the catalogue is to give beside the ranks."""
 
     budget: int
     """Bytes of scores that may be held at once."""
@@ -51,7 +52,7 @@ class Plan:
     bytes_per_score: int
     """Of the tile in work: what the scorer needs, and 4 to compare."""
     kept: int
-    """How many tiles, at 4 bytes a score, may be kept from reading the targets until they are counted."""
+    """How many tiles, at 4 bytes per score, may be kept from reading the targets until they are counted."""
 
     def peak_bytes(self, kept: int) -> int:
         """Most bytes of scores, and of what is computed beside them, where so many tiles are kept."""
@@ -61,11 +62,12 @@ class Plan:
     def of(cls, scorer: TileScorer, queries: int, budget: int) -> Plan:
         """Tiles within ``budget`` bytes.  Raises InputError where not even one score fits."""
         per_score = bytes_per_score(scorer) + 4
-        cells = min(budget // (per_score + 4), CACHE_CELLS if scorer.allowed.device.type == "cpu" else DEVICE_CELLS)
+        most = CPU_SCORES_PER_TILE if scorer.allowed.device.type == "cpu" else DEVICE_SCORES_PER_TILE
+        cells = min(budget // (per_score + 4), most)
         if cells < 1:
             raise InputError(f"memory = {budget} bytes is too small for a single score; give at least {per_score + 4}")
         items = max(1, scorer.n_items - 1)
-        rows = max(1, min(queries, TALL, cells // min(items, 256)))
+        rows = max(1, min(queries, MAX_ROWS, cells // min(items, 256)))
         width = max(1, min(items, cells // rows))
         kept = (budget // (rows * width) - per_score) // 4
         return cls(rows, width, per_score, max(1, min(kept, -(-items // width))))
@@ -202,7 +204,7 @@ class _Batch:
             scores = tile.gather(1, (self.items - lo).clamp(0, hi - lo - 1))
             self.target = torch.where(inside, scores, self.target.to(tile.dtype))
             if sample.shape[1] == 0:
-                sample = tile[:, :PROBE].clone()
+                sample = tile[:, :COLUMNS_PROBED].clone()
             if len(kept) < self.catalogue.kept:
                 kept[number] = tile
             del tile

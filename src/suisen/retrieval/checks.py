@@ -1,4 +1,4 @@
-"""What comes through the door of an index is checked once, here, and brought into one form."""
+"""What every index checks, builds and saves in the same way: vectors, searches, files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from suisen.errors import BundleError, InputError
-from suisen.retrieval.contract import Bools, Description, Excluded, Floats, IndexSettings, Ints
+from suisen.retrieval.contract import Bools, Description, Excluded, Floats, Ints
 
 MAX_COORDINATE = 1e15
 """Bound of a coordinate: the inner product of two such vectors still fits float32 at any usual d."""
@@ -42,19 +42,6 @@ class CheckedSearch(NamedTuple):
         return CheckedSearch(self.queries[rows], self.k, gone, self.n_gone[rows], self.allowed, self.wanted[rows])
 
 
-def built(vectors: Floats | None) -> Floats:
-    """The (n, d) vectors of an index; InputError where it has none yet."""
-    if vectors is None:
-        raise InputError("the index is empty; call build(vectors) first")
-    return vectors
-
-
-def described(settings: IndexSettings, vectors: Floats, **chosen: Any) -> Description:
-    """``Index.description`` of an index of (n, d) vectors; ``chosen``: settings that ``build`` picked a value for."""
-    n, d = vectors.shape
-    return {"name": settings.name, "n": n, "d": d, **asdict(settings), **chosen}  # type: ignore[call-overload]
-
-
 def checked_vectors(vectors: Floats) -> Floats:
     """A contiguous copy of (n, d) float32 vectors, n and d at least 1, every number finite."""
     out = _checked("vectors", vectors)
@@ -76,7 +63,7 @@ def checked_search(
             f"queries has {own.shape[1]} dimensions, the index {d}; use the model the index was built from"
         )
     if k < 0:
-        raise InputError(f"k = {k} is negative; ask for 0 or more")
+        raise InputError(f"k = {k} is negative; give 0 or more")
     if allowed is not None and (allowed.shape != (n,) or allowed.dtype != np.bool_):
         raise InputError(f"allowed is {allowed.dtype} of shape {allowed.shape}; give bool of shape ({n},)")
     gone = _gone(len(own), n, exclude)
@@ -118,6 +105,27 @@ def _checked(name: str, array: Floats) -> Floats:
             f"{name}[{row}] holds NaN, infinity or a number beyond ±{MAX_COORDINATE:g}; find where it comes from"
         )
     return own
+
+
+class StoredVectors:
+    """What indexes have in common: settings, and the vectors that they were given."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+        self._vectors: Floats | None = None
+
+    @property
+    def vectors(self) -> Floats:
+        """(n, d): what was given to ``build``; InputError where nothing was."""
+        if self._vectors is None:
+            raise InputError("the index is empty; call build(vectors) first")
+        return self._vectors
+
+    @property
+    def description(self) -> Description:
+        """Plain data for a manifest: name, n, d and settings."""
+        n, d = self.vectors.shape
+        return {"name": self.settings.name, "n": n, "d": d, **asdict(self.settings)}
 
 
 @contextmanager

@@ -16,14 +16,13 @@ from torch import Tensor
 from suisen.parameters import parameters
 from suisen.retrieval.checks import (
     CheckedSearch,
-    built,
+    StoredVectors,
     checked_search,
     checked_vectors,
-    described,
     load_vectors,
     save_vectors,
 )
-from suisen.retrieval.contract import Bools, Description, Excluded, Floats, Ints
+from suisen.retrieval.contract import Bools, Excluded, Floats, Ints
 from suisen.retrieval.select import NONE, Keys, largest, unpack
 
 ITEMS_PER_TILE = 65_536
@@ -44,24 +43,11 @@ class Exact:
 
     def create(self) -> ExactIndex:
         """An empty index."""
-        return ExactIndex()
+        return ExactIndex(self)
 
 
-class ExactIndex:
+class ExactIndex(StoredVectors):
     """The ``Index`` of ``Exact()``."""
-
-    def __init__(self) -> None:
-        self._vectors: Floats | None = None
-
-    @property
-    def vectors(self) -> Floats:
-        """(n, d): what was given to ``build``."""
-        return built(self._vectors)
-
-    @property
-    def description(self) -> Description:
-        """Plain data for a manifest."""
-        return described(Exact(), self.vectors)
 
     def build(self, vectors: Floats) -> None:
         """Takes in a copy of (n, d) vectors."""
@@ -101,9 +87,9 @@ def scan(vectors: Floats, search: CheckedSearch) -> Keys:
 def _among(search: CheckedSearch, positions: Ints, n: int) -> CheckedSearch:
     """The search in terms of places in ``positions`` (ascending), all of them allowed."""
     rows, gone = np.divmod(search.gone, n)
-    places = np.searchsorted(positions, gone).clip(max=len(positions) - 1)
-    inside = positions[places] == gone
-    return search._replace(gone=rows[inside] * len(positions) + places[inside], allowed=None)
+    inside = np.isin(gone, positions)
+    places = np.searchsorted(positions, gone[inside])
+    return search._replace(gone=rows[inside] * len(positions) + places, allowed=None)
 
 
 def _scan_tiles(vectors: Tensor, search: CheckedSearch) -> Keys:

@@ -1,10 +1,10 @@
 """Indexes on FAISS (Douze et al. 2024).  FAISS is imported when an index is built, loaded or searched, not before.
 
 Scores are true inner products: the answers of a quantised index are re-scored with the float32 vectors, which are kept
-beside it (FAISS's own copy where the index stores them whole).  Exclusion never shortens an answer: a query asks for k
-and as many more as *it* excludes; a query that still lacks something asks again with more effort, and at last every
-vector is scored for it.  A build with several threads may place the links of HNSW differently; the rest repeats.
-FAISS's own thread setting is respected and nothing global is changed.
+beside it (FAISS's own copy where the index stores them whole).  Exclusion never shortens an answer: FAISS is asked for
+k and as many more as the query excludes; a query that still lacks something is searched again with more effort, and at
+last every vector is scored for it.  A build with several threads may place the links of HNSW differently; the rest
+repeats.  FAISS's own thread setting is respected and nothing global is changed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -22,10 +23,9 @@ from suisen.errors import BundleError, InputError
 from suisen.parameters import parameters
 from suisen.retrieval.checks import (
     CheckedSearch,
-    built,
+    StoredVectors,
     checked_search,
     checked_vectors,
-    described,
     load_vectors,
     replacing,
     save_vectors,
@@ -42,7 +42,7 @@ MIN_IVF_VECTORS = 1_000
 MIN_VECTORS_PER_LIST = 39
 """Fewest training vectors for a centroid, FAISS's own bound."""
 MAX_FETCHED = 16_384
-"""A query that would have to ask for more than this, or a quarter of the vectors, is scored exactly instead."""
+"""A query that needs more than this from FAISS, or a quarter of the vectors, is scored exactly instead."""
 MAX_ALLOWED_SCANNED = 10_000
 """Where no more than this, or a twentieth of the vectors, is allowed, these are scored exactly."""
 EFFORTS = (1, 4, 16)
@@ -57,6 +57,8 @@ class _OnFaiss:
     """What the settings of the four share."""
 
     exact: ClassVar[bool] = False
+    recipe: ClassVar[str]
+    """How FAISS's ``index_factory`` calls the index."""
 
     def create(self: Any) -> FaissIndex:
         """An empty index."""
@@ -68,6 +70,7 @@ class Flat(_OnFaiss):
     """Every inner product, on FAISS.  Memory: 4·n·d bytes."""
 
     name: ClassVar[str] = "flat"
+    recipe: ClassVar[str] = "Flat"
     exact: ClassVar[bool] = True
 
 
@@ -76,6 +79,7 @@ class HNSW(_OnFaiss):
     """A graph of neighbours (Malkov & Yashunin 2018).  Memory: (4·d + 8·m)·n bytes."""
 
     name: ClassVar[str] = "hnsw"
+    recipe: ClassVar[str] = "HNSW{m}"
     m: Annotated[int, Field(ge=4, le=128)] = 32
     """Neighbours of a vector in the graph; twice as many at the lowest level."""
     ef_construction: Annotated[int, Field(ge=8, le=4096)] = 200
@@ -91,6 +95,7 @@ class IVFSQ8(_OnFaiss):
     """
 
     name: ClassVar[str] = "ivf-sq8"
+    recipe: ClassVar[str] = "IVF{lists},SQ8"
     lists: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Number of lists; None = min(4·√n, n / 39)."""
     probe: Annotated[int, Field(ge=1, le=1_000_000)] = 32
@@ -105,6 +110,7 @@ class IVFPQ(_OnFaiss):
     """
 
     name: ClassVar[str] = "ivf-pq"
+    recipe: ClassVar[str] = "IVF{lists},PQ{pairs}x4fs"
     lists: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Number of lists; None = min(4·√n, n / 39)."""
     probe: Annotated[int, Field(ge=1, le=1_000_000)] = 32
@@ -116,25 +122,18 @@ class IVFPQ(_OnFaiss):
 FaissSettings = Flat | HNSW | IVFSQ8 | IVFPQ
 
 
-class FaissIndex:
+class FaissIndex(StoredVectors):
     """The ``Index`` of ``Flat``, ``HNSW``, ``IVFSQ8`` and ``IVFPQ``."""
 
     def __init__(self, settings: FaissSettings) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self._index: Any = None
-        self._vectors: Floats | None = None
-
-    @property
-    def vectors(self) -> Floats:
-        """(n, d): what was given to ``build``."""
-        return built(self._vectors)
 
     @property
     def description(self) -> Description:
         """Plain data for a manifest; ``lists`` is the number that was chosen."""
-        vectors = self.vectors  # refuses an empty index
-        chosen = {"lists": int(self._index.nlist)} if self._quantised else {}
-        return described(self.settings, vectors, **chosen)
+        said = super().description
+        return {**said, "lists": int(self._index.nlist)} if self._quantised else said
 
     @property
     def _quantised(self) -> bool:
@@ -165,7 +164,7 @@ class FaissIndex:
             for rows, fetch, gone in self._groups(search, lacking):
                 params = self._params(effort, k, gone, select)
                 if params is not None:
-                    keys[rows] = self._ask(search, rows, fetch, params)
+                    keys[rows] = self._found(search, rows, fetch, params)
             lacking = lacking[np.count_nonzero(keys[lacking] != NONE, axis=1) < search.wanted[lacking]]
             if not len(lacking):
                 break
@@ -194,7 +193,7 @@ class FaissIndex:
         return _faiss().SearchParametersIVF(nprobe=min(probe, lists), **select)
 
     def _groups(self, search: CheckedSearch, rows: Ints) -> Iterator[tuple[Ints, int, int]]:
-        """(rows, how many to ask for, most exclusions): like exclusions together; no row that has to ask too much."""
+        """(rows, how many to fetch, most exclusions): rows of like exclusions together, none that needs too many."""
         factor = self.settings.refine if isinstance(self.settings, IVFPQ) else 1
         fetch = search.k * factor + search.n_gone[rows] * min(factor, 2)
         cheap = fetch <= min(MAX_FETCHED, len(self.vectors) // 4)
@@ -204,11 +203,11 @@ class FaissIndex:
             group = step == size
             yield rows[group], int(fetch[group].max()), int(search.n_gone[rows[group]].max())
 
-    def _ask(self, search: CheckedSearch, rows: Ints, fetch: int, params: Any) -> Keys:
+    def _found(self, search: CheckedSearch, rows: Ints, fetch: int, params: Any) -> Keys:
         """(len(rows), k) sorted keys of what one search finds and the queries do not exclude."""
         queries = search.queries[rows]
-        asked = _even(queries) if isinstance(self.settings, IVFPQ) else queries
-        scores, ids = self._index.search(asked, fetch, params=params)
+        even = _even(queries) if isinstance(self.settings, IVFPQ) else queries
+        scores, ids = self._index.search(even, fetch, params=params)  # (rows, fetch)
         good = ids >= 0
         if len(search.gone):
             good &= ~_member(search.gone, rows[:, None] * len(self.vectors) + ids)
@@ -231,11 +230,12 @@ class FaissIndex:
 
     def load(self, folder: Path, shape: tuple[int, int]) -> None:
         """Maps the files into memory; BundleError names the one that is missing, damaged or another index's."""
-        self._index = _read(folder / INDEX_FILE)
-        held = _shape(self._index, self.settings, shape[1])
-        if held != (type(_empty_index(self.settings, shape[1], 1)), *shape):
+        index = self._index = _read(folder / INDEX_FILE)
+        padding = shape[1] % 2 if isinstance(self.settings, IVFPQ) else 0  # the zero that makes d even
+        held = (index.ntotal, index.d - padding)
+        if not isinstance(index, type(_empty_index(self.settings, shape[1], 1))) or held != shape:
             raise BundleError(
-                f"{folder / INDEX_FILE} holds {held[0].__name__} of {held[1:]}, the description says "
+                f"{folder / INDEX_FILE} holds {type(index).__name__} of {held}, the description says "
                 f"{self.settings.name} of {shape}; save the bundle again"
             )
         self._vectors = load_vectors(folder, shape) if self._quantised else _stored_vectors(self._index)
@@ -256,9 +256,8 @@ def _selector(allowed: Bools | None) -> dict[str, Any]:
 def _lists(settings: IVFSQ8 | IVFPQ, n: int) -> int:
     """The number of lists: as set, or 4·√n and no more than leave 39 vectors to train each."""
     if n < MIN_IVF_VECTORS:
-        raise InputError(
-            f"{type(settings).__name__} needs at least {MIN_IVF_VECTORS} vectors, there are {n}; use Exact()"
-        )
+        name = type(settings).__name__
+        raise InputError(f"{name} needs at least {MIN_IVF_VECTORS} vectors, there are {n}; use Exact()")
     most = n // MIN_VECTORS_PER_LIST
     if settings.lists is None:
         return min(round(4 * math.sqrt(n)), most)
@@ -271,23 +270,13 @@ def _lists(settings: IVFSQ8 | IVFPQ, n: int) -> int:
 
 
 def _empty_index(settings: FaissSettings, d: int, lists: int) -> Any:
-    metric = _faiss().METRIC_INNER_PRODUCT
-    if isinstance(settings, Flat):
-        return _faiss().IndexFlatIP(d)
+    width = d + d % 2 if isinstance(settings, IVFPQ) else d
+    recipe = settings.recipe.format(**{**asdict(settings), "lists": lists, "pairs": width // 2})
+    index = _faiss().index_factory(width, recipe, _faiss().METRIC_INNER_PRODUCT)
     if isinstance(settings, HNSW):
-        graph = _faiss().IndexHNSWFlat(d, settings.m, metric)
-        graph.hnsw.efConstruction = settings.ef_construction
-        return graph
-    width = d + d % 2
-    index: Any
-    if isinstance(settings, IVFSQ8):
-        index = _faiss().IndexIVFScalarQuantizer(
-            _faiss().IndexFlatIP(d), d, lists, _faiss().ScalarQuantizer.QT_8bit, metric
-        )
-    else:
-        index = _faiss().IndexIVFPQFastScan(_faiss().IndexFlatIP(width), width, lists, width // 2, 4, metric)
-    index.cp.niter = 10
-    index.cp.max_points_per_centroid = 64
+        index.hnsw.efConstruction = settings.ef_construction
+    elif not isinstance(settings, Flat):  # k-means, which finds the centroids
+        index.cp.niter, index.cp.max_points_per_centroid = 10, 64
     return index
 
 
@@ -303,12 +292,6 @@ def _stored_vectors(index: Any) -> Floats:
     return stored
 
 
-def _shape(index: Any, settings: FaissSettings, d: int) -> tuple[type, int, int]:
-    """(type, n, d) of what was read; the zero that makes d even does not count."""
-    padding = d % 2 if isinstance(settings, IVFPQ) else 0
-    return type(index), int(index.ntotal), int(index.d) - padding
-
-
 def _read(path: Path) -> Any:
     try:
         with path.open("rb") as file:
@@ -321,8 +304,8 @@ def _read(path: Path) -> Any:
         raise BundleError(f"{path} cannot be read ({reason}); save the bundle again") from error
 
 
-def _member(sorted_values: Ints, asked: Ints) -> Bools:
-    """Which of the asked are among the sorted values."""
-    places = np.searchsorted(sorted_values, asked).clip(max=len(sorted_values) - 1)
-    found: Bools = sorted_values[places] == asked
+def _member(sorted_values: Ints, values: Ints) -> Bools:
+    """Which of the values are among the sorted ones."""
+    places = np.searchsorted(sorted_values, values).clip(max=len(sorted_values) - 1)
+    found: Bools = sorted_values[places] == values
     return found
