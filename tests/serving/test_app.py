@@ -113,6 +113,7 @@ def test_ids_may_hold_any_character(client):
         )
         assert response.json["answers"][0]["user_id"] == "a 水"
     assert client.get("/v1/recommend/a%2Fb").json["answers"][0]["user_id"] == "a/b"
+    assert client.get("/v1/recommend/{user}").json["answers"][0]["user_id"] == "{user}"
     assert "not UTF-8" in refused(client.get("/v1/recommend/%FF"), 400, "malformed_request")
     assert "at most 256" in refused(client.get("/v1/recommend/" + "x" * 257), 422, "invalid_value")
 

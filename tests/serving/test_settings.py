@@ -12,11 +12,11 @@ from suisen.serving.settings import Settings
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"deadline_s": 0}, "deadline_s = 0 must be a number above 0"),
-        ({"deadline_s": math.nan}, "deadline_s = nan must be a number above 0"),
-        ({"max_queries": -1}, "max_queries = -1 must be a number above 0"),
-        ({"queries_per_batch": True}, "queries_per_batch = True must be a number above 0"),
-        ({"drain_s": -0.5}, r"drain_s = -0\.5 must be a number at least 0"),
+        ({"deadline_s": 0}, "Settings: deadline_s = 0 should be greater than 0"),
+        ({"deadline_s": math.nan}, "Settings: deadline_s = nan should be a finite number"),
+        ({"max_queries": -1}, "Settings: max_queries = -1 should be greater than 0"),
+        ({"queries_per_batch": True}, "Settings: queries_per_batch = True should be a valid integer"),
+        ({"drain_s": -0.5}, r"Settings: drain_s = -0\.5 should be greater than or equal to 0"),
     ],
 )
 def test_bounds(options, message):

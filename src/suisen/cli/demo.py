@@ -134,7 +134,7 @@ def _serve_and_ask(folder: Path, port: int) -> None:
 
 
 def ask(url: str, message: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """The answer to a message and the milliseconds until it was there; asked twice, the second one counts (warm)."""
+    """The answer to a message and the milliseconds until it was there; sent twice, the second time counts (warm)."""
     body = json.dumps(message).encode()
     took = 0.0
     said: dict[str, Any] = {}

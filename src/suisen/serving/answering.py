@@ -38,7 +38,7 @@ class Recommend:
     def __post_init__(self) -> None:
         if len(self.queries) * self.options.k > LIST_ITEMS:
             size = f"k = {self.options.k:,} for {len(self.queries):,} queries"
-            raise Refusal("invalid_value", f"{size} is more than {LIST_ITEMS:,} items; ask for fewer at once")
+            raise Refusal("invalid_value", f"{size} is more than {LIST_ITEMS:,} items; ask for fewer in one request")
 
     def __len__(self) -> int:
         return len(self.queries)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import polars as pl
@@ -28,18 +28,8 @@ if sys.platform != "win32":
     import fcntl
 
 logger = logging.getLogger("suisen.serving")
-EVENTS, IMPRESSIONS = "events.jsonl", "impressions.jsonl"
 TAIL = 1 << 16
 """Bytes per read in the search for the end of the last whole line."""
-SCHEMA: dict[str, Any] = {
-    "user_id": pl.String,
-    "session_id": pl.String,
-    "item_id": pl.String,
-    "event": pl.String,
-    "time": pl.String,
-    "request_id": pl.String,
-    "position": pl.Int64,
-}
 
 
 class LoggedEvent(msgspec.Struct, frozen=True):
@@ -52,6 +42,10 @@ class LoggedEvent(msgspec.Struct, frozen=True):
     time: datetime
     request_id: str | None
     position: int | None
+
+
+SCHEMA = {name: pl.Int64 if name == "position" else pl.String for name in LoggedEvent.__struct_fields__}
+"""Columns of the log as Polars reads them; times are still text."""
 
 
 class Impression(msgspec.Struct, frozen=True):
@@ -157,25 +151,20 @@ def _whole_bytes(file: int, size: int) -> int:
     return 0
 
 
-def whole_lines(path: Path) -> tuple[bytes, int]:
-    """(the file up to the end of its last whole line, how many half-written lines were left out: 0 or 1)."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give the path of an event log") from None
-    whole = data.rfind(b"\n") + 1
-    return data[:whole], int(whole < len(data))
-
-
 def read_events(path: Path) -> pl.DataFrame:
     """Events in the order of arrival: the columns of ``LoggedEvent``, the time as Datetime in UTC.
 
     A half-written last line is left out and counted in a warning of the logger ``suisen.serving``.  Raises InputError
     naming the first line that is no event.
     """
-    data, torn = whole_lines(path)
-    if torn:
-        logger.warning("%s: %d half-written last line was skipped", path, torn)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give the path of an event log") from None
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        logger.warning("%s: 1 half-written last line was skipped", path)
+        data = data[:whole]
     _check_lines(path, data)
     frame = pl.read_ndjson(data, schema=SCHEMA) if data else pl.DataFrame(schema=SCHEMA)
     return frame.with_columns(pl.col("time").str.to_datetime(time_unit="us", time_zone="UTC"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -23,15 +23,17 @@ MAX_ROWS = 20_000
 
 
 class Journal:
-    """Two logs, each behind a lane of its own: a slow disk stops neither the event loop nor the answers."""
+    """A lane per log: a slow disk stops neither the event loop nor the answers."""
 
-    def __init__(self, events: Log | None, impressions: Log | None, telemetry: Telemetry) -> None:
-        self._events, self._impressions, self._telemetry = events, impressions, telemetry
-        self._lanes: dict[str, Lane[Rows, int]] = {}
-        for name, log in (("events", events), ("impressions", impressions)):
-            if log is not None:
-                lane = self._lanes[name] = Lane(name, partial(_write, log), max_rows=MAX_ROWS, rows_per_batch=MAX_ROWS)
-                telemetry.watch(lane)
+    def __init__(self, logs: Mapping[str, Log], telemetry: Telemetry) -> None:
+        """``logs``: by what they keep, ``events`` or ``impressions``; what has no log is not kept."""
+        self._logs, self._telemetry = logs, telemetry
+        self._lanes: dict[str, Lane[Rows, int]] = {
+            name: Lane(name, partial(_write, log), max_rows=MAX_ROWS, rows_per_batch=MAX_ROWS)
+            for name, log in logs.items()
+        }
+        for lane in self._lanes.values():
+            telemetry.watch(lane)
 
     def start(self) -> None:
         """Starts the lanes."""
@@ -40,11 +42,9 @@ class Journal:
 
     async def stop(self) -> None:
         """Writes what waits and closes the files."""
-        for lane in self._lanes.values():
+        for name, lane in self._lanes.items():
             await lane.stop()
-        for log in (self._events, self._impressions):
-            if log is not None:
-                log.close()
+            self._logs[name].close()
 
     async def take(self, events: Sequence[LoggedEvent]) -> int:
         """Keeps all events, or refuses them all; returns their number when they are with the operating system."""

@@ -15,11 +15,9 @@ class Routes:
     """Endpoints by path and method."""
 
     def __init__(self, endpoints: Sequence[Endpoint[Any]]) -> None:
-        self._fixed: dict[str, dict[str, Endpoint[Any]]] = {}
-        self._open: dict[str, dict[str, Endpoint[Any]]] = {}
+        self._table: dict[tuple[str, bool], dict[str, Endpoint[Any]]] = {}
         for endpoint in endpoints:
-            table, key = (self._open, endpoint.prefix) if endpoint.variable else (self._fixed, endpoint.path)
-            table.setdefault(key, {})[endpoint.method] = endpoint
+            self._table.setdefault((endpoint.prefix, bool(endpoint.variable)), {})[endpoint.method] = endpoint
         self._paths = [endpoint.path for endpoint in endpoints]
 
     def find(self, exchange: Exchange) -> Endpoint[Any]:
@@ -39,8 +37,8 @@ class Routes:
 
     def _of_path(self, path: str) -> tuple[dict[str, Endpoint[Any]], str]:
         """(endpoints by method, the percent-encoded last segment) of a path as it was sent; none of an unknown one."""
-        fixed = self._fixed.get(path)
+        fixed = self._table.get((path, False))
         if fixed is not None:
             return fixed, ""
         head, slash, last = path.rpartition("/")
-        return (self._open.get(head + slash, {}), last) if last else ({}, "")
+        return (self._table.get((head + slash, True), {}), last) if last else ({}, "")

@@ -46,27 +46,22 @@ def serve(
     settings = settings or Settings()
     if settings.log_dir is None:
         settings = replace(settings, log_dir=place.parent / "events")
-    listening = listen(host, port)
-    try:
-        app = App(lambda: _loaded(place), settings)
-    except BaseException:
-        listening.close()
-        raise
+    server = _bound(place, host, port, settings)
     configure_logging()
-    server = Server(app, listening)
     if on_ready is not None:
         server.on_ready = on_ready
-    server.run([listening])
+    server.run([server.listening])
     server.raise_failure()
 
 
 class Running:
     """A server in a thread of this process: requests go to ``url``, ``stop()`` ends it."""
 
-    def __init__(self, server: Server, listening: socket.socket) -> None:
-        self.app, self.url = server.app, server.url
-        self._server = server
-        self._thread = threading.Thread(target=server.run, args=([listening],), name="suisen-server", daemon=True)
+    def __init__(self, server: Server) -> None:
+        self.app, self.url, self._server = server.app, server.url, server
+        self._thread = threading.Thread(
+            target=server.run, args=([server.listening],), name="suisen-server", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -82,18 +77,10 @@ def start_in_thread(
 
     Without ``settings.log_dir`` there is no event log.
     """
-    place = bundle.find(source) if isinstance(source, Path) else source
-    listening = listen(host, port)
-    try:
-        app = App(lambda: _loaded(place), settings)
-    except BaseException:
-        listening.close()
-        raise
-    server, opened = Server(app, listening), threading.Event()
-    server.on_opened = opened.set
-    running = Running(server, listening)
-    opened.wait()
-    if app.service.failure is not None:
+    server = _bound(bundle.find(source) if isinstance(source, Path) else source, host, port, settings)
+    running = Running(server)
+    server.opened.wait()
+    if server.app.service.failure is not None:
         running.stop()
         server.raise_failure()
     return running
@@ -107,6 +94,16 @@ def running(source: Path | System, settings: Settings | None = None) -> Iterator
         yield server
     finally:
         server.stop()
+
+
+def _bound(source: Path | System, host: str, port: int, settings: Settings | None) -> Server:
+    """A server on its port that will load the source when it runs."""
+    listening = listen(host, port)
+    try:
+        return Server(App(lambda: _loaded(source), settings), listening)
+    except BaseException:
+        listening.close()
+        raise
 
 
 def _loaded(source: Path | System) -> System:
@@ -168,19 +165,20 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=max(1, round(app.service.settings.grace_s)),
         )
         super().__init__(config)
-        self.app, self.url = app, _url(listening)
-        self.on_opened: Callable[[], None] = lambda: None
+        self.app, self.listening, self.url = app, listening, _url(listening)
+        self.opened = threading.Event()
+        """Set when loading has ended, one way or the other."""
         self.on_ready: Callable[[str], None] = lambda url: None
         self._leave_at: float | None = None
         app.on_opened = self._opened
 
     def _opened(self) -> None:
-        """Loading ended, one way or the other; a bundle that cannot be served ends the server."""
+        """A bundle that cannot be served ends the server."""
         if self.app.service.failure is not None:
             self.should_exit = True
         elif self.app.service.state == "ready":
             self.on_ready(self.url)
-        self.on_opened()
+        self.opened.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM drains first; SIGINT, or a second signal, closes at once; a third waits for nobody."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from suisen.errors import InputError
 from suisen.serving.answering import Answering, Job, Result
-from suisen.serving.event_log import EVENTS, IMPRESSIONS, FileLog
+from suisen.serving.event_log import FileLog, Log
 from suisen.serving.journal import Journal
 from suisen.serving.lane import Lane
 from suisen.serving.problems import Refusal
@@ -24,7 +24,7 @@ class Service:
         """Raises InputError where the folder of the log cannot be written."""
         self.settings = settings
         self.telemetry = Telemetry()
-        self.journal = _opened_journal(settings, self.telemetry)
+        self.journal = Journal(_logs(settings), self.telemetry)
         self.lane: Lane[Job, Result] = Lane(
             "recommend", self._work, max_rows=settings.max_queries, rows_per_batch=settings.queries_per_batch
         )
@@ -61,11 +61,11 @@ class Service:
         return self.loaded().work(jobs)
 
 
-def _opened_journal(settings: Settings, telemetry: Telemetry) -> Journal:
-    folder = settings.log_dir
-    if folder is None:
+def _logs(settings: Settings) -> dict[str, Log]:
+    """The files of the journal."""
+    if settings.log_dir is None:
         if settings.impressions:
             raise InputError("impressions = True needs log_dir, the folder they are written to")
-        return Journal(None, None, telemetry)
-    impressions = FileLog(folder / IMPRESSIONS) if settings.impressions else None
-    return Journal(FileLog(folder / EVENTS), impressions, telemetry)
+        return {}
+    names = ["events", "impressions"] if settings.impressions else ["events"]
+    return {name: FileLog(settings.log_dir / f"{name}.jsonl") for name in names}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,27 +25,21 @@ class Telemetry:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._requests = Counter(
-            "suisen_requests", "Requests by route and status.", ["route", "status"], registry=registry
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._requests = counter("suisen_requests", "Requests by route and status.", ["route", "status"])
+        self._seconds = histogram("suisen_request_seconds", "Time to an answer.", ["route"], buckets=SECONDS)
+        self.in_flight = gauge("suisen_requests_in_flight", "Requests being answered.")
+        self._waiting = gauge("suisen_queue_length", "Jobs that no worker has taken yet.", ["lane"])
+        self.batch_rows = histogram("suisen_batch_rows", "Queries per call of the model.", buckets=ROWS)
+        self._answers = counter("suisen_answers", "Lists by what answered them.", ["answered_by"])
+        self.events = counter("suisen_events_written", "Events in the log.")
+        self.unknown_items = counter(
+            "suisen_events_unknown_items", "Logged events of items that the bundle does not know."
         )
-        self._seconds = Histogram(
-            "suisen_request_seconds", "Time to an answer.", ["route"], buckets=SECONDS, registry=registry
-        )
-        self.in_flight = Gauge("suisen_requests_in_flight", "Requests being answered.", registry=registry)
-        self._waiting = Gauge("suisen_queue_length", "Jobs that no worker has taken yet.", ["lane"], registry=registry)
-        self.batch_rows = Histogram(
-            "suisen_batch_rows", "Queries per call of the model.", buckets=ROWS, registry=registry
-        )
-        self._answers = Counter("suisen_answers", "Lists by what answered them.", ["answered_by"], registry=registry)
-        self.events = Counter("suisen_events_written", "Events in the log.", registry=registry)
-        self.unknown_items = Counter(
-            "suisen_events_unknown_items", "Logged events of items that the bundle does not know.", registry=registry
-        )
-        self.impressions = Counter("suisen_impressions_written", "Lists in the impression log.", registry=registry)
-        self.impressions_lost = Counter(
-            "suisen_impressions_lost", "Lists that the impression log could not take.", registry=registry
-        )
-        self.ready = Gauge("suisen_ready", "1 while the server takes requests.", registry=registry)
+        self.impressions = counter("suisen_impressions_written", "Lists in the impression log.")
+        self.impressions_lost = counter("suisen_impressions_lost", "Lists that the impression log could not take.")
+        self.ready = gauge("suisen_ready", "1 while the server takes requests.")
         self._bundle = Info("suisen_bundle", "The bundle that answers.", registry=registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:
