@@ -56,7 +56,7 @@ def test_counts_records_of_a_wrong_width(widths, right):
     rows = [["v"] * width for width in widths]
     got = read_delimited("x.csv", written([header(right), *rows]).encode(), ",")
     assert got.lines.to_list() == [i for i, width in enumerate(widths, start=2) if width == right]
-    found = {fault.kind: fault.lines.to_list() for fault in got.malformed}
+    found = {fault.reason: fault.lines.to_list() for fault in got.malformed}
     many = [i for i, width in enumerate(widths, start=2) if width > right]
     few = [i for i, width in enumerate(widths, start=2) if width < right]
     assert found == {kind: lines for kind, lines in (("too many fields", many), ("too few fields", few)) if lines}
@@ -71,13 +71,13 @@ def test_a_quoted_newline_belongs_to_its_field():
 def test_a_quote_inside_unquoted_text_is_text():
     got = read_delimited("x.csv", b'a,b\n1,5" pipe\n2,"x, y"\n3\n', ",")
     assert got.frame.rows() == [("1", '5" pipe'), ("2", "x, y")]
-    assert [(fault.kind, fault.lines.to_list()) for fault in got.malformed] == [("too few fields", [4])]
+    assert [(fault.reason, fault.lines.to_list()) for fault in got.malformed] == [("too few fields", [4])]
 
 
 def test_text_behind_a_closed_quote_is_malformed():
     got = read_delimited("x.csv", b'a,b\n1,"x"y\n2,z\n', ",")
     assert got.frame.rows() == [("2", "z")]
-    assert [(fault.kind, fault.lines.to_list()) for fault in got.malformed] == [("misplaced quotes", [2])]
+    assert [(fault.reason, fault.lines.to_list()) for fault in got.malformed] == [("misplaced quotes", [2])]
 
 
 def test_without_quoting_a_quote_is_text():

@@ -1,6 +1,6 @@
 """What flows through the house: features, contexts, candidates, batches and queries, each a dataclass of arrays.
 
-The same types serve training, evaluation and serving, so that offline and online cannot drift apart.
+Training, evaluation and serving use the same types, so that offline and online cannot drift apart.
 Ids are dense: 0 means unknown or padding, row i of every table is dense id i.
 """
 
@@ -21,7 +21,7 @@ FieldKind = Literal["categorical", "numeric", "multi"]
 
 @dataclass(frozen=True)
 class Field:
-    """One feature as the models see it."""
+    """One feature column as the models see it."""
 
     name: str
     kind: FieldKind
@@ -31,7 +31,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """The sizes a network is built from; everything else about the data stays outside of it."""
+    """The sizes that a network is built from: all that it knows of the data before training."""
 
     n_users: int
     """Rows of the user table, row 0 included."""
@@ -91,7 +91,7 @@ class Contexts:
     user_features: Features
     """B rows."""
     context_features: Features
-    """B rows: what describes the moment of asking (device, shelf, …)."""
+    """B rows: features of the moment (device, shelf, …)."""
     time: Tensor
     """(B,) int64, microseconds since 1970 UTC; 0 where the data have no time."""
     history: Ragged
@@ -104,12 +104,12 @@ class Contexts:
 
     @classmethod
     def of_users(cls, user: Tensor, schema: Schema | None = None) -> Self:
-        """Contexts of which nothing but the user is known."""
+        """Contexts of users (B,) of whom nothing else is known; all features are missing (none without a schema)."""
         rows = user.numel()
-        asked = Features.missing(schema.context, rows) if schema else Features.none(rows)
-        features = Features.missing(schema.user, rows) if schema else Features.none(rows)
-        empty = torch.zeros(0, dtype=torch.int64)
-        return cls(user, features, asked, torch.zeros(rows, dtype=torch.int64), Ragged.empty(rows), empty)
+        user_features = Features.missing(schema.user, rows) if schema else Features.none(rows)
+        context_features = Features.missing(schema.context, rows) if schema else Features.none(rows)
+        time = torch.zeros(rows, dtype=torch.int64)
+        return cls(user, user_features, context_features, time, Ragged.empty(rows), torch.zeros(0, dtype=torch.int64))
 
     def take(self, rows: Tensor) -> Self:
         """The contexts named, in that order."""
@@ -150,7 +150,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step of training.  Which parts are filled is the view's affair (see ``suisen.data.views``)."""
+    """B examples of one step of training.  The view decides which parts are filled (see ``suisen.data.views``)."""
 
     contexts: Contexts
     candidates: Candidates | None = None
@@ -192,19 +192,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Queries:
-    """Questions with known answers: what valid and test are."""
+    """B contexts with what was taken in each: what valid and test are."""
 
     contexts: Contexts
     truth: Ragged
-    """B rows of dense items that were taken; 0 = an item that train does not know (a miss for every model)."""
+    """B rows of the dense items that were taken; 0 = an item that train does not know (a miss for every model)."""
     seen: Ragged
     """B rows of dense items that the protocol takes out of a full ranking."""
     candidates: Tensor | None = None
     """(B, C) given candidates (0 pads), the truth first where it belongs to them; None: rank the catalogue."""
     labels: Tensor | None = None
-    """(B, 1) float32 for click logs: C = 1 and AUC is asked for."""
+    """(B, 1) float32 for click logs, whose queries have one candidate each: AUC and logloss are measured."""
     protocol: str = ""
-    """How these queries came to be, in words: printed with each number."""
+    """How these queries were made, in words: printed with each number."""
 
     def __len__(self) -> int:
         return len(self.contexts)
@@ -215,7 +215,7 @@ class Queries:
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Records of one kind as one, their rows one behind the other; tensors agree in all but the first dimension."""
+    """Records of one class as one, their rows one behind the other; tensors agree in all but the first dimension."""
     first = parts[0]
     if first is None or isinstance(first, str):
         return first

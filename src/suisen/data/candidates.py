@@ -21,7 +21,7 @@ NEGATIVES_PER_CHUNK = 1 << 22
 
 
 def allow_seen(queries: Queries) -> Queries:
-    """The same queries under the protocol that keeps seen items in the ranking: for things people take again."""
+    """The same queries with seen items kept in the ranking: the protocol for things that people take again."""
     return replace(queries, seen=Ragged.empty(len(queries)))
 
 
@@ -29,7 +29,8 @@ def with_negatives(queries: Queries, train: Dataset, *, n: int = 99, seed: int =
     """Candidates of a sampled protocol: the truth first (0 pads), then ``n`` negatives, drawn once.
 
     Each query's negatives are a uniform draw without repetition from the items that train has events of and that are
-    neither its truth nor seen by it.  Memory: 8 bytes a candidate.  Fails where a query has fewer than ``n`` of them.
+    neither its truth nor seen by it.  Memory: 8 bytes per candidate.  Raises InputError where a query has fewer than
+    ``n`` such items.
     """
     pool = torch.nonzero(train.trained_items).squeeze(1)
     place = torch.full((train.schema.n_items,), -1)
@@ -50,9 +51,9 @@ def with_negatives(queries: Queries, train: Dataset, *, n: int = 99, seed: int =
 def given_negatives(queries: Queries, frame: pl.DataFrame, train: Dataset) -> Queries:
     """Candidates of a published protocol: the truth first, then the negatives of a file.
 
-    ``frame``: column ``user`` and column ``negatives`` (lists), raw ids; one row a user.  A negative that is the truth
-    itself, or that train does not know, becomes padding; the protocol counts the latter.  Fails where a query's user
-    has no row.
+    ``frame``: column ``user`` and column ``negatives`` (lists), raw ids; one row per user.  A negative that is the
+    truth itself, or that train does not know, becomes padding; the protocol counts the latter.  Raises InputError where
+    a query's user has no row.
     """
     users = torch.from_numpy(train.users.dense(frame[Col.USER]))
     row = torch.full((train.schema.n_users,), -1)
@@ -80,7 +81,7 @@ def candidates_of(lists: pl.Series | Sequence[Iterable[RawId]], items: IdMap) ->
 
 
 def _barred(queries: Queries, place: Tensor) -> Ragged:
-    """Each query's seen and true items as sorted, distinct places in the pool."""
+    """Each query's seen and true items as sorted, distinct places in the pool; ``place`` (n_items,): −1 outside it."""
     rows = torch.cat([queries.seen.rows(), queries.truth.rows()])
     places = place[torch.cat([queries.seen.values, queries.truth.values])]
     keys = torch.unique(rows[places >= 0] * place.numel() + places[places >= 0])
@@ -102,11 +103,13 @@ def _floyd(sizes: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
 
 def _skipping(ranks: Tensor, barred: Ragged, size: int) -> Tensor:
-    """(B, n) places in the pool of the ranks among what is not barred: a rank moves up by one for each barred place
-    at or before it, and barred place j stands at or before rank r where place - j <= r.
+    """(B, n) places in the pool of ``ranks`` (B, n), which count only the places that are not barred.
+
+    A rank moves up by one for each barred place at or before it; the j-th barred place of a row stands at or before
+    rank r where place − j ≤ r.
     """
     rows = barred.rows()
     shifted = barred.values - barred.places()
     keys = rows * (size + 1) + shifted
-    asked = torch.arange(len(barred))[:, None] * (size + 1) + ranks
-    return ranks + torch.searchsorted(keys, asked, right=True) - barred.offsets[:-1, None]
+    wanted = torch.arange(len(barred))[:, None] * (size + 1) + ranks  # (B, n)
+    return ranks + torch.searchsorted(keys, wanted, right=True) - barred.offsets[:-1, None]

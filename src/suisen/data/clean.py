@@ -1,12 +1,17 @@
-"""Which rows are bad, and what is done with them.
+"""Which rows of an event log are bad, and what is done with them.
 
-A row is bad that has no item; no user, unless its session names the guest; no time where the log has times, or one
-that is missing, not a number, negative (before 1970) or no time at all; a label that is missing, not finite, or
-neither 0 nor 1 where no ``positive_from`` says what is liked; a weight that is missing, not finite or 0; an event of a
-type that ``event_weights`` does not list; or, in text, another number of fields than the header.
+A row is bad where
 
-By default one bad row refuses the file, in one message: how many, where the first stands, and why.  On request they
-are dropped and counted by reason; a row counts for the first of its reasons.
+* the item is missing;
+* the user is missing, and no session names a guest in its place;
+* the log has times and this row's is missing, unreadable, before 1970 or beyond the year 9999;
+* the label is missing, not finite, or neither 0 nor 1 while no ``positive_from`` judges it;
+* the weight is missing, not finite or 0;
+* the event's type is not listed in ``event_weights``;
+* in a text file, the record has another number of fields than the header.
+
+By default one bad row refuses the file, in one message: how many bad rows there are, where the first stands, and why it
+is bad.  With ``bad_rows="drop"`` they are dropped and counted by reason; a row counts for the first of its reasons.
 """
 
 from __future__ import annotations
@@ -32,16 +37,19 @@ NO_NUMBER = r"(?i)^[+-]?(?:nan|inf|infinity)$"
 class Fault:
     """Rows that are bad for one reason."""
 
-    kind: str
-    """The reason in words: what is counted."""
+    reason: str
+    """In words."""
     first: str
-    """The first of them with its value."""
+    """The first of the rows with its value, in words."""
     lines: pl.Series
     """Lines (or rows) of the source that are bad for this reason, rising."""
 
 
 class Sieve:
-    """Collects the bad rows of one table."""
+    """The bad rows of one table, collected rule by rule.
+
+    ``lines`` (n,): where each row stands in its source, in units of ``unit`` ("line" or "row"), for messages.
+    """
 
     def __init__(self, name: str, lines: pl.Series, unit: str, malformed: tuple[Fault, ...] = ()) -> None:
         self.name, self.unit, self.lines = name, unit, lines
@@ -49,7 +57,10 @@ class Sieve:
         self.bad = pl.repeat(False, lines.len(), dtype=pl.Boolean, eager=True)
 
     def refuse(self, field: str, why: str, bad: pl.Series, values: pl.Series | None = None) -> None:
-        """Marks rows as bad: ``field`` names the column, ``values`` (where given) shows the first one's value."""
+        """Marks the rows where ``bad`` (n,) is True; a row that is bad already keeps its first reason.
+
+        ``field`` and ``why`` make the reason ("age is missing"); ``values`` (n,), where given, show the first row's.
+        """
         fresh = bad.fill_null(False) & ~self.bad
         where = fresh.arg_true()
         if where.len() == 0:
@@ -60,13 +71,13 @@ class Sieve:
         self.bad = self.bad | fresh
 
     def settle(self, policy: BadRows) -> tuple[str, ...]:
-        """Notes on what is dropped; raises ``InputError`` where rows are bad and the policy is to refuse."""
+        """Notes on what is dropped.  Raises InputError where rows are bad and the policy is to refuse."""
         faults = sorted(self.faults, key=lambda fault: int(fault.lines[0]))
         if not faults:
             return ()
         total = sum(fault.lines.len() for fault in faults)
         if policy == "drop":
-            counts = ", ".join(f"{fault.lines.len():,} {fault.kind}" for fault in faults)
+            counts = ", ".join(f"{fault.lines.len():,} {fault.reason}" for fault in faults)
             return (f"{self.name}: {_plural(total, 'bad row')} dropped: {counts}",)
         raise InputError(self._message(faults, total))
 
@@ -76,7 +87,7 @@ class Sieve:
         where = f"at {self.unit} {start}" if total == 1 else f"first at {self.unit} {start}"
         parts = [f"{self.name}: {_plural(total, 'bad row')}, {where}: {first.first}"]
         if others:
-            said = ", ".join(f"{f.kind} ({f.lines.len():,}, first at {self.unit} {f.lines[0]})" for f in others)
+            said = ", ".join(f"{f.reason} ({f.lines.len():,}, first at {self.unit} {f.lines[0]})" for f in others)
             parts.append(f"{_plural(len(others), 'more kind')}: {said}")
         return "; ".join([*parts, 'fix them or pass bad_rows="drop" (--bad-rows drop)'])
 
@@ -97,7 +108,7 @@ def as_ids(name: str, values: pl.Series, text: bool) -> pl.Series:
     """Ids as String or Int64, null where missing (null, NaN, blank).
 
     ``text``: the values come from a text file, and are integers where all of them are written as integers
-    ("7" but not "007"); in a frame the type is the caller's own.  Raises ``InputError`` for other types.
+    ("7" but not "007"); in a frame the type is the caller's own.  Raises InputError for other types.
     """
     if values.dtype in (pl.Categorical, pl.Enum):
         values = values.cast(pl.String)
@@ -125,8 +136,8 @@ def _whole(name: str, known: pl.Series) -> pl.Series:
 
 def same_ids(*columns: pl.Series | None) -> list[pl.Series | None]:
     """The columns as one type: text where any of them is text."""
-    kinds = {column.dtype for column in columns if column is not None}
-    if len(kinds) <= 1:
+    dtypes = {column.dtype for column in columns if column is not None}
+    if len(dtypes) <= 1:
         return list(columns)
     return [None if column is None else column.cast(pl.String) for column in columns]
 

@@ -66,7 +66,7 @@ class _Sums:
 def read_delimited(name: str, data: bytes, delimiter: str, quoting: bool = True) -> Text:
     """Records of UTF-8 text without a byte-order mark.
 
-    Raises ``InputError`` for an empty file, a header alone, a column named twice, a quote that is never closed, and
+    Raises InputError for an empty file, a header alone, a column named twice, a quote that is never closed, and
     bytes that are not UTF-8.
     """
     mark = delimiter.encode()
@@ -111,16 +111,17 @@ def _measure_chunk(buffer: npt.NDArray[np.uint8], base: int, delimiter: int, quo
     if quoting:
         wanted |= chunk == QUOTE
     hits = np.flatnonzero(wanted)
-    kind = chunk[hits]
-    newline, outside = kind == NEWLINE, np.ones(hits.size, dtype=bool)
+    found = chunk[hits]
+    newline = found == NEWLINE
+    outside = np.ones(hits.size, dtype=bool)  # of quotes
     if quoting:
-        quote = kind == QUOTE
+        quote = found == QUOTE
         depth = sums.quotes + np.cumsum(quote)
         outside = depth % 2 == 0
         sums.irregular |= _irregular(buffer, base + hits[quote], outside[quote], delimiter)
         sums.quotes += int(quote.sum())
     ends = newline & outside
-    delimiters = np.cumsum((kind == delimiter) & outside)
+    delimiters = np.cumsum((found == delimiter) & outside)
     last = np.append(-sums.delimiters, delimiters[ends])
     next_lines = sums.newlines + np.cumsum(newline)[ends] + 1
     sums.parts.append((base + hits[ends], np.diff(last) + 1, next_lines))

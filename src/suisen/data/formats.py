@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,7 @@ Encoding = Literal["utf-8", "shift-jis", "latin-1"]
 Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "recbole"]
 CODECS = {"utf-8": "utf-8", "shift-jis": "cp932", "latin-1": "latin-1"}
 """cp932 is Shift-JIS as it is met: with the vendor's characters."""
-FORMATS: tuple[Format, ...] = ("csv", "tsv", "jsonl", "parquet", "arrow", "recbole")
+FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: Mapping[str, Format] = {
     ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
     ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow", ".inter": "recbole", ".user": "recbole",
@@ -35,7 +35,7 @@ ATOMIC_KINDS: Mapping[str, Kind] = {"token": "categorical", "token_seq": "multi"
 
 @dataclass(frozen=True)
 class Raw:
-    """A table before its columns mean anything."""
+    """A table as it stands in its source, before its columns are given a role."""
 
     name: str
     """What messages call it."""
@@ -44,16 +44,16 @@ class Raw:
     """(n,) Int64: the line (text; the header is line 1) or the row (first = 1) of each row in its source."""
     unit: Literal["line", "row"] = "row"
     text: bool = False
-    """Values are text whose types are still to be found."""
+    """Whether all values are text whose types are still to be inferred."""
     malformed: tuple[Fault, ...] = ()
     kinds: Mapping[str, Kind] = field(default_factory=dict)
-    """Kinds that the file itself declares."""
+    """Kinds of feature columns that the file itself declares."""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """How a file is to be read."""
+    """How a file is read; see ``suisen.data.read.ReadOptions``."""
 
     delimiter: str | None = None
     encoding: Encoding = "utf-8"
@@ -95,22 +95,27 @@ def _from_pandas(name: str, table: Any) -> pl.DataFrame:
 
 
 def raw_of_path(path: str | Path, options: FileOptions | None = None) -> Raw:
-    """From a file, by its suffix (``.gz`` behind it allowed) or the format given."""
+    """From a file, in the format of its suffix (``.gz`` behind it allowed) or in the one given.
+
+    Raises InputError where there is no file, for an unknown format or encoding, and for damaged files.
+    """
     place, options = Path(path), options or FileOptions()
     if not place.is_file():
         raise InputError(f"{place} is {'a folder' if place.is_dir() else 'no file'}; give the path of an event file")
-    kind = options.format or _format_of(place)
-    if kind not in FORMATS:
-        raise unknown("format", kind, FORMATS)
+    chosen = options.format or _format_of(place)
+    if chosen not in FORMATS:
+        raise unknown("format", chosen, FORMATS)
     data = _bytes(place)
     if not data:
         raise InputError(f"{place.name} is empty; give a header and at least one row")
-    if kind in ("parquet", "arrow"):
-        return _columnar(place.name, data, kind)
+    if chosen in ("parquet", "arrow"):
+        return _columnar(place.name, data, chosen)
     text = as_utf8(place.name, data, options.encoding)
-    if kind == "jsonl":
+    if chosen == "jsonl":
         return _json_lines(place.name, text)
-    return _atomic(place.name, text, options) if kind == "recbole" else _delimited(place.name, text, kind, options)
+    if chosen == "recbole":
+        return _atomic(place.name, text, options)
+    return _delimited(place.name, text, "\t" if chosen == "tsv" else ",", options)
 
 
 def _format_of(path: Path) -> Format:
@@ -146,11 +151,11 @@ def as_utf8(name: str, data: bytes, encoding: Encoding) -> bytes:
         raise InputError(f'{name}: line {line} is not {encoding}; pass encoding="utf-8" or write it anew') from None
 
 
-def _columnar(name: str, data: bytes, kind: Format) -> Raw:
+def _columnar(name: str, data: bytes, chosen: Format) -> Raw:
     try:
-        frame = pl.read_parquet(data) if kind == "parquet" else _arrow(data)
+        frame = pl.read_parquet(data) if chosen == "parquet" else _arrow(data)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{name} is no whole {kind} file ({error}); write it again") from None
+        raise InputError(f"{name} is no whole {chosen} file ({error}); write it again") from None
     return raw_of_frame(name, frame)
 
 
@@ -159,11 +164,11 @@ def _arrow(data: bytes) -> pl.DataFrame:
     return pl.read_ipc(data) if data.startswith(b"ARROW1") else pl.read_ipc_stream(data)
 
 
-def _delimited(name: str, data: bytes, kind: Format, options: FileOptions) -> Raw:
+def _delimited(name: str, data: bytes, usual: str, options: FileOptions) -> Raw:
     delimiter = options.delimiter
     notes: tuple[str, ...] = ()
     if delimiter is None:
-        delimiter, notes = _delimiter(name, data, "\t" if kind == "tsv" else ",")
+        delimiter, notes = _delimiter(name, data, usual)
     if not delimiter or delimiter in '"\r\n':
         raise InputError(f"delimiter = {delimiter!r} cannot stand between fields; give a character such as ',' or ';'")
     text = read_delimited(name, data, delimiter)

@@ -10,18 +10,20 @@ from torch import Tensor
 from suisen.data.dataset import Dataset
 
 MAX_TABLE_BYTES = 64 * 2**20
-"""Bytes of the dense membership table; above it sorted keys are searched instead."""
+"""Of the dense table of known pairs; where it would be larger, sorted keys are searched instead."""
 MAX_ROUNDS = 8
-"""How often what hits a positive is drawn again before the rest of the catalogue is listed."""
+"""How often a draw that hits a positive is repeated before the rest of the catalogue is listed."""
 MAX_TRIES = 16
-"""Most draws for one place in a round: what is left of a batch after two rounds is little, and the calls cost most."""
+"""Most draws for one place in a round: after two rounds few places are left, and the number of calls costs most."""
 CELLS_PER_CHUNK = 2**20
-"""(user, item) cells listed at a time for users who know nearly everything."""
+"""(user, item) cells listed at a time for users who have taken nearly everything."""
 
 
 class KnownPairs:
-    """Whether (user, item) is a positive of train: one look-up in a byte table where it fits into 64 MiB, else a binary
-    search in sorted keys (8 bytes a pair).  Guests (user 0) have none: one guest's item says nothing of another.
+    """Whether (user, item) is a positive of train.
+
+    One look-up in a table of bytes where that takes at most ``MAX_TABLE_BYTES``, else a binary search in sorted keys (8
+    bytes per pair).  Guests (user 0) have no positives: one guest's item says nothing of another guest.
     """
 
     def __init__(self, train: Dataset) -> None:
@@ -37,7 +39,7 @@ class KnownPairs:
             self._keys = torch.unique(keys)
 
     def contains(self, user: Tensor, item: Tensor) -> Tensor:
-        """Bool, of the broadcast shape of the two."""
+        """Bool, of the shape to which ``user`` and ``item`` broadcast."""
         keys = user * self._n_items + item
         if self._table is not None:
             return self._table.index_select(0, keys.reshape(-1)).view(keys.shape)
@@ -66,7 +68,7 @@ class Sampler:
 
     @classmethod
     def of(cls, train: Dataset, power: float = 0.0, exclude_known: bool = True) -> Sampler:
-        """The sampler of a Dataset."""
+        """The sampler of train.  ``exclude_known``: whether ``draw_for`` avoids each user's positives."""
         items = train.trained_items.nonzero().squeeze(1)
         share = train.item_counts[items].double().clamp(min=1).pow(power)
         share /= share.sum()
@@ -76,7 +78,7 @@ class Sampler:
         return cls(items, log_q, cumulative, KnownPairs(train) if exclude_known else None)
 
     def draw(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-        """Independent draws."""
+        """Independent draws: dense items of this shape."""
         if self.cumulative is None:
             at = torch.randint(self.items.numel(), shape, generator=rng)
             return self.items.index_select(0, at.view(-1)).view(shape)
@@ -84,11 +86,11 @@ class Sampler:
         return self.items[at.clamp(max=self.items.numel() - 1)]
 
     def draw_for(self, user: Tensor, count: int, rng: torch.Generator) -> Tensor:
-        """(B, count) draws that avoid each user's positives.
+        """(B, count) draws that avoid the positives of each of ``user`` (B,).
 
-        What hits a positive is drawn again, ``MAX_ROUNDS`` times; what still hits belongs to users who know most of the
-        catalogue, and is drawn from a list of what they do not know.  Who knows everything keeps what was drawn: there
-        is no negative to be had.  Guests (user 0) exclude nothing.
+        A draw that hits a positive is repeated, at most ``MAX_ROUNDS`` times.  Places that still hold a positive belong
+        to users who have taken most of the catalogue; they are filled from a list of what those users have not taken.
+        A user who has taken everything keeps what was drawn: there is no negative.  Guests (user 0) avoid nothing.
         """
         drawn = self.draw((user.numel(), count), rng)
         known = self.known

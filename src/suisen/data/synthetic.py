@@ -30,7 +30,7 @@ DAY = 86_400 * 10**6
 START = 1_700_000_000 * 10**6
 """Microseconds: when the world begins (November 2023)."""
 NUMBERS_PER_CHUNK = 1 << 22
-"""Numbers held at a time when whole rows of p(i | u) are wanted."""
+"""Numbers held at a time where whole rows of p(i | u) are computed."""
 KINDS: dict[str, Kind] = {
     "age": "numeric", "segment": "categorical", "title": "text", "price": "numeric", "category": "categorical",
     "tags": "multi",
@@ -39,7 +39,10 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What the world is like; ``generate`` makes it, the same for the same numbers."""
+    """A synthetic world: its size and its laws.  ``generate`` makes its log, the same one for the same numbers.
+
+    Raises InputError for numbers outside their range.
+    """
 
     users: int = 1_000
     items: int = 500
@@ -48,13 +51,13 @@ class World:
     groups: int = 8
     """Number of tastes."""
     sharpness: float = 3.0
-    """0: everybody likes everything alike; the larger, the narrower tastes are."""
+    """0: every user likes every item alike; the larger it is, the narrower are the tastes."""
     skew: float = 0.8
     """Zipf's exponent of popularity; 0: no item is more popular than its fit to tastes makes it."""
     sessions: float = 5.0
-    """Mean number of sessions of a user (at least 1)."""
+    """Mean number of sessions per user (at least 1)."""
     events: float = 4.0
-    """Mean number of events of a session (at least 1)."""
+    """Mean number of events per session (at least 1)."""
     coherence: float = 0.7
     """Share of a session's events that keep its taste."""
     feature_noise: float = 0.2
@@ -62,7 +65,7 @@ class World:
     repeats: bool = True
     """Whether a user may take an item again; False drops repetitions, and p(i | u) then holds for first events."""
     days: int = 90
-    """Length of the log."""
+    """Length of the log in days."""
     seed: int = 0
 
     def __post_init__(self) -> None:

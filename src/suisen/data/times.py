@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import polars as pl
 
 from suisen.errors import InputError, unknown
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
-UNITS: tuple[TimeUnit, ...] = ("auto", "s", "ms", "us", "ns", "iso")
+UNITS: tuple[TimeUnit, ...] = get_args(TimeUnit)
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 LARGEST = 253_402_300_800 * 10**6
@@ -35,7 +35,7 @@ class Times:
 
 
 def parse_times(name: str, values: pl.Series, unit: TimeUnit = "auto", zone: str = "UTC") -> Times:
-    """Reads a column of times.
+    """A column of times of any spelling, as microseconds since 1970 UTC, with what is wrong with its values.
 
     * Datetimes with a zone are converted; those without, and dates, are taken in ``zone``.
     * Text: ISO 8601 dates and times, ``-`` or ``/`` between the parts of the date, ``T`` or a space before the time,
@@ -45,7 +45,7 @@ def parse_times(name: str, values: pl.Series, unit: TimeUnit = "auto", zone: str
       are therefore seconds.
     * A local time that clocks showed twice is the earlier one; one that they skipped is not a time.
 
-    Raises ``InputError`` for a column that cannot hold times, an unknown unit and an unknown zone.
+    Raises InputError for a column that cannot hold times, an unknown unit and an unknown zone.
     """
     if unit not in UNITS:
         raise unknown("time_unit", unit, UNITS)
