@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from suisen.cli.options import raw_of, with_settings
+from suisen.cli.options import echo_json, raw_of, with_settings
+from suisen.data.dataset import Dataset
+from suisen.data.sources import SOURCES, load
+from suisen.errors import InputError
+from suisen.runs.config import resolve
+from suisen.runs.facts import data_facts, fact_lines, schema_rows, split_lines
+
+SCHEMA = ("of", "field", "kind", "values")
+"""Head of the schema."""
 
 
 @click.group(short_help="Fetch a public data set, look into any event log.")
@@ -32,9 +41,6 @@ def fetch(name: str | None, data_dir: str | None) -> None:
     Files come from the official server into the cache (SUISEN_HOME, else suisen in your data folder); a broken
     download goes on where it stopped.  Of ml-100k a second, verified copy is known that a package index serves.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.data.dataset import Dataset
-    from suisen.data.sources import SOURCES, load
-
     if name is None:
         for source in SOURCES.values():
             click.echo(f"{source.name:16} {source.description}")
@@ -62,10 +68,6 @@ def inspect(**given: Any) -> None:
 
     Kinds of features (categorical, numeric, multi, text) are inferred and shown; --kind age=numeric declares one.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.errors import InputError
-    from suisen.runs.config import resolve
-    from suisen.runs.facts import data_facts, fact_lines, schema_rows, split_lines
-
     config = resolve(raw_of(given, given["config_file"]), models=False)
     log = config.dataset()
     facts, schema = data_facts(log), schema_rows(log)
@@ -74,23 +76,23 @@ def inspect(**given: Any) -> None:
     except InputError as error:
         split, refused = None, str(error)
     if given["as_json"]:
-        _echo_json({
+        echo_json({
             "facts": facts,
-            "schema": [dict(zip(("of", "field", "kind", "values"), row, strict=True)) for row in schema],
+            "schema": [dict(zip(SCHEMA, row, strict=True)) for row in schema],
             "notes": list(log.log.notes),
             "split": None if split is None else {"facts": dict(split.facts), "notes": list(split.notes)},
             "split_refused": refused,
         })  # fmt: skip
         return
     click.echo(repr(log))
-    _section("schema", _table(schema))
-    _section("facts", _pairs(fact_lines(facts)))
+    _section("schema", _columns([SCHEMA, *schema]))
+    _section("facts", _columns(fact_lines(facts)))
     _section("notes", "\n".join(log.log.notes) or "nothing was dropped, merged or assumed")
     name = config.names["split"]
     if split is None:
         _section(f"split {name}", f"refused: {refused}")
     else:
-        _section(f"split {name}: {config.split!r}", "\n".join([_pairs(split_lines(split)), *split.notes]))
+        _section(f"split {name}: {config.split!r}", "\n".join([_columns(split_lines(split)), *split.notes]))
 
 
 def _section(title: str, body: str) -> None:
@@ -99,24 +101,10 @@ def _section(title: str, body: str) -> None:
         click.echo(f"  {line}".rstrip())
 
 
-def _table(rows: list[tuple[str, str, str, str]]) -> str:
-    """The schema, columns aligned to the left."""
-    table = [("of", "field", "kind", "values"), *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(4)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
-
-
-def _pairs(lines: list[tuple[str, str]]) -> str:
-    width = max((len(name) for name, _ in lines), default=0)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in lines)
-
-
-def _echo_json(value: Any) -> None:
-    import json
-
-    from suisen.runs.folder import finite
-
-    click.echo(json.dumps(finite(value), ensure_ascii=False, indent=1))
+def _columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as lines, their columns aligned to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 data.add_command(inspect, "inspect")

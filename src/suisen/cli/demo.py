@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import torch
 
+from suisen.evaluation import Report
+from suisen.pages.report import outcome
+from suisen.pages.report import verdict as sentence
+from suisen.recommending.engine import PAIR, Engine
+from suisen.recommending.standin import build_ranker
 from suisen.runs import folder as place
-
-if TYPE_CHECKING:
-    from suisen.evaluation import Report
-    from suisen.runs.config import Raw
-    from suisen.runs.run import Run
+from suisen.runs.config import Raw, resolve, with_epochs
+from suisen.runs.keep import save
+from suisen.runs.run import Run, against, execute, report_on
+from suisen.runs.summary import summary
+from suisen.training.progress import Progress
 
 DATA = {"name": "ml-100k"}
 RETRIEVER = {"name": "two-tower", "batch_size": 1024, "learning_rate": 0.001}
@@ -46,11 +53,6 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
     and asks it over HTTP for ten titles.  Some minutes on two cores.  Afterwards: suisen recommend runs/demo --user 196
     """  # noqa: D301 - \b keeps the lines for click
     import suisen.serving  # noqa: F401 - says that the extra is missing before the minutes of training, not after
-    from suisen.runs.config import resolve, with_epochs
-    from suisen.runs.keep import save
-    from suisen.runs.run import execute
-    from suisen.runs.summary import summary
-    from suisen.training.progress import Progress
 
     started = time.perf_counter()
     data = {**DATA, "data_dir": data_dir} if data_dir else dict(DATA)
@@ -70,8 +72,6 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
 
 def _add_random_ranker(run: Run) -> None:
     """One more thing to be measured against: the same two stages, the ranker's weights as they were drawn."""
-    from suisen.runs.run import against
-
     metrics = list(run.reports["test"].values)
     run.baselines.append(random_ranker(run, metrics))
     run.comparisons = against(run.reports["test"], run.baselines, metrics[0])
@@ -79,14 +79,6 @@ def _add_random_ranker(run: Run) -> None:
 
 def random_ranker(run: Run, metrics: list[str]) -> Report:
     """The run's retriever with a ranker that has learnt nothing, on test."""
-    from dataclasses import replace
-
-    import torch
-
-    from suisen.recommending.engine import PAIR, Engine
-    from suisen.recommending.standin import build_ranker
-    from suisen.runs.run import report_on
-
     rec = run.recommender
     if rec.ranker is None:
         raise TypeError("the demo has a ranker")
@@ -101,9 +93,6 @@ def random_ranker(run: Run, metrics: list[str]) -> Report:
 
 def verdict(run: Run) -> str:
     """What the p-values say of the second stage, whatever they say."""
-    from suisen.pages.report import outcome
-    from suisen.pages.report import verdict as sentence
-
     rows = {} if run.comparisons is None else {row.baseline: row for row in run.comparisons.rows}
     alone = next((row for name, row in rows.items() if name.endswith(" alone")), None)
     said = [] if alone is None else [sentence(alone)]

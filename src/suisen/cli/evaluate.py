@@ -7,8 +7,17 @@ from typing import Any
 
 import click
 
-from suisen.cli.options import note, with_settings
+from suisen.cli.options import echo_json, note, with_settings
+from suisen.data.dataset import Split
+from suisen.errors import InputError
+from suisen.evaluation import compare as paired
+from suisen.pipeline import Recommender
+from suisen.pipeline import evaluate as measure
+from suisen.recommending.bundle import find, read_manifest
+from suisen.recommending.store import Store
+from suisen.runs import config
 from suisen.runs import folder as place
+from suisen.runs.run import metrics_for
 
 
 def _words(text: str | None) -> list[str]:
@@ -39,27 +48,21 @@ def evaluate(**given: Any) -> None:
     events may be named with the data options.  Another train part than the
     bundle was trained on is refused.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.pipeline import Recommender
-    from suisen.pipeline import evaluate as measure
-    from suisen.runs.run import metrics_for
-
     target = Path(given["target"])
     recommender = Recommender.load(target)
-    config = _config_of(target, given)
-    split = config.cut(config.dataset())
+    resolved = _config_of(target, given)
+    split = resolved.cut(resolved.dataset())
     queries = split.test if given["part"] == "test" else split.valid
-    _check(recommender, split, queries, given["part"])
-    names = metrics_for(queries, _words(given["metrics"]) or config.run.metrics)
+    if queries is None:
+        raise InputError(f"part = {given['part']!r}: the split holds nothing out for it; use --part test")
+    _check(recommender, split)
+    names = metrics_for(queries, _words(given["metrics"]) or resolved.run.metrics)
     report = measure(recommender, queries, names, repeats=given["repeats"])
     click.echo(report.to_json() if given["as_json"] else str(report))
 
 
-def _config_of(target: Path, given: dict[str, Any]) -> Any:
+def _config_of(target: Path, given: dict[str, Any]) -> config.Config:
     """Settings of the run or of the bundle's manifest, flags over them."""
-    from suisen.errors import InputError
-    from suisen.recommending.bundle import find, read_manifest
-    from suisen.runs import config
-
     flags = config.flags_of(given)
     if place.is_run(target):
         file = config.read_file(target / place.CONFIG)
@@ -70,12 +73,8 @@ def _config_of(target: Path, given: dict[str, Any]) -> Any:
     return config.resolve(config.merged(file, flags, note), models=False)
 
 
-def _check(recommender: Any, split: Any, queries: Any, part: str) -> None:
-    from suisen.errors import InputError
-    from suisen.recommending.store import Store
-
-    if queries is None:
-        raise InputError(f"part = {part!r}: the split holds nothing out for it; use --part test")
+def _check(recommender: Recommender, split: Split) -> None:
+    """Raises InputError for another train part than that which the recommender learnt from."""
     ours, theirs = Store.of(split.train), recommender.store
     same = ours.fingerprint() == theirs.fingerprint() and ours.item_counts.equal(theirs.item_counts)
     if not (same and ours.histories.values.equal(theirs.histories.values)):
@@ -99,16 +98,11 @@ def compare(runs: tuple[str, ...], metrics: str | None, part: str, as_json: bool
     Each row says how much a run is better than the baseline, with a 95 % interval over the queries and a p-value
     corrected for all rows (Holm).  Runs on other data, another split or another protocol are refused.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.errors import InputError
-    from suisen.evaluation import compare as paired
-
     if len(runs) < 2:
         raise InputError("compare needs two runs or more; the first is the baseline")
     reports = [place.report_of(Path(run), part) for run in runs]
     found = paired(reports[0], *reports[1:], metrics=_words(metrics) or None)
-    if not as_json:
+    if as_json:
+        echo_json([row._asdict() for row in found.rows])
+    else:
         click.echo(str(found))
-        return
-    import json
-
-    click.echo(json.dumps(place.finite([row._asdict() for row in found.rows]), ensure_ascii=False, indent=1))

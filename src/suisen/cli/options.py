@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,11 @@ import click
 from suisen.errors import InputError, unknown
 from suisen.runs import config
 from suisen.runs.config import CHOICES, DEFAULTS, Raw
+from suisen.runs.folder import finite
 from suisen.runs.settings import Setting
 
-TITLES = {
-    "data": "Data",
-    "split": "Split",
-    "retriever": "Retriever",
-    "ranker": "Ranker",
-    "index": "Index",
-    "lists": "Lists that the ranker learns on",
-    "run": "Run",
-    "tune": "Tuning",
-}
+TITLES = {"lists": "Lists that the ranker learns on", "tune": "Tuning"}
+"""Headings of ``--help`` that are not just the section's name."""
 HELP = {
     "split": "Rule that cuts the log into train, valid and test.",
     "retriever": "Model of the first stage.",
@@ -91,7 +85,7 @@ class SettingsCommand(click.Command):
         out: list[click.Parameter] = []
         for section in self.sections:
             name = _last(args, f"--{section}") or names.get(section) if section in CHOICES else None
-            title = TITLES[section]
+            title = TITLES.get(section, section.capitalize())
             if section in CHOICES:
                 title = f"{title}: {CHOICES[section][name].__name__}" if name in CHOICES[section] else title
                 out.append(chooser(section, title))
@@ -100,15 +94,13 @@ class SettingsCommand(click.Command):
 
     def _better(self, error: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
         """What would make the option exist, or the nearest one that does."""
+        known = [opt for param in self.get_params(ctx) for opt in param.opts]
         section = error.option_name.removeprefix("--").partition(".")[0]
         if section in self.sections and section in CHOICES and "." in error.option_name:
-            known = [opt for p in self.get_params(ctx) for opt in p.opts if opt.startswith(f"--{section}.")]
+            known = [opt for opt in known if opt.startswith(f"--{section}.")]
             if not known:
-                return click.UsageError(
-                    f"{error.option_name} needs --{section} NAME; one of {', '.join(CHOICES[section])}"
-                )
-            return click.UsageError(str(unknown("option", error.option_name, known)))
-        known = [opt for p in self.get_params(ctx) for opt in p.opts]
+                names = ", ".join(CHOICES[section])
+                return click.UsageError(f"{error.option_name} needs --{section} NAME; one of {names}")
         return click.UsageError(str(unknown("option", error.option_name, known)))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -147,6 +139,11 @@ def _names_in_file(args: Sequence[str]) -> dict[str, str]:
 def note(text: str) -> None:
     """Says something beside the answer, on the error stream."""
     click.echo(f"note: {text}", err=True)
+
+
+def echo_json(value: Any) -> None:
+    """Prints plain data; NaN and infinities become null."""
+    click.echo(json.dumps(finite(value), ensure_ascii=False, indent=1))
 
 
 def raw_of(given: Mapping[str, Any], file: str | None) -> Raw:

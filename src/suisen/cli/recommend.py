@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import polars as pl
+from polars.io.plugins import register_io_source
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from suisen.cli.options import echo_json, note
 from suisen.errors import InputError
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from suisen.pipeline.recommender import Recommender
-    from suisen.recommending.queries import RawQueries
+from suisen.pipeline import Recommender
+from suisen.recommending.answering import Answers
+from suisen.recommending.queries import RawQueries, RecommendOptions
 
 
 @click.command(short_help="Recommendations for users, histories or features.")
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     help='Item ids, oldest first: "50,181"; an empty text: none.',
 )
 @click.option("--user-features", "features", metavar="NAME=VALUE,…", help="What is known of the user: age=24,gender=F.")
-@click.option("--context", metavar="NAME=VALUE,…", help="Features of the request.")
-@click.option("-k", type=int, default=10, show_default=True, help="Items a list; fewer where fewer are allowed.")
+@click.option("--context", metavar="NAME=VALUE,…", help="Context features: device=phone.")
+@click.option("-k", type=int, default=10, show_default=True, help="Items per list; fewer where fewer are allowed.")
 @click.option("--exclude", metavar="ITEMS", help="Items that no list may hold.")
 @click.option("--among", metavar="ITEMS", help="Only these items.")
 @click.option("--with-seen", is_flag=True, help="Leave in what the history holds: things people take again.")
@@ -58,8 +60,6 @@ def recommend(**given: Any) -> None:
 
     An id that train does not know gets the popular list and is told so, as from the server; --unknown changes that.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.pipeline import Recommender
-
     _check(given)
     recommender = Recommender.load(Path(given["target"]))
     options = {
@@ -114,8 +114,6 @@ def pairs(flag: str, text: str | None) -> dict[str, Any] | None:
 
 
 def _some(recommender: Recommender, given: dict[str, Any], options: dict[str, Any]) -> None:
-    from suisen.recommending.queries import RawQueries, RecommendOptions
-
     users, histories = list(given["users"]) or None, [ids(text) for text in given["histories"]] or None
     size = max(len(users or ()), len(histories or ()), 1)
     features, context = pairs("user-features", given["features"]), pairs("context", given["context"])
@@ -130,7 +128,7 @@ def _some(recommender: Recommender, given: dict[str, Any], options: dict[str, An
     answers = recommender.answer(queries, RecommendOptions(k=given["k"], **options))
     entries = _entries(recommender, queries, answers)
     if given["as_json"]:
-        click.echo(json.dumps({"version": recommender.version, "answers": entries}, ensure_ascii=False, indent=1))
+        echo_json({"version": recommender.version, "answers": entries})
         return
     for entry in entries:
         _print(entry)
@@ -141,13 +139,11 @@ def _say_lost(recommender: Recommender, histories: list[list[str]]) -> None:
     for history in histories:
         lost = [item for item, dense in zip(history, known.dense(history).tolist(), strict=True) if dense == 0]
         if lost:
-            click.echo(
-                f"note: items of the history that train does not know are passed over: {', '.join(lost)}", err=True
-            )
+            note(f"items of the history that train does not know are passed over: {', '.join(lost)}")
 
 
-def _entries(recommender: Recommender, queries: RawQueries, answers: Any) -> list[dict[str, Any]]:
-    """One a query, as JSON holds it."""
+def _entries(recommender: Recommender, queries: RawQueries, answers: Answers) -> list[dict[str, Any]]:
+    """One per query, as JSON holds it."""
     out = []
     store = recommender.store
     for row, by in enumerate(answers.by):
@@ -171,26 +167,17 @@ def _query_name(queries: RawQueries, row: int) -> str:
 
 
 def _print(entry: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     if entry["answered_by"] == "popular":
-        click.echo(f"note: nothing is known of {entry['query']}: this is the popular list", err=True)
+        note(f"nothing is known of {entry['query']}: this is the popular list")
     if entry["answered_by"] == "nobody":
-        click.echo(f"note: nothing is known of {entry['query']}: skipped", err=True)
+        note(f"nothing is known of {entry['query']}: skipped")
         return
     table = Table(title=f"for {entry['query']}", title_justify="left", box=None, pad_edge=False)
     for name, side in (("rank", "right"), ("item", "left"), ("title", "left"), ("score", "right")):
         table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
     for item in entry["items"]:
-        table.add_row(str(item["rank"]), _plain(item["item_id"]), _plain(item["title"]), f"{item['score']:.4g}")
+        table.add_row(str(item["rank"]), Text(str(item["item_id"])), Text(str(item["title"])), f"{item['score']:.4g}")
     Console(highlight=False).print(table)
-
-
-def _plain(text: Any) -> Any:
-    from rich.text import Text
-
-    return Text(str(text))
 
 
 # -- everybody ---------------------------------------------------------------------------------------------------------
@@ -198,8 +185,6 @@ def _plain(text: Any) -> Any:
 
 def _everybody(recommender: Recommender, out: Path, k: int, options: dict[str, Any]) -> None:
     """Streams frames of some thousands of users into the file: memory does not grow with the users."""
-    from polars.io.plugins import register_io_source
-
     if out.suffix not in (".parquet", ".csv"):
         raise InputError(f"out = {out} must end in .parquet or .csv")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -207,13 +192,15 @@ def _everybody(recommender: Recommender, out: Path, k: int, options: dict[str, A
     first = next(frames, None)
     if first is None:
         raise InputError("train knows no user, so there is nobody to recommend to")
-    rows = [0]
+    rows = 0
 
     def source(
         columns: list[str] | None, predicate: Any, limit: int | None, size: int | None
     ) -> Iterator[pl.DataFrame]:
+        nonlocal rows
         for frame in chain([first], frames):
-            yield _counted(frame, columns, rows)
+            rows += frame.height
+            yield frame if columns is None else frame.select(columns)
 
     lazy = register_io_source(source, schema=first.schema)
     aside = out.with_name(f".{out.name}.part")
@@ -222,9 +209,4 @@ def _everybody(recommender: Recommender, out: Path, k: int, options: dict[str, A
     else:
         lazy.sink_csv(aside)
     aside.replace(out)
-    click.echo(f"{rows[0]:,} rows in {out}")
-
-
-def _counted(frame: pl.DataFrame, columns: list[str] | None, rows: list[int]) -> pl.DataFrame:
-    rows[0] += frame.height
-    return frame if columns is None else frame.select(columns)
+    click.echo(f"{rows:,} rows in {out}")

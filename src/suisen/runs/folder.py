@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -98,17 +99,11 @@ def report_of(folder: Path, part: str = "test") -> Report:
     reports = read_json(folder / METRICS)["reports"]
     if part not in reports:
         raise InputError(f"{folder} has no report on {part}; its split holds nothing out for it")
-    return _named(Report.from_dict(reports[part]), folder.name)
-
-
-def _named(report: Report, name: str) -> Report:
-    from dataclasses import replace
-
-    return replace(report, name=name)
+    return replace(Report.from_dict(reports[part]), name=folder.name)
 
 
 def last_run(folder: Path, data: str, report: Report) -> tuple[Path, Report] | None:
-    """The run beside ``folder`` that was finished last on the same data and the same questions."""
+    """The run beside ``folder`` that was finished last on the same data and the same queries."""
     found: list[tuple[str, Path, Report]] = []
     for path in sorted(folder.absolute().parent.glob(f"*/{METRICS}")):
         if path.parent == folder.absolute():
@@ -118,7 +113,7 @@ def last_run(folder: Path, data: str, report: Report) -> tuple[Path, Report] | N
             test = Report.from_dict(facts["reports"]["test"])
             same = test.fingerprint == report.fingerprint and test.protocol == report.protocol
             if same and facts["data"]["fingerprint"] == data:
-                found.append((facts["finished"], path.parent, _named(test, path.parent.name)))
+                found.append((facts["finished"], path.parent, replace(test, name=path.parent.name)))
     if not found:
         return None
     _, place, theirs = max(found, key=lambda each: each[0])

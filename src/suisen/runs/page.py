@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from suisen.data.batch import Queries
-from suisen.data.durations import spelt
 from suisen.pages.report import DataFacts, Example, Listed, ModelScores, ReportData
 from suisen.recommending.engine import Filters
 from suisen.recommending.store import Store
 from suisen.runs import folder as place
+from suisen.runs.facts import data_facts
 from suisen.runs.run import Run
 from suisen.runs.settings import plain
 
@@ -59,31 +59,27 @@ def _texts(values: dict[str, Any], without: Sequence[str] = ()) -> dict[str, str
 
 def facts_of(run: Run) -> DataFacts:
     """Counts of the whole log."""
-    data, events = run.data, run.data.events
+    facts, events = data_facts(run.data), run.data.events
     lengths = events.offsets.diff()
-    first, last = "", ""
-    timeline: tuple[int, ...] = ()
-    if data.has_time:
-        low, high = int(events.time.min()), int(events.time.max())
-        first, last = spelt(low), spelt(high)
-        timeline = tuple(_histogram(events.time - low, high - low))
     return DataFacts(
         name=run.config.place.name or str(run.config.place.events),
-        users=int(data.trained_users.sum()),
-        items=int(data.trained_items.sum()),
-        events=len(events),
-        guests=int((lengths[data.schema.n_users :] > 0).sum()),
-        first=first,
-        last=last,
-        timeline=timeline,
-        item_counts=data.item_counts[1:].tolist(),
+        users=facts["users"],
+        items=facts["items"],
+        events=facts["events"],
+        guests=facts["guest_sessions"],
+        first=facts["first"] or "",
+        last=facts["last"] or "",
+        timeline=tuple(_histogram(events.time)) if run.data.has_time else (),
+        item_counts=run.data.item_counts[1:].tolist(),
         history_lengths=lengths[lengths > 0].tolist(),
         parts={name.replace("_", " "): int(value) for name, value in run.split.facts.items()},
     )
 
 
-def _histogram(times: Tensor, span: int) -> list[int]:
-    place_of = (times.double() / max(1, span) * STRETCHES).long().clamp(max=STRETCHES - 1)
+def _histogram(times: Tensor) -> list[int]:
+    """Events in equal stretches of time."""
+    since = (times - times.min()).double()
+    place_of = (since / since.max().clamp(min=1) * STRETCHES).long().clamp(max=STRETCHES - 1)
     counts: list[int] = torch.bincount(place_of, minlength=STRETCHES).tolist()
     return counts
 
