@@ -212,7 +212,7 @@ def looking(results: Path) -> str:
         f"({len(parts[False])} metrics); always-valid intervals in {percent(valid)} % at the most (goal: 5 %). The "
         "price is power, of the effect that one look at the end finds in 80 %:"
     )
-    head = ("rule", "false alarms, %", "power, %", "units an arm until it stops, with the effect (of 10,000)")
+    head = ("rule", "false alarms, %", "power, %", "units per arm until it stops, with the effect (of 10,000)")
     return f"{said}\n\n{table(head, rows)}"
 
 

@@ -52,8 +52,8 @@ def test_a_column_is_its_units_one_by_one(how, salt, units):
 def test_blocks_and_halved_blocks_change_nothing(how, monkeypatch):
     units = pl.Series([f"u{number}" for number in range(50)] + ["long" * 500, "é" * 300, "tail"])
     whole = hashed("s", units, how)
-    monkeypatch.setattr(hashing, "BLOCK", 7)
-    monkeypatch.setattr(hashing, "CELLS", 64)
+    monkeypatch.setattr(hashing, "UNITS_PER_CHUNK", 7)
+    monkeypatch.setattr(hashing, "BYTES_PER_CHUNK", 64)
     assert hashed("s", units, how).tolist() == whole.tolist()
 
 

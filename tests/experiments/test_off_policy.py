@@ -205,7 +205,7 @@ HALF = [0.5, 0.5]
         (lambda: Logged.of([1, 0], [0.5, 0.0], HALF), r"propensity = 0 in row 1 is outside \(0, 1\]"),
         (lambda: Logged.of([1, 0], [1.5, 0.5], HALF), r"propensity = 1.5 in row 0 is outside \(0, 1\]"),
         (lambda: Logged.of([1, 0], [-0.5, 0.5], HALF), r"propensity = -0.5 in row 0"),
-        (lambda: Logged.of([1, 0], [0.5], HALF), "one value a row, 2 rows"),
+        (lambda: Logged.of([1, 0], [0.5], HALF), "one value per row, 2 rows"),
         (lambda: Logged.of([1, 0], HALF, [0.5, 2]), r"target = 2 in row 1 is outside \[0, 1\]"),
         (lambda: Logged.of([1, 0], HALF, [0, 0]), "no overlap: the target policy takes none"),
         (lambda: Logged.of([1, np.inf], HALF, HALF), "reward = inf in row 1"),

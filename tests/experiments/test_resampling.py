@@ -113,7 +113,7 @@ def test_permutation_and_its_interval(arms):
 def test_blocks_change_nothing(arms, monkeypatch):
     a, b = Sample.of(arms[0]), Sample.of(arms[1])
     before = bootstrap(a, b, resamples=199), permutation(a, b, resamples=199)
-    monkeypatch.setattr(resampling, "AT_ONCE", 333)
+    monkeypatch.setattr(resampling, "NUMBERS_PER_CHUNK", 333)
     after = bootstrap(a, b, resamples=199), permutation(a, b, resamples=199)
     for one, other in zip(before, after):
         assert [float(v) for v in one] == pytest.approx([float(v) for v in other])

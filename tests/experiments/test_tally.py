@@ -89,7 +89,7 @@ def test_parts_of_the_places_are_the_whole(monkeypatch):
     aggregates = [pl.col(TIME).sort().diff().max().alias("gap"), pl.col("value").median().alias("middle")]
     places = Places(pl.col(ROW), 9)
     whole = grouped(events.lazy(), places, aggregates, 50)
-    monkeypatch.setattr(tally, "PART", 6)
+    monkeypatch.setattr(tally, "EVENTS_PER_CHUNK", 6)
     parts = grouped(events.lazy(), places, aggregates, 50)
     for name, values in whole.items():
         np.testing.assert_array_equal(values, parts[name])

@@ -168,7 +168,7 @@ def test_logs_and_winsorising_are_said():
     assert found.frame["log__y"][10] == pytest.approx(2.3978953)
     assert "v: 4 values above the quantile 0.6, 6, count as that" in found.notes
     assert any("another question than the mean of y" in note for note in found.notes)
-    with pytest.raises(InputError, match=r"metrics.m.transform = 'log' is of one value a unit"):
+    with pytest.raises(InputError, match=r"metrics.m.transform = 'log' is of one value per unit"):
         units(exposures(), LOG, plan({"m": {"kind": "ctr", "transform": "log"}}))
 
 
@@ -269,7 +269,7 @@ def test_values_that_are_text_and_sql_that_is_none():
     for expression, message in (
         ("SUM(", "is no SQL aggregate"),
         ("SUM(price)", "metrics.m.expression cannot be computed"),
-        ("value + 1", "gives one value an event; aggregate it"),
+        ("value + 1", "gives one value per event; aggregate it"),
     ):
         with pytest.raises(InputError, match=message):
             units(exposures(), LOG, plan({"m": {"kind": "sql", "expression": expression}}))

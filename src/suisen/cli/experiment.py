@@ -47,7 +47,7 @@ for _command in (analyze, report, simulate, demo):
 @click.option("--exposed-by", default="", metavar="TYPE", help="With --events: type of the events that expose a unit.")
 @click.option("--value", type=float, help="In place of --events: the metric's value in the control.")
 @click.option("--variance", type=float, help="With --value: variance of one unit; a share of units needs none.")
-@click.option("--daily", type=float, help="With --value: new units a day, for the number of days.")
+@click.option("--daily", type=float, help="With --value: new units per day, for the number of days.")
 @click.option("--freeze", "frozen", is_flag=True, help="Write the plan and its hash beside the file, as it starts.")
 @click.option("--json", "as_json", is_flag=True, help="Plain data instead of text.")
 def plan(**given: Any) -> None:
@@ -143,7 +143,9 @@ def _from_value(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], list
     lines = ["", f"an effect of {effect_text(plan, effect)} needs {sum(arms.values()):,} units: {each}"]
     if given["daily"] is not None:
         facts["days"] = ceil(total / (given["daily"] * share_of(plan)))
-        lines.append(f"{facts['days']:,} days at {given['daily']:,g} new units a day, {share_of(plan):.0%} of them in")
+        lines.append(
+            f"{facts['days']:,} days at {given['daily']:,g} new units per day, {share_of(plan):.0%} of them in"
+        )
     if plan.sample is not None:
         facts["sample"], said = _of_sample(plan, base, design, effect)
         lines.append(said)

@@ -240,7 +240,7 @@ def simulate(repeat: int, units: int, users: int, seed: int, no_cuped: bool, as_
     \b
     suisen experiment simulate --repeat 400
 
-    One row a metric and scale, with and without CUPED: the true effect, the mean estimate, the share of the 95 %
+    One row per metric and scale, with and without CUPED: the true effect, the mean estimate, the share of the 95 %
     intervals that hold the truth, and the share of the experiments that find an effect (the power).
     """  # noqa: D301 - \b keeps the lines for click
     from suisen.experiments.simulation.repeats import Repeats, browse

@@ -68,11 +68,11 @@ def same_ids(unit: str, frames: Mapping[str, pl.LazyFrame]) -> dict[str, pl.Lazy
     """The frames with the unit's column of one type: text everywhere where it is text anywhere."""
     import polars as pl
 
-    kinds = {name: frame.collect_schema().get(unit) for name, frame in frames.items()}
-    if pl.String not in kinds.values():
+    dtypes = {name: frame.collect_schema().get(unit) for name, frame in frames.items()}
+    if pl.String not in dtypes.values():
         return dict(frames)
     return {
-        name: frame if kinds[name] in (None, pl.String) else frame.with_columns(pl.col(unit).cast(pl.String))
+        name: frame if dtypes[name] in (None, pl.String) else frame.with_columns(pl.col(unit).cast(pl.String))
         for name, frame in frames.items()
     }
 

@@ -47,8 +47,8 @@ class AnalysisOptions:
     daily: bool = True
     """Whether to look at the effect by day since exposure."""
     cumulative: int = 0
-    """At how many earlier moments to show the primary metric: one more pass over the events, or one a moment where the
-    metric is of visits or SQL, or units were dropped for being in two arms."""
+    """At how many earlier moments to show the primary metric: one more pass over the events, or one per moment where
+    the metric is of visits or SQL, or units were dropped for being in two arms."""
     most: int = 20
     """Values of a segment column that are looked at, the most frequent ones."""
     now: str = ""

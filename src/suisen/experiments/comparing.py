@@ -84,7 +84,7 @@ class Comparing:
         return self.frame.filter((pl.col(ARM) == arm) & pl.col(f"{name}__y").is_not_null())
 
     def estimated(self, name: str, role: Role) -> list[Estimated]:
-        """One estimate a treatment; ``corrected`` is p until ``corrections`` are made."""
+        """One estimate per treatment; ``corrected`` is p until ``corrections`` are made."""
         return [_Metric(self, name, role).estimated(arm) for arm in self.plan.treatments]
 
 

@@ -59,7 +59,7 @@ class Metric:
     expression: str = ""
     """sql: an aggregate over one unit's events, like ``SUM(value) FILTER (WHERE event = 'purchase')``."""
     per_expression: str = ""
-    """sql: the denominator, an aggregate as well; empty: one a unit."""
+    """sql: the denominator, an aggregate as well; empty: one per unit."""
     gap: str = "30m"
     """sessions, time-spent: a pause that ends a session."""
     first_day: Annotated[int, Field(ge=0)] = 7

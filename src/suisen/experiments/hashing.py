@@ -13,7 +13,7 @@
 A unit that is a number is hashed as its decimal text.  As in JavaScript, FNV-1a takes UTF-16 code units, which are the
 bytes for all of ASCII.  ``vectors.json``, beside this file, holds numbers to test a client against.
 
-Whole columns are hashed in blocks of rows: the texts of a block become a matrix of bytes, padded with zeros, and each
+Whole columns are hashed in chunks: the texts of a chunk become a matrix of bytes, padded with zeros, and each
 step of the hash is one operation over a column of that matrix.
 """
 
@@ -30,10 +30,10 @@ from suisen.errors import InputError, unknown
 
 Hash = Literal["suisen-1", "growthbook-2"]
 HASHES: tuple[Hash, ...] = ("suisen-1", "growthbook-2")
-BLOCK = 16_384
-"""Rows hashed at once: their matrices stay in the cache."""
-CELLS = 2**21
-"""Largest padded matrix; a block whose longest unit makes it larger is halved."""
+UNITS_PER_CHUNK = 16_384
+"""Units that are hashed in one piece: their matrices stay in the cache."""
+BYTES_PER_CHUNK = 2**21
+"""Largest padded matrix; a chunk whose longest unit makes it larger is halved."""
 BASIS, PRIME = 0x811C9DC5, 0x01000193
 WORD = 0xFFFFFFFF
 U32 = npt.NDArray[np.uint32]
@@ -94,7 +94,7 @@ def hashed_by(salts: Sequence[str], units: pl.Series, how: str = "suisen-1") -> 
     murmur = how == "suisen-1"
     seeds = [murmur3_32(salt.encode()) if murmur else fnv1a_32(salt) for salt in salts]
     out = np.empty((len(salts), len(units)))
-    for start, part in _blocks(units):
+    for start, part in _chunks(units):
         rows = _murmur3(part, seeds) if murmur else (h % np.uint32(10_000) for h in _fnv1a_twice(part, seeds))
         for place, row in enumerate(rows):
             out[place, start : start + len(part)] = row / (2.0**32 if murmur else 10_000.0)
@@ -123,15 +123,15 @@ def as_units(units: Any, name: str = "unit") -> pl.Series:
     return column
 
 
-def _blocks(units: pl.Series) -> Iterator[tuple[int, pl.Series]]:
-    for start in range(0, len(units), BLOCK):
-        yield from _halved(start, units.slice(start, BLOCK))
+def _chunks(units: pl.Series) -> Iterator[tuple[int, pl.Series]]:
+    for start in range(0, len(units), UNITS_PER_CHUNK):
+        yield from _halved(start, units.slice(start, UNITS_PER_CHUNK))
 
 
 def _halved(start: int, part: pl.Series) -> Iterator[tuple[int, pl.Series]]:
-    """One very long unit would make the matrix of its whole block as wide as itself."""
+    """One very long unit would make the matrix of its whole chunk as wide as itself."""
     longest: Any = part.str.len_bytes().max()
-    if len(part) == 1 or len(part) * longest <= CELLS:
+    if len(part) == 1 or len(part) * longest <= BYTES_PER_CHUNK:
         yield start, part
         return
     half = len(part) // 2

@@ -8,7 +8,7 @@ Balanced (Joachims 2002): the lists are zipped, a coin says which begins, double
 list, read as far down as the lowest click asks, holds more of the clicked items.  It can favour one side under random
 clicks: for [1, 2, 3] against [2, 3, 1] it does, so prefer team-draft.
 
-Lists are (B, K) arrays of ids, best first, one request a row, or one list alone; where a list has ended stands −1
+Lists are (B, K) arrays of ids, best first, one request per row, or one list alone; where a list has ended stands −1
 (integers) or "" (strings).
 """
 

@@ -16,7 +16,7 @@ Longs = npt.NDArray[np.int64]
 
 
 class Optional(TypedDict, total=False):
-    """What a log may say beside reward and propensity, one value a row."""
+    """What a log may say beside reward and propensity, one value per row."""
 
     predicted: npt.ArrayLike | None
     """q(x, a) of the action taken."""
@@ -28,7 +28,7 @@ class Optional(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Logged:
-    """A log that can be judged: checked, one row an action.  Make it with ``of``, ``of_policies`` or ``read``."""
+    """A log that can be judged: checked, one row per action.  Make it with ``of``, ``of_policies`` or ``read``."""
 
     reward: Floats
     """(n,)."""
@@ -194,7 +194,7 @@ class Policies:
 def _column(name: str, values: Any, n: int | None = None) -> Floats:
     column = np.asarray(values, dtype=np.float64)
     if column.ndim != 1 or (n is not None and len(column) != n):
-        raise InputError(f"{name} has shape {column.shape}; give one value a row" + (f", {n} rows" if n else ""))
+        raise InputError(f"{name} has shape {column.shape}; give one value per row" + (f", {n} rows" if n else ""))
     if not len(column):
         raise InputError(f"{name} has no row; give a log with at least one action")
     if not np.isfinite(column).all():
@@ -211,7 +211,7 @@ def _propensities(values: Any, n: int) -> Floats:
         )
     column = np.asarray(values, dtype=np.float64)
     if column.shape != (n,):
-        raise InputError(f"propensity has shape {column.shape}; give one value a row, {n} rows")
+        raise InputError(f"propensity has shape {column.shape}; give one value per row, {n} rows")
     if (lacking := np.isnan(column)).any():
         raise InputError(
             f"propensity is missing in {int(lacking.sum())} of {n} rows (first: {int(lacking.argmax())}); "
@@ -243,13 +243,13 @@ def _taken(table: Floats, actions: Longs) -> Floats:
     if table.ndim == 1:
         return np.asarray(table[actions])
     if len(table) != len(actions):
-        raise InputError(f"a policy or model has {len(table)} rows and the log {len(actions)}; give one row an action")
+        raise InputError(f"a policy or model has {len(table)} rows and the log {len(actions)}; give one row per action")
     return np.asarray(table[np.arange(len(actions)), actions])
 
 
 def _codes(unit: Any, n: int) -> Longs:
     values = np.asarray(unit)
     if values.shape != (n,):
-        raise InputError(f"unit has shape {values.shape}; give one value a row, {n} rows")
+        raise InputError(f"unit has shape {values.shape}; give one value per row, {n} rows")
     codes: Longs = np.unique(values, return_inverse=True)[1].astype(np.int64)
     return codes

@@ -120,7 +120,7 @@ def transformed(frame: pl.DataFrame, name: str, metric: Metric, said: list[str])
     if metric.transform == "log":
         if metric.is_ratio:
             raise InputError(
-                f"metrics.{name}.transform = 'log' is of one value a unit, and {name!r} is a ratio; drop it"
+                f"metrics.{name}.transform = 'log' is of one value per unit, and {name!r} is a ratio; drop it"
             )
         least = frame.select(pl.min_horizontal(*(pl.col(f"{name}__{part}").min() for part in parts))).item()
         if least is not None and least <= -1:

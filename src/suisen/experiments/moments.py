@@ -1,6 +1,6 @@
 """Sufficient statistics: everything that means, ratios, CUPED and sequential tests need of the units of an arm.
 
-A metric has four columns a unit: y and d (its numerator and denominator), x and w (the same before the experiment).
+A metric has four columns per unit: y and d (its numerator and denominator), x and w (the same before the experiment).
 A mean is a ratio whose d is 1; a metric without a covariate has x = 0 and w = 1.  Of these are kept the number of
 units, the means, and the centred sums of products and of cubes.
 """
@@ -120,7 +120,7 @@ def _positive(n: Floats) -> Floats:
 
 
 def aggregate(units: pl.DataFrame | pl.LazyFrame, metrics: Sequence[str], by: Sequence[str] = ("arm",)) -> pl.DataFrame:
-    """One row a group, sorted by it: its sums of every metric, in one pass after one that finds the overall means.
+    """One row per group, sorted by it: its sums of every metric, in one pass after one that finds the overall means.
 
     ``units`` has a column ``<metric>__y`` and may have ``__d``, ``__x``, ``__w``; a unit whose y is null is not counted
     for that metric.  Sums are of values less the overall mean, so that nothing cancels.

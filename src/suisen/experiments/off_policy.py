@@ -30,8 +30,8 @@ Longs = npt.NDArray[np.int64]
 Interval = Literal["bootstrap", "bernstein", "normal"]
 ESTIMATORS = ("ips", "snips", "dm", "dr")
 INTERVALS = ("bootstrap", "bernstein", "normal")
-DRAWS_AT_ONCE = 2**21
-FEW = 100
+DRAWS_PER_CHUNK = 2**21
+MIN_EFFECTIVE_ROWS = 100
 """Effective rows below which a warning is given."""
 FAR = 4.0
 """Standard errors from 1 at which the mean weight is warned of."""
@@ -77,7 +77,7 @@ class OffPolicy:
         return found[estimator]
 
     def frame(self) -> pl.DataFrame:
-        """One row an estimator."""
+        """One row per estimator."""
         return pl.DataFrame(self.estimates, schema=list(Estimate._fields), orient="row")
 
     def __str__(self) -> str:
@@ -241,13 +241,13 @@ def _bootstrap(sums: Floats, values: Floats, parts: Floats, settings: Settings) 
 
 
 def _resampled(sums: Floats, resamples: int, rng: np.random.Generator) -> Floats:
-    """(resamples, E) ratios of units drawn with replacement, block by block; a draw of weight 0 counts as value 0."""
+    """(resamples, E) ratios of units drawn with replacement, chunk by chunk; a draw of weight 0 counts as value 0."""
     estimators, _, n = sums.shape
     flat = sums.reshape(2 * estimators, n).T
     out = np.empty((resamples, estimators))
-    block = max(1, DRAWS_AT_ONCE // n)
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
+    chunk = max(1, DRAWS_PER_CHUNK // n)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
         draws = rng.integers(0, n, size=(size, n)) + np.arange(size)[:, None] * n
         counts = np.bincount(draws.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
         top, under = np.moveaxis((counts @ flat).reshape(size, estimators, 2), 2, 0)
@@ -295,7 +295,7 @@ def _warnings(log: Logged, weight: Floats, names: Sequence[str], settings: Setti
             f"the mean weight {log.weight.mean():.4f} is far from 1 (standard error {error:.4f}): propensities are "
             "wrong, or the target policy acts where the log never could"
         )
-    if (rows := effective_rows(weight)) < FEW:
+    if (rows := effective_rows(weight)) < MIN_EFFECTIVE_ROWS:
         found.append(
             f"only {rows:.1f} effective rows of {n:,}: collect more, clip, or judge a policy nearer to the log's"
         )

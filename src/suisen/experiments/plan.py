@@ -322,12 +322,12 @@ class Plan:
     def of(cls, tables: Mapping[str, Any]) -> Plan:
         """A plan from the tables of a TOML file.  Raises InputError naming the table, the field and the mend."""
         values = dict(tables)
-        for name, kind in _TABLES.items():
+        for name, table in _TABLES.items():
             if isinstance(values.get(name), Mapping):
-                values[name] = _built(name, kind, values[name])
-        for name, kind in _NAMED.items():
+                values[name] = _built(name, table, values[name])
+        for name, table in _NAMED.items():
             if isinstance(values.get(name), Mapping):
-                values[name] = {key: _built(f"{name}.{key}", kind, each) for key, each in values[name].items()}
+                values[name] = {key: _built(f"{name}.{key}", table, each) for key, each in values[name].items()}
         for field in ("name", "arms", "metrics", "primary"):
             if field not in values:
                 raise InputError(f"the plan has no {field}; write it into the TOML")
@@ -338,14 +338,14 @@ _TABLES: dict[str, type[Any]] = {"assignment": Assignment, "columns": Columns, "
 _NAMED: dict[str, type[Any]] = {"metrics": Metric, "guardrails": Guardrail, "equivalence": Equivalence}
 
 
-def _built(where: str, kind: type[Any], values: Any) -> Any:
+def _built(where: str, cls: type[Any], values: Any) -> Any:
     """One table of the file; what is wrong in it is named with its place."""
-    if isinstance(values, kind):
+    if isinstance(values, cls):
         return values
     if not isinstance(values, Mapping):
         raise InputError(f"{where} = {values!r} is no table; write [{where}] and its fields below")
     try:
-        return kind(**values)
+        return cls(**values)
     except InputError as error:
         raise InputError(f"[{where}] {error}") from None
 

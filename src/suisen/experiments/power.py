@@ -70,7 +70,7 @@ class Baseline:
 
     @classmethod
     def mean(cls, values: npt.ArrayLike) -> Baseline:
-        """Of one value a unit, (n,)."""
+        """Of one value per unit, (n,)."""
         y = _numbers("values", values)
         return cls(float(y.mean()), float(y.var(ddof=1)), len(y))
 

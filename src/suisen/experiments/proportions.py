@@ -12,7 +12,7 @@ from suisen.errors import InputError, unknown
 from suisen.experiments.means import Alternative, Effect, Estimate, check_level, compare, p_of
 from suisen.experiments.moments import Floats
 
-FEW = 5.0
+MIN_EXPECTED = 5.0
 """Least expected number of successes and failures in an arm for z and chi-square (Cochran 1954)."""
 
 
@@ -163,9 +163,9 @@ def few_warning(counts: Counts) -> str:
     least = min(
         float(n) * part for n in (counts.control_n, counts.treatment_n) for part in (share_of_all, 1 - share_of_all)
     )
-    if least >= FEW:
+    if least >= MIN_EXPECTED:
         return ""
     return (
-        f"few events: an arm has {least:.1f} expected (at least {FEW:.0f} needed), so z and chi-square are inexact; "
-        "use Fisher's exact test"
+        f"few events: an arm has {least:.1f} expected (at least {MIN_EXPECTED:.0f} needed), so z and chi-square are "
+        "inexact; use Fisher's exact test"
     )

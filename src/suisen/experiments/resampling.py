@@ -1,6 +1,6 @@
 """Bootstrap (BCa, t), permutation and quantiles of two arms: for data on which the normal distribution is no guide.
 
-Units are resampled, never events.  Costs time and memory of the order of units × resamples, in blocks.
+Units are resampled, never events.  Costs time and memory of the order of units × resamples, in chunks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from suisen.errors import InputError, unknown
 from suisen.experiments.means import Effect, Estimate, check_level, compare, estimate
 from suisen.experiments.moments import Floats, Moments
 
-AT_ONCE = 2**17
-"""Numbers drawn at once: 1 MiB, which stays in the cache (twice as fast as 16 MiB)."""
+NUMBERS_PER_CHUNK = 2**17
+"""Numbers drawn in one piece: 1 MiB, which stays in the cache (twice as fast as 16 MiB)."""
 Scale = Literal["absolute", "relative"]
 
 
@@ -77,9 +77,9 @@ def _resampled(sample: Sample, resamples: int, rng: np.random.Generator) -> Draw
     value = float(sample.estimate().value)
     columns, n = sample.spread(value), sample.n
     out = np.empty((resamples, columns.shape[1]))
-    block = max(1, AT_ONCE // n)
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
+    chunk = max(1, NUMBERS_PER_CHUNK // n)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
         draws = rng.integers(0, n, size=(size, n), dtype=np.int64) + np.arange(size)[:, None] * n
         counts = np.bincount(draws.ravel(), minlength=size * n).reshape(size, n)
         out[start : start + size] = counts.astype(np.float64) @ columns / n
@@ -224,9 +224,9 @@ def permuted(units: Sample, treated: int, resamples: int, rng: np.random.Generat
     total, rest = columns.sum(0), units.n - few
     sign = 1.0 if treated == few else -1.0
     out = np.empty((resamples, columns.shape[1]))
-    block = max(1, AT_ONCE // units.n)
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
+    chunk = max(1, NUMBERS_PER_CHUNK // units.n)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
         mask = np.zeros((size, units.n), dtype=np.float64)
         mask[:, :few] = 1.0
         out[start : start + size] = rng.permuted(mask, axis=1) @ columns

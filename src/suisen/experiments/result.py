@@ -244,7 +244,7 @@ class Result:
         return replace(self, verdict=verdict)
 
     def frame(self) -> pl.DataFrame:
-        """One row an estimate."""
+        """One row per estimate."""
         return pl.DataFrame([_row(each) for each in self.estimates])
 
     def text(self) -> str:

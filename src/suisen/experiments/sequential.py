@@ -156,14 +156,14 @@ def spending_bounds(
     return GroupDesign(tuple(moments), tuple(bounds))
 
 
-def classical(kind: Spending, looks: int, alpha: float = 0.05) -> GroupDesign:
+def classical(spending: Spending, looks: int, alpha: float = 0.05) -> GroupDesign:
     """Bounds for equally spaced looks: pocock: one constant; obrien-fleming: C √(K/k) (1977, 1979)."""
     if looks < 1:
         raise InputError(f"looks = {looks!r} must be at least 1")
-    if kind not in ("pocock", "obrien-fleming"):
-        raise unknown("kind", kind, ("pocock", "obrien-fleming"))
+    if spending not in ("pocock", "obrien-fleming"):
+        raise unknown("spending", spending, ("pocock", "obrien-fleming"))
     times = np.arange(1, looks + 1) / looks
-    shape = np.ones(looks) if kind == "pocock" else np.sqrt(1 / times)
+    shape = np.ones(looks) if spending == "pocock" else np.sqrt(1 / times)
 
     def excess(constant: float) -> float:
         return float(_exits(times.tolist(), (constant * shape).tolist(), 0.0).sum()) - alpha

@@ -104,7 +104,7 @@ class Sizing:
     margins: tuple[Margin, ...] = ()
 
     def frame(self) -> pl.DataFrame:
-        """One row a run."""
+        """One row per run."""
         rows = [
             {
                 "days": run.days,

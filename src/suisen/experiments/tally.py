@@ -1,8 +1,8 @@
 """Sums by unit in one pass over events that need not fit into memory.
 
 Events stream through Polars in batches, in any order (keeping theirs costs more than half as much again), and are added
-to arrays with one place a unit, so that what is held is the units and not the events.  Sums of numbers with a fraction
-depend on their order in the last digits: they are held, 12 bytes each, until all are known, and added from the least to
+to arrays with one place per unit, so that what is held is the units and not the events.  Sums of numbers with a
+fraction depend on their order in the last digits: they are held, 12 bytes each, until all are known, and added from the least to
 the greatest of each unit, so that the same events give the same sums however the file is sorted.  What is no sum
 (visits, SQL) is grouped a part of the units at a time.
 """
@@ -22,8 +22,8 @@ from suisen.experiments.families import SINCE, TIME, UNIT, Tally
 
 ROW, HASH = "__row", "__hash"
 Array = npt.NDArray[Any]
-PART = 20_000_000
-"""Events that are grouped at once."""
+EVENTS_PER_CHUNK = 20_000_000
+"""Events that are grouped in one piece."""
 
 
 @dataclass
@@ -147,7 +147,7 @@ def grouped(events: pl.LazyFrame, places: Places, made: Sequence[pl.Expr], total
     ``total``: how many events there are.  Raises ``TypeError`` for an aggregate that is a list.
     """
     out = {each.meta.output_name(): np.zeros(places.size) for each in made}
-    parts = max(1, -(-total // PART))
+    parts = max(1, -(-total // EVENTS_PER_CHUNK))
     bounds = np.linspace(0, places.size, parts + 1).astype(np.int64).tolist()
     placed = events.with_columns(places.at.alias(ROW))
     for low, high in pairwise(bounds):
@@ -167,7 +167,7 @@ def grouped(events: pl.LazyFrame, places: Places, made: Sequence[pl.Expr], total
 def hash_of(events: pl.LazyFrame) -> pl.Expr:
     """A number that is equal for equal events; of columns that are no lists or structs, as it only finds candidates."""
     schema = events.collect_schema()
-    plain = [name for name, kind in schema.items() if not kind.is_nested() and not name.startswith("__")]
+    plain = [name for name, dtype in schema.items() if not dtype.is_nested() and not name.startswith("__")]
     return pl.struct(*plain, TIME).hash().alias(HASH)
 
 

@@ -1,4 +1,4 @@
-"""Exposures and events → one row a unit: its arm, its first exposure, and its value of every metric.
+"""Exposures and events → one row per unit: its arm, its first exposure, and its value of every metric.
 
 Rules, each counted in ``Units.notes`` where it took something out:
 
@@ -44,7 +44,7 @@ from suisen.experiments.tally import (
 
 Frame = pl.DataFrame | pl.LazyFrame
 ARM, USER = "arm", "user"
-MANY, TOGETHER = 20, 0.95
+MIN_USERS, SAME_ARM = 20, 0.95
 """Users with several units, and their share in one arm, from which units are taken for clustered."""
 ZONED = r"([Zz]|[+-]\d{2}(:?\d{2})?)\s*$"
 """How a written time ends that names its zone; a bare date ends like an offset and has no colon before."""
@@ -55,7 +55,7 @@ class Units:
     """What is analysed."""
 
     frame: pl.DataFrame
-    """One row a unit: ``__unit``, ``arm``, ``__since``, strata and segments, and ``<metric>__y|d|x|w``."""
+    """One row per unit: ``__unit``, ``arm``, ``__since``, strata and segments, and ``<metric>__y|d|x|w``."""
     contaminated: int = 0
     """Units seen in more than one arm."""
     exposed: int = 0
@@ -85,8 +85,10 @@ def units(
     cluster: str = "",
     cut: bool = False,
 ) -> Units:
-    """One row a unit.  ``pre``: events before the experiment, where ``events`` does not hold them.  ``cut``: the first
-    events may answer what was shown before, so that single units may have more clicks than impressions.
+    """One row per unit.
+
+    ``pre``: events before the experiment, where ``events`` does not hold them.  ``cut``: the first events may answer
+    what was shown before, so that single units may have more clicks than impressions.
 
     ``cluster``: a column of the exposures whose ids hold units that are not independent of each other, like the user
     of sessions; it is then the cluster that is one row.  Lazy frames are read as a stream.  Raises InputError for what
@@ -140,7 +142,7 @@ def _names(frame: Frame, table: str, names: Sequence[str]) -> list[str]:
 def _exposed(
     exposures: pl.LazyFrame, plan: Plan, extra: Sequence[str], notes: list[str]
 ) -> tuple[pl.DataFrame, int, int]:
-    """(units, contaminated, all seen): one row a unit with UNIT, arm, SINCE, and the extra columns as text."""
+    """(units, contaminated, all seen): one row per unit with UNIT, arm, SINCE, and the extra columns as text."""
     extra = list(dict.fromkeys(extra))
     text = [pl.col(name).cast(pl.String).fill_null("(none)") for name in extra]
     table = exposures.select(
@@ -206,7 +208,7 @@ def _refuse_missing(where: str, table: pl.DataFrame, names: Mapping[str, str]) -
 
 
 def _by_cluster(frame: pl.DataFrame, plan: Plan, cluster: str, said: list[str]) -> tuple[pl.DataFrame, int]:
-    """One row a cluster: sums of y and d (of a mean: units with a value), and of x and w; how many were in two arms."""
+    """One row per cluster: sums of y and d (of a mean: units with a value), of x and w; how many were in two arms."""
     made = []
     for name in plan.metrics:
         counted = pl.col(f"{name}__y").is_not_null()
@@ -234,7 +236,7 @@ def _alike(frame: pl.DataFrame, plan: Plan) -> tuple[str, ...]:
     users = frame.group_by(USER).agg(pl.len().alias("units"), pl.col(ARM).n_unique().alias("arms"))
     several = users.filter(pl.col("units") > 1)
     together = int((several["arms"] == 1).sum())
-    if several.height < MANY or together < TOGETHER * several.height:
+    if several.height < MIN_USERS or together < SAME_ARM * several.height:
         return ()
     return (
         f"clusters: {several.height:,} users have several units ({plan.unit}), all in one arm, so units are not "
@@ -389,7 +391,7 @@ def _ungrouped(joined: pl.LazyFrame, places: Places, total: int, plan: Plan) -> 
                 raise InputError(f"metrics.{name}.expression cannot be computed ({error}); mend it") from None
             except TypeError:
                 raise InputError(
-                    f"metrics.{name}.expression gives one value an event; aggregate it, like SUM(…)"
+                    f"metrics.{name}.expression gives one value per event; aggregate it, like SUM(…)"
                 ) from None
     return out
 

@@ -75,7 +75,7 @@ class Repeated:
     repeats: Repeats
 
     def frame(self) -> pl.DataFrame:
-        """One row a metric, scale and adjustment."""
+        """One row per metric, scale and adjustment."""
         return pl.DataFrame(self.lines, schema=list(Line._fields), orient="row")
 
     def __str__(self) -> str:

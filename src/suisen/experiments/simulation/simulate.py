@@ -80,7 +80,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Arms:
-    """The units of E experiments, (E, n) an arm, as a test is given them (``statistical_tests.contract.Arms``)."""
+    """The units of E experiments, (E, n) per arm, as a test is given them (``statistical_tests.contract.Arms``)."""
 
     control: Units
     treatment: Units
@@ -122,7 +122,7 @@ class Arms:
         return len(self.control.y)
 
     def one(self, row: int) -> Arms:
-        """One of the experiments, (n,) an arm."""
+        """One of the experiments, (n,) per arm."""
         counts = None if self.counts is None else Counts(*(part[row] for part in self.counts))
         given = None
         if self.given is not None:

@@ -147,7 +147,7 @@ class Traffic(NamedTuple):
     """An experiment's files."""
 
     exposures: pl.DataFrame
-    """user, arm, time, and the user's features: one row a visit."""
+    """user, arm, time, and the user's features: one row per visit."""
     events: pl.DataFrame
     """user, time, event (impression, click, purchase, return), item, position (from 1), value (of purchase and return),
     session: in order of time."""
@@ -156,7 +156,7 @@ class Traffic(NamedTuple):
 
 
 class _Visits(NamedTuple):
-    """One row a visit: whose, when, and what happened at each place."""
+    """One row per visit: whose, when, and what happened at each place."""
 
     unit: Longs
     day: Longs
@@ -409,7 +409,7 @@ def _moments(micros: Longs) -> pl.Series:
 
 
 def _events(visits: _Visits, items: Longs, user: Longs, at: Longs, rng: np.random.Generator) -> pl.DataFrame:
-    """One row an event.  Impressions at once, a click ``LOOK`` seconds a place later, a purchase ``BUY`` after it."""
+    """One row per event: impressions at once, clicks ``LOOK`` seconds per place later, purchases ``BUY`` after them."""
     second = 10**6
     back = _hours(rng, 12, 14, len(at))
     parts = []

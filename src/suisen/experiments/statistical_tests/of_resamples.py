@@ -70,4 +70,4 @@ class QuantileBootstrap(StatisticalTest):
         """Ratios have no quantile."""
         super().refuse(arms, options)
         if arms.samples[0].d is not None:
-            raise InputError(f"metrics.{arms.metric}.quantile is of one value a unit, and it is a ratio; drop it")
+            raise InputError(f"metrics.{arms.metric}.quantile is of one value per unit, and it is a ratio; drop it")
