@@ -212,3 +212,7 @@ def test_a_salt_that_spells_out_the_name_moves_nobody():
 def test_experiments_of_a_layer_that_do_not_exclude_each_other_are_refused(other, said):
     with pytest.raises(InputError, match=said):
         check_layers([plan("two", layer="home", **other), plan("one", layer="home", slots=(0.0, 0.5)), plan("free")])
+
+
+def test_buckets_are_open_whole_where_no_coverage_is_given():
+    assert buckets([0.25, 0.75]) == [(0.0, 0.25), (0.25, 1.0)]

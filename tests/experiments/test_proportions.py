@@ -117,3 +117,10 @@ def test_few_events_are_warned_of():
     assert few_warning(Counts.of(50, 1000, 50, 1000)) == ""
     assert "an arm has 1.8 expected" in few_warning(Counts.of(20, 1000, 0, 100))
     assert "use Fisher's exact test" in few_warning(Counts.of(999, 1000, 998, 1000))
+
+
+def test_intervals_of_shares_are_of_95_percent_where_no_level_is_given():
+    assert wilson(8, 20)[0] == pytest.approx(wilson(8, 20, level=0.95)[0])
+    counts = Counts.of(8, 20, 12, 22)
+    assert newcombe(counts)[0] == pytest.approx(newcombe(counts, level=0.95)[0])
+    assert z_test(counts).low == pytest.approx(z_test(counts, level=0.95).low)

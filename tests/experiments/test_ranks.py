@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 from scipy import stats as scipy_stats
 
 from suisen.errors import InputError
@@ -74,6 +75,32 @@ def test_arms_apart_constant_arms_and_ties():
     assert zeros.shift == 0
     assert zeros.ties > 0.8
     assert "says nothing about means" in " ".join(zeros.says.split()).replace("it says", "says")
+
+
+@pytest.mark.parametrize(("n", "m", "level"), [(5, 7, 0.95), (20, 12, 0.9), (60, 60, 0.99)])
+def test_where_all_pairs_point_one_way_the_interval_is_newcombes(n, m, level):
+    """The root of |1 − θ| = z √var(θ), var by Newcombe 2006, method 5, from another solver."""
+    found = mann_whitney(np.arange(n), 1000 + np.arange(m), level=level)
+    z = scipy_stats.norm.ppf((1 + level) / 2)
+
+    def gap(theta):
+        extra = (n + m) / 2 - 1
+        var = theta * (1 - theta) * (1 + extra * ((1 - theta) / (2 - theta) + theta / (1 + theta))) / (n * m)
+        return (1 - theta) - z * np.sqrt(var)
+
+    assert found.superiority == found.high == 1
+    assert found.low == pytest.approx(optimize.brentq(gap, 1e-9, 1 - 1e-12), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_shift_is_a_difference_of_the_units_themselves(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(0, 1e6, 31), rng.normal(0, 1e-6, 27)
+    found = mann_whitney(a, b)
+    pairs = (b[None, :] - a[:, None]).ravel().tolist()
+    assert found.shift in pairs
+    assert found.shift_low in pairs
+    assert found.shift_high in pairs
 
 
 def test_single_units_and_none():

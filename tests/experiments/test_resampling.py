@@ -173,3 +173,15 @@ def test_quantiles_cover_and_have_a_relative_effect():
 def test_what_cannot_be_resampled_is_refused(arms, call, message):
     with pytest.raises(InputError, match=message):
         call(Sample.of(arms[0]))
+
+
+def test_a_quantile_of_resamples_is_taken_outwards_to_the_ends():
+    values = np.random.default_rng(0).permutation(99).astype(float)
+    for q, place in ((0.025, 1), (0.975, 97), (0.001, 0), (0.999, 98), (0.5, 49), (0.01, 0), (0.99, 98)):
+        assert float(resampling._quantile(values, q)) == place
+
+
+def test_the_statistic_of_a_quantile_is_its_effect_in_standard_errors(arms):
+    a, b = arms
+    found = quantile(a, b, 0.5)
+    assert float(found.statistic) == pytest.approx(float(found.value / found.se))

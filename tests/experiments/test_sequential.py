@@ -144,7 +144,7 @@ def test_early_looks_spend_nothing_that_doubles_can_hold():
         (lambda: spent(0.5, spending="pocok"), "did you mean 'pocock'"),
         (lambda: spent(0.5, convention="one"), "convention = 'one' is unknown"),
         (lambda: spent(0.5, 5), "alpha = 5; give a probability"),
-        (lambda: classical("haybittle", 3), "kind = 'haybittle' is unknown"),
+        (lambda: classical("haybittle", 3), "spending = 'haybittle' is unknown"),
         (lambda: classical("pocock", 0), "looks = 0 must be at least 1"),
         (lambda: confidence_sequence(relative(), 10, tune=0), "tune = 0 must be above 0"),
         (lambda: confidence_sequence(relative(), 10, alternative="up"), "alternative = 'up' is unknown"),

@@ -304,6 +304,15 @@ def test_clusters_are_seen_and_summed_over():
     assert (mixed.contaminated, mixed.frame.height) == (60, 0)
 
 
+def test_a_cluster_in_two_arms_is_the_only_one_left_out():
+    shown, log = sessions(together=True)
+    other = {"control": "treatment", "treatment": "control"}[shown["arm"][0]]
+    arms = pl.Series("arm", [other, *shown["arm"][1:]])
+    found = units(shown.with_columns(arms), log, plan(unit="session"), cluster="user")
+    assert (found.contaminated, found.frame.height) == (1, 59)
+    assert "1 clusters (user) were in more than one arm and are left out" in found.notes
+
+
 def test_events_of_units_carry_their_exposure():
     found = units(exposures(), LOG, plan())
     joined = events_of(found, LOG, plan()).collect()

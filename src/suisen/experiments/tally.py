@@ -2,9 +2,9 @@
 
 Events stream through Polars in batches, in any order (keeping theirs costs more than half as much again), and are added
 to arrays with one place per unit, so that what is held is the units and not the events.  Sums of numbers with a
-fraction depend on their order in the last digits: they are held, 12 bytes each, until all are known, and added from the least to
-the greatest of each unit, so that the same events give the same sums however the file is sorted.  What is no sum
-(visits, SQL) is grouped a part of the units at a time.
+fraction depend on their order in the last digits: they are held, 12 bytes each, until all are known, and added from the
+least to the greatest of each unit, so that the same events give the same sums however the file is sorted.  What is no
+sum (visits, SQL) is grouped a part of the units at a time.
 """
 
 from __future__ import annotations
