@@ -7,7 +7,7 @@ import pytest
 from suisen.errors import InputError
 from suisen.evaluation import Report, compare
 from suisen.evaluation.report import interval, number, probability
-from suisen.stats import holm
+from suisen.stats import holm, paired_differences
 
 
 def report(name="A", seed=0, shift=0.0, **changes):
@@ -93,6 +93,9 @@ def test_compare_finds_a_planted_difference_and_not_a_null_one():
     assert len(table) == 4
     assert [row.p_holm for row in table.rows] == pytest.approx(holm([row.p for row in table.rows]).tolist())
     assert (table[0].model, table[0].baseline, table[0].n) == ("better", "base", 400)
+    ours, theirs = report("better", seed=1, shift=0.05), report("base")
+    (row,) = paired_differences(ours.values["ndcg@10"], theirs.values["ndcg@10"], level=0.95)
+    assert (planted.low, planted.high) == pytest.approx((row.low, row.high))
 
 
 def test_null_differences_are_rarely_called_significant():
@@ -109,6 +112,7 @@ def test_a_comparison_prints_itself():
     assert "+0.0500" in text
     assert "<0.0001" in text
     assert text.splitlines()[-1] == "note: not in all reports and left out: hr@10"
+    assert compare(report(), report(values={"ndcg@10": report().values["ndcg@10"]}), metrics=["ndcg@10"]).notes == ()
     assert table.to_markdown().startswith(
         "| metric | models | difference | 95 % interval | p | p (Holm) | n | protocol |"
     )
@@ -148,4 +152,4 @@ def test_rounding_lives_in_one_place():
         "0.0000",
     ]
     assert interval(0.1, float("nan")) == "–"
-    assert [probability(p) for p in (0.04999, 1e-9, 1.0)] == ["0.0500", "<0.0001", "1.0000"]
+    assert [probability(p) for p in (0.04999, 1e-9, 0.0001, 1.0)] == ["0.0500", "<0.0001", "0.0001", "1.0000"]

@@ -67,7 +67,7 @@ def evaluate(
     if clicks:
         measured = _clicks(scorer, queries, parsed)
     else:
-        measured = _ranked(scorer, queries, parsed, _RankingOptions(facts, repeats, memory_bytes))
+        measured = _ranked(scorer, queries, parsed, facts, repeats, memory_bytes)
     return Report(
         name=name or type(scorer).__name__,
         protocol="; ".join(part for part in (queries.protocol, _protocol(queries, repeats)) if part),
@@ -80,13 +80,6 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _RankingOptions:
-    facts: Facts | None
-    repeats: bool
-    budget: int
-
-
-@dataclass(frozen=True)
 class _Measured:
     values: dict[MetricAtK, Tensor]
     """(B,) values per metric."""
@@ -94,30 +87,32 @@ class _Measured:
     peak_bytes: int
 
 
-def _ranked(scorer: Scorer, queries: Queries, metrics: list[MetricAtK], options: _RankingOptions) -> _Measured:
-    n_items = 0 if options.facts is None else options.facts.n_items
+def _ranked(
+    scorer: Scorer, queries: Queries, metrics: list[MetricAtK], facts: Facts | None, repeats: bool, budget: int
+) -> _Measured:
+    n_items = 0 if facts is None else facts.n_items
     if isinstance(scorer, TileScorer):
         n_items = scorer.n_items
     for each in metrics:
-        each.check(options.facts, n_items)
-    facts = Facts(torch.zeros(n_items)) if options.facts is None else options.facts.cpu()
+        each.check(facts, n_items)
+    facts = Facts(torch.zeros(n_items)) if facts is None else facts.cpu()
     truth = distinct(queries.truth)
-    ranking = _ranking(scorer, queries, truth, metrics, options)
+    ranking = _ranking(scorer, queries, truth, metrics, repeats, budget)
     values = {each: each.of_ranking(ranking, facts) for each in metrics}
     return _Measured(values, _notes(queries, ranking, metrics, facts), ranking.peak_bytes)
 
 
 def _ranking(
-    scorer: Scorer, queries: Queries, truth: Ragged, metrics: list[MetricAtK], options: _RankingOptions
+    scorer: Scorer, queries: Queries, truth: Ragged, metrics: list[MetricAtK], repeats: bool, budget: int
 ) -> Ranking:
-    """By the narrowest way that answers all that is metrics."""
+    """Ranks by what the queries and the scorer allow: given candidates, else tiles, else lists."""
     longest = max((each.k or 0 for each in metrics if each.metric.of_lists is not None), default=0)
     if queries.candidates is not None:
-        return from_candidates(scorer, queries, truth, longest, options.budget)
-    exclude = queries.seen.minus(truth) if options.repeats else queries.seen
+        return from_candidates(scorer, queries, truth, longest, budget)
+    exclude = queries.seen.minus(truth) if repeats else queries.seen
     if isinstance(scorer, TileScorer):
         rivals = any(each.metric.of_rivals is not None for each in metrics)
-        return from_tiles(scorer, queries, truth, exclude, Wanted(options.budget, longest, rivals))
+        return from_tiles(scorer, queries, truth, exclude, Wanted(budget, longest, rivals))
     for each in metrics:
         if each.k is None:
             raise InputError(

@@ -76,9 +76,8 @@ class Report:
         return [[s.metric, number(s.value), interval(s.low, s.high), f"{s.n:,}", s.protocol] for s in self.scores]
 
     def __str__(self) -> str:
-        head = (
-            f"{self.name}: {len(self):,} queries in {self.seconds:.2f} s, {memory(self.peak_bytes)} of scores at once"
-        )
+        spent = f"{self.seconds:.2f} s, {memory(self.peak_bytes)} of scores at once"
+        head = f"{self.name}: {len(self):,} queries in {spent}"
         return "\n".join([head, text_table(SCORE_HEAD, self._rows()), *(f"note: {note}" for note in self.notes)])
 
     __repr__ = __str__
@@ -127,10 +126,9 @@ class Report:
     def from_json(cls, text: str) -> Self:
         """The report that ``to_json`` wrote."""
         try:
-            data = json.loads(text)
+            return cls.from_dict(json.loads(text))
         except json.JSONDecodeError as error:
             raise InputError(f"this is not a report that Suisen wrote ({error}); evaluate again") from None
-        return cls.from_dict(data)
 
 
 class Comparison(NamedTuple):
@@ -171,19 +169,12 @@ class Comparisons:
         raise unknown("comparison", f"{metric} of {model}" if model else metric, [row.metric for row in self.rows])
 
     def _cells(self) -> list[list[str]]:
-        return [
-            [
-                r.metric,
-                f"{r.model} − {r.baseline}",
-                number(r.difference, signed=True),
-                interval(r.low, r.high, signed=True),
-                probability(r.p),
-                probability(r.p_holm),
-                f"{r.n:,}",
-                r.protocol,
-            ]
-            for r in self.rows
-        ]
+        cells = []
+        for row in self.rows:
+            difference = (number(row.difference, signed=True), interval(row.low, row.high, signed=True))
+            ps = (probability(row.p), probability(row.p_holm))
+            cells.append([row.metric, f"{row.model} − {row.baseline}", *difference, *ps, f"{row.n:,}", row.protocol])
+        return cells
 
     def __str__(self) -> str:
         return "\n".join([text_table(COMPARISON_HEAD, self._cells()), *(f"note: {note}" for note in self.notes)])
@@ -239,10 +230,8 @@ def _same_queries(baseline: Report, other: Report) -> None:
         ("truth", baseline.fingerprint, other.fingerprint),
     ):
         if ours != theirs:
-            raise InputError(
-                f"{other.name!r} cannot be paired with {baseline.name!r}: {what} {theirs!r} is not {ours!r}; "
-                "evaluate both on the same queries"
-            )
+            pair = f"{other.name!r} cannot be paired with {baseline.name!r}"
+            raise InputError(f"{pair}: {what} {theirs!r} is not {ours!r}; evaluate both on the same queries")
 
 
 def _names(reports: Sequence[Report]) -> list[str]:
@@ -284,9 +273,9 @@ def number(value: float, *, signed: bool = False) -> str:
 
 def interval(low: float, high: float, *, signed: bool = False) -> str:
     """``[low, high]``; – where there is none."""
-    return (
-        "–" if math.isnan(low) or math.isnan(high) else f"[{number(low, signed=signed)}, {number(high, signed=signed)}]"
-    )
+    if math.isnan(low) or math.isnan(high):
+        return "–"
+    return f"[{number(low, signed=signed)}, {number(high, signed=signed)}]"
 
 
 def probability(p: float) -> str:
