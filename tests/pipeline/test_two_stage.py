@@ -222,12 +222,12 @@ def test_given_candidates_are_scored_as_listed():
 
 
 def spied(monkeypatch):
-    """Every call of ``fit``: (model, train, epochs, stage)."""
+    """Every call of ``fit``: (model, train, epochs per phase, stage)."""
     calls = []
 
-    def spy(model, train, validate=None, options=None, schema=None, epochs=None):
-        calls.append((model, train, epochs, options.stage, validate is not None))
-        return fit(model, train, validate, options, schema, epochs)
+    def spy(model, train, validate=None, options=None, schema=None, epochs_per_phase=None):
+        calls.append((model, train, epochs_per_phase, options.stage, validate is not None))
+        return fit(model, train, validate, options, schema, epochs_per_phase)
 
     monkeypatch.setattr(two_stage, "fit", spy)
     return calls
@@ -276,9 +276,9 @@ def test_a_ranker_alone_and_a_retriever_alone(monkeypatch):
 
 def test_a_ranker_must_be_one_and_lists_must_not_be_empty():
     train = small_split().train
-    with pytest.raises(InputError, match="EASENet scores the whole catalogue only; rankers are FM, DeepFM and every"):
+    with pytest.raises(InputError, match="EASENet scores the whole catalogue only; rankers are mlp, neumf, fm"):
         Recommender(ranker=EASE()).fit(train)
-    with pytest.raises(InputError, match="ranker = EASE scores the whole catalogue only; rankers are FM, DeepFM and"):
+    with pytest.raises(InputError, match="ranker = EASE scores the whole catalogue only; rankers are mlp, neumf, fm"):
         Recommender(Popularity(), ranker=EASE()).fit(train)
     hopeless = make_data(user=[1, 1, 2, 2, 3, 3], item=[1, 2, 3, 4, 5, 6], time=list(range(6)))
     with pytest.raises(InputError, match="the retriever found none of 3 held-out items; raise candidates"):
