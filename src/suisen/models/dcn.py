@@ -135,7 +135,3 @@ class DCNv2Net(FieldRankerNet):
         hidden = self.deep(c, i, pair, weights)
         of_crosses, of_deep = torch.split(self.out.weight[0], [x.shape[-1], self.deep.out])
         return x @ of_crosses + hidden @ of_deep + self.out.bias
-
-    def tables(self) -> list[Tensor]:
-        """Both sides' field tables."""
-        return [*self.context.parameters(), *self.item.parameters()]

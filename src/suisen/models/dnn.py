@@ -103,7 +103,3 @@ class DNNNet(FieldRankerNet):
         """(B, C) logits."""
         score = self.out(self.tower(context, item, pair, weights)).squeeze(-1)
         return score if pair is None or not self.pair.numel() else score + pair @ self.pair
-
-    def tables(self) -> list[Tensor]:
-        """Both sides' field tables."""
-        return [*self.context.parameters(), *self.item.parameters()]

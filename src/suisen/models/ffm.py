@@ -149,4 +149,4 @@ class FFMNet(FieldRankerNet):
 
     def tables(self) -> list[Tensor]:
         """Every field table, linear weights among them: all parameters but the bias."""
-        return [*self.context.parameters(), *self.item.parameters(), self.pair]
+        return [*super().tables(), self.pair]

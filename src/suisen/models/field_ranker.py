@@ -73,14 +73,17 @@ class DeepRanker(FieldRanker):
 
 
 class FieldRankerNet(Ranker):
-    """The network's side of it.  A model gives the three parts of a ``Ranker`` and names its field tables."""
+    """The network's side of it: a model gives the three parts of a ``Ranker``."""
 
     model: Any
     """Its hyper-parameters: a ``FieldRanker``."""
+    context: Any
+    item: Any
+    """The encoders of both sides' fields, where they are the network's own."""
 
     def tables(self) -> list[Tensor]:
         """What ``l2`` keeps small: the field tables, whose norm is taken whole in every step."""
-        raise TypeError(f"{type(self).__name__} names no field tables")
+        return [*self.context.parameters(), *self.item.parameters()]
 
     def rows(self, ids: Tensor) -> tuple[Tensor, Features]:
         """(n,) ids, 0 in the place of items that train has no event of, and the n items' features."""

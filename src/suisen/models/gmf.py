@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.views import Rows, View
-from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
+from suisen.models.contract import Ability, Net, Phase, Retriever, hyper_parameters
 from suisen.models.layers import IdEmbedding, adam
 from suisen.models.losses import logistic, softmax_lists
 from suisen.models.tables import mean_square, products
@@ -83,14 +83,27 @@ def loss_of(logits: Tensor, batch: Batch) -> Tensor:
     return loss(logits, labels, batch.weights)
 
 
-class GMFNet(Retriever):
-    """Tables start as in the paper, N(0, 0.01²); h starts at 1, where GMF is matrix factorisation."""
+class IdTables(Net):
+    """A vector per user and per item: what the networks of the NCF family begin with."""
 
     def __init__(self, schema: Schema, dim: int, l2: float) -> None:
         super().__init__()
         self.l2 = l2
         self.user = IdEmbedding(schema.n_users, dim)
         self.item = IdEmbedding(schema.n_items, dim)
+
+    def penalty(self, user: Tensor, items: Tensor) -> Tensor | float:
+        """l2 · mean over the pairs of |p_u|² + |q_i|²; two passes over the tables are saved where l2 is 0."""
+        if not self.l2:
+            return 0.0
+        return self.l2 * (mean_square(self.user.weight, user) + mean_square(self.item.weight, items))
+
+
+class GMFNet(IdTables, Retriever):
+    """Tables start as in the paper, N(0, 0.01²); h starts at 1, where GMF is matrix factorisation."""
+
+    def __init__(self, schema: Schema, dim: int, l2: float) -> None:
+        super().__init__(schema, dim, l2)
         self.h = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(()))
 
@@ -106,12 +119,6 @@ class GMFNet(Retriever):
         """(B, C) score + b of (B,) users and (B, C) items."""
         table = self.item.weight
         return products(self.user(user) * self.h, table, table.new_zeros(len(table)), items) + self.bias
-
-    def penalty(self, user: Tensor, items: Tensor) -> Tensor | float:
-        """l2 · mean over the pairs of |p_u|² + |q_i|²; two passes over the tables are saved where l2 is 0."""
-        if not self.l2:
-            return 0.0
-        return self.l2 * (mean_square(self.user.weight, user) + mean_square(self.item.weight, items))
 
     def forward(self, batch: Batch) -> Tensor:
         """Logistic loss plus l2 times the squared norms."""

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.models.contract import Ranker, hyper_parameters
-from suisen.models.gmf import NCF, loss_of
-from suisen.models.layers import IdEmbedding, SplitMLP, retrieval_prior
-from suisen.models.tables import mean_square
+from suisen.models.gmf import NCF, IdTables, loss_of
+from suisen.models.layers import SplitMLP, retrieval_prior
 from suisen.parameters import After, Search
 
 
@@ -52,14 +51,11 @@ class MLP(NCF):
         return MLPNet(schema, self.dim, self.hidden, self.dropout, self.l2)
 
 
-class MLPNet(Ranker):
+class MLPNet(IdTables, Ranker):
     """A side's state is its part of the first layer, (h₁)."""
 
     def __init__(self, schema: Schema, dim: int, hidden: Sequence[int], dropout: float, l2: float) -> None:
-        super().__init__()
-        self.l2 = l2
-        self.user = IdEmbedding(schema.n_users, dim)
-        self.item = IdEmbedding(schema.n_items, dim)
+        super().__init__(schema, dim, l2)
         self.deep = SplitMLP((dim, dim, len(schema.pair)), hidden, dropout)
         self.out = nn.Linear(self.deep.out, 1)
         self.pair = nn.Parameter(retrieval_prior(schema))
@@ -76,12 +72,6 @@ class MLPNet(Ranker):
         """(B, C) logits."""
         logits = self.out(self.deep(context, item, pair, weights)).squeeze(-1)
         return logits if pair is None else logits + pair @ self.pair
-
-    def penalty(self, user: Tensor, items: Tensor) -> Tensor | float:
-        """l2 · mean over the pairs of |p_u|² + |q_i|²; two passes over the tables are saved where l2 is 0."""
-        if not self.l2:
-            return 0.0
-        return self.l2 * (mean_square(self.user.weight, user) + mean_square(self.item.weight, items))
 
     def forward(self, batch: Batch) -> Tensor:
         """Logistic loss (listwise on the lists of a first stage) plus l2 times the squared norms."""

@@ -118,9 +118,9 @@ class FTRL(Optimizer):
             state["z"] = -weight * (beta / lr) - weight.sign() * l1
         n, z = state["n"], state["z"]
         before = n.sqrt()
-        n.addcmul_(grad, grad)
+        n.addcmul_(grad, grad)  # n ← n + g²
         root = n.sqrt()
-        z.add_(grad).addcmul_((root - before) / lr, weight, value=-1)
+        z.add_(grad).addcmul_((root - before) / lr, weight, value=-1)  # z ← z + g − (√n′ − √n) / α · w
         weight.copy_(torch.nn.functional.softshrink(z, l1) * -lr / (beta + root))
 
 
@@ -129,7 +129,7 @@ class FTRL(Optimizer):
 
 @dataclass(frozen=True)
 class Crossed:
-    """A field as crosses read it: (n, width) numbers a row, which travel in its side's state.
+    """A field as crosses read it: ``width`` numbers per row, which travel in its side's state.
 
     Ids, categorical fields and histories give codes (0: nothing); a multi-valued field gives the share of each code.
     """
@@ -224,7 +224,7 @@ class Cross(nn.Module):
         """(…) of what the two fields' ``read`` gave, (…, v) and (…, w), broadcast."""
         (a, share), (b, other) = self.left.values(left), self.right.values(right)
         weights = lookup(self.weight, self.places(a.unsqueeze(-1), b.unsqueeze(-2)), padding=False).squeeze(-1)
-        return (weights * share.unsqueeze(-1) * other.unsqueeze(-2)).sum((-2, -1))
+        return (weights * share.unsqueeze(-1) * other.unsqueeze(-2)).sum((-2, -1))  # (…, v, w) -> (…)
 
 
 def crosses_of(model: WideDeep, schema: Schema) -> list[Cross]:
@@ -251,7 +251,12 @@ def crosses_of(model: WideDeep, schema: Schema) -> list[Cross]:
 
 
 class Wide(nn.Module):
-    """Linear terms of all fields and the crosses.  A side's state: [its own sum, what mixed crosses read of it]."""
+    """Linear terms of all fields, and the crosses.
+
+    A cross inside one side is part of that side's sum.  A *mixed* cross joins a field of the context with one of the
+    item, so both values must reach ``forward``: a side's state is [its own sum, those of its fields that mixed crosses
+    read].
+    """
 
     def __init__(self, model: WideDeep, schema: Schema) -> None:
         super().__init__()
