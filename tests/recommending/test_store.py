@@ -97,3 +97,14 @@ def test_a_number_says_something_where_there_is_one(age, says):
     encoder = store.encoders["user"]
     frame = pl.DataFrame({"age": pl.Series([age], dtype=pl.Float64)})
     assert saying(encoder, encoder.encode(frame), frame).tolist() == [says]
+
+
+def test_a_ready_store_makes_nothing_at_its_first_use(monkeypatch):
+    store = Store.of(small_split().train).ready()
+    monkeypatch.setattr("suisen.data.ids.HashTable", None)
+    monkeypatch.setattr("suisen.recommending.store.saying", None)
+    monkeypatch.setattr(Store, "by_popularity", None)
+    user = torch.from_numpy(store.users.dense([store.users.raw_ids[0]]))
+    assert user.tolist() == [1]
+    assert store.featured_users[user].shape == (1,)
+    assert store.titles(store.popular[:2]) == [store.title_list[int(i)] for i in store.popular[:2]]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from suisen.errors import BundleError, InputError
-from suisen.retrieval import INDEXES, Exact, Excluded, create_index, measured_recall, open_index
+from suisen.retrieval import INDEXES, Exact, Excluded, create_index, measured_recall, open_index, search_among
 from tests.retrieval.conftest import IDS, SETTINGS, D, N, clustered, excluded, read_only, slow_search
 
 RECALL = 0.95
@@ -253,3 +253,29 @@ def test_unknown_names_and_incomplete_descriptions(tmp_path):
 def test_importing_the_room_does_not_load_faiss():
     code = "import sys, suisen.retrieval as r; r.create_index(r.HNSW()); sys.exit('faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0
+
+
+@pytest.mark.parametrize("n_among", [0, 1, 40, N // 4, N - 1, N])
+def test_search_among_positions_is_the_search_with_their_mask(index, data, n_among):
+    """Every index is exact among a few.  Scores of equal calls differ in their last bit, with the arrays' alignment."""
+    _, queries = data
+    positions = np.sort(np.random.default_rng(n_among).permutation(N)[:n_among])
+    gone = [[*positions[:3].tolist(), 0, 1] for _ in queries]
+    searched = index
+    if n_among < N // 4:
+        searched = create_index(Exact())
+        searched.build(index.vectors)
+    ids, scores = search_among(index, queries, 20, excluded(gone), positions)
+    mask = None if n_among == N else np.isin(np.arange(N), positions)
+    _, wanted = searched.search(queries, 20, excluded(gone), mask)
+    np.testing.assert_allclose(scores, wanted, rtol=1e-5)
+    left = min(20, len(set(positions.tolist()) - set(gone[0])))
+    valid(index, queries, ids, scores, [left] * len(queries))
+    assert set(ids.reshape(-1).tolist()) <= {*positions.tolist(), -1} - set(gone[0])
+
+
+def test_among_a_few_the_whole_index_is_not_looked_through(index, data, monkeypatch):
+    """Neither a mask of its length is made nor is it searched: its vectors at the positions are scored."""
+    monkeypatch.setattr(type(index), "search", None)
+    ids, _ = search_among(index, data[1], 5, excluded([[7]] * len(data[1])), np.array([3, 7, 900]))
+    assert {*ids.reshape(-1).tolist()} == {3, 900, -1}

@@ -17,7 +17,7 @@ from suisen.data.ragged import Ragged
 from suisen.models.contract import Model, Net, Ranker, Retriever
 from suisen.recommending.diversity import mmr
 from suisen.recommending.scorers import NetScorer
-from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index
+from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index, search_among
 from suisen.retrieval.select import top_of
 
 PAIR = ("retrieval_score", "retrieval_rank")
@@ -68,7 +68,7 @@ class Filters:
     exclude: Ragged
     """B rows of dense items that each context must not get."""
     among: Tensor | None = None
-    """(n_items,) bool: only these; None: the whole catalogue."""
+    """(m,) dense items, rising: only these; None: the whole catalogue."""
 
     def take(self, rows: Tensor) -> Filters:
         """The filters of some of the contexts."""
@@ -105,18 +105,23 @@ class Engine:
     @torch.no_grad()
     def retrieve(self, contexts: Contexts, n: int, filters: Filters) -> tuple[Tensor, Tensor]:
         """(B, n) dense ids, 0 = none, and (B, n) first-stage scores, descending.  n is cut to what is allowed."""
-        allowed = self.allowed if filters.among is None else self.allowed & filters.among
-        count = self.n_allowed if filters.among is None else int(allowed.sum())
-        n = min(n, count)
+        among = None if filters.among is None else filters.among[self.allowed[filters.among]]  # (m,)
+        n = min(n, self.n_allowed if among is None else among.numel())
         state = self.first.prepare(contexts)
         if self.index is None:
-            scores = self.first.open_scores(state, filters.exclude)
-            if filters.among is not None:
-                scores.masked_fill_(~allowed, -torch.inf)
+            scores = self.first.open_scores(state, filters.exclude)  # (B, n_items)
+            if among is not None:
+                outside = torch.ones_like(self.allowed)
+                outside[among] = False
+                scores.masked_fill_(outside, -torch.inf)
             return top_of(scores, n)
+        queries = state.float().cpu().numpy()
         exclude = Excluded(filters.exclude.values.numpy() - 1, filters.exclude.offsets.numpy())
-        mask = None if count == len(allowed) - 1 else allowed[1:].numpy()
-        found, products = self.index.search(state.float().cpu().numpy(), n, exclude, mask)
+        if among is not None:
+            found, products = search_among(self.index, queries, n, exclude, among.numpy() - 1)
+        else:
+            mask = None if self.n_allowed == len(self.allowed) - 1 else self.allowed[1:].numpy()
+            found, products = self.index.search(queries, n, exclude, mask)
         return torch.from_numpy(found) + 1, torch.from_numpy(products)
 
     @torch.no_grad()

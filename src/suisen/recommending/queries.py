@@ -275,16 +275,11 @@ def filters_of(store: Store, options: RecommendOptions, queries: DenseQueries) -
     """
     rows, n_items = len(queries), store.schema.n_items
     seen = queries.seen if options.exclude_seen else Ragged.empty(rows)
-    barred = torch.from_numpy(np.unique(store.items.dense(list(options.exclude))))
-    barred = barred[barred > 0]
-    among = None
-    if options.among is not None:
-        among = torch.zeros(n_items, dtype=torch.bool)
-        among[torch.from_numpy(store.items.dense(list(options.among)))] = True
-        among[0] = False
+    barred = _known_items(store, options.exclude)
+    among = None if options.among is None else _known_items(store, options.among)
     if barred.numel() * rows > n_items:
-        among = torch.ones(n_items, dtype=torch.bool) if among is None else among
-        among[barred] = False
+        among = torch.arange(1, n_items) if among is None else among
+        among = among[~torch.isin(among, barred)]
     elif barred.numel():
         both = concat([seen, Ragged(barred.repeat(rows), torch.arange(rows + 1) * barred.numel())])
         pairs = both.take(torch.arange(2 * rows).view(2, rows).T.reshape(-1))  # each row's own, then what all exclude
@@ -292,9 +287,15 @@ def filters_of(store: Store, options: RecommendOptions, queries: DenseQueries) -
     return Filters(seen, among)
 
 
+def _known_items(store: Store, raw: Sequence[RawId]) -> Tensor:
+    """(m,) the dense ids of the items that the store knows, rising, each once."""
+    items = torch.from_numpy(np.unique(store.items.dense(list(raw))))
+    return items[items > 0]
+
+
 def popular_lists(store: Store, filters: Filters, k: int) -> tuple[Tensor, Tensor]:
     """(B, k) the most popular items that the filters allow, and their counts as scores."""
-    order = store.popular if filters.among is None else store.popular[filters.among[store.popular]]
+    order = store.popular if filters.among is None else store.by_popularity(filters.among)
     longest = int(filters.exclude.lengths.max()) if len(filters.exclude) else 0
     head = order[: k + longest]
     at_once = max(1, CELLS_PER_CHUNK // max(1, head.numel()))

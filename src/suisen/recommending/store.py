@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from typing import Self
 
 import polars as pl
 import torch
@@ -90,21 +91,35 @@ class Store:
     @cached_property
     def popular(self) -> Tensor:
         """(m,) dense items of train, most positive events first; equal counts: lower id first."""
-        items = self.trained_items.nonzero().squeeze(1)
+        return self.by_popularity(torch.arange(len(self.trained_items)))
+
+    def by_popularity(self, items: Tensor) -> Tensor:
+        """Those of (n,) rising dense items that train has, most positive events first; equal counts: lower id first."""
+        items = items[self.trained_items[items]]
         return items[self.item_counts[items].argsort(descending=True, stable=True)]
 
     @cached_property
-    def title_list(self) -> list[str]:
-        """n_items names for people: the first text column of the item table, else the raw id; "" for row 0."""
+    def _titles(self) -> pl.Series:
+        """(n_items,) texts; what ``title_list`` holds."""
         raw = self.items.raw_ids.cast(pl.String)
         names = self.encoders["item"].titles
         if names:
             raw = pl.select(pl.coalesce(self.item_frame[names[0]].slice(1).cast(pl.String), raw)).to_series()
-        return ["", *raw.to_list()]
+        return pl.concat([pl.Series([""]), raw.alias("")])
+
+    @property
+    def title_list(self) -> list[str]:
+        """n_items names for people: the first text column of the item table, else the raw id; "" for row 0."""
+        return self._titles.to_list()
 
     def titles(self, items: Tensor) -> list[str]:
         """Names of (n,) dense items."""
-        return [self.title_list[i] for i in items.tolist()]
+        return self._titles[items.numpy()].to_list()
+
+    def ready(self) -> Self:
+        """The same, with all that is made at its first use made now: a server's first request does not pay for it."""
+        _ = (self.users.table, self.items.table, self.featured_users, self.popular, self._titles)
+        return self
 
     def contexts(self, user: Tensor, time: int) -> Contexts:
         """Contexts of (B,) dense users with all that is stored of them; the time is the same for all."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from suisen.errors import BundleError, InputError, unknown
 from suisen.retrieval.contract import Description, Excluded, Index, IndexSettings
-from suisen.retrieval.exact import Exact
+from suisen.retrieval.exact import Exact, search_among
 from suisen.retrieval.faiss import HNSW, IVFPQ, IVFSQ8, Flat
 from suisen.retrieval.recall import measured_recall
 
@@ -55,4 +55,5 @@ __all__ = [
     "create_index",
     "measured_recall",
     "open_index",
+    "search_among",
 ]

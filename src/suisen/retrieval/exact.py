@@ -22,7 +22,7 @@ from suisen.retrieval.checks import (
     load_vectors,
     save_vectors,
 )
-from suisen.retrieval.contract import Bools, Excluded, Floats, Ints
+from suisen.retrieval.contract import Bools, Excluded, Floats, Index, Ints
 from suisen.retrieval.select import NONE, Keys, largest, unpack
 
 ITEMS_PER_TILE = 65_536
@@ -32,6 +32,8 @@ FLOATS_PER_CHUNK = 16_777_216
 """float32 numbers that ``inner_products`` gathers: 64 MiB."""
 MIN_SHARE_MASKED = 0.25
 """Where a smaller share of the positions is allowed, their vectors are gathered instead of masking the others."""
+MAX_ALLOWED_SCANNED = 10_000
+"""Where no more than this, or a twentieth of the vectors, is allowed, an index scores these one by one."""
 
 
 @parameters
@@ -68,17 +70,39 @@ class ExactIndex(StoredVectors):
         self._vectors = load_vectors(folder, shape)
 
 
+def search_among(index: Index, queries: Floats, k: int, exclude: Excluded, positions: Ints) -> tuple[Ints, Floats]:
+    """``Index.search`` among (m,) rising ``positions`` alone.  A few are scored one by one, whatever the index, and no
+    array of the index's length is made for them.
+    """
+    vectors = index.vectors
+    n = len(vectors)
+    if len(positions) < MIN_SHARE_MASKED * n and len(positions) <= most_scanned(n):
+        search = checked_search(vectors, queries, k, exclude, None)
+        return unpack(_scan_positions(vectors, search, positions), k)
+    allowed = np.zeros(n, dtype=np.bool_)
+    allowed[positions] = True
+    return index.search(queries, k, exclude, None if len(positions) == n else allowed)
+
+
+def most_scanned(n: int) -> int:
+    """So many of n vectors are scored one by one rather than searched for."""
+    return max(MAX_ALLOWED_SCANNED, n // 20)
+
+
 def scan(vectors: Floats, search: CheckedSearch) -> Keys:
     """(B, at most k) sorted keys of the best positions by every inner product."""
-    n = len(vectors)
     if not search.k or not len(search.queries):
         return np.zeros((len(search.queries), 0), dtype=np.uint64)
-    if search.allowed is None or np.count_nonzero(search.allowed) >= MIN_SHARE_MASKED * n:
+    if search.allowed is None or np.count_nonzero(search.allowed) >= MIN_SHARE_MASKED * len(vectors):
         return _scan_tiles(torch.from_numpy(vectors), search)
-    positions = np.flatnonzero(search.allowed)
-    if not len(positions):
+    return _scan_positions(vectors, search, np.flatnonzero(search.allowed))
+
+
+def _scan_positions(vectors: Floats, search: CheckedSearch, positions: Ints) -> Keys:
+    """``scan`` of (m,) rising positions alone."""
+    if not search.k or not len(search.queries) or not len(positions):
         return np.zeros((len(search.queries), 0), dtype=np.uint64)
-    keys = _scan_tiles(torch.from_numpy(vectors[positions]), _among(search, positions, n))
+    keys = _scan_tiles(torch.from_numpy(vectors[positions]), _among(search, positions, len(vectors)))
     places = (keys & np.uint64(0xFFFF_FFFF)).astype(np.int64)
     moved = (keys & np.uint64(0xFFFF_FFFF_0000_0000)) | positions[np.where(keys == NONE, 0, places)].astype(np.uint64)
     return np.where(keys == NONE, NONE, moved)

@@ -31,7 +31,7 @@ from suisen.retrieval.checks import (
     save_vectors,
 )
 from suisen.retrieval.contract import Bools, Description, Excluded, Floats, Ints
-from suisen.retrieval.exact import inner_products, scan
+from suisen.retrieval.exact import inner_products, most_scanned, scan
 from suisen.retrieval.select import NONE, Keys, pack, unpack
 
 INDEX_FILE = "index.faiss"
@@ -43,8 +43,6 @@ MIN_VECTORS_PER_LIST = 39
 """Fewest training vectors for a centroid, FAISS's own bound."""
 MAX_FETCHED = 16_384
 """A query that needs more than this from FAISS, or a quarter of the vectors, is scored exactly instead."""
-MAX_ALLOWED_SCANNED = 10_000
-"""Where no more than this, or a twentieth of the vectors, is allowed, these are scored exactly."""
 EFFORTS = (1, 4, 16)
 """A repeated search looks into this many times as many lists or candidates."""
 VECTORS_PER_RESULT = 16
@@ -155,7 +153,7 @@ class FaissIndex(StoredVectors):
         """(B, k) positions and inner products: see ``Index.search``."""
         n = len(self.vectors)
         search = checked_search(self.vectors, queries, k, exclude, allowed)
-        if allowed is not None and np.count_nonzero(allowed) <= max(MAX_ALLOWED_SCANNED, n // 20):
+        if allowed is not None and np.count_nonzero(allowed) <= most_scanned(n):
             return unpack(scan(self.vectors, search), k)
         keys = np.full((len(search.queries), k), NONE, dtype=np.uint64)
         lacking = np.flatnonzero(search.wanted > 0)

@@ -71,6 +71,7 @@ class Answering:
     """One System that takes raw ids and answers in messages."""
 
     def __init__(self, system: System) -> None:
+        system.store.ready()
         self.system = system
         self.version = system.version or f"{system.name.replace(' ', '')}-unsaved"
         self._raw: list[RawId] = [0, *system.store.items.raw_ids.to_list()]
