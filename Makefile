@@ -60,6 +60,9 @@ bench-train-speed: .venv/ready  ## training against the textbook loop
 bench-eval-speed: .venv/ready  ## evaluation against RecBole's (makes its own environment)
 	$(BIN)/python benchmarks/eval_speed.py --data-dir $(DATA_DIR)
 
+bench-request-cost: .venv/ready  ## one request at 10 thousand to 10 million users and items
+	$(BIN)/python benchmarks/request_cost.py
+
 bench-ials: .venv/ready  ## iALS sweeps against implicit's (makes its own environment)
 	$(BIN)/python benchmarks/ials_speed.py --data-dir $(DATA_DIR)
 

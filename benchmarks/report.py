@@ -43,9 +43,13 @@ TRIED = {
     "batches in any order; what is left is reading the file and the join of events to exposures, compiled code in the "
     "peer too",
     "million": "",
+    "request": "tried: ids in a hash table of 8 bytes per id, `among` as ids, no array of the catalogue's length per "
+    "request; what is left is that a larger table misses the processor's cache",
     "accuracy": "",
 }
 """What was done about a target, printed where it was missed."""
+MAX_GROWTH = 1.5
+"""Most that a request's time may grow from 10 thousand users and items to 10 million."""
 TOWERS_ROWS = (
     " (Two-Tower's two are made by `benchmarks/two_tower.py`: their floors, 0.97 of the better of iALS and EASE and "
     "1.5 times a random order, are measured in the same run; more of them [below](#two-tower-benchmarkstwo_towerpy))"
@@ -347,6 +351,41 @@ def million(lines: list[Record]) -> str:
     return f"## A million items (`benchmarks/eval_speed.py`)\n\n{table(head, rows)}\n\n{where(kept)}\n"
 
 
+def request_cost(lines: list[Record]) -> str:
+    """A request's time by the number of users and items that it is not about."""
+    kept = last_run(lines)
+    if not kept:
+        return ""
+    cases = list(dict.fromkeys(line["case"] for line in kept))
+    sizes = sorted({line["users"] for line in kept})
+
+    def cost(case: str, size: int, clock: str) -> float:
+        return median(line[clock] for line in kept if (line["case"], line["users"]) == (case, size))
+
+    rows = []
+    for size in sizes:
+        facts = next(line for line in kept if line["users"] == size)
+        times = [f"{cost(case, size, 'ms_wall'):.2f} ({cost(case, size, 'ms_cpu'):.2f})" for case in cases]
+        text = f"{facts['table_bytes_per_id']:.1f} beside {facts['text_bytes_per_id']:.0f} of text"
+        rows.append([f"{size:,}", *times, text, f"{facts['table_seconds']:.2g} s"])
+    growth = [f"{cost(case, sizes[-1], 'ms_wall') / cost(case, sizes[0], 'ms_wall'):.2f}" for case in cases]
+    used = [f"{cost(case, sizes[-1], 'ms_cpu') / cost(case, sizes[0], 'ms_cpu'):.2f}" for case in cases]
+    judged = [verdict(float(ratio) <= MAX_GROWTH, "request") for ratio in growth]
+    ratios = [f"{a}x ({b}x), {met}" for a, b, met in zip(growth, used, judged, strict=True)]
+    rows.append(["largest / smallest", *ratios, "", ""])
+    params = kept[0]["params"]
+    text = (
+        f"Milliseconds of the wall (of the processor) for one answer: one user, a history of {params['history']}, "
+        f"{params['excluded']} excluded items, {params['k']} wanted. Popularity chooses among {params['among']:,} "
+        "given items by exact search; the one-row index always returns the same item of the whole catalogue, so that "
+        f"look-ups alone are left. Target: at most {MAX_GROWTH}x from the smallest to the largest size. Ids are text; "
+        "their table is built once, when a server starts."
+    )
+    head = ("users, and as many items", *cases, "bytes per id of the table", "building it")
+    title = "## A request's cost (`benchmarks/request_cost.py`)"
+    return f"{title}\n\n{table(head, rows)}\n\n{text}\n\n{where(kept)}\n"
+
+
 def ials(lines: list[Record]) -> str:
     """iALS beside implicit."""
     kept = last_run(lines)
@@ -402,6 +441,7 @@ def page(results: Path = RESULTS, configs: Path = accuracy_table.CONFIGS) -> str
         sequences(speed),
         evaluation(rated),
         million(rated),
+        request_cost(read("request_cost.jsonl")),
         ials(read("ials_speed.jsonl")),
         experiments_speed(read("experiments_speed.jsonl")),
     ]
