@@ -43,8 +43,8 @@ TRIED = {
     "batches in any order; what is left is reading the file and the join of events to exposures, compiled code in the "
     "peer too",
     "million": "",
-    "request": "tried: ids in a hash table of 8 bytes per id, `among` as ids, no array of the catalogue's length per "
-    "request; what is left is that a larger table misses the processor's cache",
+    "request": "tried: ids in a hash table of 12 bytes per id that reads no value in vain, `among` as ids, no array of "
+    "the catalogue's length per request; what is left is that a larger table misses the processor's cache",
     "accuracy": "",
 }
 """What was done about a target, printed where it was missed."""

@@ -21,7 +21,7 @@ def test_a_run_leaves_a_line_per_size_case_and_round(tmp_path, monkeypatch):
     assert request_cost.main(["--sizes", "1200", "2400", "--rounds", "2", "--requests", "2"]) == 0
     lines = common.records(tmp_path / request_cost.FILE)
     assert len({(line["users"], line["case"], line["round"]) for line in lines}) == len(lines) == 8
-    assert all(line["table_bytes_per_id"] == pytest.approx(8, abs=0.1) for line in lines)
+    assert all(line["table_bytes_per_id"] == pytest.approx(12, abs=0.1) for line in lines)
     text = report.request_cost(lines)
     assert "| 1,200 |" in text and "| 2,400 |" in text and "| largest / smallest |" in text  # noqa: PT018
 

@@ -79,6 +79,7 @@ hash_functions = st.sampled_from(
         lambda values: np.zeros(values.len(), dtype=np.uint64),  # all in the first bucket
         lambda values: np.full(values.len(), 2**64 - 1, dtype=np.uint64),  # all in the last one
         lambda values: values.hash(seed=0).to_numpy() & np.uint64(1 << 63),  # two different hashes only
+        lambda values: values.hash(seed=0).to_numpy() & np.uint64(3),  # one bucket, whose tags differ
     ]
 )
 
@@ -119,7 +120,7 @@ def test_a_few_ids_and_many_are_looked_up_alike(first):
 def test_a_few_ids_do_not_read_the_whole_map(monkeypatch):
     """What a look-up hashes and compares is what it is asked for, whatever the map holds."""
     ids = IdMap("item", pl.Series("raw", range(100_000), dtype=pl.Int64))
-    assert ids.table.nbytes == pytest.approx(8 * 100_000, abs=8)
+    assert ids.table.nbytes == pytest.approx(12 * 100_000, abs=12)
     hashed = []
     monkeypatch.setattr(
         module, "hashes", lambda values: (hashed.append(values.len()), values.hash(seed=0).to_numpy())[1]
