@@ -164,6 +164,69 @@ def test_histories_are_strictly_before(view, log):
     assert found == wanted
 
 
+def featured() -> Dataset:
+    """Six users with a feature that is their own, who took four items each; one of them is refused."""
+    user = [u for u in range(6) for _ in range(4)]
+    columns = {"user": user, "item": [(u + 3 * k) % 9 for k in range(4) for u in range(6)], "time": list(range(24))}
+    table = {"user": list(range(6)), "side": [f"s{u}" for u in range(6)]}
+    return make_data(**columns, users=table, kinds={"side": "categorical"})
+
+
+@pytest.mark.parametrize(
+    "view",
+    [Pairs(batch_size=7, history=3), Rows(batch_size=7, history=3), Sequences(5, 3), Hard(Pairs(history=3))],
+    ids=lambda view: type(view).__name__,
+)
+def test_contexts_carry_their_users_features(view):
+    data = featured()
+    opened = view.open(data)
+    if isinstance(view, Hard):
+        net = Taste(data)
+        opened.refresh(net)
+        asked = net.asked
+    else:
+        asked = []
+    for contexts in [*asked, *(batch.contexts for batch in opened.batches(seeded()))]:
+        assert contexts.user_features.categorical.shape == (len(contexts), 1)
+        assert torch.equal(contexts.user_features.categorical, data.user_features.take(contexts.user).categorical)
+        assert contexts.history_time.shape == contexts.history.values.shape
+        assert (contexts.history.values > 0).all()
+
+
+def test_models_of_users_alone_are_given_users_alone():
+    (batch,) = epoch(Pairs(negatives=0, features=False), featured())
+    assert batch.contexts.user_features.categorical.shape == (24, 0)
+    assert sorted(batch.contexts.user.tolist()) == sorted(featured().user.tolist())
+
+
+def test_what_the_user_took_is_drawn_where_it_is_not_excluded():
+    data = community()
+    own = set(zip(data.user.tolist(), data.events.item.tolist()))
+
+    def hits(view: Pairs) -> int:
+        rows = [
+            (user, item)
+            for batch in epoch(view, data)
+            for user, row in zip(batch.contexts.user.tolist(), batch.negatives.expand(len(batch), -1).tolist())
+            for item in row
+        ]
+        return len(own & set(rows))
+
+    assert hits(Pairs(batch_size=8, negatives=40, exclude_known=False)) > 10
+    assert hits(Pairs(batch_size=8, negatives=40)) == 0
+    assert Pairs(negatives=4, shared=True).open(data).sampler.known is None  # they serve all users at once
+
+
+@pytest.mark.parametrize("view", [Pairs(negatives=30, power=1.0), Rows(negatives=30, power=1.0)])
+def test_negatives_are_drawn_by_popularity_where_asked_for(view):
+    user = [*range(40), 100, 101]
+    data = make_data(user=user, item=[1] * 40 + [2, 3])
+    batch = epoch(view, data)[0]
+    drawn = batch.candidates.items[:, 1:] if batch.negatives is None else batch.negatives
+    other = drawn[(batch.taken != 1)]
+    assert float((other == 1).float().mean()) > 0.85  # 40 of the 41 events that the two did not have
+
+
 # -- lists -----------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +325,18 @@ def test_hard_negatives_are_the_networks_best_that_the_user_did_not_take(cells, 
     assert max(len(contexts) for contexts in net.asked) == (1 if cells == 1 else max(1, min(12, cells // 18)))
 
 
+def test_hard_negatives_are_no_padding_and_their_pairs_are_refreshed_too():
+    data = community()
+    net, opened = Taste(data), Hard(Pairs(negatives=0), count=9, pool=99).open(data)
+    asked: list = []
+    opened.pairs.refresh = asked.append
+    net.vectors[0] = 100 * net.users[1:].sum(0)  # row 0 would be everybody's best
+    opened.refresh(net)
+    assert asked == [net]
+    known = data.histories.unique().lengths
+    assert ((opened.best > 0).sum(1)[1:] == data.schema.n_items - 1 - known[1 : data.schema.n_users]).all()
+
+
 def test_hard_negatives_change_when_the_network_does():
     data = community()
     opened = Hard(Pairs(batch_size=8, negatives=0), count=5, pool=3).open(data)
@@ -302,6 +377,17 @@ def test_rows_of_lists_are_the_lists():
     assert (batch.contexts.history.lengths <= 1).all()
 
 
+@pytest.mark.parametrize("view", [Pairs(history=2), Rows(history=2)])
+def test_histories_of_lists_are_cut_to_the_newest(view):
+    data = with_lists(community())
+    every = data.contexts(torch.arange(len(data.events)), history=9)
+    long = every.take((every.history.lengths > 2).nonzero().squeeze(1)[:3])
+    batches = epoch(view, replace(data, lists=replace(data.lists, contexts=long)))
+    ends = {tuple(row[-2:]) for row in long.history.tolist()}
+    assert {tuple(row) for batch in batches for row in batch.contexts.history.tolist()} <= ends
+    assert all((batch.contexts.history.lengths == 2).all() for batch in batches)
+
+
 def test_rows_of_a_click_log_are_its_events():
     data = community(labels=True)
     wanted = Counter(
@@ -313,6 +399,22 @@ def test_rows_of_a_click_log_are_its_events():
         assert batch.labels.shape == (len(batch), 1)
         found.update(zip(batch.contexts.user.tolist(), batch.taken.tolist(), batch.labels[:, 0].tolist()))
     assert found == wanted
+
+
+def test_rows_of_a_click_log_carry_weights_and_histories():
+    plain = community(labels=True)
+    count = len(plain.events)
+    columns = {"user": plain.user.tolist(), "item": plain.events.item.tolist(), "time": plain.events.time.tolist()}
+    labels = [int(n % 3 > 0) for n in range(count)]
+    data = make_data(**columns, label=labels, weight=[0.5 + n for n in range(count)])
+    weighed = {}
+    longest = 0
+    for batch in epoch(Rows(batch_size=7, history=2), data):
+        assert batch.weights.shape == (len(batch), 1)
+        weighed.update(zip(zip(batch.contexts.user.tolist(), batch.taken.tolist()), batch.weights[:, 0].tolist()))
+        longest = max(longest, int(batch.contexts.history.lengths.max()))
+    assert sorted(weighed.values()) == sorted(data.events.weight.tolist())
+    assert longest == 2
 
 
 @pytest.mark.parametrize("label", [None, 1])
@@ -434,6 +536,27 @@ def test_windows_show_every_step_once(length, sizes):
     assert steps == dict.fromkeys(wanted, 1)
     for u, n in zip(dense, sizes, strict=True):  # the newest window is the one that is read without windows
         assert n < 2 or (u, tuple(range(max(0, n - length), n))) in ends
+
+
+def test_visitors_with_too_few_items_are_left_out():
+    data = community()
+    lengths = data.histories.lengths
+    for least in (2, 4):
+        batches = epoch(Sequences(9, 4, least=least), data)
+        assert sum(map(len, batches)) == int((lengths >= least).sum())
+        assert min(int(batch.contexts.history.lengths.min()) for batch in batches) >= least
+
+
+def test_batches_by_length_come_in_any_order():
+    batches = epoch(Sequences(6, 8, by_length=True, chunk=100), community(users=200))
+    means = [float(batch.contexts.history.lengths.float().mean()) for batch in batches]
+    assert means != sorted(means)
+
+
+def test_windows_of_one_item_are_every_item():
+    data = make_data(user=["a"] * 3, item=[1, 2, 3], time=[1, 2, 3])
+    found = sequences_of(epoch(Sequences(1, least=1, windows=True), data))
+    assert found == Counter({(1, (i,), (i,)): 1 for i in (1, 2, 3)})
 
 
 def test_guests_are_sequences_too():
