@@ -92,7 +92,7 @@ def test_pool_softmax_and_its_gradients_are_those_of_the_loop(shape, seed, absen
     weights = torch.rand((examples, 1), generator=rng, dtype=torch.float64) + 0.1
     hard = None if hards is None else draws(examples, hards, seed=seed + 3).requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contrastive, "IN_CACHE", cells)
+        patch.setattr(contrastive, "LOGITS_PER_CHUNK", cells)
         ours = pool_softmax(query, items, bias, where, row, weights, hard)
     wanted = slow_pool(query, items, bias, where, row, weights, hard)
     torch.testing.assert_close(ours, wanted)
@@ -173,7 +173,7 @@ def test_triplet_is_its_loop(shape, seed, hards, cells):
     row = torch.randint(queries, (examples,), generator=rng)
     weights = torch.rand((examples, 1), generator=rng) + 0.1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contrastive, "IN_CACHE", cells)
+        patch.setattr(contrastive, "LOGITS_PER_CHUNK", cells)
         hard = None if hards is None else draws(examples, hards, seed=seed + 3)
         ours = float(triplet(query, items, where, 0.5, row, weights, hard))
     assert ours == pytest.approx(slow_triplet(query, items, where, 0.5, row, weights, hard), rel=1e-5, abs=1e-7)

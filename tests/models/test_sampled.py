@@ -207,9 +207,9 @@ def test_strangers_are_marked_where_the_sequence_holds_them(per):
         assert hits[at.owners == 1].float().mean() < 0.4
 
 
-@pytest.mark.parametrize("most", [0, sampled.MOST_BITS])
+@pytest.mark.parametrize("most", [0, sampled.MAX_TABLE_BYTES])
 def test_holds_is_membership(monkeypatch, most):
-    monkeypatch.setattr(sampled, "MOST_BITS", most)
+    monkeypatch.setattr(sampled, "MAX_TABLE_BYTES", most)
     rows = Ragged.of([[1, 2, 2], [], [7, 1]])
     ids = torch.arange(8)
     found = holds(rows, torch.arange(3)[:, None], ids, 8)

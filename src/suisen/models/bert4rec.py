@@ -1,12 +1,12 @@
 """BERT4Rec: items hidden in a history are predicted from both sides (Sun et al. 2019).
 
 x = E[items, some of them replaced by the mask], the transformer of ``suisen.models.transformer`` looking both ways with
-a GELU feed-forward layer of 4 d;  q = norm(GELU(W h + w));  score(history, i) = q · E[i] + b[i] (the paper's eq. 7).
+a GELU feed-forward layer of 4 d;  q = norm(GELU(W h + w));  score(history, i) = q · E[i] + b[i] (section 3.5).
 The mask is an extra row of E behind the items; the bias is one more dimension of the vectors.  Asked for the next item,
 the mask stands at the end.
 
 Loss: the mean over the hidden places of −log exp(q·E[y] + b[y]) / Σ_i exp(q·E[i] + b[i]), y the hidden item, over all
-items (the paper's eq. 8).  Of most sequences a share of the places is hidden; the others are cut behind a place drawn
+items (section 3.6).  Of most sequences a share of the places is hidden; the others are cut behind a place drawn
 at random, which alone is hidden, as when a history of any length is asked (the paper hides the last place of whole
 sequences).
 

@@ -1,5 +1,6 @@
-"""Losses of two towers: a softmax over a pool of items that the whole batch shares, and triplets; both take hard
-negatives, an example's own.
+"""Contrastive losses: a softmax over a pool of items that the whole batch shares, and triplets.
+
+In both an example can have hard negatives of its own beside those of the pool.
 
 The pool's *different* items are columns, and a column weighs exp(bias).  With bias = log(times drawn) − log(expected
 times) the sum over the columns is an unbiased estimate of the sum over the catalogue, and the mean gradient is that of
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 from suisen.data.ragged import offsets_of
 from suisen.models.losses import weighted_mean
 
-IN_CACHE = 2**19
-"""Logits that are worked on at a time: 2 MB."""
+LOGITS_PER_CHUNK = 2**19
+"""Logits that are worked on at a time: 2 MB, which stay in a core's cache."""
 MULTIPLIERS = (0x9E3779B97F4A7C15 - 2**64, 0xC2B2AE3D27D4EB4F - 2**64, 0x165667B19E3779F9)
 """Odd numbers of multiplicative hashing, as signed 64-bit integers."""
 
@@ -110,7 +111,7 @@ class _PoolSoftmax(torch.autograd.Function):
         grad_query, grad_items = torch.empty_like(query), torch.zeros_like(items)
         grad_beside = None if beside is None else torch.empty_like(beside)
         small, total = items.to(kind), query.new_zeros(())
-        size = IN_CACHE // max(1, len(items)) + 1
+        size = LOGITS_PER_CHUNK // max(1, len(items)) + 1
         for first in range(0, len(query), size):
             part, last = query[first : first + size].to(kind), min(first + size, len(query))
             here = slice(first, last) if starts is None else slice(starts[first], starts[last])
@@ -175,7 +176,7 @@ def _semi_hard(query: Tensor, items: Tensor, where: Tensor, row: Tensor, right: 
     if len(items) < 2:
         return torch.full_like(right, -torch.inf)
     with torch.no_grad():
-        size = IN_CACHE // len(items) + 1
+        size = LOGITS_PER_CHUNK // len(items) + 1
         parts = zip(row.split(size), where.split(size), right.split(size), strict=True)  # type: ignore[no-untyped-call]
         at = torch.cat([_just_below(query[r] @ items.T, p, s) for r, p, s in parts])
     return (query[row] * items[at]).sum(1)
@@ -189,12 +190,12 @@ def _just_below(scores: Tensor, own: Tensor, right: Tensor) -> Tensor:
 
 
 class Frequency(nn.Module):
-    """How often an item is in the pool, learnt from the stream of pools alone (Yi et al. 2019, algorithm 2).
+    """Estimates how often each item is in a batch's pool from the batches alone (Yi et al. 2019, algorithm 2).
 
     For hashed ids, A holds the step at which an item last came and B the moving average of the steps between two
     comings; the probability that a step's pool holds it is 1 / B.  Ids that share a bucket look more frequent than
     they are, so of several hashes the longest B counts.  The average is a plain mean over an id's first 1 / ``rate``
-    comings.  Memory: 16 bytes a bucket and hash, whatever the catalogue.  State of training alone: not in the bundle.
+    comings.  Memory: 16 bytes per bucket and hash, whatever the catalogue.  It is used in training alone and not saved.
     """
 
     def __init__(self, buckets: int, rate: float = 0.02, hashes: int = 2) -> None:

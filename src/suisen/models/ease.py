@@ -1,7 +1,7 @@
 """EASE: embarrassingly shallow autoencoders (Steck, 2019).
 
-With X the binary user × item matrix, B minimises |X − XB|² + λ|B|² under diag(B) = 0 (eq. 1 and 2).  Its closed form
-(eq. 8): P = (XᵀX + λI)⁻¹,  B[i, j] = −P[i, j] / P[j, j] off the diagonal.  score(u, ·) = x_u B, x_u the history as a
+With X the binary user × item matrix, B minimises |X − XB|² + λ|B|² under diag(B) = 0.  Its closed form:
+P = (XᵀX + λI)⁻¹,  B[i, j] = −P[i, j] / P[j, j] off the diagonal.  score(u, ·) = x_u B, x_u the history as a
 row of X.
 
 Cost: XᵀX from sparse X, and one inverse of n_items³ multiply-adds.  Memory: three n_items² matrices while learning, one

@@ -7,7 +7,7 @@ Losses, each the mean over all positions of predicting the next item y from the 
 * softmax: −log exp(h·V[y]) / Σ_i exp(h·V[i]), over all items.
 * sampled: the same over y and N drawn items j, exp(h·V[j] − log (N q_j)) each (Jean et al. 2015).
 * bpr-max: −log Σ_j w_j σ(h·V[y] − h·V[j]) + λ Σ_j w_j (h·V[j])², w the softmax of h·V[j] over the drawn items j
-  (Hidasi & Karatzoglou 2018, eq. 10).
+  (Hidasi & Karatzoglou 2018).
 
 Whole sessions, in groups of like length padded on the right, take the place of the paper's parallel sessions that are
 cut and reset: every session starts from zero and no gradient is cut.  Padding stands behind all that is read.

@@ -1,21 +1,23 @@
-"""LightGCN (He et al. 2020): a user's and an item's vector are their own, smoothed over the graph of who took what.
+"""LightGCN (He et al. 2020): vectors of users and items, smoothed over the graph of who took what.
 
-Nodes are users and items, A their symmetric 0/1 adjacency without weights, D its degrees, Ã = D^-1/2 A D^-1/2.  Of the
-learnt E (n, d), the layers E_k = Ã E_(k−1) are averaged (eq. 3 and 8): F = (E + ÃE + … + Ã^K E) / (K + 1), computed as
-h ← E + Ãh, K times.  score(u, i) is the inner product of rows of F.
+Nodes are users and items, A their symmetric 0/1 adjacency, D its degrees, Ã = D^-1/2 A D^-1/2.  E (n, d) is learnt; its
+layers E_k = Ã E_(k−1) are averaged (eq. 3 and 8): F = (E + ÃE + … + Ã^K E) / (K + 1), computed as h ← E + Ãh, K times.
+score(u, i) = F_u · F_i.
 
-Losses: BPR (eq. 15), and the softmax over cosines / τ among the batch's own items (Wu et al. 2022, On the Effectiveness
-of Sampled Softmax Loss for Item Recommendation) or among shared uniform draws.  The softmax too is served by the inner
-product: the lengths that propagation gives the vectors are worth having (Recall@20 0.189 against 0.144 by cosine on a
-tenth of Gowalla's train held out, after 4 epochs).
+Losses, both plus λ/2 (|E_u|² + |E_i|² + |E_j|²):
+* bpr: −log σ(F_u · F_i − F_u · F_j), i taken and j drawn (eq. 15).
+* softmax: −log e^(cos(F_u, F_i) / τ) / Σ_j e^(cos(F_u, F_j) / τ), j the items of the batch (Wu et al. 2022, On the
+  Effectiveness of Sampled Softmax Loss for Item Recommendation) or shared uniform draws.
+After the softmax, too, the score is the inner product: the lengths that propagation gives the vectors are worth having
+(Recall@20 0.189 against 0.144 by cosine on a tenth of Gowalla's train held out, after 4 epochs).
 
 Cost.  No dense adjacency and no sparse matrix type: row u of ÃX is a weighted sum of the rows of X at u's neighbours,
 ``embedding_bag``.  Gowalla's 70,841 nodes and 1.6 million neighbours of 64 floats take 10 ms so (CPU time of one
-thread; a CSR product 24 ms on 32-bit indices); the product is memory-bound at 4·d bytes a neighbour.
+thread; a CSR product 24 ms on 32-bit indices); the product is memory-bound at 4·d bytes per neighbour.
 Ã is symmetric, so a hop's gradient is a hop.  The loss reads F at the batch's users and items alone, so the last hop is
 computed for those rows: with K = 1 a step touches the neighbours of 2,048 pairs, 1/7 of all, in 2 ms forward and 5 ms
 back.  What is left of a step is the softmax, 3·r·u·d multiply-adds for the batch's r different users and u items
-(23 ms), and one Adam over all nodes (3 ms).  Each hop more is one whole product forward and one back, 20 ms a step.
+(23 ms), and one Adam over all nodes (3 ms).  Each further hop costs a whole product forward and one back, 20 ms.
 """
 
 from __future__ import annotations
@@ -42,7 +44,17 @@ from suisen.parameters import Search
 
 @hyper_parameters
 class LightGCN:
-    """Vectors smoothed over the graph of users and items; folds histories in, so that new users need no training."""
+    """Vectors of users and items smoothed over the graph of who took what (He et al. 2020).
+
+    Answers users and guests with a history, new ones without training: the history stands for the user's row of the
+    graph; and known users without one, by their stored vectors.  For items that train has events of.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(su.LightGCN(dim=4, epochs=1)).fit(data)
+    >>> recommender.recommend(users=[1, 2], k=5).shape
+    (10, 4)
+    """
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
 
@@ -83,9 +95,9 @@ class LightGCN:
 
 
 def graph_of(user: Tensor, item: Tensor, n_users: int, n_items: int) -> Ragged:
-    """Ã with a row a node, users first: neighbours with weights 1 / sqrt(degree · degree of the neighbour).
+    """Ã, one row per node, users first: its neighbours, with weights 1 / √(degree · degree of the neighbour).
 
-    ``user`` and ``item`` (m,) are the pairs taken; one taken again counts once.
+    ``user`` and ``item`` (m,) are the pairs of train; a pair that occurs again counts once.
     """
     pairs = torch.unique(user * n_items + item)
     user, item = torch.div(pairs, n_items, rounding_mode="floor"), pairs % n_items + n_users
@@ -114,7 +126,7 @@ def hops(graph: Ragged, x: Tensor, count: int) -> Tensor:
 
 
 class _Propagated(torch.autograd.Function):
-    """Rows of E, and of F: a linear map, so that backward needs no activation, and no hop is recorded."""
+    """Rows of E and of F.  F is linear in E and Ã symmetric: backward is the same hops, and nothing is kept for it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, graph: Ragged, layers: int, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +157,7 @@ def propagated(x: Tensor, graph: Ragged, layers: int, rows: Tensor) -> tuple[Ten
 
 
 class LightGCNNet(Retriever):
-    """In training the graph is at hand; what serves is frozen when the network goes to eval mode.
+    """Holds the graph while it trains; ``eval()`` computes and stores the vectors that serve.
 
     A history H stands for the user's row of A: F_u = (E_u + |H|^-1/2 Σ_(i in H) s_i) / (K + 1) with
     s_i = degree_i^-1/2 · (E + … + Ã^(K−1) E)_i.  Where H is what train holds of the user that *is* the trained vector;
@@ -185,7 +197,7 @@ class LightGCNNet(Retriever):
         return Ragged(self.get_buffer("neighbours"), self.get_buffer("offsets"), self.get_buffer("weights"))
 
     def train(self, mode: bool = True) -> Self:
-        """Leaving training freezes what serves; a network from a bundle has no graph and keeps what it was given."""
+        """On ``eval()`` computes the vectors that serve; a network from a bundle has no graph and keeps its own."""
         super().train(mode)
         if not mode and hasattr(self, "neighbours"):
             self._freeze()
@@ -200,7 +212,7 @@ class LightGCNNet(Retriever):
         self.sent.copy_(inner[users:] * scale[:, None])
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss and λ/2 · |E|² of each example's vectors."""
+        """The loss plus λ/2 times the squared norms of each example's vectors in E."""
         ids = batch.taken
         if batch.negatives is not None:
             ids = torch.cat([ids, batch.negatives.flatten()])
@@ -224,7 +236,7 @@ class LightGCNNet(Retriever):
         return bpr(*scores, batch.weights)
 
     def _softmax(self, batch: Batch, p: Tensor, q: Tensor, user_at: Tensor, at: Tensor) -> Tensor:
-        """Over the batch's items, over shared draws (N,), or, where lists hold refusals, over each row's own (B, N)."""
+        """The softmax over the batch's items, shared draws (N,), or each row's own refusals of a list (B, N)."""
         p, q = F.normalize(p, dim=1) / self.model.temperature, F.normalize(q, dim=1)
         taken, others = at[: len(batch)], at[len(batch) :]
         if batch.negatives is None or batch.negatives.dim() == 1:
@@ -238,7 +250,7 @@ class LightGCNNet(Retriever):
         return weighted_mean(logits.logsumexp(1, keepdim=True) - logits[:, :1], batch.weights)
 
     def query_vectors(self, contexts: Contexts) -> Tensor:
-        """(B, d): made from the history where there is one, the stored vector elsewhere."""
+        """(B, d): computed from the history where there is one, the stored vector elsewhere."""
         history, users = contexts.history, self.frozen[contexts.user]
         known = self._known(history)
         if known.values.numel():

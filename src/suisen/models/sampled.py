@@ -1,11 +1,11 @@
-"""Losses of sequences over sampled negatives: what is drawn, how it is scored, and four losses of the scores.
+"""Losses of sequence models over sampled negatives: how they are drawn and scored, and three losses of the scores.
 
-A position's hidden state h predicts its next item y among y and N drawn items.  How they are shared decides the cost,
-n positions of d floats in B sequences:
+At each of n positions, in B sequences, the state h (d floats) predicts the next item y among y and N drawn items.  What
+shares the N draws decides the cost:
 
-* ``position``: N of each position.  n·N·d multiply-adds that read a row of the table each; 8·n·N bytes of ids.
-* ``sequence``: N of each sequence.  B products of (L, d) by (d, N): the same multiply-adds, B·N rows are read.
-* ``batch``: N of all.  One product (n, d) by (d, N), N rows are read.
+* ``position``: each position has its own.  n·N·d multiply-adds that read a row of the table each; 8·n·N bytes of ids.
+* ``sequence``: the positions of a sequence.  B products of (L, d) by (d, N): as many multiply-adds, B·N rows are read.
+* ``batch``: all positions.  One product of (n, d) by (d, N), N rows are read.
 
 Scores and their gradients are n·N floats each, whatever the catalogue; the table's gradient is dense.
 """
@@ -19,16 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suisen.data.dataset import Dataset
-from suisen.data.negatives import Sampler
+from suisen.data.negatives import MAX_TABLE_BYTES, Sampler
 from suisen.data.ragged import Ragged
 from suisen.models.sequences import Positions
 from suisen.models.tables import lookup, products
 
 Per = Literal["position", "sequence", "batch"]
-MOST_BITS = 64 * 2**20
-"""Bytes of the dense table that says what a sequence holds; above it sorted keys are searched instead."""
-ROUNDS = 3
-"""How often what hits the sequence's own items is drawn again; what still hits then counts for nothing."""
+MAX_ROUNDS = 3
+"""How often draws of the sequence's own items are drawn again; what is left of them then counts for nothing."""
 
 
 class Negatives(nn.Module):
@@ -62,20 +60,21 @@ class Negatives(nn.Module):
         return self.pool[at.clamp(max=len(self.pool) - 1)]
 
     def of(self, at: Positions) -> Tensor:
-        """(N,), (B, N) or (n, N) draws, as they are shared."""
+        """Draws for a batch: (n, N) per position, (B, N) per sequence, (N,) per batch."""
         rows = {"position": (at.targets.numel(),), "sequence": (len(at.inputs),), "batch": ()}[self.per]
         return self.draw((*rows, self.count))
 
     def strangers(self, at: Positions) -> tuple[Tensor, Tensor]:
-        """Draws as ``of`` makes them and (n, N) bool: which of them stand in the position's own sequence.  Where they
-        are not the whole batch's, such are drawn again first, ``ROUNDS`` times.
+        """Draws shaped as those of ``of``, and (n, N) bool: which of them stand in the position's own sequence.
+
+        Unless the batch shares them, such draws are first drawn again, at most ``MAX_ROUNDS`` times.
         """
         ids = self.of(at)
         if self.per == "batch":
             return ids, holds(at.sequences, at.owners[:, None], ids, len(self.log_q))
         owners = at.owners if self.per == "position" else torch.arange(len(at.inputs), device=ids.device)
         hits = holds(at.sequences, owners[:, None], ids, len(self.log_q))
-        for _ in range(ROUNDS):
+        for _ in range(MAX_ROUNDS):
             places = hits.nonzero(as_tuple=True)
             if not places[0].numel():
                 break
@@ -84,7 +83,7 @@ class Negatives(nn.Module):
         return ids, hits if self.per == "position" else hits[at.owners]
 
     def scores(self, at: Positions, hidden: Tensor, table: Tensor, ids: Tensor) -> Tensor:
-        """(n, N): each position's state times the rows of its negatives."""
+        """(n, N) inner products of each position's state ``hidden`` (n, d) with its negatives' rows of ``table``."""
         if self.per == "position":
             return products(hidden, table, table.new_zeros(len(table)), ids)
         rows = lookup(table, ids)
@@ -95,18 +94,18 @@ class Negatives(nn.Module):
         return (states @ rows.mT)[real].float()
 
     def own(self, at: Positions, ids: Tensor) -> Tensor:
-        """(n, N) bool: draws that are the very item the position is to predict."""
+        """(n, N) bool: which draws are the item that the position is to predict."""
         return (ids[at.owners] if self.per == "sequence" else ids) == at.targets[:, None]
 
     def log_counts(self, at: Positions, ids: Tensor) -> Tensor:
-        """How often each negative is expected among the N draws, in logarithms; broadcasts over (n, N)."""
+        """Logarithms of how often each negative is expected among the N draws, N q_j; broadcasts over (n, N)."""
         log_q = self.log_q[ids] + torch.tensor(float(self.count)).log()
         return log_q[at.owners] if self.per == "sequence" else log_q
 
 
 def holds(sequences: Ragged, rows: Tensor, ids: Tensor, n_items: int) -> Tensor:
-    """Whether the row of ``sequences`` named holds the item, in the broadcast shape of ``rows`` and ``ids``."""
-    if len(sequences) * n_items > MOST_BITS:
+    """Bool: whether row ``rows`` of ``sequences`` holds item ``ids``, in the shape the two broadcast to."""
+    if len(sequences) * n_items > MAX_TABLE_BYTES:
         return sequences.holds(ids, rows)
     table = torch.zeros(len(sequences) * n_items, dtype=torch.bool, device=ids.device)
     table[sequences.keys(n_items)] = True
@@ -114,7 +113,7 @@ def holds(sequences: Ragged, rows: Tensor, ids: Tensor, n_items: int) -> Tensor:
 
 
 def positive_scores(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-    """(n, 1): each position's state times its own item's row."""
+    """(n, 1) inner products of each position's state ``hidden`` (n, d) with the row of its next item (n,)."""
     return (hidden * lookup(table, targets)).sum(1, keepdim=True).float()
 
 
@@ -126,7 +125,7 @@ def sampled_softmax(positive: Tensor, negative: Tensor, log_counts: Tensor, hits
 
     ``log_counts``, log (N q_j), is how often j is expected among the draws: subtracted, the sum's expectation is that
     of the whole catalogue (Jean et al. 2015; the positive is there for certain and is not corrected).  ``hits`` (n, N):
-    draws of the position's own item, left out, as the positive stands there already.
+    draws of the position's own item, which are left out, for the positive is in the sum already.
     """
     corrected = (negative - log_counts).masked_fill(hits, -torch.inf)
     return (torch.cat([positive, corrected], 1).logsumexp(1, keepdim=True) - positive).mean()

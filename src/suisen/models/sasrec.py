@@ -6,8 +6,8 @@ score(history, i) = h_newest · E[i]: the table that is read is the table that i
 Losses, each the mean over all positions t of predicting y = item t + 1 from h = h_t:
 * softmax: −log exp(h·E[y]) / Σ_i exp(h·E[i]), over all items.
 * sampled: the same over y and N drawn items j, exp(h·E[j] − log (N q_j)) each (Jean et al. 2015).
-* bce: −log σ(h·E[y]) − Σ_j log(1 − σ(h·E[j])), divided by N + 1: the paper's eq. 5, where N = 1.
-* gbce: bce with σ(h·E[y])^β, which mends the overconfidence of sampled bce (Petrov & Macdonald 2023, eq. 19 to 22).
+* bce: −log σ(h·E[y]) − Σ_j log(1 − σ(h·E[j])), divided by N + 1: the paper's (section III-E), where N = 1.
+* gbce: bce with σ(h·E[y])^β, which mends the overconfidence of sampled bce (Petrov & Macdonald 2023).
 
 Cost per sequence of L items: blocks · (12 L d² + 2 L² d) multiply-adds forward, and L · n_items · d for the full
 softmax, which dominates (three times that with its gradients).  With sampled negatives n_items becomes their number;

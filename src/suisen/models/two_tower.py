@@ -1,14 +1,23 @@
 """Two-Tower: a user network and an item network that meet in one inner product (Covington et al. 2016; Yi et al. 2019).
 
-User tower: user id, user features, request features, mean of the history.  Item tower: item id, item features.
-Losses: −log softmax((q_u · v_i) / τ) with negatives from the batch, drawn uniformly, or both (mixed negative sampling,
-Yang et al. 2020), each divided by the times it was to be expected (the logQ correction: log q is *subtracted*), the
-frequencies exact or learnt from the stream; or semi-hard triplets (Schroff et al. 2015).  Beside the negatives of each
-stand hard ones, if asked for, from the network's own best items (ANCE, Xiong et al. 2021).  Items and users that train
-does not know are served by their features: their id is 0, whose vector is zero, and training hides a share of the ids
-so that the features learn to carry the weight.  Cost: each tower once for each of the batch's different users
-(examples, where they bring a history or request features) and items, and 3·R·m·d multiply-adds for the products of the
-R and m of both.
+User tower: user id, user features, context features, mean of the history.  Item tower: item id, item features.  A
+tower concatenates its fields' vectors: v = hidden layers([f₁, f₂, …]) + f₁ + f₂ + …, of length 1 with ``cosine``.
+score(u, i) = q_u · v_i.
+
+Losses:
+* softmax: −log e^a / (e^a + Σ_j e^(q_u · v_j / τ − log expected_j)), a = q_u · v_i / τ, over negatives j from the batch
+  (Yi et al. 2019, eq. 3), drawn uniformly, or both (mixed negative sampling, Yang et al. 2020).  expected_j is
+  how often j is to be expected among the negatives (the logQ correction: log q is *subtracted*), from train's counts or
+  learnt from the stream of batches.
+* triplet: max(0, margin − q_u · v_i + q_u · v_n) with a semi-hard negative n (Schroff et al. 2015).
+Each example can have hard negatives beside these: some of the items that the network itself ranks highest for the user
+(ANCE, Xiong et al. 2021).
+
+Users and items that train does not know are scored by their features: their id is 0, whose vector is zero, and training
+hides a share of the ids so that the features learn to carry the score.
+
+Cost: each tower once per different user of the batch (per example, where there is a history or context features) and
+once per different item, and 3·R·m·d multiply-adds for the products of R queries and m items.
 """
 
 from __future__ import annotations
@@ -31,19 +40,34 @@ from suisen.models.layers import ContextVectors, ItemVectors, adam, perceptron
 from suisen.models.tables import distinct, lookup
 from suisen.parameters import Search
 
-LEAST_TEMPERATURE, MOST_BUCKETS = 0.01, 2**20
-FEW = 0.75
-"""Different users are brought together where they are at most this share of the examples: sorting has its price."""
+MIN_TEMPERATURE = 0.01
+"""Below it a learnt τ would make the softmax a maximum."""
+MAX_BUCKETS = 2**20
+"""Of the streaming estimate of frequencies."""
+MAX_DISTINCT_SHARE = 0.75
+"""Users are made distinct where at most this share of a batch's users is: sorting costs more than it saves above."""
 
 
 def _correction(value: Any) -> Any:
-    """``log_q`` was a switch: what was saved then can still be read."""
-    return {True: "exact", False: "none"}[value] if isinstance(value, bool) else value
+    """``log_q`` was a switch once; bundles saved then can still be loaded."""
+    if isinstance(value, bool):
+        return "exact" if value else "none"
+    return value
 
 
 @hyper_parameters
 class TwoTower:
-    """Feature towers trained with negatives from the batch, drawn ones, or both."""
+    """A user network and an item network over features, trained by contrast (Covington et al. 2016; Yi et al. 2019).
+
+    Answers users, new users by their features, guests by their history; scores items without an event in train by their
+    features.
+
+    >>> import suisen as su
+    >>> data = su.Dataset.of(su.World(users=30, items=100, seed=0).generate().log)
+    >>> recommender = su.Recommender(su.TwoTower(dim=4, hidden=(4,), epochs=1)).fit(data)
+    >>> recommender.recommend(users=[1, 2], k=5).shape
+    (10, 4)
+    """
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
 
@@ -67,7 +91,7 @@ class TwoTower:
     temperature: Annotated[float, Field(gt=0), Search(0.03, 0.5, log=True)] = 0.1
     """τ: the smaller, the harder the nearest negatives are pushed away."""
     learn_temperature: bool = False
-    """Learn τ, from ``temperature`` on and never below 0.01."""
+    """Whether τ is learnt, starting at ``temperature`` and never below 0.01."""
     margin: Annotated[float, Field(gt=0)] = 0.2
     """By how much a triplet's positive is to score above its negative."""
     cosine: bool = True
@@ -105,9 +129,9 @@ class TwoTower:
 
 
 class Tower(nn.Module):
-    """Field vectors, concatenated → hidden layers → one vector, plus the plain sum of the fields' vectors.
+    """One vector per row from its fields' vectors: hidden layers over their concatenation, plus their sum.
 
-    The sum is the short way: with it a tower starts as a matrix factorisation of its ids and features.
+    Because of the sum a tower starts as a factorisation of ids and features, which learns faster than layers alone.
     """
 
     def __init__(self, model: TwoTower, fields: int, hidden: tuple[int, ...]) -> None:
@@ -116,7 +140,7 @@ class Tower(nn.Module):
         self.cosine = model.cosine
 
     def forward(self, fields: Tensor) -> Tensor:
-        """(n, d) of (n, F, d)."""
+        """(n, d) of the vectors of F fields (n, F, d)."""
         vector = self.layers(fields.flatten(1)) + fields.sum(1)
         return F.normalize(vector, dim=1) if self.cosine else vector
 
@@ -128,7 +152,8 @@ class TwoTowerNet(Retriever):
 
     def __init__(self, model: TwoTower, schema: Schema) -> None:
         super().__init__()
-        self.model, self.n_users = model, schema.n_users
+        self.model = model
+        self.n_users = schema.n_users
         std = model.dim**-0.5
         self.context = ContextVectors(schema, model.dim, (model.history,), std)
         self.item = ItemVectors(schema, model.dim, std)
@@ -139,11 +164,11 @@ class TwoTowerNet(Retriever):
         if model.learn_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(model.temperature)))
         if model.log_q == "streaming":
-            self.frequency = Frequency(min(2 ** (2 * schema.n_items).bit_length(), MOST_BUCKETS))
+            self.frequency = Frequency(min(2 ** (2 * schema.n_items).bit_length(), MAX_BUCKETS))
         self.register_buffer("share", torch.zeros(schema.n_items), persistent=False)  # of train's events; log_q = exact
 
     def prepare(self, train: Dataset) -> None:
-        """The items' share of the positives."""
+        """Counts each item's share of the positives."""
         self.share.copy_(train.item_counts / train.item_counts.sum())
 
     def query_vectors(self, contexts: Contexts) -> Tensor:
@@ -162,36 +187,51 @@ class TwoTowerNet(Retriever):
 
     @property
     def temperature(self) -> Tensor | float:
-        """τ, fixed or as far as it is learnt."""
+        """τ, fixed or as learnt so far."""
         if not self.model.learn_temperature:
             return self.model.temperature
-        return self.log_temperature.exp().clamp(min=LEAST_TEMPERATURE)
+        return self.log_temperature.exp().clamp(min=MIN_TEMPERATURE)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss; only different items, and where nothing but the user counts only different users, pass a tower."""
-        model, (contexts, row) = self.model, self._queried(batch.contexts)
-        drawn = batch.negatives if model.loss in ("uniform", "mixed") and batch.negatives is not None else None
-        ids, where, _ = distinct(batch.taken if drawn is None else torch.cat([batch.taken, drawn]), len(self.items))
-        query, vectors, own = self.query_vectors(contexts), self.vectors_of(ids), where[: len(batch)]
-        query = query if model.loss == "triplet" else query / self.temperature
-        hard = None if batch.hard is None else self._hard(batch.hard, batch.taken, query if row is None else query[row])
+        """The loss.  Each different item passes its tower once; so does each different user, where a query depends on
+        the user alone.
+        """
+        model = self.model
+        contexts, row = self._queried(batch.contexts)
+        pool = batch.taken  # (B,)
+        if model.loss in ("uniform", "mixed") and batch.negatives is not None:
+            pool = torch.cat([pool, batch.negatives])  # (B + N,)
+        ids, where, _ = distinct(pool, len(self.items))  # (m,), and the column of each of the pool
+        own = where[: len(batch)]
+        query = self.query_vectors(contexts)  # (R, d)
+        vectors = self.vectors_of(ids)  # (m, d)
+        if model.loss != "triplet":
+            query = query / self.temperature
+        hard = None
+        if batch.hard is not None:
+            hard = self._hard(batch.hard, batch.taken, query if row is None else query[row])
         if model.loss == "triplet":
             return triplet(query, vectors, own, model.margin, row, batch.weights, hard)
         bias = self._bias(ids, own, where[len(batch) :])
         return pool_softmax(query, vectors, bias, own, row, batch.weights, hard)
 
     def _queried(self, contexts: Contexts) -> tuple[Contexts, Tensor | None]:
-        """One context a query, and the query of each of the given ones (None: its own)."""
+        """The R contexts whose queries are computed, and (B,) which of them each given context has (None: R = B, its
+        own).
+        """
         if not self.by_user:
             return contexts, None
         users, row, _ = distinct(contexts.user, self.n_users)
-        if len(users) > FEW * len(row):
+        if len(users) > MAX_DISTINCT_SHARE * len(row):
             return contexts, None
         one_of = torch.empty_like(users).scatter_(0, row, torch.arange(len(row), device=row.device))
         return contexts.take(one_of), row
 
     def _bias(self, ids: Tensor, own: Tensor, drawn: Tensor) -> Tensor:
-        """(m,) log of what each of the pool's items weighs as a negative."""
+        """(m,) log of how often each of the pool's different items was drawn over how often it was to be expected.
+
+        ``own`` (B,) and ``drawn`` are the columns of the items taken and of the draws.
+        """
         taken, more = (torch.bincount(part, minlength=len(ids)).float() for part in (own, drawn))
         in_batch = self.model.loss != "uniform"
         times = taken + more if in_batch else more
@@ -206,8 +246,9 @@ class TwoTowerNet(Retriever):
         return times.log() - expected.log()
 
     def _hard(self, hard: Tensor, taken: Tensor, query: Tensor) -> Tensor:
-        """(B, H) scores of each example's own hard negatives.  One that is the example's item itself scores as low as a
-        finite number can: a row of −∞ alone would have no gradient.
+        """(B, H) scores of each example's hard negatives ``hard`` (B, H) for its query (B, d).
+
+        A negative that is the example's item itself gets the lowest finite score: a row of −∞ alone has no gradient.
         """
         ids, where, _ = distinct(hard, len(self.items))
         wrong = lookup(self.vectors_of(ids), where, padding=False)
