@@ -28,7 +28,7 @@ def serve(target: str, host: str, port: int, **given: Any) -> None:
     \b
     suisen serve runs/demo --port 8000
     curl localhost:8000/v1/recommend/196?k=5
-    curl localhost:8000/v1/recommend -d '{"queries": [{"history": [50, 181]}], "k": 5}'
+    curl localhost:8000/v1/recommend --json '{"queries": [{"history": [50, 181]}], "k": 5}'
 
     The server is ready once it has given the answers that the bundle was saved with.  GET /openapi.json describes
     all paths; an id that nobody knows gets the popular list and is told so.

@@ -43,7 +43,8 @@ class App:
         self.service.description = msgspec.json.encode(openapi.document(endpoints))
         self.on_opened: Callable[[], None] = lambda: None
         """Called once in the event loop, when loading succeeded or failed."""
-        self._load, self._routes = load, Routes(endpoints)
+        self._load = load
+        self._routes = Routes(endpoints)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -60,7 +61,8 @@ class App:
             system = await asyncio.to_thread(self._load)
             service.answering = await asyncio.to_thread(Answering, system)
         except Exception as error:
-            service.state, service.failure = "failed", error
+            service.state = "failed"
+            service.failure = error
             logger.error("the bundle is not served: %s", error, exc_info=not isinstance(error, SuisenError))
         else:
             service.telemetry.bundle(service.version, system.name)
@@ -104,7 +106,9 @@ class App:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange, telemetry, route = Exchange(scope, receive), self.service.telemetry, "unmatched"
+        exchange = Exchange(scope, receive)
+        telemetry = self.service.telemetry
+        route = "unmatched"
         telemetry.in_flight.inc()
         try:
             try:

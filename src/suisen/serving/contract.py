@@ -77,8 +77,14 @@ class Endpoint(Generic[M]):
     @property
     def refusals(self) -> dict[int, list[Code]]:
         """Codes of the problems that may be the answer, by status; beside those of every path (404, 405)."""
-        reading = BODY if self.method == "POST" else () if self.takes is AnyParams else QUERY_STRING
+        codes: list[Code] = []
+        if self.method == "POST":
+            codes += BODY
+        elif self.takes is not AnyParams:
+            codes += QUERY_STRING
+        if self.needs_bundle:
+            codes += LOADED
         found: dict[int, list[Code]] = {}
-        for code in (*reading, *(LOADED if self.needs_bundle else ()), *self.codes):
+        for code in (*codes, *self.codes):
             found.setdefault(int(PROBLEM_TYPES[code].status), []).append(code)
         return found

@@ -130,14 +130,15 @@ def _located(path: str, value: Any, annotation: Any) -> tuple[str, Any, Any]:
     for step in _STEP.finditer(path):
         if step["name"] is not None:
             field = f"{field}.{step['name']}" if field else step["name"]
-            value, annotation = value[step["name"]], _field_types(annotation)[step["name"]]
+            value = value[step["name"]]
+            annotation = _field_types(annotation)[step["name"]]
         elif step["index"] != "...":
-            field, value = f"{field}[{step['index']}]", value[int(step["index"])]
+            field = f"{field}[{step['index']}]"
+            value = value[int(step["index"])]
         else:  # msgspec does not say which entry of a mapping it refused: the first that does not fit
             annotation = next(get_args(part)[1] for part in _parts(annotation) if get_origin(part) is dict)
             name = next((name for name, entry in value.items() if not _fits(entry, annotation)), "")
-            field, value = f"{field}.{name}", value.get(name)
-            break
+            return f"{field}.{name}", value.get(name), annotation
     return field, value, annotation
 
 

@@ -111,7 +111,8 @@ class Exchange:
             if message["type"] == "http.disconnect":
                 raise Refusal("malformed_request", "the connection ended before the body")
             parts.append(message.get("body", b""))
-            size, more = max(size, sum(map(len, parts))), message.get("more_body", False)
+            size = max(size, sum(map(len, parts)))
+            more = message.get("more_body", False)
         if size > max_bytes:
             raise Refusal(
                 "too_large", f"the body of {size:,} bytes is above {max_bytes:,}; send fewer queries or events"

@@ -35,7 +35,8 @@ class Lane(Generic[J, R]):
         self.name, self.max_rows, self.rows_per_batch = name, max_rows, rows_per_batch
         self.held = 0
         """Rows waiting or being worked on."""
-        self._work, self._open = work, False
+        self._work = work
+        self._open = False
         self._tickets: queue.SimpleQueue[_Ticket[J, R] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"suisen-{name}", daemon=True)
 

@@ -58,7 +58,9 @@ class Running:
     """A server in a thread of this process: requests go to ``url``, ``stop()`` ends it."""
 
     def __init__(self, server: Server) -> None:
-        self.app, self.url, self._server = server.app, server.url, server
+        self.app = server.app
+        self.url = server.url
+        self._server = server
         self._thread = threading.Thread(
             target=server.run, args=([server.listening],), name="suisen-server", daemon=True
         )
@@ -165,7 +167,9 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=max(1, round(app.service.settings.grace_s)),
         )
         super().__init__(config)
-        self.app, self.listening, self.url = app, listening, _url(listening)
+        self.app = app
+        self.listening = listening
+        self.url = _url(listening)
         self.opened = threading.Event()
         """Set when loading has ended, one way or the other."""
         self.on_ready: Callable[[str], None] = lambda url: None
