@@ -163,7 +163,7 @@ def trained(row: Row, model: Any, split: Split, options: su.RunOptions, seed: in
     """The network, the epochs of each phase, and how they were picked."""
     data, pick = DATA[row.data], row.picks
     if row.epochs is not None:
-        net, _ = fit(model, split.train, options=options, epochs=row.epochs or None)
+        net, _ = fit(model, split.train, options=options, epochs_per_phase=row.epochs or None)
         return net, list(row.epochs), "epochs fixed"
     if data.inner is None:
         valid = split.valid

@@ -25,6 +25,7 @@ from suisen.data.views import has_negatives
 from suisen.models import tables
 from suisen.models.contrastive import info_nce
 from suisen.models.deepfm import DeepFMNet
+from suisen.models.layers import square_norm
 from suisen.models.losses import logistic_pairs, of_rows
 from suisen.models.mf import MFNet
 from suisen.models.two_tower import TwoTowerNet
@@ -121,7 +122,7 @@ def plain_loss(net: Any, batch: Batch) -> Tensor:
             candidates, labels = batch.listed
             states = net.item_state(candidates.items.flatten()).view(*candidates.items.shape, -1)
             scores = net.combine(net.context_state(batch.contexts), states, None)
-            return of_rows(scores, labels) + net.model.l2 / 2 * net.core.square_norm()
+            return of_rows(scores, labels) + net.model.l2 / 2 * square_norm(net.tables())
         return _mf_loss(net, batch)
 
 
