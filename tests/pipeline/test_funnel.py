@@ -118,7 +118,7 @@ def test_it_prints_and_dumps():
     out = fitted("ease + fm").funnel(small_split().test, k=5)
     text = str(out)
     for part in ("funnel of 57 queries, 57 relevant items", "retrieved", "lost here", "recall@30", "95 % interval",
-                 "hits a query in the top 5", "one half of the users predicts"):  # fmt: skip
+                 "hits per query in the top 5", "one half of the users predicts"):  # fmt: skip
         assert part in text
     plain = json.loads(json.dumps(out.to_dict()))
     assert plain["stages"][2]["stage"] == "retrieved"

@@ -41,7 +41,7 @@ class StageLoss(NamedTuple):
 
     stage: str
     items: float
-    """Items a list, on average."""
+    """Items per list, on average."""
     hits: int
     """Relevant items among them, over all queries."""
     lost: int
@@ -69,14 +69,14 @@ class Funnel:
     figures: tuple[Figure, ...]
     """recall@N; precision@K and ndcg@K end to end; precision@K given that something relevant was retrieved."""
     expected_end_to_end: float
-    """Hits a query: K · Precision@K."""
+    """Hits per query: K · Precision@K."""
     expected_given_retrieved: float
-    """Hits a query: share of queries with a relevant candidate · K · Precision@K among those."""
+    """Hits per query: share of queries with a relevant candidate · K · Precision@K among those."""
     counted: float
-    """Hits a query, counted."""
+    """Hits per query, counted."""
     halves: tuple[Figure, Figure]
-    """Hits a query: predicted from the first half's stage figures (with the interval in which the other half's mean is
-    to be expected), counted in the second half."""
+    """Hits per query: predicted from the first half's stage figures (with the interval in which the other half's mean
+    is to be expected), counted in the second half."""
     protocol: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,9 +95,9 @@ class Funnel:
         return "\n".join(
             [
                 f"funnel of {self.queries:,} queries, {self.relevant:,} relevant items ({self.protocol})",
-                text_table(["stage", "items a list", "hits", "lost here"], stages),
+                text_table(["stage", "items per list", "hits", "lost here"], stages),
                 text_table(["figure", "value", "95 % interval"], figures),
-                f"hits a query in the top {self.k}: {self.counted:.4f} counted; expected "
+                f"hits per query in the top {self.k}: {self.counted:.4f} counted; expected "
                 f"{self.expected_end_to_end:.4f} from the precision measured end to end, "
                 f"{self.expected_given_retrieved:.4f} from the recall and the precision measured given that a relevant "
                 f"item was retrieved",
@@ -117,15 +117,15 @@ def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0) -> Funn
     hits = _count(engine, queries, k, depth)
     relevant = queries.truth.lengths.double()
     retrieved, top, gains = hits["retrieved"], hits["top"], hits["ndcg"]
-    asked = relevant > 0
-    some = (retrieved > 0) & asked
+    with_truth = relevant > 0
+    some = (retrieved > 0) & with_truth
     figures = (
-        _figure(f"recall@{depth}", (retrieved / relevant.clamp(min=1))[asked], seed),
-        _figure(f"precision@{k} end to end", (top / k)[asked], seed),
+        _figure(f"recall@{depth}", (retrieved / relevant.clamp(min=1))[with_truth], seed),
+        _figure(f"precision@{k} end to end", (top / k)[with_truth], seed),
         _figure(f"precision@{k} given a relevant candidate", (top / k)[some], seed),
-        _figure(f"ndcg@{k} end to end", gains[asked], seed),
+        _figure(f"ndcg@{k} end to end", gains[with_truth], seed),
     )
-    share = float(some[asked].double().mean())
+    share = float(some[with_truth].double().mean())
     stages = [
         StageLoss("catalogue", float(hits["allowed"]), int(relevant.sum()), 0),
         StageLoss("not filtered", hits["open"], int(hits["possible"].sum()), 0),
@@ -142,8 +142,8 @@ def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0) -> Funn
         figures=figures,
         expected_end_to_end=expected_hits(k, figures[1].value),
         expected_given_retrieved=share * expected_hits(k, figures[2].value) if share else 0.0,
-        counted=float(top[asked].mean()),
-        halves=_halves(top, some, asked, k, seed),
+        counted=float(top[with_truth].mean()),
+        halves=_halves(top, some, with_truth, k, seed),
         protocol=queries.protocol,
     )
 
@@ -183,20 +183,20 @@ def _figure(name: str, values: Tensor, seed: int) -> Figure:
     return Figure(name, float(values.mean()), float(low[0]), float(high[0]))
 
 
-def _halves(top: Tensor, some: Tensor, asked: Tensor, k: int, seed: int) -> tuple[Figure, Figure]:
+def _halves(top: Tensor, some: Tensor, with_truth: Tensor, k: int, seed: int) -> tuple[Figure, Figure]:
     """Stage figures of one half of the queries against the hits of the other half.
 
     The prediction's interval is where the other half's mean falls in 95 % of halvings: the bootstrap's, widened by
     √(1 + n₁/n₂), for that mean varies too.
     """
-    rows = asked.nonzero().squeeze(1)
+    rows = with_truth.nonzero().squeeze(1)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(rows.numel()))
     first, second = rows[order[: rows.numel() // 2]], rows[order[rows.numel() // 2 :]]
     share = float(some[first].double().mean()) if first.numel() else float("nan")
     given = top[first][some[first]]
     predicted = share * expected_hits(k, float((given / k).mean())) if given.numel() else 0.0
-    drawn = _figure("predicted hits a query", top[first], seed)
+    drawn = _figure("predicted hits per query", top[first], seed)
     wider = (1 + first.numel() / max(second.numel(), 1)) ** 0.5
     low, high = (predicted + (end - drawn.value) * wider for end in (drawn.low, drawn.high))
     prediction = drawn._replace(value=predicted, low=max(0.0, low), high=high)
-    return prediction, _figure("counted hits a query", top[second], seed + 1)
+    return prediction, _figure("counted hits per query", top[second], seed + 1)

@@ -23,7 +23,7 @@ class Knob:
     section: str
     """retriever or ranker."""
     key: str
-    kind: Any
+    hint: Any
     """Its type."""
     search: Search
 
@@ -35,8 +35,8 @@ class Knob:
     @property
     def whole(self) -> bool:
         """Whether a range holds whole numbers alone."""
-        kinds = get_args(self.kind) if get_origin(self.kind) in (Union, types.UnionType) else (self.kind,)
-        return int in kinds and float not in kinds
+        allowed = get_args(self.hint) if get_origin(self.hint) in (Union, types.UnionType) else (self.hint,)
+        return int in allowed and float not in allowed
 
     @property
     def labels(self) -> dict[Any, Any]:
@@ -87,7 +87,7 @@ def space_of(models: Mapping[str, Model | None], stages: Iterable[str], fixed: I
             raise InputError(f"stage = {section!r}, but no {section} is named; pass --{section} NAME")
         names.append(name_of(model))
         known = searches_of(type(model))
-        knobs += [Knob(section, key, kind, search) for key, (kind, search) in known.items()]
+        knobs += [Knob(section, key, hint, search) for key, (hint, search) in known.items()]
     left = [knob for knob in knobs if knob.name not in held]
     if not knobs:
         raise InputError(f"{' + '.join(names)} has nothing to search; train it, or tune another model")
