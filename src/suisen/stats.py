@@ -40,10 +40,11 @@ def bootstrap_means(
     means = column_means(table)
     drawn = _resampled_means(table, resamples, np.random.default_rng(seed))
     spread = np.where(np.isnan(table), 0.0, table - means)
-    squares = (spread**2).sum(0)
+    squares = (spread**2).sum(0)  # (m,)
     constant = np.nanmax(np.abs(spread), axis=0, initial=0.0) <= 1e-12 * np.maximum(1.0, np.abs(means))
     with np.errstate(divide="ignore", invalid="ignore"):
         skew = np.where(constant, 0.0, (spread**3).sum(0) / (6 * squares**1.5))
+    # Share of the resampled means below the mean, ties half: where it is not ½, the bootstrap is biased.
     below = ((drawn < means).sum(0) + 0.5 * (drawn == means).sum(0)) / resamples
     bias = special.ndtri(below.clip(0.5 / resamples, 1 - 0.5 / resamples))
     ends = [_ends(drawn, bias, skew, tail) for tail in ((1 - level) / 2, (1 + level) / 2)]
@@ -131,6 +132,7 @@ def _resampled_means(table: Floats, resamples: int, rng: np.random.Generator) ->
     chunk = max(1, DRAWS_PER_CHUNK // rows)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
+        # Each resample's draws in a range of its own, so that one bincount counts them all.
         draws = rng.integers(0, rows, size=(size, rows), dtype=np.int64) + np.arange(size)[:, None] * rows
         weights = np.bincount(draws.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
         counts: Any = float(rows) if whole else weights @ known.astype(np.float64)
@@ -140,6 +142,7 @@ def _resampled_means(table: Floats, resamples: int, rng: np.random.Generator) ->
 
 
 def _ends(drawn: Floats, bias: Floats, skew: Floats, tail: float) -> Floats:
+    """(m,): one end of each column's BCa interval (Efron 1987) from (resamples, m) means."""
     shifted = bias + special.ndtri(tail)
     levels = special.ndtr(bias + shifted / (1 - skew * shifted))
     columns = zip(drawn.T, levels, strict=True)

@@ -7,7 +7,7 @@ import pytest
 from suisen.errors import InputError
 from suisen.evaluation import Report, compare
 from suisen.evaluation.report import interval, number, probability
-from suisen.stats import holm, paired_differences
+from suisen.stats import bootstrap_means, holm, paired_differences
 
 
 def report(name="A", seed=0, shift=0.0, **changes):
@@ -25,6 +25,8 @@ def test_scores_carry_value_interval_n_and_protocol():
     score = report()["ndcg@10"]
     assert score.value == pytest.approx(float(report().values["ndcg@10"].mean()), abs=1e-6)
     assert score.low < score.value < score.high
+    low, high = bootstrap_means(report().values["ndcg@10"], level=0.95)
+    assert (score.low, score.high) == (low[0], high[0])
     assert score.high - score.low == pytest.approx(2 * 1.96 * report().values["ndcg@10"].std() / 20, rel=0.15)
     assert (score.n, score.protocol) == (400, "leave last; full ranking")
     assert report().value("ndcg@10") == score.value

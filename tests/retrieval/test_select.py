@@ -39,6 +39,15 @@ def test_tiles_merge_to_the_whole(scores, k, tile):
     np.testing.assert_array_equal(unpack(best, k)[0], unpack(largest(scores, k), k)[0])
 
 
+@pytest.mark.parametrize("tile", [1, 2, 3, 5])
+def test_what_is_not_full_yet_takes_lower_scores_of_later_tiles(tile):
+    scores = -np.arange(12, dtype=np.float32)[None].repeat(2, axis=0)  # falling: each tile is below all before it
+    best = None
+    for start in range(0, 12, tile):
+        best = largest(np.ascontiguousarray(scores[:, start : start + tile]), 7, start, best)
+    assert unpack(best, 7)[0].tolist() == [list(range(7))] * 2
+
+
 @pytest.mark.parametrize("columns", [33, 1_000, 4_096])
 def test_groups_of_every_size(columns):
     scores = np.random.default_rng(columns).normal(size=(5, columns)).astype(np.float32).round(1)

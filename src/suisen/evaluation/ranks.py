@@ -131,12 +131,14 @@ def _ranks_in(ids: Tensor, scores: Tensor, truth: Ragged, complete: bool) -> tup
     """
     place, hit = _places(ids, truth)
     valid = ids > 0
+    # Rising (B, K), as searchsorted wants it; what pads comes last.
     negated = (-scores).masked_fill(~valid, torch.inf).contiguous()
     near = scores.abs() * BLUR
     within = torch.searchsorted(negated, near - scores, right=True) - torch.searchsorted(negated, -scores - near)
+    # (B, K): from which score on an item of the list ties with the item at each place
     floor = blurred(scores, (within - 1).masked_fill(~valid, 0), valid.sum(1, keepdim=True))
     level = torch.searchsorted(negated, -floor, right=True)  # how many items score at least that
-    strangers = (valid & ~hit).cumsum(1)
+    strangers = (valid & ~hit).cumsum(1)  # (B, K): items that are not relevant up to each place
     ahead = strangers.gather(1, (level - 1).clamp(min=0))
     rank = hit.cumsum(1) + ahead
     if not complete:

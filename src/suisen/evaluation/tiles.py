@@ -245,7 +245,9 @@ class _Batch:
         return (self.open - (self.target > -torch.inf).sum(1)).cpu()
 
     def _ranks(self) -> Tensor:
-        target, order = self.target.sort(1, descending=True)
+        # A relevant item that ties with a target was counted with the rivals: they are taken out, and relevant items
+        # stand one behind the other instead.
+        target, order = self.target.sort(1, descending=True)  # (B, T)
         floor, count = self.floor.gather(1, order), self.count.gather(1, order)
         relevant = torch.searchsorted((-target).contiguous(), (-floor).contiguous(), right=True)
         rank = torch.arange(1, target.shape[1] + 1, device=target.device) + count - relevant

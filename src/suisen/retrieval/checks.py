@@ -77,7 +77,7 @@ def checked_search(
 
 
 def _gone(rows: int, n: int, exclude: Excluded | None) -> Ints:
-    """Sorted unique row · n + position."""
+    """Sorted unique row · n + position: one number for each pair, so that a set of pairs is a set of numbers."""
     if exclude is None:
         return np.zeros(0, dtype=np.int64)
     values, offsets = (np.asarray(part, dtype=np.int64) for part in exclude)

@@ -103,6 +103,7 @@ def _scan_positions(vectors: Floats, search: CheckedSearch, positions: Ints) -> 
     if not search.k or not len(search.queries) or not len(positions):
         return np.zeros((len(search.queries), 0), dtype=np.uint64)
     keys = _scan_tiles(torch.from_numpy(vectors[positions]), _among(search, positions, len(vectors)))
+    # The low half of a key is a place among the gathered vectors; it becomes the position in the index again.
     places = (keys & np.uint64(0xFFFF_FFFF)).astype(np.int64)
     moved = (keys & np.uint64(0xFFFF_FFFF_0000_0000)) | positions[np.where(keys == NONE, 0, places)].astype(np.uint64)
     return np.where(keys == NONE, NONE, moved)
@@ -117,6 +118,7 @@ def _among(search: CheckedSearch, positions: Ints, n: int) -> CheckedSearch:
 
 
 def _scan_tiles(vectors: Tensor, search: CheckedSearch) -> Keys:
+    """(B, at most k) sorted keys, some queries at a time."""
     n = len(vectors)
     rows_per_chunk = max(1, SCORES_PER_TILE // min(n, ITEMS_PER_TILE))
     gone = np.divmod(search.gone, n)
@@ -131,10 +133,11 @@ def _scan_tiles(vectors: Tensor, search: CheckedSearch) -> Keys:
 
 
 def _scan_items(vectors: Tensor, queries: Tensor, k: int, gone: tuple[Ints, Ints], masked: Tensor | None) -> Keys:
+    """(b, at most k) sorted keys of (b, d) queries; ``gone``: (rows, positions) of what each of them excludes."""
     best: Keys | None = None
     for start in range(0, len(vectors), ITEMS_PER_TILE):
         tile = vectors[start : start + ITEMS_PER_TILE]
-        scores = queries @ tile.T
+        scores = queries @ tile.T  # (b, w)
         if masked is not None:
             scores.masked_fill_(masked[start : start + len(tile)], -torch.inf)
         here = (gone[1] >= start) & (gone[1] < start + len(tile))

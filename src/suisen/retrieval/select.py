@@ -50,8 +50,10 @@ def largest(scores: Floats, k: int, first: int = 0, best: Keys | None = None, ba
     """
     if bar is None:
         bar = _bar(scores, k) if best is None or best.shape[1] < k else _kth_score(best)
+    # What reaches the bar is little more than k, so that only this is packed and sorted.
     survivors = np.flatnonzero(scores >= np.maximum(bar, _LOWEST)[:, None])
     rows, columns = np.divmod(survivors, max(scores.shape[1], 1))
+    # (survivors,) keys, then (B, most survivors of a row)
     keys = _padded(pack(scores.ravel()[survivors], columns + first), rows, scores.shape[0])
     merged = keys if best is None else np.concatenate([best, keys], axis=1)
     merged.sort(axis=1)
@@ -78,6 +80,7 @@ def top_of(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _top_by_keys(scores: Tensor, k: int, bar: Floats | None = None) -> tuple[Tensor, Tensor]:
+    """``top_of`` by ``largest``."""
     ids, top = unpack(largest(scores.numpy(), k, bar=bar), k)
     return torch.from_numpy(ids).clamp_(min=0), torch.from_numpy(top)
 
