@@ -49,6 +49,13 @@ def test_draws_follow_the_stated_law(power):
     assert sampler.log_q[0] == -torch.inf
 
 
+def test_items_that_were_only_refused_are_drawn_like_those_taken_once():
+    data = make_data(user=["a", "b", "c", "d"], item=[1, 1, 2, 3], label=[1, 1, 1, 0])
+    sampler = Sampler.of(data, 1.0)
+    torch.testing.assert_close(sampler.log_q[1:].exp(), torch.tensor([0.5, 0.25, 0.25]))
+    assert set(sampler.draw((200,), seeded()).tolist()) == {1, 2, 3}
+
+
 def test_items_without_events_are_never_drawn():
     data = make_data(user=["a", "b"], item=[1, 2], items={"item": [1, 2, 3], "x": ["p", "q", "r"]})
     sampler = Sampler.of(data)

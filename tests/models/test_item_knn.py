@@ -67,7 +67,11 @@ def test_tiles_cover_each_item_once_and_stay_small(log, tile):
         patch.setattr(module, "PAIRS_PER_TILE", tile)
         ranges = list(tiles(x, x.T.tocsr()))
     assert [item for lo, hi in ranges for item in range(lo, hi)] == list(range(x.shape[1]))
+    pairs = np.minimum(x.T.tocsr() @ np.diff(x.indptr), x.shape[1])
+    for lo, hi in ranges[:-1]:
+        assert pairs[lo : hi + 1].sum() > tile  # the next item would not have fitted
     for lo, hi in ranges:
+        assert lo < hi  # no tile is empty
         assert (x.T.tocsr()[lo:hi] @ x).nnz <= tile or hi - lo == 1
 
 

@@ -39,16 +39,13 @@ class Progress:
         self._started = time.monotonic()
         self._said = 0.0  # when the bar was last drawn or a line last printed
         if self.console.is_terminal:
-            self._open()
+            from rich.progress import BarColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
 
-    def _open(self) -> None:
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[facts]}"))
-        self._bar = Bar(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-        self._task = self._bar.add_task(self._stage, total=self._epochs * self._examples, facts="")
-        self._bar.start()
+            columns = "{task.description}", BarColumn(20), "{task.fields[facts]}", TimeRemainingColumn()
+            self._bar = Bar(*columns, console=self.console, transient=True)
+            self._task = self._bar.add_task(stage, total=epochs * examples, facts="")
+            self._bar.start()
 
     def on_batch(self, examples: int, loss: float) -> None:
         """Moves the bar, at most every ``DRAW_SECONDS``."""

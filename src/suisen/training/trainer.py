@@ -23,7 +23,7 @@ from suisen.errors import InputError, TrainingError
 from suisen.models.contract import ItemTable, Model, Net, Phase
 from suisen.training.averaging import Average
 from suisen.training.checkpoint import copy_weights, load_tree, save_tree, weights_of
-from suisen.training.options import Callback, Curve, EpochRow, RunOptions, pick_device, pick_precision
+from suisen.training.options import Curve, EpochRow, RunOptions, pick_device, pick_precision
 
 Validate = Callable[[Net], float]
 """Computes the validation metric of a network, the higher the better; called after each epoch, in eval mode and without
@@ -91,7 +91,8 @@ class _Run:
 
     def go(self) -> Curve:
         self._resume()
-        self._tell(lambda watcher: watcher.on_start(self.options.stage, self.phase.epochs, self.epochs.examples))
+        for watcher in self.options.callbacks:
+            watcher.on_start(self.options.stage, self.phase.epochs, self.epochs.examples)
         while not self.done and len(self.curve.rows) < self.phase.epochs:
             self._epoch()
         self.done = True
@@ -101,7 +102,8 @@ class _Run:
             copy_weights(self.module, self.average.weights)
         self.module.eval()
         self._save(always=True)
-        self._tell(lambda watcher: watcher.on_end(self.curve))
+        for watcher in self.options.callbacks:
+            watcher.on_end(self.curve)
         return self.curve
 
     def _epoch(self) -> None:
@@ -123,12 +125,10 @@ class _Run:
             self.tally.loss += loss
             self.tally.seconds += now - clock
             clock = now
-            self._batch_done(len(batch), loss)
+            for watcher in self.options.callbacks:
+                watcher.on_batch(len(batch), loss)
+            self._save()
         self._end_epoch()
-
-    def _batch_done(self, examples: int, loss: float) -> None:
-        self._tell(lambda watcher: watcher.on_batch(examples, loss))
-        self._save()
 
     def _step(self, batch: Batch, number: int) -> float:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
@@ -160,7 +160,8 @@ class _Run:
         self.curve.rows.append(row)
         self._keep_best(row)
         self._maybe_stop(row.epoch)
-        self._tell(lambda watcher: watcher.on_epoch(row))
+        for watcher in self.options.callbacks:
+            watcher.on_epoch(row)
         self._save()
 
     def _metric(self) -> float | None:
@@ -200,10 +201,6 @@ class _Run:
             f"the loss became {value} in {self.options.stage}, epoch {len(self.curve.rows) + 1}, batch {number + 1}, "
             f"at learning rate {rates or 'none'}; lower learning_rate (try a tenth), or lower clip"
         )
-
-    def _tell(self, about: Callable[[Callback], None]) -> None:
-        for watcher in self.options.callbacks:
-            about(watcher)
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
