@@ -236,11 +236,11 @@ HALF = [0.5, 0.5]
         (lambda: bernstein(small(), "ips", largest_weight=0.5), "the log holds a weight of 1; raise it"),
         (lambda: bernstein(small(), "ips", reward_range=(0, 0.5)), "reward = 1 in row 0 is outside reward_range"),
         (lambda: bernstein(small(expected=[2, 2]), "dm"), "expected leaves reward_range"),
-        (lambda: Settings(interval="bca"), "interval = 'bca' is unknown"),
+        (lambda: Settings(interval="bca"), "interval = 'bca' should be 'bootstrap', 'bernstein' or 'normal'"),
         (lambda: Settings(level=95), "level = 95"),
-        (lambda: Settings(clip=0), "clip = 0; give a weight above 0"),
+        (lambda: Settings(clip=0), "clip = 0 should be greater than 0"),
         (lambda: Settings(reward_range=(1, 1)), "reward_range"),
-        (lambda: Settings(resamples=10), "at least 100"),
+        (lambda: Settings(resamples=10), "resamples = 10 should be greater than or equal to 100"),
     ],
 )
 def test_mistakes_are_named(call, message):

@@ -210,16 +210,16 @@ def test_no_effect_is_found_with_alpha():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"alpha": 0.0}, "alpha = 0.0; give a probability between 0 and 1"),
-        ({"alpha": 1.0}, "alpha = 1.0; give a probability"),
-        ({"power": 1.2}, "power = 1.2; give a probability"),
+        ({"alpha": 0.0}, "alpha = 0.0 should be greater than 0"),
+        ({"alpha": 1.0}, "alpha = 1.0 should be less than 1"),
+        ({"power": 1.2}, "power = 1.2 should be less than 1"),
         ({"power": 0.04}, "power = 0.04 should be above alpha = 0.05"),
-        ({"alternative": "both"}, "alternative = 'both' is unknown"),
-        ({"scale": "log"}, "scale = 'log' is unknown"),
-        ({"test": "t"}, "test = 't' is unknown"),
+        ({"alternative": "both"}, "alternative = 'both' should be 'two-sided', 'greater' or 'less'"),
+        ({"scale": "log"}, "scale = 'log' should be 'relative' or 'absolute'"),
+        ({"test": "t"}, "test = 't' should be 'welch', 'student', 'z' or 'proportions'"),
         ({"shares": (0.5, 0.6)}, "shares = .*; give the control's and the treatment's part"),
-        ({"shares": (0.5,)}, "shares = "),
-        ({"comparisons": 0}, "comparisons = 0 should be 1 or more"),
+        ({"shares": (0.5,)}, r"shares.1 = .* Field required"),
+        ({"comparisons": 0}, "comparisons = 0 should be greater than or equal to 1"),
     ],
 )
 def test_designs_are_refused_where_they_are_none(values, said):

@@ -15,21 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import Field, model_validator
 from scipy import special
 
 from suisen.errors import InputError, unknown
 from suisen.experiments.logged import Logged
+from suisen.parameters import parameters
 
 Floats = npt.NDArray[np.float64]
 Longs = npt.NDArray[np.int64]
 Interval = Literal["bootstrap", "bernstein", "normal"]
 ESTIMATORS = ("ips", "snips", "dm", "dr")
-INTERVALS = ("bootstrap", "bernstein", "normal")
 DRAWS_PER_CHUNK = 2**21
 MIN_EFFECTIVE_ROWS = 100
 """Effective rows below which a warning is given."""
@@ -93,36 +94,28 @@ class OffPolicy:
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
-@dataclass(frozen=True, kw_only=True)
+@parameters
 class Settings:
     """How a log is judged."""
 
-    clip: float | None = None
+    clip: Annotated[float, Field(gt=0)] | None = None
     """Largest weight used; None: weights as they are."""
     interval: Interval = "bootstrap"
     """bootstrap: BCa over units; bernstein: empirical Bernstein (Maurer & Pontil 2009), holds at every n, needs a bound
     on weights and rewards; normal: the central limit theorem."""
-    level: float = 0.95
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     reward_range: tuple[float, float] = (0.0, 1.0)
     """Smallest and largest reward that can be; read by bernstein alone."""
-    largest_weight: float | None = None
+    largest_weight: Annotated[float, Field(gt=0)] | None = None
     """Largest weight that can be, where it is known and ``clip`` is not given; read by bernstein alone."""
-    resamples: int = 2_000
+    resamples: Annotated[int, Field(ge=100)] = 2_000
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.interval not in INTERVALS:
-            raise unknown("interval", self.interval, INTERVALS)
-        if not 0 < self.level < 1:
-            raise InputError(f"level = {self.level!r}; give a probability between 0 and 1, like 0.95")
-        for name in ("clip", "largest_weight"):
-            bound = getattr(self, name)
-            if bound is not None and not bound > 0:
-                raise InputError(f"{name} = {bound!r}; give a weight above 0")
+    @model_validator(mode="after")
+    def _rising(self) -> Settings:
         if not self.reward_range[0] < self.reward_range[1]:
-            raise InputError(f"reward_range = {self.reward_range}; give (smallest, largest) reward that can be")
-        if self.resamples < 100:
-            raise InputError(f"resamples = {self.resamples}; give at least 100")
+            raise ValueError(f"reward_range = {self.reward_range}; give (smallest, largest) reward that can be")
+        return self
 
 
 def evaluate_policy(

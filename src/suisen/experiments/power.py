@@ -22,18 +22,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite, sqrt
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, model_validator
 from scipy import optimize, special, stats
 
-from suisen.errors import InputError, unknown
+from suisen.errors import InputError
 from suisen.experiments.families import Metric
 from suisen.experiments.means import Alternative, Estimate
 from suisen.experiments.plan import Plan, Scale
 from suisen.experiments.statistical_tests import PowerTest
+from suisen.parameters import parameters
 
+Probability = Annotated[float, Field(gt=0, lt=1)]
 FREEDOM: Mapping[PowerTest, Callable[[float, float], float]] = {
     "welch": lambda n_a, n_b: (1 / n_a + 1 / n_b) ** 2 / (1 / (n_a**2 * (n_a - 1)) + 1 / (n_b**2 * (n_b - 1))),
     "student": lambda n_a, n_b: n_a + n_b - 2,
@@ -105,38 +108,30 @@ class Baseline:
         return Baseline(self.value, self.variance * (1 - rho**2), self.n)
 
 
-@dataclass(frozen=True, kw_only=True)
+@parameters
 class Design:
     """How a comparison is going to be tested."""
 
-    alpha: float = 0.05
-    power: float = 0.8
+    alpha: Probability = 0.05
+    power: Probability = 0.8
     alternative: Alternative = "two-sided"
     scale: Scale = "absolute"
     test: PowerTest = "welch"
     shares: tuple[float, float] = (0.5, 0.5)
     """Of all units: how many are in the control and in the treatment."""
-    comparisons: int = 1
+    comparisons: Annotated[int, Field(ge=1)] = 1
     """Treatments whose smallest p-value has to pass alpha / comparisons (Holm's first step)."""
     critical: Callable[[float], float] | None = None
     """Sequential plans: number of units → standard errors that the effect must exceed at that look.  The power is then
     that of the last look alone; what earlier looks find comes on top."""
 
-    def __post_init__(self) -> None:
-        if self.comparisons < 1:
-            raise InputError(f"comparisons = {self.comparisons!r} should be 1 or more")
-        for name in ("alpha", "power"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)!r}; give a probability between 0 and 1")
+    @model_validator(mode="after")
+    def _sound(self) -> Design:
         if self.power <= self.level:
-            raise InputError(f"power = {self.power!r} should be above alpha = {self.alpha!r}; any sample reaches it")
-        for name, known in (("alternative", ("two-sided", "greater", "less")), ("scale", ("absolute", "relative"))):
-            if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
-        if self.test not in FREEDOM:
-            raise unknown("test", self.test, FREEDOM)
-        if len(self.shares) != 2 or min(self.shares) <= 0 or sum(self.shares) > 1 + 1e-9:
-            raise InputError(f"shares = {self.shares!r}; give the control's and the treatment's part of all units")
+            raise ValueError(f"power = {self.power!r} should be above alpha = {self.alpha!r}; any sample reaches it")
+        if min(self.shares) <= 0 or sum(self.shares) > 1 + 1e-9:
+            raise ValueError(f"shares = {self.shares!r}; give the control's and the treatment's part of all units")
+        return self
 
     @property
     def of_shares(self) -> bool:

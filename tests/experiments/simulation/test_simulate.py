@@ -193,8 +193,8 @@ def test_the_fast_tests_fit_the_law():
     ("call", "message"),
     [
         (lambda: Cell(law="normal"), "law = 'normal' is unknown"),
-        (lambda: Cell(law="ctr", n=1), "n = 1; give at least 2"),
-        (lambda: Cell(law="ctr", share=1.0), "share = 1.0; give a number between 0 and 1"),
+        (lambda: Cell(law="ctr", n=1), "n = 1 should be greater than or equal to 2"),
+        (lambda: Cell(law="ctr", share=1.0), "share = 1.0 should be less than 1"),
         (lambda: Cell(law="ctr", n=20, share=0.01), "share = 0.01 leaves an arm with 0 of 40 units"),
         (lambda: Cell(law="ctr", resamples=9), "resamples = 9"),
         (lambda: run(Cell(law="ctr", runs=1), ["welsh"]), "did you mean 'welch'"),

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, model_validator
 
-from suisen.errors import InputError
 from suisen.experiments.means import Effect, compare, estimate
 from suisen.experiments.moments import Moments
+from suisen.experiments.power import Probability
 from suisen.experiments.sequential import confidence_sequence, spending_bounds
 from suisen.experiments.simulation.laws import Floats, Units, law
 from suisen.experiments.simulation.simulate import UNITS_PER_CHUNK
+from suisen.parameters import parameters
 
 Bools = npt.NDArray[np.bool_]
 GROUPS = 5
 """Looks of a group-sequential plan."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@parameters
 class Looks:
     """Experiments with equal arms, looked at evenly."""
 
@@ -32,21 +33,21 @@ class Looks:
     looks: int = 100
     lift: float = 0.0
     """True relative effect; 0: A/A."""
-    runs: int = 10_000
-    alpha: float = 0.05
+    runs: Annotated[int, Field(ge=1)] = 10_000
+    alpha: Probability = 0.05
     tunes: tuple[int, ...] = (500, 5_000)
     """always-valid: units of both arms at which the sequence is tightest, one rule each."""
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _sound(self) -> Looks:
         law(self.law)
         if self.looks < GROUPS or self.looks % GROUPS or self.last % self.looks or self.last // self.looks < 2:
-            raise InputError(
+            raise ValueError(
                 f"looks = {self.looks}, last = {self.last}: give a multiple of {GROUPS} looks that divides last into "
                 "two or more units each"
             )
-        if self.runs < 1:
-            raise InputError(f"runs = {self.runs}; give at least 1")
+        return self
 
 
 class Stopped(NamedTuple):

@@ -11,20 +11,23 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, model_validator
 from scipy import stats
 
 from suisen.errors import InputError, unknown
 from suisen.experiments.means import Effect, Estimate, cuped_of, estimate, share_warning, shares_of
 from suisen.experiments.moments import Moments
+from suisen.experiments.power import Probability
 from suisen.experiments.proportions import Counts
 from suisen.experiments.resampling import Sample
 from suisen.experiments.simulation.laws import Floats, Law, Units, correlated, law
 from suisen.experiments.srm import ratio_p
 from suisen.experiments.statistical_tests import TESTS, ComparisonOptions, EffectScale, StatisticalTest
+from suisen.parameters import parameters
 
 Codes = npt.NDArray[np.int64]
 UNITS_PER_CHUNK = 2**21
@@ -37,34 +40,30 @@ STRATA = (-0.6745, 0.0, 0.6745)
 """Edges of the strata of the covariate: quartiles of the normal law."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@parameters
 class Cell:
     """Experiments that are alike."""
 
     law: str
-    n: int = 2_000
+    n: Annotated[int, Field(ge=2)] = 2_000
     """Half of the units: both arms have 2n together."""
-    share: float = 0.5
+    share: Probability = 0.5
     """Of the units, how many the treatment gets."""
     lift: float = 0.0
     """True relative effect; 0: A/A."""
-    runs: int = 10_000
-    alpha: float = 0.05
-    resamples: int = 499
+    runs: Annotated[int, Field(ge=1)] = 10_000
+    alpha: Probability = 0.05
+    resamples: Annotated[int, Field(ge=99)] = 499
     seed: int = 0
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _sound(self) -> Cell:
         law(self.law)
-        for name, least in (("n", 2), ("runs", 1), ("resamples", 99)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} = {getattr(self, name)}; give at least {least}")
-        for name in ("share", "alpha"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)!r}; give a number between 0 and 1")
         if min(self.sizes) < 2:
-            raise InputError(
+            raise ValueError(
                 f"share = {self.share} leaves an arm with {min(self.sizes)} of {2 * self.n} units; give it 2"
             )
+        return self
 
     @property
     def sizes(self) -> tuple[int, int]:
