@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import polars as pl
@@ -34,7 +34,7 @@ from suisen.experiments.proportions import Counts
 from suisen.experiments.resampling import Sample
 from suisen.experiments.result import Equality, Estimated, Guard, Look, Range, Role
 from suisen.experiments.sequential import confidence_sequence, repeated_p, spending_bounds
-from suisen.experiments.statistical_tests import QUANTILE, ComparisonOptions, Pair, StatisticalTest
+from suisen.experiments.statistical_tests import QUANTILE, Arms, ComparisonOptions, Pair, StatisticalTest
 
 ARM, STRATUM = "arm", "__stratum"
 MIN_WITH_EVENTS = 30
@@ -195,6 +195,20 @@ class _Metric:
             y = y - float(self.cuped.theta) * whole[1] / whole[3] * (x - float(self.cuped.centre) * w)
         return Sample.of(y, d)
 
+    def arms(self, arm: str) -> Arms:
+        """The control and an arm, as a test is given them."""
+        control = self.of.plan.control
+        return Arms(
+            metric=self.name,
+            estimates=(self.value(control), self.value(arm)),
+            adjusted=self.cuped is not None or self.stratified,
+            moments=(self.flat[self.place(control)], self.flat[self.place(arm)]),
+            counts=self.counts(arm),
+            values=lambda: (self.own(control), self.own(arm)),
+            samples=cache(lambda: (self.sample(control), self.sample(arm))),
+            rare=lambda: self.few(arm),
+        )
+
     def estimated(self, arm: str) -> Estimated:
         """The estimate of one treatment."""
         plan, control = self.of.plan, self.value(self.of.plan.control)
@@ -230,7 +244,7 @@ class _Metric:
         options = replace(self.of.options, level=level, alternative=self.alternative)
         if self.metric.quantile is not None:
             options = replace(options, quantile=self.metric.quantile)
-        return self.test.judged(_Arms(self, arm), options)
+        return self.test.judged(self.arms(arm), options)
 
     def own(self, arm: str) -> Floats:
         """A unit's own value: y, or y/d of the units that have a d."""
@@ -300,7 +314,7 @@ class _Metric:
 
     def warnings(self, arm: str) -> list[str]:
         """Where the theory of the test does not hold for these data."""
-        plan, out = self.of.plan, self.test.warnings(_Arms(self, arm))
+        plan, out = self.of.plan, self.test.warnings(self.arms(arm))
         if plan.scale == "relative":
             out.append(share_warning(self.value(plan.control), SURE if self.test.normal else UNSURE))
         if self.metric.covariate and self.cuped is None:
@@ -357,54 +371,6 @@ class _Metric:
         if self.stratified:
             parts.append(f"post-stratified by {', '.join(plan.strata)}")
         return "; ".join(parts)
-
-
-@dataclass(frozen=True)
-class _Arms:
-    """The control and one treatment, as a test is given them (``statistical_tests.contract.Arms``)."""
-
-    of: _Metric
-    arm: str
-
-    @property
-    def names(self) -> tuple[str, str]:
-        return self.of.of.plan.control, self.arm
-
-    @property
-    def metric(self) -> str:
-        return self.of.name
-
-    @property
-    def estimates(self) -> tuple[Estimate, Estimate]:
-        control, treatment = map(self.of.value, self.names)
-        return control, treatment
-
-    @property
-    def adjusted(self) -> bool:
-        return self.of.cuped is not None or self.of.stratified
-
-    @property
-    def moments(self) -> tuple[Moments, Moments]:
-        control, treatment = (self.of.flat[self.of.place(name)] for name in self.names)
-        return control, treatment
-
-    @cached_property
-    def counts(self) -> Counts | None:
-        return self.of.counts(self.arm)
-
-    @property
-    def values(self) -> tuple[Floats, Floats]:
-        control, treatment = map(self.of.own, self.names)
-        return control, treatment
-
-    @cached_property
-    def samples(self) -> tuple[Sample, Sample]:
-        control, treatment = map(self.of.sample, self.names)
-        return control, treatment
-
-    @property
-    def rare(self) -> str:
-        return self.of.few(self.arm)
 
 
 def corrected(estimates: Sequence[Estimated], values: Sequence[float], said: str) -> list[Estimated]:

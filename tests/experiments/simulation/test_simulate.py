@@ -10,8 +10,8 @@ from suisen.errors import InputError
 from suisen.experiments.simulation.laws import Units, law
 from suisen.experiments.simulation.simulate import (
     TRIALS,
-    Arms,
     Cell,
+    Experiments,
     Tally,
     _by_stratum,
     _capped,
@@ -85,7 +85,7 @@ def test_strata_are_those_of_one_experiment():
             [part.var() * len(part) if len(part) else 0 for part in parts]
         )
     assert found.n[0, 2] == found.n[0, 3] == 0
-    effect = judged("post-stratified", Arms(control, treatment), Cell(law="before", n=80, runs=6))
+    effect = judged("post-stratified", Experiments(control, treatment), Cell(law="before", n=80, runs=6))
     assert np.isfinite(effect.p).all()
     with pytest.raises(InputError, match="needs a covariate"):
         _strata(Units(control.y), treatment)
@@ -206,7 +206,7 @@ def test_mistakes_are_named(call, message):
 
 
 def test_arms_keep_their_moments():
-    arms = Arms(Units(np.ones((2, 3))), Units(np.zeros((2, 3))))
+    arms = Experiments(Units(np.ones((2, 3))), Units(np.zeros((2, 3))))
     assert arms.moments is arms.moments
 
 

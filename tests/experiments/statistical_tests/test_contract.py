@@ -15,7 +15,7 @@ from suisen.experiments.analysis import AnalysisOptions, analyze_units
 from suisen.experiments.power import FREEDOM, Baseline, Design, sample_size
 from suisen.experiments.proportions import Counts
 from suisen.experiments.simulation.laws import Units
-from suisen.experiments.simulation.simulate import Arms, Cell, band, run, trial
+from suisen.experiments.simulation.simulate import Cell, Experiments, band, run, trial
 from suisen.experiments.statistical_tests import QUANTILE, TESTS, ComparisonOptions
 from tests.experiments.made import plan, units_of
 
@@ -36,7 +36,7 @@ def drawn(test, n=(120, 150), lift=0.0, seed=0):
 
 def arms_of(test, control, treatment):
     counts = Counts.of(control.sum(), control.size, treatment.sum(), treatment.size) if test.of_shares else None
-    return Arms(Units(control), Units(treatment), counts)
+    return Experiments(Units(control), Units(treatment), counts).arms()
 
 
 def judged(test, control, treatment, options=OPTIONS):

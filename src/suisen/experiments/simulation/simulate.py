@@ -26,7 +26,7 @@ from suisen.experiments.proportions import Counts
 from suisen.experiments.resampling import Sample
 from suisen.experiments.simulation.laws import Floats, Law, Units, correlated, law
 from suisen.experiments.srm import ratio_p
-from suisen.experiments.statistical_tests import TESTS, ComparisonOptions, EffectScale, StatisticalTest
+from suisen.experiments.statistical_tests import TESTS, Arms, ComparisonOptions, EffectScale, StatisticalTest
 from suisen.parameters import parameters
 
 Codes = npt.NDArray[np.int64]
@@ -78,8 +78,8 @@ class Cell:
 
 
 @dataclass(frozen=True, eq=False)
-class Arms:
-    """The units of E experiments, (E, n) per arm, as a test is given them (``statistical_tests.contract.Arms``)."""
+class Experiments:
+    """The units of E experiments, (E, n) per arm."""
 
     control: Units
     treatment: Units
@@ -87,8 +87,6 @@ class Arms:
     """Successes and trials, where a test is to know of them."""
     given: tuple[Estimate, Estimate] | None = None
     """Estimates that are adjusted; None: the plain ones."""
-    metric: str = "m"
-    rare: str = ""
 
     @cached_property
     def moments(self) -> tuple[Moments, Moments]:
@@ -96,38 +94,33 @@ class Arms:
         control, treatment = (Moments.of(units.y, units.d, units.x) for units in (self.control, self.treatment))
         return control, treatment
 
-    @property
-    def adjusted(self) -> bool:
-        """Whether the estimates are."""
-        return self.given is not None
-
-    @property
-    def estimates(self) -> tuple[Estimate, Estimate]:
-        """Of each arm, (E,)."""
+    def arms(self) -> Arms:
+        """All of them as a test is given them; ``samples`` are those of one experiment."""
         control, treatment = self.moments
-        return self.given or (estimate(control), estimate(treatment))
-
-    @property
-    def values(self) -> tuple[Floats, Floats]:
-        """(E, n) of each arm."""
-        return self.control.value(), self.treatment.value()
-
-    @property
-    def samples(self) -> tuple[Sample, Sample]:
-        """Of one experiment."""
-        return Sample.of(self.control.y, self.control.d), Sample.of(self.treatment.y, self.treatment.d)
+        return Arms(
+            metric="m",
+            estimates=self.given or (estimate(control), estimate(treatment)),
+            adjusted=self.given is not None,
+            moments=self.moments,
+            counts=self.counts,
+            values=lambda: (self.control.value(), self.treatment.value()),
+            samples=lambda: (
+                Sample.of(self.control.y, self.control.d),
+                Sample.of(self.treatment.y, self.treatment.d),
+            ),
+        )
 
     def __len__(self) -> int:
         return len(self.control.y)
 
-    def one(self, row: int) -> Arms:
+    def one(self, row: int) -> Experiments:
         """One of the experiments, (n,) per arm."""
         counts = None if self.counts is None else Counts(*(part[row] for part in self.counts))
         given = None
         if self.given is not None:
             control, treatment = (Estimate(*(part[row] for part in each)) for each in self.given)
             given = control, treatment
-        return Arms(_row(self.control, row), _row(self.treatment, row), counts, given)
+        return Experiments(_row(self.control, row), _row(self.treatment, row), counts, given)
 
 
 def _row(units: Units, row: int) -> Units:
@@ -145,21 +138,21 @@ class Trial:
     """Whether the analysis may warn of it."""
     scale: Literal["absolute", "relative", "own"] | None = "absolute"
     """Of the interval; own: another effect than the metric's, whose truth is known for A/A alone; None: none."""
-    change: Callable[[Arms], Arms] | None = None
+    change: Callable[[Experiments], Experiments] | None = None
     """What is done before: to the units' values, or to the estimates."""
 
-    def judge(self, arms: Arms, cell: Cell) -> Effect:
+    def judge(self, arms: Experiments, cell: Cell) -> Effect:
         """The experiments, changed already, each as a row, to their effects, (E,)."""
         scale: EffectScale = "relative" if self.scale == "relative" else "absolute"
         options = ComparisonOptions(level=1 - cell.alpha, resamples=cell.resamples)
         if self.test.vectorised:
-            return self.test.trial(arms, scale, options)
-        rows = [self.test.trial(arms.one(run), scale, replace(options, seed=run)) for run in range(len(arms))]
+            return self.test.trial(arms.arms(), scale, options)
+        rows = [self.test.trial(arms.one(run).arms(), scale, replace(options, seed=run)) for run in range(len(arms))]
         return Effect(*(np.array([float(value) for value in column]) for column in zip(*rows, strict=True)))
 
-    def warned(self, arms: Arms, most: int) -> list[bool]:
+    def warned(self, arms: Experiments, most: int) -> list[bool]:
         """Whether the analysis would warn, of so many experiments."""
-        return [self._doubted(arms.one(run)) for run in range(min(most, len(arms)))]
+        return [self._doubted(arms.one(run).arms()) for run in range(min(most, len(arms)))]
 
     def _doubted(self, arms: Arms) -> bool:
         share = share_warning(arms.estimates[0]) if self.scale == "relative" else ""
@@ -184,18 +177,18 @@ class Tally(NamedTuple):
 # -- what is done before -----------------------------------------------------------------------------------------------
 
 
-def _logs(arms: Arms) -> Arms:
-    return Arms(Units(np.log1p(arms.control.y)), Units(np.log1p(arms.treatment.y)))
+def _logs(arms: Experiments) -> Experiments:
+    return Experiments(Units(np.log1p(arms.control.y)), Units(np.log1p(arms.treatment.y)))
 
 
-def _capped(arms: Arms) -> Arms:
+def _capped(arms: Experiments) -> Experiments:
     """Winsorised at the quantile of both arms together, experiment by experiment."""
     both = np.concatenate([arms.control.y, arms.treatment.y], axis=-1)
     cap = np.quantile(both, TAIL, axis=-1)[..., None]
-    return Arms(Units(np.minimum(arms.control.y, cap)), Units(np.minimum(arms.treatment.y, cap)))
+    return Experiments(Units(np.minimum(arms.control.y, cap)), Units(np.minimum(arms.treatment.y, cap)))
 
 
-def _counted(arms: Arms) -> Arms:
+def _counted(arms: Experiments) -> Experiments:
     """As shares; for a ratio of impressions as if they were independent, which they are not."""
     (a, n_a), (b, n_b) = (_sums(units) for units in (arms.control, arms.treatment))
     return replace(arms, counts=Counts.of(a, n_a, b, n_b))
@@ -206,13 +199,13 @@ def _sums(units: Units) -> tuple[Floats, Floats]:
     return total, np.full(total.shape, float(units.y.shape[-1])) if units.d is None else units.d.sum(-1)
 
 
-def _cuped(arms: Arms) -> Arms:
+def _cuped(arms: Experiments) -> Experiments:
     found = cuped_of(Moments.stacked(arms.moments))
     control, treatment = (estimate(m, cuped=found) for m in arms.moments)
     return replace(arms, given=(control, treatment))
 
 
-def _stratified(arms: Arms) -> Arms:
+def _stratified(arms: Experiments) -> Experiments:
     """Post-stratified by quartiles of the covariate."""
     sides = arms.control, arms.treatment
     a, b = (_by_stratum(units, code) for units, code in zip(sides, _strata(*sides), strict=True))
@@ -318,14 +311,14 @@ def _tally(cell: Cell, name: str, counts: npt.NDArray[np.int64], warned: list[bo
     return Tally(name, cell.runs, rejected, below, covered, float(np.mean(warned)) if warned else None)
 
 
-def blocks(cell: Cell) -> Iterator[Arms]:
+def blocks(cell: Cell) -> Iterator[Experiments]:
     """The experiments of a cell, as many at a time as memory should hold."""
     found: Law = law(cell.law)
     size = max(1, UNITS_PER_CHUNK // (2 * cell.n))
     control, treated = cell.sizes
     for block, start in enumerate(range(0, cell.runs, size)):
         count, rng = min(size, cell.runs - start), cell.generator(block)
-        yield Arms(found.draw(rng, (count, control), 0.0), found.draw(rng, (count, treated), cell.lift))
+        yield Experiments(found.draw(rng, (count, control), 0.0), found.draw(rng, (count, treated), cell.lift))
 
 
 def _truth(cell: Cell, of: Trial) -> float:
@@ -357,7 +350,7 @@ def variance_ratio(rho: float, *, n: int = 1_000, runs: int = 2_000, seed: int =
     size = max(1, UNITS_PER_CHUNK // (2 * n))
     for block, start in enumerate(range(0, runs, size)):
         rng, shape = cell.generator(block), (min(size, runs - start), n)
-        arms = Arms(found.draw(rng, shape, 0.0), found.draw(rng, shape, 0.0))
+        arms = Experiments(found.draw(rng, shape, 0.0), found.draw(rng, shape, 0.0))
         ratios.append((TRIALS["cuped"].judge(_cuped(arms), cell).se / TRIALS["welch"].judge(arms, cell).se) ** 2)
     return float(np.concatenate(ratios).mean()), 1 - rho**2
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,44 +21,30 @@ PowerTest = Literal["welch", "student", "z", "proportions"]
 EffectScale = Literal["absolute", "relative"]
 
 
-class Arms(Protocol):
-    """One metric in two arms.  Every pair is (control, treatment).
+@dataclass(frozen=True, kw_only=True)
+class Arms:
+    """One metric in two arms.  Every pair is (control, treatment); what costs is a function, called where it is needed.
 
     Vectorised tests are also given many experiments at once: moments, estimates and counts then have the experiments as
     leading axis, (E,), and values have it before the units, (E, n).
     """
 
-    @property
-    def metric(self) -> str:
-        """Name of the metric, for messages."""
-
-    @property
-    def estimates(self) -> tuple[Estimate, Estimate]:
-        """Value and variance of each arm, with the planned adjustments: covariate, strata."""
-
-    @property
-    def adjusted(self) -> bool:
-        """Whether ``estimates`` are."""
-
-    @property
-    def moments(self) -> tuple[Moments, Moments]:
-        """Of the units, without adjustments."""
-
-    @property
-    def counts(self) -> Counts | None:
-        """Successes and units; None where a unit's value is other than 0 or 1."""
-
-    @property
-    def values(self) -> tuple[Floats, Floats]:
-        """(n,) each: a unit's own value, y or y/d, without adjustments."""
-
-    @property
-    def samples(self) -> tuple[Sample, Sample]:
-        """The units for resampling, adjusted by the covariate."""
-
-    @property
-    def rare(self) -> str:
-        """A warning where few units of an arm have any event; empty: they are enough."""
+    metric: str
+    """Its name, for messages."""
+    estimates: tuple[Estimate, Estimate]
+    """Value and variance of each arm, with the planned adjustments: covariate, strata."""
+    adjusted: bool
+    """Whether ``estimates`` are."""
+    moments: tuple[Moments, Moments]
+    """Of the units, without adjustments."""
+    counts: Counts | None
+    """Successes and units; None where a unit's value is other than 0 or 1."""
+    values: Callable[[], tuple[Floats, Floats]]
+    """(n,) each: a unit's own value, y or y/d, without adjustments."""
+    samples: Callable[[], tuple[Sample, Sample]]
+    """The units for resampling, adjusted by the covariate."""
+    rare: Callable[[], str] = str
+    """A warning where few units of an arm have any event; empty: they are enough."""
 
 
 @dataclass(frozen=True, kw_only=True)

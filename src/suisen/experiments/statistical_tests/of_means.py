@@ -37,7 +37,7 @@ class Welch(StatisticalTest):
         """Few successes; else heavy tails and few units with any event."""
         if arms.counts is not None:
             return [few_warning(arms.counts)]
-        return [tail_warning(*arms.moments), arms.rare]
+        return [tail_warning(*arms.moments), arms.rare()]
 
 
 class Student(Welch):

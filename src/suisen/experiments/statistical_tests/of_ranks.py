@@ -28,10 +28,10 @@ class MannWhitney(StatisticalTest):
 
     def ranks(self, arms: Arms, options: ComparisonOptions) -> RankEffect | None:
         """Of the units' own values."""
-        return mann_whitney(*arms.values, level=options.level, alternative=options.alternative)
+        return mann_whitney(*arms.values(), level=options.level, alternative=options.alternative)
 
     def trial(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
         """Many experiments at once: the normal approximation, and no interval."""
-        control, treatment = arms.values
+        control, treatment = arms.values()
         u, p = mann_whitney_p(control, treatment, alternative=options.alternative)
         return rank_trial(u / (control.shape[-1] * treatment.shape[-1]), p)

@@ -20,7 +20,7 @@ class BootstrapT(StatisticalTest):
 
     def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
         """Units of both arms are resampled."""
-        control, treatment = arms.samples
+        control, treatment = arms.samples()
         return bootstrap(
             control, treatment, method=self.method, scale=scale, level=options.level, resamples=options.resamples,
             seed=options.seed,
@@ -48,7 +48,7 @@ class Permutation(StatisticalTest):
 
     def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
         """Arms are dealt anew among the units."""
-        control, treatment = arms.samples
+        control, treatment = arms.samples()
         return permutation(
             control, treatment, scale=scale, level=options.level, resamples=options.resamples, seed=options.seed
         )
@@ -63,11 +63,11 @@ class QuantileBootstrap(StatisticalTest):
 
     def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
         """By order statistics; nothing is resampled, so the number of draws is its own."""
-        control, treatment = arms.samples
+        control, treatment = arms.samples()
         return quantile(control.y, treatment.y, options.quantile, level=options.level, scale=scale)
 
     def refuse(self, arms: Arms, options: ComparisonOptions) -> None:
         """Ratios have no quantile."""
         super().refuse(arms, options)
-        if arms.samples[0].d is not None:
+        if arms.samples()[0].d is not None:
             raise InputError(f"metrics.{arms.metric}.quantile is of one value per unit, and it is a ratio; drop it")
