@@ -34,7 +34,7 @@ ITEMS_PER_CHUNK = 65_536
 
 
 class ItemTable(nn.Module):
-    """What the house tells a network of the items: their features and which of them train has events of.
+    """The items as a network sees them: their features, and which of them train has events of.
 
     Non-persistent buffers: they follow the network's device and are saved once, beside the weights, not in them.
     """
@@ -82,7 +82,7 @@ class Net(nn.Module):
     """Whether it can rank what another model retrieved."""
 
     def bind(self, items: ItemTable) -> None:
-        """Gives the item table to this network and to the networks inside it (the house calls it after ``build``)."""
+        """Gives the item table to this network and to the networks inside it; called once, after ``build``."""
         for module in self.modules():
             if isinstance(module, Net):
                 module.items = items

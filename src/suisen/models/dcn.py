@@ -82,8 +82,9 @@ class DCNv2Net(FieldRankerNet):
         self.item = ItemVectors(schema, model.dim)
         parts = self.context.count * model.dim, self.item.count * model.dim, len(schema.pair)
         width = sum(parts)
-        ends = parts[0], parts[0] + parts[1]
-        self.of_context, self.of_item, self.of_pair = slice(0, ends[0]), slice(*ends), slice(ends[1], width)
+        self.of_context = slice(0, parts[0])  # columns of x₀
+        self.of_item = slice(parts[0], parts[0] + parts[1])
+        self.of_pair = slice(parts[0] + parts[1], width)
         self.crosses = nn.ModuleList(CrossLayer(width, model.rank) for _ in range(model.crosses))
         self.stacked = model.structure == "stacked"
         self.deep = SplitMLP((0, 0, width) if self.stacked else parts, model.hidden, model.dropout, model.batch_norm)
@@ -109,7 +110,8 @@ class DCNv2Net(FieldRankerNet):
 
     def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
         """(B, C) logits."""
-        width, deep = self.of_pair.stop, 0 if self.stacked else self.deep.width
+        width = self.of_pair.stop  # d₀
+        deep = 0 if self.stacked else self.deep.width
         c, c_crossed, c_deep = torch.split(context, [self.of_context.stop, width, deep], 1)
         i, i_crossed, i_deep = torch.split(item, [self.of_item.stop - self.of_item.start, width, deep], 2)
         rows = len(context), item.shape[1]

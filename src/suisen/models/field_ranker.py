@@ -32,7 +32,7 @@ class FieldRanker:
     recent: Annotated[int, Field(ge=0, le=1000)] = 3
     """The same for the newest items alone: what follows what (Rendle et al. 2010, FPMC); 0: none."""
     hide_ids: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of user and item ids, and of user features, hidden in training: unknown ones are then no surprise."""
+    """Share of user and item ids, and of user features, hidden in training: the model learns to answer without them."""
     l2: Annotated[float, Field(ge=0), Search(1e-7, 0.1, log=True)] = 1e-6
     """λ: half of it times the squared norm of all field tables is added to each batch's loss."""
     negatives: Annotated[int, Field(ge=1, le=1000)] = 4

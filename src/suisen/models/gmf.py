@@ -76,7 +76,7 @@ class GMF(NCF):
 def loss_of(logits: Tensor, batch: Batch) -> Tensor:
     """The loss of the NCF family: logistic, each pair a yes or a no (eq. 7).
 
-    Lists of a first stage, known by their pair features, are learnt listwise as by every ranker of the house.
+    Lists of a first stage, known by their pair features, are learnt listwise, as every ranker here learns them.
     """
     candidates, labels = batch.listed
     loss = logistic if candidates.pair is None else softmax_lists

@@ -400,7 +400,8 @@ class SplitMLP(nn.Module):
         self.from_context, self.from_item, self.from_pair = (nn.Parameter(part.clone()) for part in parts)
         self.upper = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(hidden))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in hidden) if batch_norm else None
-        self.dropout, self.width, self.out = dropout, hidden[0], hidden[-1]
+        self.dropout = dropout
+        self.width, self.out = hidden[0], hidden[-1]
 
     def context(self, x: Tensor) -> Tensor:
         """(B, width) of (B, context)."""

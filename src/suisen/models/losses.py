@@ -39,7 +39,8 @@ def softmax_lists(scores: Tensor, labels: Tensor, weights: Tensor | None = None)
     """
     scores = scores.float()
     if weights is not None:
-        scores, labels = scores.masked_fill(weights <= 0, -torch.inf), labels * weights
+        scores = scores.masked_fill(weights <= 0, -torch.inf)
+        labels = labels * weights
     log_p = scores.log_softmax(1).masked_fill(labels <= 0, 0.0)
     mass = labels.sum(1)
     losses = -(log_p * labels).sum(1) / mass.clamp(min=1e-12)
@@ -64,7 +65,8 @@ class _ChunkedSoftmax(torch.autograd.Function):
         small = table.to(dtype)  # (m, d); no copy where the table has this type already
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
-        total, weight = hidden.new_zeros(()), 1 / max(1, targets.numel())
+        total = hidden.new_zeros(())
+        weight = 1 / max(1, targets.numel())  # of one target in the mean
         for start in range(0, targets.numel(), chunk):
             part = hidden[start : start + chunk].to(dtype)  # (chunk, d)
             wanted = targets[start : start + chunk, None]  # (chunk, 1)

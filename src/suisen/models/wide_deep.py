@@ -267,7 +267,9 @@ class Wide(nn.Module):
         crosses = crosses_of(model, schema)
         self.crosses = nn.ModuleList(crosses)
         mixed = [cross for cross in crosses if cross.right.of_item and not cross.left.of_item]
-        self.reads = [list(dict.fromkeys(cross.left for cross in mixed)), list(dict.fromkeys(c.right for c in mixed))]
+        of_context = list(dict.fromkeys(cross.left for cross in mixed))
+        of_item = list(dict.fromkeys(cross.right for cross in mixed))
+        self.reads = [of_context, of_item]
         self.widths = [1 + sum(one.width for one in reads) for reads in self.reads]
 
     def of_context(self, contexts: Contexts) -> Tensor:
