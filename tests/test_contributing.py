@@ -242,7 +242,7 @@ def test_a_data_source_of_one_file_and_one_line_passes_the_contract_suite(monkey
     assert passes(suite, tmp_path, source=source, layout=source.layouts[0]) == 7
     chosen = config.resolve({"data": {"name": "shop", "data_dir": str(tmp_path / "gone")}}, models=False)
     with pytest.raises(su.InputError, match=r"shop is not in .*get https://data\.example\.org/shop\.zip and pass"):
-        chosen.dataset()
+        chosen.read()
 
 
 def test_a_split_rule_of_one_file_and_one_line_passes_the_contract_suite(monkeypatch, tmp_path):

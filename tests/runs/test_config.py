@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from suisen.data.encode import Encoder
 from suisen.errors import InputError
 from suisen.runs.config import SECTIONS, flags_of, merged, read_file, resolve, with_epochs, written
 
@@ -162,3 +163,18 @@ def test_files_that_are_no_toml_are_named(tmp_path):
         read_file(bad)
     with pytest.raises(InputError, match="does not exist; give a TOML file"):
         read_file(tmp_path / "none.toml")
+
+
+def test_a_run_fits_features_once_on_train_alone(tmp_path, monkeypatch):
+    path = tmp_path / "e.csv"
+    rows = [f"{user},{item},{time},tv" for user in "ab" for item, time in (("x", 1), ("y", 2), ("z", 3))]
+    path.write_text("\n".join(["user,item,time,device", *rows]))
+    config = resolve({"data": {"events": str(path), "context": "device"}}, models=False)
+    fitted, fit = [], Encoder.fit
+    monkeypatch.setattr(Encoder, "fit", lambda frame, *args: fitted.append(frame) or fit(frame, *args))
+    data = config.data()
+    assert fitted == []
+    assert data.size == "2 users, 3 items, 6 events"
+    split = config.cut(data)
+    assert [frame.columns for frame in fitted] == [["device"]]
+    assert fitted[0].height == len(split.train.events) == 2

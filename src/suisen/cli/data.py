@@ -69,7 +69,7 @@ def inspect(**given: Any) -> None:
     Kinds of features (categorical, numeric, multi, text) are inferred and shown; --kind age=numeric declares one.
     """  # noqa: D301 - \b keeps the lines for click
     config = resolve(raw_of(given, given["config_file"]), models=False)
-    log = config.dataset()
+    log = Dataset.of(config.read())
     facts, schema = data_facts(log), schema_rows(log)
     try:
         split, refused = config.cut(log), ""

@@ -51,7 +51,7 @@ def evaluate(**given: Any) -> None:
     target = Path(given["target"])
     recommender = Recommender.load(target)
     resolved = _config_of(target, given)
-    split = resolved.cut(resolved.dataset())
+    split = resolved.cut(resolved.data())
     queries = split.test if given["part"] == "test" else split.valid
     if queries is None:
         raise InputError(f"part = {given['part']!r}: the split holds nothing out for it; use --part test")

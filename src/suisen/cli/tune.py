@@ -101,7 +101,7 @@ def _run(job: Job, given: dict[str, Any]) -> None:
     if not job.resume:
         place.check_folder(folder, given["overwrite"], place.TUNING)
     threads(config)
-    split = config.cut(config.dataset())
+    split = config.cut(config.data())
     train, valid, notes = split.train, split.valid, split.notes
     del split  # with its test part: from here on nobody can look at it
     tuning.metric_for(recommender, job.settings, valid)

@@ -17,13 +17,17 @@ from suisen.errors import InputError
 def k_core(source: OrderedLog | Log, users: int = 5, items: int = 5) -> Dataset:
     """The largest part in which each visitor has ``users`` positives or more and each item ``items``.
 
-    Found by dropping what has fewer until nothing is dropped any more.  Events of label 0 stay where their visitor and
-    item do; what is dropped from the events is dropped from the tables too, and a note says how much it was.
-    ``source``: a Dataset or a log; its features are not encoded before the core is found.
-
-    Raises InputError where nothing is left.
+    ``source``: a Dataset or a log.  Raises InputError where nothing is left.
     """
-    log = OrderedLog.of(source) if isinstance(source, Log) else source
+    return Dataset.of(core_of(OrderedLog.of(source) if isinstance(source, Log) else source, users, items))
+
+
+def core_of(log: OrderedLog, users: int, items: int) -> Log:
+    """The log of the k-core, found by dropping what has fewer positives until nothing is dropped any more.
+
+    Events of label 0 stay where their visitor and item do.  What is dropped from the events is dropped from the tables
+    too, and a note says how much it was.  Raises InputError where nothing is left.
+    """
     visitor, item = log.events.visitor.numpy(), log.events.item.numpy()
     keep, positive = np.ones(len(visitor), dtype=bool), log.positive.numpy()
     while True:
@@ -35,7 +39,7 @@ def k_core(source: OrderedLog | Log, users: int = 5, items: int = 5) -> Dataset:
         keep = left
     if not keep.any():
         raise InputError(f"k_core(users={users}, items={items}) leaves nothing; ask for fewer events a user and item")
-    return Dataset.of(_core(log.log, keep, f"k-core (users {users}, items {items})"))
+    return _core(log.log, keep, f"k-core (users {users}, items {items})")
 
 
 def _core(log: Log, keep: npt.NDArray[np.bool_], name: str) -> Log:

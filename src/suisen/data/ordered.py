@@ -165,11 +165,15 @@ class OrderedLog:
 
     # -- for people -------------------------------------------------------------------------------------------------
 
-    def __repr__(self) -> str:
+    @property
+    def size(self) -> str:
+        """How many users, items, events and guest sessions there are, in words."""
         guests = self.n_visitors - len(self.users)
         more = f", {guests:,} guest sessions" if guests else ""
-        users, items = len(self.users) - 1, len(self.items) - 1
-        return f"{type(self).__name__}({users:,} users, {items:,} items, {len(self.events):,} events{more})"
+        return f"{len(self.users) - 1:,} users, {len(self.items) - 1:,} items, {len(self.events):,} events{more}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.size})"
 
 
 def _ids(name: Col, events: pl.DataFrame, table: pl.DataFrame | None) -> IdMap:

@@ -22,8 +22,10 @@ from typing import Any
 
 import tomli_w
 
-from suisen.data.dataset import Dataset, Split
-from suisen.data.k_core import k_core
+from suisen.data.dataset import Split
+from suisen.data.k_core import core_of
+from suisen.data.log import Log
+from suisen.data.ordered import OrderedLog
 from suisen.data.read import ReadOptions, read_path
 from suisen.data.sources import SOURCES, load
 from suisen.data.splits import SPLITS
@@ -202,18 +204,23 @@ class Config:
         """The file."""
         return written(self.tables(), f"suisen {__version__}\n{head}")
 
-    def dataset(self) -> Dataset:
-        """The data, read anew."""
+    def read(self) -> Log:
+        """The log, read anew; its k-core where that is wanted."""
         place = self.place
         if place.events is not None:
             log = read_path(place.events, ReadOptions(**self.reading))
         else:
             log = load(str(place.name), place.data_dir, positive_from=self.reading.get("positive_from"))
-        return Dataset.of(log) if not place.k_core else k_core(log, place.k_core, place.k_core)
+        return core_of(OrderedLog.of(log), place.k_core, place.k_core) if place.k_core else log
 
-    def cut(self, data: Dataset) -> Split:
+    def data(self) -> OrderedLog:
+        """The log in order, from which ``cut`` makes train, valid and test; its features are fitted on train alone."""
+        return OrderedLog.of(self.read())
+
+    def cut(self, log: OrderedLog) -> Split:
         """Train, valid and test."""
-        return data.split(self.split)
+        split: Split = self.split.split(log)
+        return split
 
     def check(self) -> None:
         """What would otherwise be refused after hours: device, metrics, sizes."""

@@ -9,6 +9,7 @@ import torch
 from suisen.data.dataset import Dataset, Split
 from suisen.data.durations import spelt
 from suisen.data.encode import Column
+from suisen.data.ordered import OrderedLog
 
 HEAD = 0.1
 """Share of the items that is the head of the tail."""
@@ -18,21 +19,21 @@ SHOWN = 4
 """Values of a vocabulary that are shown."""
 
 
-def data_facts(data: Dataset) -> dict[str, Any]:
+def data_facts(data: OrderedLog) -> dict[str, Any]:
     """Counts of a data set, as JSON holds them."""
     events = data.events
     users, items = int(data.trained_users.sum()), int(data.trained_items.sum())
-    guests = int((events.offsets.diff()[data.schema.n_users :] > 0).sum())
+    guests = int((events.offsets.diff()[len(data.users) :] > 0).sum())
     lengths = events.offsets.diff()
     lengths = lengths[lengths > 0].float()
     return {
         "events": len(events),
         "positives": int(data.positive.sum()),
         "users": users,
-        "users_declared": data.schema.n_users - 1,
+        "users_declared": len(data.users) - 1,
         "guest_sessions": guests,
         "items": items,
-        "items_declared": data.schema.n_items - 1,
+        "items_declared": len(data.items) - 1,
         "first": spelt(int(events.time.min())) if data.has_time else None,
         "last": spelt(int(events.time.max())) if data.has_time else None,
         "density": len(events) / max(1, (users + guests) * items),
@@ -43,14 +44,14 @@ def data_facts(data: Dataset) -> dict[str, Any]:
     }
 
 
-def head_share(data: Dataset) -> float:
+def head_share(data: OrderedLog) -> float:
     """Share of the positives on the top tenth of the items."""
     counts = data.item_counts[data.item_counts > 0].sort(descending=True).values
     top = max(1, round(HEAD * counts.numel()))
     return float(counts[:top].sum() / counts.sum().clamp(min=1))
 
 
-def tail(data: Dataset) -> list[tuple[float, float]]:
+def tail(data: OrderedLog) -> list[tuple[float, float]]:
     """The long tail as a curve: (share of the items, most popular first; share of the positives on them)."""
     counts = data.item_counts[data.item_counts > 0].sort(descending=True).values.double()
     if not counts.numel():
@@ -61,12 +62,12 @@ def tail(data: Dataset) -> list[tuple[float, float]]:
     return [(0.0, 0.0), *shares]
 
 
-def fingerprint(data: Dataset) -> str:
+def fingerprint(data: OrderedLog) -> str:
     """What two runs on the same data share: its size and the sums of its events."""
     events = data.events
     place = torch.arange(1, len(events) + 1) % 65_521
     mix = int(((events.visitor * 31 + events.item * 17 + events.time % 1_000_003) * place).sum())
-    return f"{len(events)}-{data.schema.n_users - 1}-{data.schema.n_items - 1}-{mix & 0xFFFFFFFFFFFFFFFF:016x}"
+    return f"{len(events)}-{len(data.users) - 1}-{len(data.items) - 1}-{mix & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
 def schema_rows(data: Dataset) -> list[tuple[str, str, str, str]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from suisen.data.batch import Queries
-from suisen.data.dataset import Dataset, Split
+from suisen.data.dataset import Split
+from suisen.data.ordered import OrderedLog
 from suisen.evaluation import Comparison, Comparisons, Report, compare, evaluate
 from suisen.evaluation.metrics import facts_needed
 from suisen.evaluation.protocols import DEFAULT, DEFAULT_CLICKS
@@ -28,7 +29,8 @@ class Run:
     config: Config
     folder: Path
     environment: dict[str, Any]
-    data: Dataset
+    data: OrderedLog
+    """The whole log; features are fitted on train alone."""
     split: Split
     recommender: Recommender
     reports: dict[str, Report] = field(default_factory=dict)
@@ -61,7 +63,7 @@ def execute(
         place.check_folder(folder, overwrite)
     threads(config)
     clock = time.perf_counter()
-    data = config.dataset()
+    data = config.data()
     split = config.cut(data)
     read = time.perf_counter()
     environment = place.environment(config.run.threads)
