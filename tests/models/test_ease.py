@@ -87,3 +87,24 @@ def test_a_catalogue_too_large_is_refused(monkeypatch):
     monkeypatch.setattr(module, "MAX_ITEMS", 10)
     with pytest.raises(InputError, match=r"the catalogue has 11 items \(at most 10\); use IALS"):
         EASE().build(Schema(3, 11))
+
+
+def test_a_penalty_too_small_to_invert_is_said():
+    data = make_data(user=[*"aabbccdd"], item=[1, 2] * 4)  # two items that nothing tells apart; 4 has an exact root
+    with pytest.raises(InputError, match=r"EASE: XᵀX \+ 1e-300·I could not be inverted; raise l2"):
+        fit(EASE(l2=1e-300), data)
+
+
+def test_fitting_again_forgets():
+    data = make_data(user=["a", "a", "a", "b", "b"], item=[1, 2, 3, 1, 2])
+    net, _ = fit(EASE(l2=1.0), data)
+    net.prepare(data.keep(data.events.item != 3))
+    again, _ = fit(EASE(l2=1.0), data.keep(data.events.item != 3))
+    assert torch.equal(net.weight, again.weight)
+    assert not net.weight[3].any()
+
+
+def test_a_catalogue_of_the_largest_size_is_learnt(monkeypatch):
+    data = make_data(user=["a", "a"], item=[1, 2])
+    monkeypatch.setattr(module, "MAX_ITEMS", data.schema.n_items)
+    fit(EASE(l2=1.0), data)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import suisen.models.ials as module
-from suisen.data.batch import Batch, Contexts
+from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged
 from suisen.models import IALS
@@ -143,3 +143,11 @@ def test_groups_hold_every_row_with_events_once(lengths, dim, size):
     for group in groups:
         longest = max(lengths[row] for row in group.tolist())
         assert len(group) == 1 or len(group) * max(longest, dim) * dim <= size
+
+
+@torch.no_grad()
+def test_initial_vectors_are_about_as_long_as_named():
+    net = IALS(dim=25, init=0.3).build(Schema(2000, 2000))
+    for table in (net.user, net.item):
+        assert float(table.weight[1:].square().sum(1).mean().sqrt()) == pytest.approx(0.3, rel=0.05)
+        assert not table.weight.requires_grad
