@@ -185,3 +185,24 @@ def test_the_statistic_of_a_quantile_is_its_effect_in_standard_errors(arms):
     a, b = arms
     found = quantile(a, b, 0.5)
     assert float(found.statistic) == pytest.approx(float(found.value / found.se))
+
+
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+def test_the_acceleration_is_that_of_small_changes_of_the_units_weights(scale):
+    rng = np.random.default_rng(9)
+    a, b = rng.gamma(1, 3, 40), rng.gamma(1, 4, 30)
+
+    def effect(first, second):
+        return second - first if scale == "absolute" else second / first
+
+    def influence(y, step=1e-7):  # mean when one unit weighs a little more
+        return y.mean() + step * (y - y.mean())
+
+    plain = effect(a.mean(), b.mean())
+    of_a = (effect(influence(a), b.mean()) - plain) / a.size
+    of_b = (effect(a.mean(), influence(b)) - plain) / b.size
+    parts = np.concatenate([of_a, of_b])
+    slow = (parts**3).sum() / (6 * (parts**2).sum() ** 1.5)
+    found = resampling._acceleration(Sample.of(a), Sample.of(b), scale)
+    assert found == pytest.approx(slow, rel=1e-5)
+    assert resampling._acceleration(Sample.of(9 * a), Sample.of(9 * b), scale) == pytest.approx(found)

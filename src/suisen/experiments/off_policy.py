@@ -25,6 +25,7 @@ from scipy import special
 
 from suisen.errors import InputError, unknown
 from suisen.experiments.logged import Logged
+from suisen.experiments.resampling import drawn_counts
 from suisen.parameters import parameters
 
 Floats = npt.NDArray[np.float64]
@@ -238,13 +239,9 @@ def _resampled(sums: Floats, resamples: int, rng: np.random.Generator) -> Floats
     estimators, _, n = sums.shape
     flat = sums.reshape(2 * estimators, n).T
     out = np.empty((resamples, estimators))
-    chunk = max(1, DRAWS_PER_CHUNK // n)
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        draws = rng.integers(0, n, size=(size, n)) + np.arange(size)[:, None] * n
-        counts = np.bincount(draws.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
-        top, under = np.moveaxis((counts @ flat).reshape(size, estimators, 2), 2, 0)
-        out[start : start + size] = np.divide(top, under, out=np.zeros_like(top), where=under > 0)
+    for rows, counts in drawn_counts(n, resamples, rng, DRAWS_PER_CHUNK):
+        top, under = np.moveaxis((counts @ flat).reshape(-1, estimators, 2), 2, 0)
+        out[rows] = np.divide(top, under, out=np.zeros_like(top), where=under > 0)
     return out
 
 

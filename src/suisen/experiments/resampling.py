@@ -5,6 +5,7 @@ Units are resampled, never events.  Costs time and memory of the order of units 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -77,13 +78,19 @@ def _resampled(sample: Sample, resamples: int, rng: np.random.Generator) -> Draw
     value = float(sample.estimate().value)
     columns, n = sample.spread(value), sample.n
     out = np.empty((resamples, columns.shape[1]))
-    chunk = max(1, NUMBERS_PER_CHUNK // n)
+    for rows, counts in drawn_counts(n, resamples, rng, NUMBERS_PER_CHUNK):
+        out[rows] = counts @ columns / n
+    return _values(out, value, n)
+
+
+def drawn_counts(n: int, resamples: int, rng: np.random.Generator, per_chunk: int) -> Iterator[tuple[slice, Floats]]:
+    """How often each of ``n`` units is drawn, with replacement: the rows of a chunk of resamples, (rows, n) counts."""
+    chunk = max(1, per_chunk // n)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         draws = rng.integers(0, n, size=(size, n), dtype=np.int64) + np.arange(size)[:, None] * n
         counts = np.bincount(draws.ravel(), minlength=size * n).reshape(size, n)
-        out[start : start + size] = counts.astype(np.float64) @ columns / n
-    return _values(out, value, n)
+        yield slice(start, start + size), counts.astype(np.float64)
 
 
 def _difference(a: Drawn, b: Drawn, scale: Scale) -> Drawn:

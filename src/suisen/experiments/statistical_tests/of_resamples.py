@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar
 
 from suisen.errors import InputError
 from suisen.experiments.means import Effect, tail_warning
@@ -10,21 +12,29 @@ from suisen.experiments.resampling import bootstrap, permutation, quantile
 from suisen.experiments.statistical_tests.contract import Arms, ComparisonOptions, EffectScale, StatisticalTest
 
 
-class BootstrapT(StatisticalTest):
-    """The studentised bootstrap (Hall 1992)."""
+class Permutation(StatisticalTest):
+    """The studentised permutation test (Chung, Romano 2013)."""
+
+    name = "permutation"
+    words = "permutation of t"
+    one_sided = False
+    draw: ClassVar[Callable[..., Effect]] = staticmethod(permutation)
+    """What is done to the two samples."""
+
+    def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
+        """By as many draws as the options say."""
+        control, treatment = arms.samples()
+        return self.draw(
+            control, treatment, scale=scale, level=options.level, resamples=options.resamples, seed=options.seed
+        )
+
+
+class BootstrapT(Permutation):
+    """The studentised bootstrap (Hall 1992): units of both arms are resampled."""
 
     name = "bootstrap-t"
     words = "bootstrap-t"
-    one_sided = False
-    method: ClassVar[Literal["bca", "t"]] = "t"
-
-    def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
-        """Units of both arms are resampled."""
-        control, treatment = arms.samples()
-        return bootstrap(
-            control, treatment, method=self.method, scale=scale, level=options.level, resamples=options.resamples,
-            seed=options.seed,
-        )  # fmt: skip
+    draw = staticmethod(partial(bootstrap, method="t"))
 
     def warnings(self, arms: Arms) -> list[str]:
         """A tail that the units have not shown."""
@@ -36,22 +46,7 @@ class BootstrapBCa(BootstrapT):
 
     name = "bootstrap-bca"
     words = "bootstrap BCa"
-    method = "bca"
-
-
-class Permutation(StatisticalTest):
-    """The studentised permutation test (Chung, Romano 2013)."""
-
-    name = "permutation"
-    words = "permutation of t"
-    one_sided = False
-
-    def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
-        """Arms are dealt anew among the units."""
-        control, treatment = arms.samples()
-        return permutation(
-            control, treatment, scale=scale, level=options.level, resamples=options.resamples, seed=options.seed
-        )
+    draw = staticmethod(partial(bootstrap, method="bca"))
 
 
 class QuantileBootstrap(StatisticalTest):
