@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from suisen.pages.draw import Panel, picture, standalone
+from suisen.pages.draw import GAP, Panel, Svg, picture
 from suisen.pages.render import asset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,6 +131,17 @@ def draw_picture(path: Path, told: str, panels: list[Panel]) -> None:
     drawn = picture(told, told, panels, columns=len(panels))
     path.write_text(standalone(drawn, asset("colours.css")), encoding="utf-8")
     print(f"{path} written")
+
+
+def standalone(drawn: Svg, colours: str) -> str:
+    """A picture as a file of its own, on a card.  ``colours``: the text of ``colours.css``."""
+    *_, width, height = re.search(r'viewBox="([^"]+)"', drawn)[1].split()
+    wide, high = float(width) + 4 * GAP, float(height) + 4 * GAP
+    box = f'viewBox="{-2 * GAP} {-2 * GAP} {wide:g} {high:g}" width="{1.2 * wide:g}" height="{1.2 * high:g}"'
+    opened = re.sub(r'viewBox="[^"]+"', f'xmlns="http://www.w3.org/2000/svg" {box}', drawn, count=1)
+    style = f"<style>{colours} text {{ font-family: system-ui, sans-serif; }}</style>"
+    card = f'<rect x="{-2 * GAP}" y="{-2 * GAP}" width="{wide:g}" height="{high:g}" rx="8" style="fill: var(--card)"/>'
+    return opened.replace("</desc>", f"</desc>{style}{card}", 1) + "\n"
 
 
 def newest(lines: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:

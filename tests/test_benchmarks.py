@@ -1,7 +1,9 @@
 """Benchmarks: the pure functions that make figures of records."""
 
 import json
+import re
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ import textbook  # noqa: E402
 from suisen.data.dataset import Dataset  # noqa: E402
 from suisen.models import MF, DeepFM, TwoTower  # noqa: E402
 from suisen.models.contract import ItemTable  # noqa: E402
+from suisen.pages.draw import Line, Panel  # noqa: E402
 
 PLACE = {"machine": "a machine", "commit": "abc", "threads": 2, "run": "1"}
 
@@ -45,6 +48,20 @@ def test_absent_data_say_where_they_come_from(tmp_path, capsys):
         common.place(tmp_path, "ncf-ml-1m")
     assert stop.value.code == 2
     assert "neural_collaborative_filtering" in capsys.readouterr().err
+
+
+def test_a_picture_is_a_file_of_its_own_in_light_and_dark(tmp_path):
+    path = tmp_path / "images" / "a.svg"
+    common.draw_picture(path, "a & b", [Panel(marks=[Line([0, 1], [1, 2])])])
+    text = path.read_text()
+    root = ET.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    (style,) = (each.text for each in root if each.tag.endswith("style"))
+    used = set(re.findall(r"var\(--(\w+)\)", text))
+    blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    assert len(blocks) == 2
+    assert all(used <= set(re.findall(r"--(\w+):", block)) for block in blocks)
+    assert "prefers-color-scheme: dark" in style
 
 
 def test_records_are_only_ever_appended(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
@@ -6,7 +7,8 @@ from hypothesis import strategies as st
 
 from suisen.data.encode import Encoder
 from suisen.errors import InputError
-from suisen.runs.config import SECTIONS, flags_of, merged, read_file, resolve, with_epochs, written
+from suisen.runs.config import SECTIONS, flags_of, merged, read_file, resolve, settings_in, with_epochs, written
+from suisen.training.options import RunOptions
 
 BASE = {"data": {"events": "my.csv", "user": "uid"}, "retriever": {"name": "mf", "dim": "8"}, "run": {"threads": 1}}
 
@@ -96,6 +98,26 @@ def test_mistakes_are_named(change, message):
 
 def test_the_split_has_a_default_that_takes_parameters():
     assert resolve({**BASE, "split": {"test": "2"}}).split.test == 2
+
+
+def test_settings_of_a_run_are_the_trainers_options_and_three_more():
+    keys = {setting.key for setting in settings_in("run")}
+    given_by_launchers = {"checkpoint", "resume", "stage", "callbacks"}
+    assert keys == {each.name for each in fields(RunOptions)} - given_by_launchers | {
+        "candidates",
+        "threads",
+        "metrics",
+    }
+    assert [setting.key for setting in settings_in("run") if not setting.doc] == []
+    run = resolve({**BASE, "run": {"patience": "3", "clip": "none"}}).run
+    assert isinstance(run, RunOptions)
+    assert (run.patience, run.clip, run.device) == (3, None, RunOptions().device)
+
+
+def test_every_setting_of_a_section_is_a_flag_of_its_own():
+    for sections in (SECTIONS, (*SECTIONS, "tune")):
+        flags = [setting.flag for section in sections for setting in settings_in(section)]
+        assert len(flags) == len(set(flags))
 
 
 def test_sections_of_a_file_are_checked(tmp_path):

@@ -1,4 +1,4 @@
-"""Commands whose options depend on what is asked for: ``--retriever sasrec`` brings SASRec's hyper-parameters."""
+"""Commands whose options depend on the others: ``--retriever sasrec`` brings SASRec's hyper-parameters."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from suisen.cli.options import only, raw_of, with_settings
 from suisen.errors import InputError
@@ -26,6 +28,7 @@ from suisen.runs.config import (
     written,
 )
 from suisen.runs.settings import spelt, values_of
+from suisen.training.options import Callback, EpochRow
 
 SHOWN = 30
 """Most trials in the table."""
@@ -107,7 +110,8 @@ def _run(job: Job, given: dict[str, Any]) -> None:
     tuning.metric_for(recommender, job.settings, valid)
     if not job.resume:
         place.write_text(place.new_folder(folder, place.TUNING) / place.TUNING, _file(job))
-    with _Watch(job, quiet=given["quiet"]) as watch:
+    watch = _Watch(job, quiet=given["quiet"])
+    with watch.bar:
         options = replace(config.run, callbacks=(watch,))
         found = tuning.tune(
             recommender, train, valid, job.settings, options=options, store=folder / place.JOURNAL, watch=watch
@@ -120,14 +124,14 @@ def _run(job: Job, given: dict[str, Any]) -> None:
         return
     for note in notes:
         click.echo(f"note: {note}")
-    _say(found, folder / place.BEST)
+    _say(found, found.best, folder / place.BEST)
 
 
 def _keep(job: Job, found: tuning.Tuned) -> None:
     """trials.json and, where there is a best trial, best.toml."""
     place.write_json(job.folder / place.TRIALS, [each._asdict() for each in found.trials])
     if found.best is not None:
-        place.write_text(job.folder / place.BEST, _best(job.config, found))
+        place.write_text(job.folder / place.BEST, _best(job.config, found, found.best))
 
 
 def _file(job: Job) -> str:
@@ -136,17 +140,15 @@ def _file(job: Job) -> str:
     return written(tables, f"suisen tune --resume {job.folder.name} goes on")
 
 
-def _best(config: Any, found: Any) -> str:
+def _best(config: Config, found: tuning.Tuned, best: tuning.Trial) -> str:
     """A file for ``suisen train --config``."""
-    best = found.best
-    said = f"{found.metric} {best.value:.4f} on valid: trial {best.number} of {found.finished} of suisen tune"
+    said = f"{found.metric} {_number(best.value)} on valid: trial {best.number} of {found.finished} of suisen tune"
     tuned = replace(config, retriever=found.recommender.retriever, ranker=found.recommender.ranker)
-    text: str = tuned.toml(f"{said}\nsuisen train --config THIS_FILE trains and measures it")
-    return text
+    return tuned.toml(f"{said}\nsuisen train --config THIS_FILE trains and measures it")
 
 
-def _say(found: Any, best: Path) -> None:
-    names = list(found.best.settings)
+def _say(found: tuning.Tuned, best: tuning.Trial, path: Path) -> None:
+    names = list(best.settings)
     short = [name.partition(".")[2] for name in names]
     heads = short if len(set(short)) == len(short) else names
     order = sorted(found.trials, key=lambda each: (each.state != "done", -(each.value or 0.0), each.number))
@@ -157,78 +159,53 @@ def _say(found: Any, best: Path) -> None:
     ]
     click.echo(text_table(("trial", "", found.metric, "epochs", "seconds", *heads), rows))
     if len(order) > SHOWN:
-        click.echo(f"{len(order) - SHOWN} more in {best.parent / place.TRIALS}")
+        click.echo(f"{len(order) - SHOWN} more in {path.parent / place.TRIALS}")
     for each in order:
         if each.note:
             click.echo(f"note: trial {each.number} failed: {each.note}")
-    click.echo(f"\nbest: trial {found.best.number} with {found.metric} {found.best.value:.4f} on valid")
-    click.echo(f"next: suisen train --config {best}")
+    click.echo(f"\nbest: trial {best.number} with {found.metric} {_number(best.value)} on valid")
+    click.echo(f"next: suisen train --config {path}")
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-class _Watch:
-    """Keeps the files up to date and says how far the tuning is: a bar on a terminal, elsewhere a line a trial.
+class _Watch(Callback):
+    """Keeps the files up to date and says how far the tuning is: a bar on a terminal, elsewhere one line per trial.
 
     It is a training callback too, for the epochs.
     """
 
     def __init__(self, job: Job, quiet: bool) -> None:
-        from rich.console import Console
-
-        self.job, self.quiet = job, quiet
-        self.console = Console(stderr=True, highlight=False)
+        console = Console(stderr=True)
+        self.job, self.lines = job, not (quiet or console.is_terminal)
         self.stage, self.number, self.best = "", 1, ""
-        self._bar: Any = None
-        self._task: Any = None
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(20), TimeElapsedColumn())
+        self.bar = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+        self.task = self.bar.add_task("tuning", total=job.settings.trials)
 
-    def __enter__(self) -> _Watch:
-        if not self.quiet and self.console.is_terminal:
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
-            self._bar = Progress(*columns, console=self.console, transient=True)
-            self._task = self._bar.add_task("tuning", total=self.job.settings.trials)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, found: Any) -> None:
+    def __call__(self, found: tuning.Tuned) -> None:
         """A trial has ended."""
         _keep(self.job, found)
         trial, best = found.trials[-1], found.best
         self.number = trial.number + 1
         self.best = "" if best is None else f", best {best.value:.4f} (trial {best.number})"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=found.finished)
-        elif not self.quiet:
+        self.bar.update(self.task, completed=found.finished)
+        if self.lines:
             told = ", ".join(f"{name} {spelt(value)}" for name, value in trial.settings.items())
-            self._print(
-                f"trial {trial.number}: {trial.state}, {_number(trial.value)}{self.best}; {told}; "
-                f"{trial.epochs} epochs, {trial.seconds:.1f} s"
+            spent = f"{trial.epochs} epochs, {trial.seconds:.1f} s"
+            click.echo(
+                f"trial {trial.number}: {trial.state}, {_number(trial.value)}{self.best}; {told}; {spent}", err=True
             )
-
-    def _print(self, line: str) -> None:
-        self.console.print(line, markup=False, soft_wrap=True)
 
     def on_start(self, stage: str, epochs: int, examples: int) -> None:
         """A phase starts."""
         self.stage = stage
 
-    def on_batch(self, examples: int, loss: float) -> None:
-        """Batches are too many to tell."""
-
-    def on_epoch(self, row: Any) -> None:
+    def on_epoch(self, row: EpochRow) -> None:
         """An epoch is done."""
-        if self._bar is not None:
-            metric = "" if row.metric is None else f", metric {row.metric:.4f}"
-            told = f"trial {self.number}: {self.stage} epoch {row.epoch}{metric}{self.best}"
-            self._bar.update(self._task, description=told)
-
-    def on_end(self, curve: Any) -> None:
-        """The phase is done."""
+        metric = "" if row.metric is None else f", metric {row.metric:.4f}"
+        self.bar.update(
+            self.task, description=f"trial {self.number}: {self.stage} epoch {row.epoch}{metric}{self.best}"
+        )

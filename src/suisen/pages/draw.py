@@ -7,7 +7,6 @@ font a reader has is not known.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -76,16 +75,6 @@ def ticks(low: float, high: float, most: int, *, whole: bool = False) -> tuple[f
     return step, [step * n for n in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]
 
 
-def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Powers of ten between two ends, at most ``most``; where there is less than two, also 2 and 5 times them."""
-    first, last = floor(log10(low) + 1e-9), floor(log10(high) + 1e-9)
-    powers = [10.0**n for n in range(first, last + 1) if 10.0**n >= low * (1 - 1e-9)]
-    if len(powers) > 1:
-        return powers[:: ceil(len(powers) / most)]
-    fine = [m * 10.0**n for n in range(first, last + 1) for m in (1, 2, 5)]
-    return [x for x in fine if low * (1 - 1e-9) <= x <= high * (1 + 1e-9)] or [low, high]
-
-
 def spelt(x: float, step: float, *, percent: bool = False, signed: bool = False) -> str:
     """A tick in as many digits as its step needs.
 
@@ -109,6 +98,7 @@ class Axis:
     """Where it begins; None: somewhat before the lowest value that is drawn."""
     high: float | None = None
     log: bool = False
+    """By powers; its ticks are given with ``marks``."""
     whole: bool = False
     """Ticks at whole numbers alone."""
     percent: bool = False
@@ -130,8 +120,6 @@ class Axis:
         """At most ``most`` + 1 ticks between two ends, with their words."""
         if self.marks is not None:
             return list(self.marks.items())[:: ceil(len(self.marks) / (most + 1))]
-        if self.log:
-            return [(x, f"{x:,g}") for x in log_ticks(low, high, most)]
         step, found = ticks(low, high, most, whole=self.whole)
         return [(x, spelt(x, step, percent=self.percent, signed=self.signed)) for x in found]
 
@@ -421,14 +409,3 @@ def svg(title: str, told: str, height: float, parts: Iterable[str], width: float
         f'<svg class="plot" role="img" viewBox="0 0 {width:g} {height:g}" aria-labelledby="{key}-t {key}-d">'
         f'<title id="{key}-t">{escape(title)}</title><desc id="{key}-d">{escape(told)}</desc>\n{body}\n</svg>'
     )
-
-
-def standalone(drawn: Svg, colours: str) -> str:
-    """A picture as a file of its own, on a card.  ``colours``: the text of ``colours.css``."""
-    *_, width, height = re.search(r'viewBox="([^"]+)"', drawn)[1].split()  # type: ignore[index]
-    wide, high = float(width) + 4 * GAP, float(height) + 4 * GAP
-    box = f'viewBox="{-2 * GAP} {-2 * GAP} {wide:g} {high:g}" width="{1.2 * wide:g}" height="{1.2 * high:g}"'
-    opened = re.sub(r'viewBox="[^"]+"', f'xmlns="http://www.w3.org/2000/svg" {box}', drawn, count=1)
-    style = f"<style>{colours} text {{ font-family: system-ui, sans-serif; }}</style>"
-    card = f'<rect x="{-2 * GAP}" y="{-2 * GAP}" width="{wide:g}" height="{high:g}" rx="8" style="fill: var(--card)"/>'
-    return opened.replace("</desc>", f"</desc>{style}{card}", 1) + "\n"

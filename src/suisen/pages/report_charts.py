@@ -113,9 +113,9 @@ def _epochs(count: int) -> str:
 
 
 def tail_share(counts: npt.ArrayLike, of_items: float = 0.1) -> float:
-    """Share of all events that the most popular tenth (by default) of the items takes."""
+    """Share of all events that the most popular tenth (by default) of the items takes; 0 where there is none."""
     ordered = np.sort(np.asarray(counts, dtype=np.float64))[::-1]
-    return float(ordered[: max(1, round(of_items * ordered.size))].sum() / ordered.sum())
+    return float(ordered[: max(1, round(of_items * ordered.size))].sum() / max(1.0, ordered.sum()))
 
 
 def long_tail(counts: npt.ArrayLike) -> Svg:

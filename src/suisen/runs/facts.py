@@ -10,6 +10,7 @@ from suisen.data.dataset import Dataset, Split
 from suisen.data.durations import spelt
 from suisen.data.encode import Column
 from suisen.data.ordered import OrderedLog
+from suisen.pages.report_charts import tail_share
 
 HEAD = 0.1
 """Share of the items that is the head of the tail."""
@@ -26,6 +27,7 @@ def data_facts(data: OrderedLog) -> dict[str, Any]:
     guests = int((events.offsets.diff()[len(data.users) :] > 0).sum())
     lengths = events.offsets.diff()
     lengths = lengths[lengths > 0].float()
+    per_user = {"mean": float(lengths.mean()), "median": float(lengths.median()), "most": int(lengths.max())}
     return {
         "events": len(events),
         "positives": int(data.positive.sum()),
@@ -37,29 +39,19 @@ def data_facts(data: OrderedLog) -> dict[str, Any]:
         "first": spelt(int(events.time.min())) if data.has_time else None,
         "last": spelt(int(events.time.max())) if data.has_time else None,
         "density": len(events) / max(1, (users + guests) * items),
-        "events_a_user": {"mean": float(lengths.mean()), "median": float(lengths.median()), "most": int(lengths.max())},
-        "head_share": head_share(data),
+        "events_per_user": per_user,
+        "head_share": tail_share(data.item_counts[data.item_counts > 0], HEAD),
         "tail": tail(data),
         "fingerprint": fingerprint(data),
     }
 
 
-def head_share(data: OrderedLog) -> float:
-    """Share of the positives on the top tenth of the items."""
-    counts = data.item_counts[data.item_counts > 0].sort(descending=True).values
-    top = max(1, round(HEAD * counts.numel()))
-    return float(counts[:top].sum() / counts.sum().clamp(min=1))
-
-
 def tail(data: OrderedLog) -> list[tuple[float, float]]:
     """The long tail as a curve: (share of the items, most popular first; share of the positives on them)."""
     counts = data.item_counts[data.item_counts > 0].sort(descending=True).values.double()
-    if not counts.numel():
-        return [(0.0, 0.0)]
     total = counts.cumsum(0) / counts.sum()
-    at = torch.linspace(0, counts.numel() - 1, min(POINTS, counts.numel())).long().tolist()
-    shares = [((int(i) + 1) / counts.numel(), float(total[i])) for i in sorted(set(at))]
-    return [(0.0, 0.0), *shares]
+    at = torch.linspace(0, max(0, counts.numel() - 1), min(POINTS, counts.numel())).long().tolist()
+    return [(0.0, 0.0), *(((i + 1) / counts.numel(), float(total[i])) for i in sorted(set(at)))]
 
 
 def fingerprint(data: OrderedLog) -> str:
@@ -109,7 +101,7 @@ def _values(column: Column) -> str:
 
 def fact_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """(name, value) lines of ``data_facts`` for a terminal."""
-    each, declared = facts["events_a_user"], facts["items_declared"] - facts["items"]
+    each, declared = facts["events_per_user"], facts["items_declared"] - facts["items"]
     users = f"{facts['users']:,}" + (
         f" and {facts['guest_sessions']:,} guest sessions" if facts["guest_sessions"] else ""
     )
@@ -117,7 +109,7 @@ def fact_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("events", f"{facts['events']:,}, of which {facts['positives']:,} positives"),
         ("users", users),
         ("items", f"{facts['items']:,}" + (f" and {declared:,} without events" if declared else "")),
-        ("events a user", f"mean {each['mean']:.1f}, median {each['median']:.0f}, most {each['most']:,}"),
+        ("events per user", f"mean {each['mean']:.1f}, median {each['median']:.0f}, most {each['most']:,}"),
         ("density", f"{facts['density']:.4%} of all pairs; {1 - facts['density']:.4%} are empty"),
         ("long tail", f"{facts['head_share']:.1%} of the positives fall on the top {HEAD:.0%} of the items"),
     ]

@@ -86,21 +86,18 @@ def _histogram(times: Tensor) -> list[int]:
 
 def examples(run: Run) -> list[Example]:
     """Some users of test, spread over it: their history, what the model says, what they took."""
-    queries, store, engine = run.split.test, run.recommender.store, run.recommender.engine
+    queries, rec = run.split.test, run.recommender
     known = (queries.contexts.history.lengths > 0).nonzero().squeeze(1)
     if not known.numel() or queries.candidates is not None:
         return []
-    some = known[torch.linspace(0, known.numel() - 1, min(EXAMPLES, known.numel())).long()]
-    asked = queries.take(some)
-    lists = {run.recommender.name: engine.lists(asked.contexts, LISTED, Filters(asked.seen))[0]}
-    if engine.states is not None:
-        lists = {
-            f"{run.recommender.name.partition(' + ')[0]} alone": engine.first.rank(asked.contexts, LISTED, asked.seen)[
-                0
-            ],
-            **lists,
-        }
-    return [_example(store, asked, row, {name: ids[row] for name, ids in lists.items()}) for row in range(len(asked))]
+    picked = known[torch.linspace(0, known.numel() - 1, min(EXAMPLES, known.numel())).long()]
+    some = queries.take(picked)
+    lists: dict[str, Tensor] = {}
+    if rec.engine.states is not None:
+        alone = f"{rec.name.partition(' + ')[0]} alone"
+        lists[alone] = rec.engine.first.rank(some.contexts, LISTED, some.seen)[0]
+    lists[rec.name] = rec.engine.lists(some.contexts, LISTED, Filters(some.seen))[0]
+    return [_example(rec.store, some, row, {name: ids[row] for name, ids in lists.items()}) for row in range(len(some))]
 
 
 def _example(store: Store, queries: Queries, row: int, lists: dict[str, Tensor]) -> Example:

@@ -82,9 +82,9 @@ def execute(
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def metrics_for(queries: Queries, asked: Sequence[str]) -> list[str]:
-    """The metrics asked for, or those that fit the queries."""
-    return list(asked or (DEFAULT if queries.labels is None else DEFAULT_CLICKS))
+def metrics_for(queries: Queries, given: Sequence[str]) -> list[str]:
+    """The given metrics, or those that fit the queries."""
+    return list(given or (DEFAULT if queries.labels is None else DEFAULT_CLICKS))
 
 
 def report_on(
