@@ -28,7 +28,7 @@ from suisen.runs.config import (
     written,
 )
 from suisen.runs.settings import spelt, values_of
-from suisen.training.options import Callback, EpochRow
+from suisen.training.options import Curve, EpochRow
 
 SHOWN = 30
 """Most trials in the table."""
@@ -171,7 +171,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-class _Watch(Callback):
+class _Watch:
     """Keeps the files up to date and says how far the tuning is: a bar on a terminal, elsewhere one line per trial.
 
     It is a training callback too, for the epochs.
@@ -202,6 +202,12 @@ class _Watch(Callback):
     def on_start(self, stage: str, epochs: int, examples: int) -> None:
         """A phase starts."""
         self.stage = stage
+
+    def on_batch(self, examples: int, loss: float) -> None:
+        """Batches are too many to tell."""
+
+    def on_end(self, curve: Curve) -> None:
+        """The phase is done."""
 
     def on_epoch(self, row: EpochRow) -> None:
         """An epoch is done."""
