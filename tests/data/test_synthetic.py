@@ -41,7 +41,7 @@ def test_probabilities_sum_to_1_and_preferences_are_their_logarithms(small):
     p = small.truth.probability(users, items)
     np.testing.assert_allclose(p.sum(axis=1), 1)
     np.testing.assert_allclose(p, small.truth.taste @ small.truth.offer)
-    np.testing.assert_allclose(np.exp(small.preference(users, items)), p)
+    np.testing.assert_allclose(np.exp(small.truth.preference(users, items)), p)
     np.testing.assert_allclose(small.truth.probability(users, items[:, 2]), p[:, 2])
 
 

@@ -132,10 +132,6 @@ class Generated:
     truth: Truth
     world: World
 
-    def preference(self, users: npt.ArrayLike, items: npt.ArrayLike) -> Floats:
-        """The logarithm of p(i | u); see ``Truth.preference``."""
-        return self.truth.preference(users, items)
-
 
 @dataclass(frozen=True)
 class _Latent:

@@ -214,7 +214,7 @@ class Browsing:
         items = self._lists(ranker, who)
         habits = self.habits
         shown = items > 0
-        fit = self.generated.preference(who, np.maximum(items, 1)) + np.log(self.generated.world.items)
+        fit = self.generated.truth.preference(who, np.maximum(items, 1)) + np.log(self.generated.world.items)
         temper, purse = (own[who - 1, None] for own in self._own)
         looked = np.arange(1, items.shape[1] + 1.0) ** -habits.attention
         click = looked * special.expit(special.logit(habits.interest) + habits.eagerness * fit + temper)
