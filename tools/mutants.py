@@ -38,8 +38,10 @@ HARMLESS = ROOT / "tools" / "harmless_mutants.toml"
 PAGE = ROOT / "docs" / "development.md"
 ROOMS = ("models", "training", "recommending", "evaluation", "retrieval", "experiments")
 CONTRACTS = ("test_contract.py", "test_hyper_parameters.py")
-PRELOADED = ("torch", "polars", "scipy.stats", "scipy.sparse", "hypothesis", "pydantic", "safetensors.torch", "faiss")
+PRELOADED = ("torch", "polars", "scipy.stats", "scipy.sparse", "pydantic", "safetensors.torch", "faiss")
 SAME_PROGRAM = re.compile(r"_(Eq|NotEq|Is|IsNot)_(Eq|NotEq|Is|IsNot)$")
+HARNESS = 9
+"""Exit status of a child in which not the tests failed but what runs them."""
 SECONDS = 420
 """A mutant that runs longer has not ended: caught."""
 
@@ -166,6 +168,7 @@ def in_child(tree: Path, stages: list[list[str]], out: Path) -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     for stage in stages:
         first = FirstFailure()
         options = ["-x", "-q", "--no-cov", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=no"]
@@ -186,10 +189,17 @@ def outcome(tree: Path, mutant: Mutant) -> dict[str, object]:
     try:
         child = os.fork()
         if child == 0:
-            in_child(tree, tests_of(mutant), out)
+            try:
+                in_child(tree, tests_of(mutant), out)
+            except BaseException as error:  # nothing of the parent's may be unwound in the child
+                out.write_text(repr(error), encoding="utf-8")
+            finally:
+                os._exit(HARNESS)
         status = waited(child)
     finally:
         path.write_text(text, encoding="utf-8")
+    if status is not None and os.waitstatus_to_exitcode(status) == HARNESS:
+        raise SystemExit(f"the tests could not be run: {out.read_text(encoding='utf-8')}")
     by = out.read_text(encoding="utf-8") if out.exists() else "did not end" if status is None else ""
     return {"caught": status != 0, "by": by, "seconds": round(time.monotonic() - began, 1)}
 
@@ -224,7 +234,8 @@ def run(seed: int, each: int, part: int, parts: int) -> None:
     torch.set_num_threads(1)
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
     known = {row["name"] for row in records() if row["seed"] == seed}
-    mutants = sample(random.Random(seed), each)[part::parts]
+    drawn = sample(random.Random(seed), each)
+    mutants = [mutant for turn in range(each) for mutant in drawn[turn::each]][part::parts]  # a room after the other
     with tempfile.TemporaryDirectory() as folder:
         tree = copied(Path(folder))
         for number, mutant in enumerate(mutants, start=1):
