@@ -73,6 +73,18 @@ def test_interval_is_scipys_bca(values):
     assert high[0] == pytest.approx(peer.high, abs=0.01 * width)
 
 
+def test_resampled_means_that_equal_the_mean_count_half():
+    """As many 0 as 1 are their own mirror image, and so is their interval; many resampled means tie with theirs."""
+    low, high = stats.bootstrap_means(np.arange(20) % 2, resamples=20_000)
+    assert low[0] + high[0] == pytest.approx(1.0)
+    assert high[0] - low[0] == pytest.approx(0.4, abs=0.051)
+
+
+def test_an_interval_is_finite_however_few_the_resamples():
+    low, high = stats.bootstrap_means([1.0, 2.0, 4.0], resamples=1)
+    assert np.isfinite([low[0], high[0]]).all()
+
+
 def test_interval_covers_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(3)
     samples = rng.exponential(size=(60, 600))  # skewed; mean 1; each column an experiment

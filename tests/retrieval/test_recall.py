@@ -35,3 +35,11 @@ def test_ties_cost_no_recall():
             return 49 - index.search(queries, k)[0], None
 
     assert measured_recall(Last(), vectors, queries, 5) == 1.0
+
+
+def test_what_is_not_found_is_not_recalled():
+    class Nothing:
+        def search(self, queries, k):
+            return np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
+
+    assert measured_recall(Nothing(), np.ones((50, 2), dtype=np.float32), np.ones((3, 2), dtype=np.float32), 5) == 0.0
