@@ -151,3 +151,16 @@ def test_initial_vectors_are_about_as_long_as_named():
     for table in (net.user, net.item):
         assert float(table.weight[1:].square().sum(1).mean().sqrt()) == pytest.approx(0.3, rel=0.05)
         assert not table.weight.requires_grad
+
+
+@torch.no_grad()
+def test_a_history_is_folded_in_by_the_number_of_items():
+    """The regularisation of a user counts the items of train, |I| = 6, and not its users, |U| = 2."""
+    data = make_data(user=[*"aaabbb"], item=[1, 2, 3, 4, 5, 6])
+    net, _ = fit(IALS(dim=3, epochs=2, unobserved=0.4, l2=0.3), data)
+    context = replace(asked(data), history=Ragged.of([[1, 4, 6], [2]]))
+    q = net.item.weight.double()
+    for row, taken in enumerate(([1, 4, 6], [2])):
+        system = 0.4 * q.T @ q + q[taken].T @ q[taken] + 0.3 * (len(taken) + 0.4 * 6) * torch.eye(3).double()
+        wanted = torch.linalg.solve(system, q[taken].sum(0)).float()
+        torch.testing.assert_close(net.query_vectors(context)[row], wanted, rtol=1e-3, atol=1e-5)
