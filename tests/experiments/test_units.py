@@ -214,6 +214,7 @@ def test_two_zones_are_converted_and_one_without_a_zone_is_refused():
     [
         (exposures().drop("arm"), LOG, r"exposures has no column 'arm' \(it has user, time\); name it in the plan"),
         (exposures(), LOG.drop("user"), "events has no column 'user'"),
+        (exposures(), LOG.drop("event"), "events has no column 'event'"),
         (exposures(("a", "blue", at(0))), LOG, r"exposures: arm 'blue' is not in the plan \(control, treatment\)"),
         (exposures(("a", None, at(0)), ("b", "control", at(0))), LOG, "exposures: 'arm' is missing in 1 rows"),
         (exposures((None, "control", at(0)), ("b", "control", at(0))), LOG, "exposures: 'user' is missing in 1 rows"),
@@ -318,6 +319,10 @@ def test_events_of_units_carry_their_exposure():
     joined = events_of(found, LOG, plan()).collect()
     assert joined.height == 10
     assert joined["__since"].n_unique() == 1
+    twice = pl.concat([LOG, LOG[:2]])
+    for duplicates, height in (("drop", 10), ("keep", 12)):
+        again = units(exposures(), twice, plan(), duplicates=duplicates)
+        assert events_of(again, twice, plan(), duplicates=duplicates).collect().height == height
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-100, 400), st.sampled_from(["click", "impression"])),
