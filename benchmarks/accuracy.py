@@ -1,4 +1,4 @@
-"""Accuracy of every model: one row a file of configs/accuracy, one line a run in results/accuracy.jsonl.
+"""Accuracy of every model: one row per file of configs/accuracy, one line a run in results/accuracy.jsonl.
 
     python benchmarks/accuracy.py --model gmf --data ncf-ml-1m --seeds 0 1 2
     python benchmarks/accuracy.py --model gmf --rows textbook      # a file of configs/textbook: the textbook's settings

@@ -1,4 +1,4 @@
-"""The accuracy tables: one row a file of configs/accuracy or configs/textbook, filled from records with purpose table.
+"""The accuracy tables: one row per file of configs/accuracy or configs/textbook, filled from records with purpose table.
 
 ``benchmarks/report.py`` and ``tools/models_page.py`` print it; nothing here runs a model.
 """
@@ -140,7 +140,7 @@ def _picked(line: Line) -> list[str]:
     return [said, *dict.fromkeys(run["picked_on"] for run in line.runs)]
 
 
-HEAD = ("model", "data", "best published", "floor", "ours", "seeds", "", "minutes a run", "epochs; picked on")
+HEAD = ("model", "data", "best published", "floor", "ours", "seeds", "", "minutes per run", "epochs; picked on")
 
 
 def protocols(lines: Iterable[Line]) -> list[str]:

@@ -41,7 +41,7 @@ def units(n: int) -> dict[str, pl.Series]:
 
 
 def planned(how: str, *, everything: bool) -> Plan:
-    """Two arms, and with ``everything`` also a layer, a holdout and a ramp: three draws a unit instead of one."""
+    """Two arms, and with ``everything`` also a layer, a holdout and a ramp: three draws per unit instead of one."""
     more = {"layer": "home", "slots": (0.0, 0.5), "holdout": 0.05, "ramp": {"2024-05-01": 0.5}} if everything else {}
     return Plan(
         name="speed",

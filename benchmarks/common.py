@@ -150,7 +150,7 @@ def newest(lines: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Any]
 
 
 class Lines:
-    """A callback of training: a line an epoch."""
+    """A callback of training: a line per epoch."""
 
     def on_start(self, stage: str, epochs: int, examples: int) -> None:
         pass

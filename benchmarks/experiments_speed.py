@@ -44,7 +44,7 @@ TOLERANCE = 1e-6
 SPARE = 1.5
 """GiB of the machine that no side may take."""
 USERS = 10
-"""Events a user."""
+"""Events per user."""
 PLAN = {
     "name": "speed", "arms": {"control": 0.5, "treatment": 0.5}, "primary": "ctr",
     "start": experiment_events.START, "end": experiment_events.END,

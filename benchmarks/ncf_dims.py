@@ -4,7 +4,7 @@
 
 Items lie on a circle; a user likes what lies near any of three places of the circle, drawn for each.  Three narrow
 bumps are an inner product of many numbers alone, about 1 / width; a net that bends its inputs could do with the three
-places themselves.  Both models get vectors of ``dim`` numbers a user and an item (NeuMF: half for its GMF, half for its
+places themselves.  Both models get vectors of ``dim`` numbers per user and item (NeuMF: half for its GMF, half for its
 MLP), defaults but for the step, the batch and the epochs, which are picked on validation.  A run is a line of
 results/ncf_dims.jsonl; what is there is not run again.
 """

@@ -2,7 +2,7 @@
 
     python benchmarks/peer_experiments.py ibis|pandas-frame|polars-frame|pandas FOLDER THREADS
 
-All have the same task: exposures and events (``experiment_events``) to one row a user, and of these four metrics with
+All have the same task: exposures and events (``experiment_events``) to one row per user, and of these four metrics with
 CUPED: clicks per impression by the delta method, conversion, revenue, events.  Prints one line of JSON.
 """
 
@@ -33,7 +33,7 @@ METRICS = {"ctr": "RatioOfMeans", "conversion": "Mean", "revenue": "Mean", "even
 
 
 def ibis_users(folder: Path, threads: int) -> Any:
-    """One row a user, as an expression that DuckDB computes when tea-tasting asks for its sums."""
+    """One row per user, as an expression that DuckDB computes when tea-tasting asks for its sums."""
     import ibis
 
     scratch = tempfile.mkdtemp(prefix="duckdb-", dir=folder)
@@ -56,7 +56,7 @@ def ibis_users(folder: Path, threads: int) -> Any:
 
 
 def pandas_users(folder: Path, threads: int) -> Any:
-    """One row a user, by masks and one grouping."""
+    """One row per user, by masks and one grouping."""
     import pandas as pd
 
     shown = pd.read_parquet(folder / "exposures.parquet").rename(columns={"time": "since"})
@@ -83,7 +83,7 @@ def pandas_users(folder: Path, threads: int) -> Any:
 
 
 def polars_users(folder: Path, threads: int) -> Any:
-    """One row a user, in memory."""
+    """One row per user, in memory."""
     import polars as pl
 
     shown = pl.read_parquet(folder / "exposures.parquet").rename({"time": "since"})

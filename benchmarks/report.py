@@ -179,7 +179,7 @@ def two_tower_losses(kept: list[Record]) -> str:
         "same number of epochs, so this is a comparison at equal cost, not of what each can reach. Figures are means "
         "over the seeds."
     )
-    head = ["loss", "data", "seeds", "test", "epochs", "minutes a run"]
+    head = ["loss", "data", "seeds", "test", "epochs", "minutes per run"]
     return f"### Losses\n\n{text}\n\n{table(head, rows)}" if rows else ""
 
 
@@ -216,7 +216,7 @@ def chance(line: Record) -> str:
 
 
 def training(lines: list[Record]) -> str:
-    """Samples a second, ours and the textbook's."""
+    """Samples per second, ours and the textbook's."""
     cases = list(dict.fromkeys(line["case"] for line in lines if line["what"] == "throughput"))
     if not cases:
         return ""
@@ -266,7 +266,7 @@ def training_row(case: str, lines: list[Record], race: list[Record]) -> list[str
 
 
 def by_setting(lines: list[Record], side: str) -> dict[tuple[int, int], float]:
-    """(batch size, workers) → median samples a second."""
+    """(batch size, workers) → median samples per second."""
     kept = [line for line in lines if line["side"] == side]
     keys = dict.fromkeys((line["batch_size"], line["workers"]) for line in kept)
     rates = {key: [k["samples_per_second"] for k in kept if (k["batch_size"], k["workers"]) == key] for key in keys}

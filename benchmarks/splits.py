@@ -22,7 +22,7 @@ MICROSECONDS = 1_000_000
 
 
 def ncf(folder: Path) -> Split:
-    """The split of He et al. 2017 with its 99 negatives a user.
+    """The split of He et al. 2017 with its 99 negatives per user.
 
     The item table names all items, so that those two are candidates like any other; the copy of the target among its
     own negatives (156 users) is padding.

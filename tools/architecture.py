@@ -1,4 +1,4 @@
-"""Writes the map in ARCHITECTURE.md: one line a room and file, the first sentence of each file's docstring.
+"""Writes the map in ARCHITECTURE.md: one line per room and file, the first sentence of each file's docstring.
 
 python tools/architecture.py          # writes it
 python tools/architecture.py --check  # fails where it is not up to date

@@ -42,7 +42,7 @@ def ncf(results: Path) -> str:
 
 def _accuracies(lines: list[Line]) -> str:
     """HR@10 and NDCG@10 of each, with protocol and machine where any was measured."""
-    text = table(("model", "HR@10", "NDCG@10", "seeds", "minutes a run", "command"), map(_accuracy, lines))
+    text = table(("model", "HR@10", "NDCG@10", "seeds", "minutes per run", "command"), map(_accuracy, lines))
     runs = [run for line in lines for run in line.runs]
     return "\n\n".join([text, *(["\n".join(protocols(lines)), where(runs)] if runs else [])])
 
@@ -82,7 +82,7 @@ def dims(results: Path) -> str:
     said += f"; the draws disagree with {listed(mixed)}" if mixed else ""
     most = max(both, key=lambda dim: gain[dim])
     said += f"; NeuMF's gain is largest with {most} numbers"
-    head = ("numbers a user and an item", "MF, NDCG@10", "NeuMF, NDCG@10", "gain")
+    head = ("numbers per user and item", "MF, NDCG@10", "NeuMF, NDCG@10", "gain")
     draws = f"Of {listed(sorted({len(some) for some in seeds.values() if some}))} draws of the world"
     return f"{table(head, rows)}\n\n{draws}: {said}. {lines[-1]['protocol']}. {where(lines)}"
 
@@ -185,7 +185,7 @@ def settings(results: Path) -> str:
     """The rows of the textbook's own settings."""
     lines = table_lines(records(results / "accuracy.jsonl"), TEXTBOOK)
     rows = [[line.name, line.data, line.best or "–", *_settings(line), f"`{line.command}`"] for line in lines]
-    return table(("row", "data", "its figure", "ours", "minutes a run", "seeds", "command"), rows)
+    return table(("row", "data", "its figure", "ours", "minutes per run", "seeds", "command"), rows)
 
 
 def _settings(line: Line) -> list[str]:

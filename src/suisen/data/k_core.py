@@ -38,7 +38,7 @@ def core_of(log: OrderedLog, users: int, items: int) -> Log:
             break
         keep = left
     if not keep.any():
-        raise InputError(f"k_core(users={users}, items={items}) leaves nothing; ask for fewer events a user and item")
+        raise InputError(f"k_core(users={users}, items={items}) leaves nothing; ask for fewer events per user and item")
     return _core(log.log, keep, f"k-core (users {users}, items {items})")
 
 

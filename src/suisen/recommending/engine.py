@@ -139,7 +139,7 @@ class Engine:
 
     @torch.no_grad()
     def lists(self, contexts: Contexts, k: int, filters: Filters, diversity: float = 0.0) -> tuple[Tensor, Tensor]:
-        """(B, k) ids, 0 = none, and their scores: exactly min(k, allowed) items a row, whatever is excluded.
+        """(B, k) ids, 0 = none, and their scores: exactly min(k, allowed) items per row, whatever is excluded.
 
         With ``diversity`` > 0 the order is that of maximal marginal relevance and scores may rise along it.
         """
