@@ -1,4 +1,4 @@
-"""The accuracy tables: one row per file of configs/accuracy or configs/textbook, filled from records with purpose table.
+"""The accuracy tables: one row per file of configs/accuracy or configs/textbook, from records with purpose table.
 
 ``benchmarks/report.py`` and ``tools/models_page.py`` print it; nothing here runs a model.
 """

@@ -1,8 +1,9 @@
 """Events of an experiment on disk, as many as asked for, made in row groups so that they never are in memory at once.
 
-Ten events per user over four weeks, in order of time: impressions, one in five followed by a click, one in five clicks by
-a purchase.  Users are exposed in the third week; what is before is the covariate.  Ids are 64-bit numbers with gaps, as
-they come from production.  The treatment clicks more often by 2 / √users, so that p stays a number at any size.
+Ten events per user over four weeks, in order of time: impressions, one in five followed by a click, one in five
+clicks by a purchase.  Users are exposed in the third week; what is before is the covariate.  Ids are 64-bit numbers
+with gaps, as they come from production.  The treatment clicks more often by 2 / √users, so that p stays a number at
+any size.
 """
 
 from __future__ import annotations

@@ -43,7 +43,9 @@ SAME_PROGRAM = re.compile(r"_(Eq|NotEq|Is|IsNot)_(Eq|NotEq|Is|IsNot)$")
 HARNESS = 9
 """Exit status of a child in which not the tests failed but what runs them."""
 SECONDS = 420
-"""A mutant that runs longer has not ended: caught."""
+"""A mutant that runs longer is not known to be caught, and counts as a survivor."""
+MAX_FILES = 8
+"""Test files beside the mirror and the contract suites."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def tests_of(mutant: Mutant) -> list[list[str]]:
     room = [folder / name for name in CONTRACTS if (folder / name).exists()]
     if len(list(folder.glob("test_*.py"))) < 14:
         room = sorted(folder.glob("test_*.py"))
-    rest = [path for path in dict.fromkeys([*importing, *room]) if path != mirror]
+    importing.sort(key=lambda path: path.parent != folder)  # the room's own tests first
+    rest = [path for path in dict.fromkeys([*room, *importing[:MAX_FILES]]) if path != mirror]
     stages = [[mirror] if mirror.exists() else [], rest]
     return [[str(path.relative_to(ROOT)) for path in stage] for stage in stages if stage]
 
@@ -200,8 +203,8 @@ def outcome(tree: Path, mutant: Mutant) -> dict[str, object]:
         path.write_text(text, encoding="utf-8")
     if status is not None and os.waitstatus_to_exitcode(status) == HARNESS:
         raise SystemExit(f"the tests could not be run: {out.read_text(encoding='utf-8')}")
-    by = out.read_text(encoding="utf-8") if out.exists() else "did not end" if status is None else ""
-    return {"caught": status != 0, "by": by, "seconds": round(time.monotonic() - began, 1)}
+    by = out.read_text(encoding="utf-8") if out.exists() else ""
+    return {"caught": status is not None and status != 0, "by": by, "seconds": round(time.monotonic() - began, 1)}
 
 
 def waited(child: int) -> int | None:
