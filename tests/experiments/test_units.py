@@ -192,6 +192,14 @@ def test_times_of_any_spelling(spelling):
     assert found.frame["__since"][0] == int(START.replace(tzinfo=UTC).timestamp()) * 10**6
 
 
+@pytest.mark.parametrize("wrong", [None, -1])
+def test_whole_number_times_that_are_none_are_refused(wrong):
+    micros = LOG.with_columns(pl.col("time").cast(pl.Int64))
+    broken = micros.with_columns(pl.Series("time", [wrong, *micros["time"][1:]]))
+    with pytest.raises(InputError, match=r"events: 'time' .* in 1 rows"):
+        units(exposures(), broken, plan())
+
+
 def test_two_zones_are_converted_and_one_without_a_zone_is_refused():
     zoned = LOG.with_columns(pl.col("time").dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Tokyo"))
     shown = exposures().with_columns(pl.col("time").dt.replace_time_zone("UTC").dt.convert_time_zone("America/Lima"))
