@@ -43,3 +43,13 @@ def test_what_is_not_found_is_not_recalled():
             return np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
 
     assert measured_recall(Nothing(), np.ones((50, 2), dtype=np.float32), np.ones((3, 2), dtype=np.float32), 5) == 0.0
+
+
+def test_an_answer_a_little_below_the_last_true_one_is_a_miss():
+    vectors = np.array([[1.0], [0.999], [0.5]], dtype=np.float32)
+
+    class Second:
+        def search(self, queries, k):
+            return np.array([[1]]), np.array([[0.999]], dtype=np.float32)
+
+    assert measured_recall(Second(), vectors, np.ones((1, 1), dtype=np.float32), 1) == 0.0
