@@ -173,7 +173,7 @@ def test_nothing_is_answered_before_the_bundle_is_loaded(recommender):
 
     def slow():
         go.wait(60)
-        return recommender
+        return recommender.system
 
     with Client(slow, wait=False) as client:
         assert client.get("/health/live").json["status"] == "alive"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from suisen.data.encode import Encoder
 from suisen.data.ids import RawId
 from suisen.errors import InputError, UnsupportedQuery
-from suisen.recommending.answering import Answers, answer, similar
+from suisen.recommending.answering import answer, similar
 from suisen.recommending.queries import RawQueries, RecommendOptions
 from suisen.recommending.system import System
 from suisen.serving.messages import Answer, Item, Query
@@ -55,14 +56,6 @@ class Similar:
         return 1
 
 
-@dataclass
-class _Pending:
-    """A query and the place of its answer."""
-
-    query: Query
-    answer: Answer | Exception = field(default_factory=lambda: RuntimeError("not answered"))
-
-
 Job = Recommend | Similar
 Result = list[Answer] | list[Item]
 
@@ -83,35 +76,29 @@ class Answering:
 
     def work(self, jobs: list[Job]) -> list[Result | Exception]:
         """One result or error per job.  Queries of the same options are one call, whichever jobs they belong to."""
-        pending: list[list[_Pending]] = []
-        groups: dict[RecommendOptions, list[_Pending]] = defaultdict(list)
+        groups: dict[RecommendOptions, list[Query]] = defaultdict(list)
         for job in jobs:
-            mine = [_Pending(query) for query in job.queries] if isinstance(job, Recommend) else []
-            pending.append(mine)
             if isinstance(job, Recommend):
-                groups[job.options].extend(mine)
-        for options, group in groups.items():
-            self._fill(group, options)
+                groups[job.options].extend(job.queries)
+        answers = {options: iter(self._answered(queries, options)) for options, queries in groups.items()}
         return [
-            self._similar(job) if isinstance(job, Similar) else _collected(mine)
-            for job, mine in zip(jobs, pending, strict=True)
+            self._similar(job) if isinstance(job, Similar) else _collected(list(islice(answers[job.options], len(job))))
+            for job in jobs
         ]
 
-    def _fill(self, group: list[_Pending], options: RecommendOptions) -> None:
-        """Answers a group; a refused one is halved until the query at fault is alone, so that it spoils no other."""
-        queries = [pending.query for pending in group]
+    def _answered(self, queries: list[Query], options: RecommendOptions) -> list[Answer | Exception]:
+        """An answer per query; a refused group is halved until the query at fault is alone, so that it spoils no
+        other.
+        """
         try:
-            answers = self._answers(answer(self.system, self._raw_queries(queries), options), queries)
+            found = answer(self.system, self._raw_queries(queries), options)
+            lists = zip(queries, found.by, found.items.tolist(), found.scores.tolist(), strict=True)
+            return [Answer(query.user_id, by, self._items(ids, scores)) for query, by, ids, scores in lists]
         except Exception as error:
-            if len(group) == 1:
-                group[0].answer = _refusal(error)
-                return
-            middle = len(group) // 2
-            self._fill(group[:middle], options)
-            self._fill(group[middle:], options)
-            return
-        for pending, found in zip(group, answers, strict=True):
-            pending.answer = found
+            if len(queries) == 1:
+                return [_refusal(error)]
+        middle = len(queries) // 2
+        return self._answered(queries[:middle], options) + self._answered(queries[middle:], options)
 
     def _raw_queries(self, queries: list[Query]) -> RawQueries:
         encoders = self.system.store.encoders
@@ -124,10 +111,6 @@ class Answering:
             user_features=_where_any([query.user_features for query in queries]),
             context=_where_any([query.context for query in queries]),
         )
-
-    def _answers(self, answers: Answers, queries: list[Query]) -> list[Answer]:
-        lists = zip(queries, answers.by, answers.items.tolist(), answers.scores.tolist(), strict=True)
-        return [Answer(query.user_id, by, self._items(ids, scores)) for query, by, ids, scores in lists]
 
     def _items(self, ids: list[int], scores: list[float]) -> list[Item]:
         raw, titles = self._raw, self._titles
@@ -153,15 +136,15 @@ def _where_any(given: list[G | None]) -> list[G | None] | None:
     return given if any(one is not None for one in given) else None
 
 
-def _collected(pending: list[_Pending]) -> list[Answer] | Exception:
+def _collected(found: list[Answer | Exception]) -> list[Answer] | Exception:
     """The answers of one request, or its first error, which names the query where there are several."""
     answers: list[Answer] = []
-    for place, one in enumerate(pending):
-        if isinstance(one.answer, Refusal) and len(pending) > 1:
-            return Refusal(one.answer.code, f"queries[{place}]: {one.answer.detail}")
-        if isinstance(one.answer, Exception):
-            return one.answer
-        answers.append(one.answer)
+    for place, one in enumerate(found):
+        if isinstance(one, Refusal) and len(found) > 1:
+            return Refusal(one.code, f"queries[{place}]: {one.detail}")
+        if isinstance(one, Exception):
+            return one
+        answers.append(one)
     return answers
 
 

@@ -65,7 +65,7 @@ class App:
             service.failure = error
             logger.error("the bundle is not served: %s", error, exc_info=not isinstance(error, SuisenError))
         else:
-            service.telemetry.bundle(service.version, system.name)
+            service.telemetry.bundle.info({"version": service.version, "model": system.name})
             service.telemetry.ready.set(1)
             if service.state == "loading":
                 service.state = "ready"
@@ -117,7 +117,8 @@ class App:
                 reply = await self._answer(endpoint, exchange)
             except Exception as error:
                 reply = Reply.refused(_refusal(error), exchange.request_id)
-            telemetry.request(route, reply.status, exchange.took_ms / 1000)
+            telemetry.requests.labels(route, reply.status).inc()
+            telemetry.seconds.labels(route).observe(exchange.took_ms / 1000)
             await reply.send(send, exchange.request_id, exchange.method == "HEAD")
         finally:
             telemetry.in_flight.dec()

@@ -4,30 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Literal
+from typing import Annotated
 
 import msgspec
 
 from suisen.errors import one_line
-
-Code = Literal[
-    "malformed_json",
-    "malformed_request",
-    "not_found",
-    "unknown_item",
-    "method_not_allowed",
-    "too_large",
-    "unsupported_media_type",
-    "unknown_field",
-    "invalid_value",
-    "unanswerable",
-    "internal",
-    "not_ready",
-    "overloaded",
-    "deadline_exceeded",
-    "log_unavailable",
-]
-"""What programs may rely on: codes are added, never renamed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +21,7 @@ class ProblemType:
     """Whether the same request may succeed in a second."""
 
 
-PROBLEM_TYPES: dict[Code, ProblemType] = {
+PROBLEM_TYPES = {
     "malformed_json": ProblemType(HTTPStatus.BAD_REQUEST, "The body is no JSON"),
     "malformed_request": ProblemType(HTTPStatus.BAD_REQUEST, "The request cannot be read"),
     "not_found": ProblemType(HTTPStatus.NOT_FOUND, "No such path"),
@@ -57,6 +38,8 @@ PROBLEM_TYPES: dict[Code, ProblemType] = {
     "deadline_exceeded": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "The answer would have come too late", retry=True),
     "log_unavailable": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "The event log cannot be written", retry=True),
 }
+"""By code, which is what programs may rely on: codes are added, never renamed."""
+Code = Annotated[str, msgspec.Meta(extra_json_schema={"enum": sorted(PROBLEM_TYPES)})]
 
 
 class Problem(msgspec.Struct, frozen=True):

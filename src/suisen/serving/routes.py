@@ -22,7 +22,10 @@ class Routes:
 
     def find(self, exchange: Exchange) -> Endpoint[Any]:
         """The endpoint of a request, whose last segment it sets.  Refuses unknown paths (404) and methods (405)."""
-        by_method, exchange.segment = self._of_path(exchange.path)
+        by_method = self._table.get((exchange.path, False))
+        head, slash, last = exchange.path.rpartition("/")
+        if by_method is None and last:
+            by_method, exchange.segment = self._table.get((head + slash, True)), last
         if not by_method:
             raise Refusal("not_found", str(unknown("path", exchange.path[:80], self._paths)))
         endpoint = by_method.get("GET" if exchange.method == "HEAD" else exchange.method)
@@ -34,11 +37,3 @@ class Routes:
                 ((b"allow", allowed.encode()),),
             )
         return endpoint
-
-    def _of_path(self, path: str) -> tuple[dict[str, Endpoint[Any]], str]:
-        """(endpoints by method, the percent-encoded last segment) of a path as it was sent; none of an unknown one."""
-        fixed = self._table.get((path, False))
-        if fixed is not None:
-            return fixed, ""
-        head, slash, last = path.rpartition("/")
-        return (self._table.get((head + slash, True), {}), last) if last else ({}, "")

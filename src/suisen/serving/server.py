@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -122,30 +122,25 @@ def listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise InputError(f"port = {port} must be from 0 to 65535; 0 takes a free one")
     try:
-        family, socket_type, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
         raise InputError(
             f"host = {host!r} is unknown ({error.strerror}); 127.0.0.1 serves this machine alone"
         ) from None
-    listening = socket.socket(family, socket_type, protocol)
     try:
-        if sys.platform != "win32":
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
+        both = family == socket.AF_INET6  # "::" takes IPv4 connections, too
+        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
-        listening.close()
-        raise _no_socket(error, host, port) from None
-    return listening
+        raise _no_socket(error.errno or 0, host, port) from None
 
 
-def _no_socket(error: OSError, host: str, port: int) -> InputError:
-    if error.errno == errno.EADDRINUSE:
+def _no_socket(reason: int, host: str, port: int) -> InputError:
+    if reason == errno.EADDRINUSE:
         return InputError(f"port = {port} is in use on {host}; stop what listens there or give another (0: a free one)")
-    if error.errno == errno.EACCES:
+    if reason == errno.EACCES:
         return InputError(f"port = {port} is not allowed to this user; give one from 1024 on")
     return InputError(
-        f"host = {host!r}, port = {port}: cannot listen ({error.strerror}); give an address of this machine"
+        f"host = {host!r}, port = {port}: cannot listen ({os.strerror(reason)}); give an address of this machine"
     )
 
 
@@ -155,7 +150,6 @@ class Server(uvicorn.Server):
     def __init__(self, app: App, listening: socket.socket) -> None:
         config = uvicorn.Config(
             app,
-            loop="auto",
             http="httptools",
             ws="none",
             lifespan="on",

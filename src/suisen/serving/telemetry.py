@@ -27,12 +27,12 @@ class Telemetry:
         ProcessCollector(registry=registry)
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry)
-        self._requests = counter("suisen_requests", "Requests by route and status.", ["route", "status"])
-        self._seconds = histogram("suisen_request_seconds", "Time to an answer.", ["route"], buckets=SECONDS)
+        self.requests = counter("suisen_requests", "Requests by route and status.", ["route", "status"])
+        self.seconds = histogram("suisen_request_seconds", "Time to an answer.", ["route"], buckets=SECONDS)
         self.in_flight = gauge("suisen_requests_in_flight", "Requests being answered.")
         self._waiting = gauge("suisen_queue_length", "Jobs that no worker has taken yet.", ["lane"])
         self.batch_rows = histogram("suisen_batch_rows", "Queries per call of the model.", buckets=ROWS)
-        self._answers = counter("suisen_answers", "Lists by what answered them.", ["answered_by"])
+        self.answers = counter("suisen_answers", "Lists by what answered them.", ["answered_by"])
         self.events = counter("suisen_events_written", "Events in the log.")
         self.unknown_items = counter(
             "suisen_events_unknown_items", "Logged events of items that the bundle does not know."
@@ -40,24 +40,11 @@ class Telemetry:
         self.impressions = counter("suisen_impressions_written", "Lists in the impression log.")
         self.impressions_lost = counter("suisen_impressions_lost", "Lists that the impression log could not take.")
         self.ready = gauge("suisen_ready", "1 while the server takes requests.")
-        self._bundle = Info("suisen_bundle", "The bundle that answers.", registry=registry)
-
-    def request(self, route: str, status: int, seconds: float) -> None:
-        """One request was answered."""
-        self._requests.labels(route, status).inc()
-        self._seconds.labels(route).observe(seconds)
-
-    def answered(self, by: str, count: int = 1) -> None:
-        """Lists were answered by the model, the popular list or nobody."""
-        self._answers.labels(by).inc(count)
+        self.bundle = Info("suisen_bundle", "The bundle that answers.", registry=registry)
 
     def watch(self, lane: Lane[Any, Any]) -> None:
         """Reads a lane's length whenever metrics are collected."""
         self._waiting.labels(lane.name).set_function(lambda: lane.waiting)
-
-    def bundle(self, version: str, model: str) -> None:
-        """Names the bundle."""
-        self._bundle.info({"version": version, "model": model})
 
     def render(self) -> bytes:
         """Prometheus text format."""

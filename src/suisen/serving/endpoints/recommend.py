@@ -61,7 +61,7 @@ async def answered(
     found = await service.compute(Recommend(queries, options))
     answers = [answer for answer in found if isinstance(answer, Answer)]
     for answer in answers:
-        service.telemetry.answered(answer.answered_by)
+        service.telemetry.answers.labels(answer.answered_by).inc()
     service.journal.shown(exchange.request_id, service.version, answers)
     return RecommendAnswer(exchange.request_id, service.version, exchange.took_ms, answers)
 

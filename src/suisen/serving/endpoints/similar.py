@@ -36,10 +36,5 @@ async def similar(service: Service, exchange: Exchange, message: SimilarParams) 
 
 
 ENDPOINT = Endpoint(
-    "GET",
-    "/v1/similar/{item}",
-    similar,
-    takes=SimilarParams,
-    answers=SimilarAnswer,
-    codes=(*COMPUTING, "unknown_item"),
+    "GET", "/v1/similar/{item}", similar, takes=SimilarParams, answers=SimilarAnswer, codes=(*COMPUTING, "unknown_item")
 )
