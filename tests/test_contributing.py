@@ -181,7 +181,7 @@ def reduced(monkeypatch, tmp_path):
 
 def test_an_index_of_one_file_and_one_word_is_built_saved_and_loaded(reduced, tmp_path):
     made = su.Recommender(su.IALS(dim=4, epochs=2), index=reduced(dim=3)).fit(groups())
-    assert 0.5 < made.index_recall <= 1
+    assert 0.5 < made.system.index_recall <= 1
     loaded = su.load(made.save(tmp_path / "bundle"))
     assert loaded.engine.index.description == {"name": "reduced", "n": 8, "d": 4, "dim": 3, "refine": 8}
     assert loaded.recommend(users=[0, 1], k=3).equals(made.recommend(users=[0, 1], k=3))

@@ -345,7 +345,6 @@ def test_mistakes_are_named(options, message):
 def test_a_recommender_is_fitted_first():
     with pytest.raises(InputError, match=r"not fitted; call fit\(train\) or load a bundle"):
         Recommender(EASE()).recommend(["u0001"])
-    assert not Recommender(EASE()).fitted
     with pytest.raises(InputError, match="candidates = 0 must be at least 1"):
         Recommender(EASE(), candidates=0)
     with pytest.raises(InputError, match="needs a retriever, a ranker or both"):

@@ -76,7 +76,8 @@ def test_a_trial_is_what_fit_and_evaluate_would_say(recommender, stage):
     best = found.recommender.fit(SPLIT.train, SPLIT.valid)
     assert evaluate(best, SPLIT.valid, ["hr@10"]).value("hr@10") == pytest.approx(found.best.value)
     assert found.best.value == max(trial.value for trial in found.trials if trial.state == "done")
-    assert not recommender.fitted
+    with pytest.raises(InputError, match="not fitted"):
+        _ = recommender.system
 
 
 def test_the_first_trial_has_the_settings_given():

@@ -250,7 +250,7 @@ def test_the_inner_retriever_never_sees_what_is_asked(monkeypatch):
     assert last[2] == [rec.curves["retriever-inner1"][0].best_epoch]
     assert len(rec.curves["retriever"][0].rows) == last[2][0]
     assert second[1].lists is not None
-    assert "lists of a retriever that had not seen their events" in rec.notes[0]
+    assert "lists of a retriever that had not seen their events" in rec.system.notes[0]
 
 
 def test_without_an_order_there_are_folds(monkeypatch):
@@ -262,7 +262,7 @@ def test_without_an_order_there_are_folds(monkeypatch):
     assert [call[3] for call in calls] == [*(f"retriever-inner{i}" for i in (1, 2, 3, 4)), "ranker", "retriever"]
     held = [len(data.events) - len(call[1].events) for call in calls[:4]]
     lists = calls[4][1].lists
-    missed = int(rec.notes[0].split("; ")[1].split()[0].replace(",", ""))
+    missed = int(rec.system.notes[0].split("; ")[1].split()[0].replace(",", ""))
     alone = int((data.histories.lengths == 1).sum())
     assert len(lists) + missed == sum(held) == len(data.events) - alone
 

@@ -71,7 +71,8 @@ def test_every_model_comes_back_bit_for_bit(name, ids, tmp_path):
         rec.similar_items(["i004"] if ids == "text" else [4], 5)
     )
     assert (back.retriever, back.ranker) == (rec.retriever, rec.ranker)
-    assert (back.name, back.candidates, back.seed, back.notes) == (rec.name, rec.candidates, rec.seed, rec.notes)
+    assert (back.name, back.candidates, back.seed) == (rec.name, rec.candidates, rec.seed)
+    assert back.system.notes == rec.system.notes
     assert back.store.fingerprint() == rec.store.fingerprint()
     for part in (back.engine.retriever, back.engine.ranker):
         for tensor in [] if part is None else [*part.parameters(), *part.buffers()]:
@@ -98,8 +99,8 @@ def test_every_index_comes_back(index, ranker, tmp_path):
     users = list(range(1, 30))
     assert back.recommend(users, 20).equals(rec.recommend(users, 20))
     assert back.engine.index.description == rec.engine.index.description
-    assert back.index_recall == rec.index_recall
-    assert rec.index_recall == 1.0 if index.exact else 0.3 < rec.index_recall <= 1.0
+    assert back.system.index_recall == rec.system.index_recall
+    assert rec.system.index_recall == 1.0 if index.exact else 0.3 < rec.system.index_recall <= 1.0
     parity.check(back, bundle.fixture(place))
     assert list((place / "index").iterdir())
 
@@ -165,7 +166,7 @@ def test_the_manifest_says_what_there_is(saved):
     assert set(manifest["files"]) == files == {
         "retriever.safetensors", "ranker.safetensors", "users.arrow", "items.arrow", "parity.json", "index/vectors.npy",
     }  # fmt: skip
-    assert Recommender.load(saved).version.startswith("two-tower+deepfm-")
+    assert Recommender.load(saved).system.version.startswith("two-tower+deepfm-")
 
 
 def test_metrics_and_the_run_are_kept(tmp_path):

@@ -46,7 +46,7 @@ def test_the_blend_is_the_best_on_valid():
         reached.append(validate(ranker))
     ranker.blend.fill_(picked)
     assert picked == pytest.approx(SHARES[reached.index(max(reached))] * spread, rel=1e-4)
-    assert "picked on valid" in rec.notes[0]
+    assert "picked on valid" in rec.system.notes[0]
     assert max(reached) > min(reached)
 
 

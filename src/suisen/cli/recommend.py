@@ -128,7 +128,7 @@ def _some(recommender: Recommender, given: dict[str, Any], options: dict[str, An
     answers = recommender.answer(queries, RecommendOptions(k=given["k"], **options))
     entries = _entries(recommender, queries, answers)
     if given["as_json"]:
-        echo_json({"version": recommender.version, "answers": entries})
+        echo_json({"version": recommender.system.version, "answers": entries})
         return
     for entry in entries:
         _print(entry)

@@ -11,9 +11,9 @@ The textbook's exercise (Recall@500 = 0.8, Precision@10 = 0.3): 3.0 hits in the 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters
 from suisen.stats import bootstrap_means
 
 
-class Figure(NamedTuple):
+@dataclass(frozen=True)
+class Figure:
     """A mean over queries with its 95 % bootstrap interval."""
 
     name: str
@@ -36,7 +37,8 @@ class Figure(NamedTuple):
     high: float
 
 
-class StageLoss(NamedTuple):
+@dataclass(frozen=True)
+class StageLoss:
     """What a stage passed on."""
 
     stage: str
@@ -81,12 +83,7 @@ class Funnel:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {
-            **asdict(self),
-            "stages": [stage._asdict() for stage in self.stages],
-            "figures": [figure._asdict() for figure in self.figures],
-            "halves": [figure._asdict() for figure in self.halves],
-        }
+        return asdict(self)
 
     def __str__(self) -> str:
         stages = [[s.stage, f"{s.items:,.0f}", f"{s.hits:,}", f"{s.lost:,}"] for s in self.stages]
@@ -132,7 +129,7 @@ def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0) -> Funn
         StageLoss("retrieved", hits["listed"], int(retrieved.sum()), 0),
         StageLoss("top list", hits["shown"], int(top.sum()), 0),
     ]
-    lost = [stages[0], *(s._replace(lost=before.hits - s.hits) for before, s in pairwise(stages))]
+    lost = [stages[0], *(replace(s, lost=before.hits - s.hits) for before, s in pairwise(stages))]
     return Funnel(
         k=k,
         candidates=depth,
@@ -161,19 +158,14 @@ def _count(engine: Engine, queries: Queries, k: int, depth: int) -> dict[str, An
         parts["retrieved"].append(hit.sum(1).double())
         parts["top"].append(found.sum(1))
         parts["ndcg"].append(ndcg_of_hits(found, some.truth.lengths, k))
-        parts["possible"].append(_possible(engine, some))
+        possible = some.truth.keep(engine.allowed[some.truth.values]).minus(some.seen)  # known, allowed, not filtered
+        parts["possible"].append(possible.lengths.double())
         listed += int((ids > 0).sum())
         shown += int((ranked[:, :k] > 0).sum())
         barred += some.seen.keep(engine.allowed[some.seen.values]).unique().values.numel()
     allowed, n = engine.n_allowed, len(queries)
     means = {"listed": listed / n, "allowed": allowed, "open": allowed - barred / n, "shown": shown / n}
     return {**{name: torch.cat(part) for name, part in parts.items()}, **means}
-
-
-def _possible(engine: Engine, queries: Queries) -> Tensor:
-    """(B,) relevant items that are known, may be recommended and are not filtered."""
-    truth = queries.truth
-    return truth.keep(engine.allowed[truth.values]).minus(queries.seen).lengths.double()
 
 
 def _figure(name: str, values: Tensor, seed: int) -> Figure:
@@ -198,5 +190,5 @@ def _halves(top: Tensor, some: Tensor, with_truth: Tensor, k: int, seed: int) ->
     drawn = _figure("predicted hits per query", top[first], seed)
     wider = (1 + first.numel() / max(second.numel(), 1)) ** 0.5
     low, high = (predicted + (end - drawn.value) * wider for end in (drawn.low, drawn.high))
-    prediction = drawn._replace(value=predicted, low=max(0.0, low), high=high)
+    prediction = replace(drawn, value=predicted, low=max(0.0, low), high=high)
     return prediction, _figure("counted hits per query", top[second], seed + 1)

@@ -116,11 +116,6 @@ class Recommender:
         return made
 
     @property
-    def fitted(self) -> bool:
-        """Whether there is something to recommend from."""
-        return self._system is not None
-
-    @property
     def system(self) -> System:
         """What answers: models, store and engine.  Raises InputError before ``fit``."""
         if self._system is None:
@@ -136,21 +131,6 @@ class Recommender:
     def engine(self) -> Engine:
         """The stages, ready to run in dense ids."""
         return self.system.engine
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """What is to be said of how it was trained."""
-        return self.system.notes
-
-    @property
-    def index_recall(self) -> float | None:
-        """Share of the exact nearest items that the index finds; None where there is no index."""
-        return self.system.index_recall
-
-    @property
-    def version(self) -> str:
-        """Names the bundle it was loaded from; "" for one that was just fitted."""
-        return self.system.version
 
     @property
     def abilities(self) -> frozenset[str]:

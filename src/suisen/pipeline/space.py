@@ -107,12 +107,8 @@ def _check_fixed(name: str, models: Mapping[str, Model | None]) -> None:
 
 def start_of(models: Mapping[str, Model | None], knobs: Iterable[Knob]) -> dict[str, Any]:
     """Knob → the value that the model has now, as Optuna stores it; values outside of the space are left out."""
-    out = {}
-    for knob in knobs:
-        value = getattr(models[knob.section], knob.key)
-        if value in knob.search:
-            out[knob.name] = knob.drawn(value)
-    return out
+    values = ((knob, getattr(models[knob.section], knob.key)) for knob in knobs)
+    return {knob.name: knob.drawn(value) for knob, value in values if value in knob.search}
 
 
 def with_values(model: Model | None, section: str, values: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,18 +27,13 @@ from suisen.evaluation.metrics import METRICS, parse
 from suisen.evaluation.protocols import fingerprint
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.space import Knob, space_of, start_of, with_values
-from suisen.pipeline.two_stage import first_stage, second_stage
+from suisen.pipeline.two_stage import First, first_stage, second_stage
 from suisen.recommending.engine import Engine
 from suisen.training.options import Callback, Curve, EpochRow, RunOptions
 
 Stage = Literal["retriever", "ranker", "both"]
-STAGES: dict[Stage, tuple[str, ...]] = {
-    "retriever": ("retriever",),
-    "ranker": ("ranker",),
-    "both": ("retriever", "ranker"),
-}
+STAGES = {"retriever": ("retriever",), "ranker": ("ranker",), "both": ("retriever", "ranker")}
 """What each word tunes."""
-STUDY = "suisen"
 PHASE = 10_000
 """Steps of the pruner between the first epochs of two phases."""
 
@@ -211,17 +206,8 @@ class _Task:
     options: RunOptions
     stage: Stage
     metric: str
-    first: Any = field(default=None)
+    first: First | None = None
     """Where the ranker alone is tuned: the first stage, made once."""
-
-    @property
-    def models(self) -> dict[str, Any]:
-        return _models(self.recommender)
-
-    @property
-    def watched(self) -> str:
-        """The stage of training whose epochs the pruner sees."""
-        return STAGES[self.stage][-1]
 
     def with_settings(self, values: dict[str, Any]) -> Recommender:
         """A Recommender that is not fitted."""
@@ -300,10 +286,10 @@ class _Study:
 
     def __init__(self, task: _Task, knobs: list[Knob], store: Path | None) -> None:
         self.task, self.knobs, self.optuna = task, knobs, need_optuna()
-        how, prune = task.settings, self.optuna.pruners
+        how, prune, journal = task.settings, self.optuna.pruners, self.optuna.storages.journal
         self.study = self.optuna.create_study(
-            storage=self._storage(store),
-            study_name=STUDY,
+            storage=None if store is None else journal.JournalStorage(journal.JournalFileBackend(str(store))),
+            study_name="suisen",
             direction="maximize",
             load_if_exists=True,
             pruner=prune.MedianPruner(how.startup, how.prune_after) if how.prune else prune.NopPruner(),
@@ -313,12 +299,6 @@ class _Study:
         for left in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):  # a process that was killed
             self.study.tell(left.number, state=states.FAIL)
 
-    def _storage(self, store: Path | None) -> Any:
-        if store is None:
-            return None
-        known = self.optuna.storages.journal
-        return known.JournalStorage(known.JournalFileBackend(str(store)))
-
     def _check_same(self, store: Path | None) -> None:
         """Raises InputError where the store's trials are answers to another question."""
         task, known = self.task, self.study.user_attrs
@@ -327,7 +307,7 @@ class _Study:
             "stage": task.stage,
             "seed": task.options.seed,
             "search space": {knob.name: str(knob.search) for knob in self.knobs},
-            "settings": {section: repr(model) for section, model in task.models.items()},
+            "settings": {section: repr(model) for section, model in _models(task.recommender).items()},
             "data": f"{len(task.train.events)} events, valid {fingerprint(task.valid)}",
         }
         for name, value in facts.items():
@@ -349,7 +329,7 @@ class _Study:
     def try_one(self, deadline: float) -> None:
         """Draws, trains, measures and keeps."""
         first, trial = self.found.finished == 0, self._draw()
-        reporter = _Reporter(trial, self.task.watched, deadline)
+        reporter = _Reporter(trial, STAGES[self.task.stage][-1], deadline)
         states, started = self.optuna.trial.TrialState, time.monotonic()
         state, value, note = states.FAIL, None, ""
         try:
@@ -373,7 +353,7 @@ class _Study:
     def _draw(self) -> Any:
         """The next trial: the settings given, then what the sampler draws with a seed of this draw's own."""
         at, states = self.found.finished, self.optuna.trial.TrialState
-        start = start_of(self.task.models, self.knobs)
+        start = start_of(_models(self.task.recommender), self.knobs)
         if at == 0 and not self.study.get_trials(deepcopy=False, states=(states.WAITING,)):
             self.study.enqueue_trial(start)
         digest = blake2b(f"{self.task.options.seed}/tune/{at}".encode(), digest_size=4).digest()

@@ -99,8 +99,7 @@ def held_out(train: Dataset, options: RankerLists, seed: int) -> Iterator[Tensor
     number = (counts * options.share).ceil().long().clamp(max=(counts - 1).clamp(min=0))
     position = train.positives_before - train.histories.offsets[train.events.visitor]
     if train.has_time:
-        last = train.positive & (position >= (counts - number)[train.events.visitor])
-        yield last
+        yield train.positive & (position >= (counts - number)[train.events.visitor])
         return
     rng = torch.Generator().manual_seed(seed)
     fold = torch.randint(FOLDS, (len(train.events),), generator=rng)

@@ -63,18 +63,15 @@ OWN = ("__raw", "__trained", "__history", "__times", "__count")
 
 
 def save(
-    system: System,
-    folder: Path,
-    *,
-    metrics: dict[str, Any] | None = None,
-    run: dict[str, Any] | None = None,
+    system: System, folder: Path, *, metrics: dict[str, Any] | None = None, run: dict[str, Any] | None = None
 ) -> Path:
     """Writes the bundle and returns its folder; an older bundle in its place is replaced.
 
     ``metrics`` (with their protocol) and ``run`` (options, environment) go into the manifest as they are.
     """
     folder = folder.resolve()
-    if folder.exists() and not (folder / MANIFEST).is_file() and not _is_empty(folder):
+    is_bundle = (folder / MANIFEST).is_file()
+    if folder.exists() and not is_bundle and (folder.is_file() or any(folder.iterdir())):
         raise BundleError(f"{folder} holds something else than a bundle; save to another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid4().hex[:8]
@@ -87,10 +84,6 @@ def save(
         shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     return folder
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _swap(new: Path, place: Path, old: Path) -> None:
@@ -109,7 +102,8 @@ def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
     engine, store = system.engine, system.store
     for name, net in (("retriever", engine.retriever), ("ranker", engine.ranker)):
         if net is not None:
-            save_file(_contiguous(net), aside / f"{name}.safetensors")
+            weights = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+            save_file(weights, aside / f"{name}.safetensors")
     _users(store).write_ipc(aside / "users.arrow")
     _items(store).write_ipc(aside / "items.arrow")
     if engine.index is not None:
@@ -147,10 +141,6 @@ def _digest(manifest: dict[str, Any]) -> str:
     """SHA-256 of all that the manifest says beside it."""
     rest = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _contiguous(net: Net) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
 
 
 def _described(model: Model | None) -> dict[str, Any] | None:

@@ -84,12 +84,7 @@ class Engine:
     """
 
     def __init__(
-        self,
-        retriever: Net | None,
-        ranker: Ranker | None,
-        allowed: Tensor,
-        candidates: int,
-        index: Index | None = None,
+        self, retriever: Net | None, ranker: Ranker | None, allowed: Tensor, candidates: int, index: Index | None = None
     ) -> None:
         first = retriever if retriever is not None else ranker
         if first is None:
@@ -127,13 +122,9 @@ class Engine:
     @torch.no_grad()
     def rerank(self, contexts: Contexts, ids: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The same lists in the ranker's order, with its scores."""
-        if self.ranker is None or self.states is None:
+        if self.states is None:
             return ids, scores
-        device = self.first.device
-        pair = pair_features(scores, ids > 0).to(device)
-        state = self.ranker.context_state(contexts.to(device))
-        ranked = self.ranker.combine(state, self.states[ids.to(device)], pair).float().cpu()
-        ranked = torch.where(ids > 0, ranked, -torch.inf)
+        ranked = self._ranked(contexts, ids, scores)
         order = ranked.argsort(dim=1, descending=True, stable=True)
         return ids.gather(1, order), ranked.gather(1, order)
 
@@ -173,18 +164,19 @@ class Engine:
             first = torch.where(items > 0, first, -torch.inf)
             order = first.argsort(dim=1, descending=True, stable=True)
             ids = torch.where(first > -torch.inf, items, 0).gather(1, order)
-            out[rows] = self._in_place(part, ids, first.gather(1, order), order)
+            ranked = self._ranked(part, ids, first.gather(1, order))
+            out[rows] = torch.empty_like(ranked).scatter_(1, order, ranked)  # back where the candidates stood
         return out
 
-    def _in_place(self, contexts: Contexts, ids: Tensor, scores: Tensor, order: Tensor) -> Tensor:
-        """Ranker scores of sorted lists, put back where the candidates stood."""
+    def _ranked(self, contexts: Contexts, ids: Tensor, scores: Tensor) -> Tensor:
+        """(B, C) the ranker's scores of lists in retrieval order; -inf on padding."""
         if self.ranker is None or self.states is None:
             return scores
         device = self.first.device
         pair = pair_features(scores, ids > 0).to(device)
-        ranked = self.ranker.combine(self.ranker.context_state(contexts.to(device)), self.states[ids.to(device)], pair)
-        ranked = torch.where(ids > 0, ranked.float().cpu(), -torch.inf)
-        return torch.empty_like(ranked).scatter_(1, order, ranked)
+        state = self.ranker.context_state(contexts.to(device))
+        ranked = self.ranker.combine(state, self.states[ids.to(device)], pair).float().cpu()
+        return torch.where(ids > 0, ranked, -torch.inf)
 
     @cached_property
     @torch.no_grad()

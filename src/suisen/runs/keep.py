@@ -52,8 +52,8 @@ def save(run: Run) -> None:
         "baselines": {report.name: report.to_dict() for report in run.baselines},
         "comparisons": [row._asdict() for row in run.comparisons.rows] if run.comparisons else [],
         "funnel": None if run.funnel is None else run.funnel.to_dict(),
-        "index_recall": run.recommender.index_recall,
-        "notes": list(run.recommender.notes),
+        "index_recall": run.recommender.system.index_recall,
+        "notes": list(run.recommender.system.notes),
     })  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def page_of(run: Run) -> ReportData:
         notes={
             "reading": run.data.log.notes,
             "split": run.split.notes,
-            "training": rec.notes,
+            "training": rec.system.notes,
             "evaluation": test.notes,
         },
     )
