@@ -34,6 +34,7 @@ from suisen.training.options import Callback, Curve, EpochRow, RunOptions
 Stage = Literal["retriever", "ranker", "both"]
 STAGES = {"retriever": ("retriever",), "ranker": ("ranker",), "both": ("retriever", "ranker")}
 """What each word tunes."""
+STUDY = "suisen"
 PHASE = 10_000
 """Steps of the pruner between the first epochs of two phases."""
 
@@ -289,7 +290,7 @@ class _Study:
         how, prune, journal = task.settings, self.optuna.pruners, self.optuna.storages.journal
         self.study = self.optuna.create_study(
             storage=None if store is None else journal.JournalStorage(journal.JournalFileBackend(str(store))),
-            study_name="suisen",
+            study_name=STUDY,
             direction="maximize",
             load_if_exists=True,
             pruner=prune.MedianPruner(how.startup, how.prune_after) if how.prune else prune.NopPruner(),
