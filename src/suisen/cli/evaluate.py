@@ -17,6 +17,7 @@ from suisen.recommending.bundle import find, read_manifest
 from suisen.recommending.store import Store
 from suisen.runs import config
 from suisen.runs import folder as place
+from suisen.runs.earlier import report_of
 from suisen.runs.run import metrics_for
 
 
@@ -100,7 +101,7 @@ def compare(runs: tuple[str, ...], metrics: str | None, part: str, as_json: bool
     """  # noqa: D301 - \b keeps the lines for click
     if len(runs) < 2:
         raise InputError("compare needs two runs or more; the first is the baseline")
-    reports = [place.report_of(Path(run), part) for run in runs]
+    reports = [report_of(Path(run), part) for run in runs]
     found = paired(reports[0], *reports[1:], metrics=_words(metrics) or None)
     if as_json:
         echo_json([row._asdict() for row in found.rows])

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from math import ceil, isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import polars as pl
 
 from suisen.cli.experiment_analysis import analyze, report
 from suisen.cli.experiment_demo import demo, simulate
 from suisen.cli.experiment_plan import aligned, effect_text, frozen_beside, texts_of
+from suisen.cli.tables import broken, check_table, read_table, write_table
 from suisen.errors import InputError
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from suisen.experiments.frozen import Frozen
-    from suisen.experiments.plan import Plan
-    from suisen.experiments.power import Baseline, Design
+from suisen.experiments.assignment import Assigner
+from suisen.experiments.frozen import Frozen, freeze
+from suisen.experiments.plan import Plan, load
+from suisen.experiments.power import Baseline, Design, arms_of, mde, power, sample_size
+from suisen.experiments.result import margin_of
+from suisen.experiments.sizing import critical_of, share_of, size
+from suisen.runs.folder import finite
 
 
 @click.group(short_help="Plan, assign, analyze and report an A/B experiment.")
@@ -63,18 +66,15 @@ def plan(**given: Any) -> None:
     the units that the plan's mde needs, and the smallest effect that is found with its power.  The first d that is
     enough is the answer.  --freeze writes PLAN's .frozen.json; whatever is changed afterwards stands in the report.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.experiments.frozen import freeze
-    from suisen.experiments.plan import load
-
     path = Path(given["plan_file"])
     _check_sizing(given)
     read = load(path)
     facts, lines = _sizes(read, given)
     kept = freeze(path) if given["frozen"] else frozen_beside(path)
     if given["as_json"]:
-        _echo_json({**_plan_facts(read, kept), **facts})
-        return
-    click.echo("\n".join([*_plan_lines(read, kept), *lines]))
+        click.echo(json.dumps(finite({**_plan_facts(read, kept), **facts}), ensure_ascii=False, indent=1))
+    else:
+        click.echo("\n".join([*_plan_lines(read, kept), *lines]))
 
 
 def _check_sizing(given: dict[str, Any]) -> None:
@@ -99,9 +99,6 @@ def _sizes(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]
 
 
 def _from_events(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    from suisen.cli.tables import broken, read_table
-    from suisen.experiments.sizing import size
-
     path = given["events"]
     with broken("events", path):
         found = size(plan, read_table("events", path, texts_of(plan)), exposed_by=given["exposed_by"])
@@ -123,9 +120,6 @@ def _from_events(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], lis
 
 
 def _from_value(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    from suisen.experiments.power import Baseline, Design, arms_of, sample_size
-    from suisen.experiments.sizing import critical_of, share_of
-
     if plan.mde is None:
         raise InputError("the plan has no mde; write the smallest effect that must not be missed")
     design = Design.of(plan, critical_of(plan))
@@ -154,8 +148,6 @@ def _from_value(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], list
 
 def _of_sample(plan: Plan, base: Baseline, design: Design, effect: float) -> tuple[dict[str, Any], str]:
     """What the planned sample finds."""
-    from suisen.experiments.power import mde, power
-
     units = plan.sample or 0
     chance = power(base, design, units=units, effect=effect)
     try:
@@ -179,8 +171,6 @@ def _plan_facts(plan: Plan, kept: Frozen | None) -> dict[str, Any]:
 
 def _plan_lines(plan: Plan, kept: Frozen | None) -> list[str]:
     """The plan in words."""
-    from suisen.experiments.result import margin_of
-
     arms = ", ".join(f"{arm} {weight:.4g}" for arm, weight in plan.arms.items())
     metric = plan.metrics[plan.primary]
     mde = "no mde" if plan.mde is None else f"mde {effect_text(plan, plan.mde)}"
@@ -224,10 +214,6 @@ def assign(plan_file: str, units: str | None, out: str | None, one: tuple[str, .
     The column "why" says which rule decided: assigned, override, ineligible, holdout, layer or closed.  Where the plan
     was frozen, one that would move units between arms is refused.
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.cli.tables import broken, check_table, read_table, write_table
-    from suisen.experiments.assignment import Assigner
-    from suisen.experiments.plan import load
-
     _check_assign(units, out, one)
     if out:
         check_table("out", out)
@@ -264,11 +250,3 @@ def _arm_lines(table: pl.DataFrame, plan: Plan) -> list[str]:
     ]
     outside = table.filter(table["arm"].is_null()).group_by("why").len().sort("why")
     return [*aligned(rows), *(f"no arm, {why}: {n:,}" for why, n in outside.iter_rows())]
-
-
-def _echo_json(value: Any) -> None:
-    import json
-
-    from suisen.runs.folder import finite
-
-    click.echo(json.dumps(finite(value), ensure_ascii=False, indent=1))

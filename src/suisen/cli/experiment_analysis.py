@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from suisen import experiments
 from suisen.cli.experiment_plan import frozen_beside, texts_of
+from suisen.cli.tables import broken, read_table, same_ids
 from suisen.errors import InputError, MissingExtra
-
-if TYPE_CHECKING:
-    from suisen.experiments.frozen import Frozen
-    from suisen.experiments.plan import Plan
-    from suisen.experiments.record import Record
+from suisen.experiments.frozen import Frozen
+from suisen.experiments.plan import Plan, load
+from suisen.experiments.record import About, Record
+from suisen.pages.experiment import write_report
+from suisen.runs import folder as place
 
 PLAN, RESULT, MARKDOWN, TABLE, PAGE = "plan.toml", "result.json", "result.md", "estimates.csv", "report.html"
 MOMENTS = 12
@@ -47,13 +49,11 @@ def analyze(**given: Any) -> None:
     Where the plan was frozen (suisen experiment plan --freeze), the page says what was changed since.  Files are .csv,
     .csv.gz, .tsv, .parquet, .jsonl or .arrow; their columns are named in the plan, under [columns].
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.experiments.plan import load
-    from suisen.runs.folder import check_folder
-
     path = Path(given["plan_file"])
     plan = load(path)
-    folder = Path(given["out"]) if given["out"] else _default(plan)
-    check_folder(folder, given["overwrite"], mark=RESULT, resumes=False)
+    safe = "".join(char if char.isalnum() or char in "-_" else "-" for char in plan.name)
+    folder = Path(given["out"]) if given["out"] else place.default_folder(safe)
+    place.check_folder(folder, given["overwrite"], mark=RESULT, resumes=False)
     record = analysed(plan, frozen_beside(path), given, command_of(given, folder))
     save(folder, record, path)
     if given["as_json"]:
@@ -66,26 +66,21 @@ def analyze(**given: Any) -> None:
 
 def analysed(plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: str) -> Record:
     """The analysis of the files that are named."""
-    from suisen.cli.tables import broken, read_table, same_ids
-    from suisen.experiments import AnalysisOptions, analyze
-    from suisen.experiments.record import About, Record
-    from suisen.runs.folder import now
-
     names = [name for name in ("exposures", "events", "pre") if given.get(name)]
     texts = texts_of(plan) + ([given["cluster"]] if given.get("cluster") else [])
     frames = same_ids(plan.unit, {name: read_table(name, given[name], texts) for name in names})
-    options = AnalysisOptions(
+    options = experiments.AnalysisOptions(
         duplicates="keep" if given.get("keep_duplicates") else "drop", cluster=given.get("cluster") or "",
         resamples=given.get("resamples", 2000), seed=given.get("seed", 0), cumulative=given.get("moments", MOMENTS),
         now=given.get("now") or "",
     )  # fmt: skip
     with broken("events", given["events"]):
-        result = analyze(
+        result = experiments.analyze(
             frames["exposures"], frames["events"], plan, pre=frames.get("pre"), frozen=frozen,
             mode="A/A" if given.get("aa") else "A/B", options=options,
         )  # fmt: skip
     about = About(
-        when=now()[:19].replace("T", " ") + " UTC",
+        when=place.now()[:19].replace("T", " ") + " UTC",
         command=command,
         frozen_at="" if frozen is None else frozen.frozen_at,
         files={name: str(given[name]) for name in names},
@@ -95,14 +90,11 @@ def analysed(plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: 
 
 def save(folder: Path, record: Record, plan_file: Path) -> None:
     """The folder's files; the JSON, which marks it as an analysis, comes first."""
-    from suisen.pages.experiment import write_report
-    from suisen.runs.folder import new_folder, write_text
-
     text = plan_file.read_text(encoding="utf-8-sig")
-    new_folder(folder, mark=RESULT)
+    place.new_folder(folder, mark=RESULT)
     record.save(folder / RESULT)
-    write_text(folder / PLAN, text)
-    write_text(folder / MARKDOWN, record.result.markdown())
+    place.write_text(folder / PLAN, text)
+    place.write_text(folder / MARKDOWN, record.result.markdown())
     record.result.frame().write_csv(folder / TABLE)
     try:
         write_report(folder / PAGE, record)
@@ -125,13 +117,6 @@ def command_of(given: dict[str, Any], folder: Path) -> str:
     return shlex.join([*words, "--out", str(folder), "--overwrite"])
 
 
-def _default(plan: Plan) -> Path:
-    from suisen.runs.folder import default_folder
-
-    safe = "".join(char if char.isalnum() or char in "-_" else "-" for char in plan.name)
-    return default_folder(safe)
-
-
 @click.command(short_help="The HTML page again, from a run folder.")
 @click.argument("folder", metavar="DIR")
 @click.option("--out", metavar="FILE", help="Where to write the page [default: DIR/report.html].")
@@ -141,14 +126,10 @@ def report(folder: str, out: str | None) -> None:
     \b
     suisen experiment report runs/ranker
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.experiments.record import Record
-    from suisen.pages.experiment import write_report
-
-    place = Path(folder)
-    if not place.is_dir():
-        raise InputError(f"{place} is no folder; give what suisen experiment analyze wrote with --out")
-    record = Record.load(place / RESULT)
-    page = Path(out) if out else place / PAGE
+    if not Path(folder).is_dir():
+        raise InputError(f"{Path(folder)} is no folder; give what suisen experiment analyze wrote with --out")
+    record = Record.load(Path(folder, RESULT))
+    page = Path(out or Path(folder, PAGE))
     write_report(page, record)
     click.echo(record.result.verdict)
     click.echo(f"wrote {page}")

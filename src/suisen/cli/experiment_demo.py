@@ -5,28 +5,30 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import numpy as np
+import polars as pl
 
-from suisen.cli.experiment_analysis import analysed, command_of, save
+from suisen.cli.experiment_analysis import PAGE, PLAN, analysed, command_of, save
 from suisen.cli.experiment_plan import aligned
+from suisen.data.durations import spelt
+from suisen.data.synthetic import DAY, START
 from suisen.errors import InputError
+from suisen.experiments.assignment import Assigner
+from suisen.experiments.frozen import Frozen, freeze
+from suisen.experiments.plan import Plan, load
+from suisen.experiments.record import Record, Truth
+from suisen.experiments.simulation.repeats import Repeated, Repeats, browse
+from suisen.experiments.simulation.world import Browsing, Ranker
+from suisen.experiments.sizing import size
+from suisen.runs.folder import check_folder, new_folder
 
-if TYPE_CHECKING:
-    import polars as pl
-
-    from suisen.experiments.frozen import Frozen
-    from suisen.experiments.plan import Plan
-    from suisen.experiments.record import Record, Truth
-    from suisen.experiments.simulation.repeats import Repeated
-    from suisen.experiments.simulation.world import Browsing, Ranker
-
-MARK, PLAN, BEFORE, ARMS, EXPOSURES, EVENTS, ANALYSIS = (
-    "world.json", "plan.toml", "before.parquet", "arms.csv", "exposures.csv", "events.parquet", "analysis"
-)  # fmt: skip
+MARK, BEFORE, ARMS, ANALYSIS = "world.json", "before.parquet", "arms.csv", "analysis"
+EXPOSURES, EVENTS = "exposures.csv", "events.parquet"
 USERS, ITEMS, SESSIONS = 20_000, 300, 4.0
 BEFORE_DAYS, LASTS = 28, 21
 """How long before the start the users were watched, and how long the experiment lasts."""
@@ -80,8 +82,6 @@ class Stage:
 def stage(users: int, seed: int) -> Stage:
     """Generates the world and trains ItemKNN and EASE on its log."""
     from suisen import EASE, Dataset, ItemKNN, World
-    from suisen.data.synthetic import DAY, START
-    from suisen.experiments.simulation.world import Browsing
 
     if users < 200:
         raise InputError(f"users = {users} are too few to compare two recommenders on; give 200 or more")
@@ -95,8 +95,6 @@ def stage(users: int, seed: int) -> Stage:
 
 def _ranker(model: Any, log: Any, world: Browsing) -> Ranker:
     """A model's lists as the function that the world asks: each user's list, from a table that is made once."""
-    import numpy as np
-
     from suisen import Recommender
 
     places = world.habits.places
@@ -130,8 +128,6 @@ def demo(out: str, users: int, seed: int) -> None:
     \b
     suisen experiment plan runs/experiment-demo/plan.toml --events runs/experiment-demo/before.parquet
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.runs.folder import check_folder, new_folder
-
     clock, folder = time.perf_counter(), Path(out)
     check_folder(folder, True, mark=MARK)
     acted = stage(users, seed)
@@ -143,21 +139,13 @@ def demo(out: str, users: int, seed: int) -> None:
     record = _judged(acted, plan, frozen, folder)
     click.echo(f"\n{record.result.verdict}\n{record.result.ratio}\n")
     click.echo("\n".join(beside(record)))
-    page = folder / ANALYSIS / "report.html"
+    page = folder / ANALYSIS / PAGE
     where = f"page: {page}   " if page.exists() else ""
     click.echo(f"\n{where}the demo took {time.perf_counter() - clock:.0f} s")
 
 
 def _planned(acted: Stage, folder: Path, seed: int) -> tuple[Plan, Frozen]:
     """Watches users before the start, sizes the plan by that, freezes it."""
-    import numpy as np
-
-    from suisen.data.durations import spelt
-    from suisen.data.synthetic import DAY
-    from suisen.experiments.frozen import freeze
-    from suisen.experiments.plan import load
-    from suisen.experiments.sizing import size
-
     everybody = np.full(acted.world.users.size, "control")
     before = acted.world.traffic(
         {"control": acted.rankers["control"]}, everybody, seed=seed + 1, start=acted.start - BEFORE_DAYS * DAY
@@ -176,10 +164,6 @@ def _planned(acted: Stage, folder: Path, seed: int) -> tuple[Plan, Frozen]:
 
 def _run(acted: Stage, plan: Plan, folder: Path, seed: int) -> None:
     """Assigns everybody and writes what they saw and did."""
-    import polars as pl
-
-    from suisen.experiments.assignment import Assigner
-
     arms = Assigner.of(plan).assign(pl.DataFrame({plan.unit: acted.world.users}))
     arms.write_csv(folder / ARMS)
     assigned = arms["arm"].cast(pl.String).to_numpy()
@@ -191,8 +175,6 @@ def _run(acted: Stage, plan: Plan, folder: Path, seed: int) -> None:
 
 def _judged(acted: Stage, plan: Plan, frozen: Frozen, folder: Path) -> Record:
     """The analysis of the files, with the truth beside."""
-    from dataclasses import replace
-
     files = {"exposures": EXPOSURES, "events": EVENTS, "pre": BEFORE}
     given: dict[str, Any] = {name: str(folder / file) for name, file in files.items()}
     given |= {"plan_file": str(folder / PLAN), "now": plan.end}  # nobody does anything after the end
@@ -204,8 +186,6 @@ def _judged(acted: Stage, plan: Plan, frozen: Frozen, folder: Path) -> Record:
 
 def truths(table: pl.DataFrame, plan: Plan) -> tuple[Truth, ...]:
     """The true effects on the plan's metrics."""
-    from suisen.experiments.record import Truth
-
     return tuple(
         Truth(row["metric"], row["arm"], row["absolute"], row["relative"])
         for row in table.iter_rows(named=True)
@@ -243,8 +223,6 @@ def simulate(repeat: int, units: int, users: int, seed: int, no_cuped: bool, as_
     One row per metric and scale, with and without CUPED: the true effect, the mean estimate, the share of the 95 %
     intervals that hold the truth, and the share of the experiments that find an effect (the power).
     """  # noqa: D301 - \b keeps the lines for click
-    from suisen.experiments.simulation.repeats import Repeats, browse
-
     acted = stage(users, seed)
     found = browse(acted.world, acted.rankers, Repeats(repeat=repeat, units=units, seed=seed, covariate=not no_cuped))
     if as_json:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from suisen.experiments.frozen import Frozen
-    from suisen.experiments.plan import Plan
+from suisen.experiments.frozen import Frozen, frozen_path, read_frozen
+from suisen.experiments.plan import Plan
 
 
 def frozen_beside(path: Path) -> Frozen | None:
     """The plan as it was frozen, where it was."""
-    from suisen.experiments.frozen import frozen_path, read_frozen
-
     place = frozen_path(path)
     return read_frozen(place) if place.exists() else None
 

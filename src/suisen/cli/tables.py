@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import polars as pl
 
 from suisen.errors import InputError
-
-if TYPE_CHECKING:
-    import polars as pl
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet", ".jsonl", ".arrow")
 """Files that are read; of these .csv and .parquet are written."""
@@ -36,8 +34,6 @@ def read_table(field: str, path: str | Path, texts: Collection[str] = ()) -> pl.
 
 
 def _scanned(field: str, place: Path, texts: Collection[str]) -> pl.LazyFrame:
-    import polars as pl
-
     name = place.name.lower()
     if name.endswith((".csv", ".csv.gz", ".tsv")):
         separator = "\t" if name.endswith(".tsv") else ","
@@ -55,8 +51,6 @@ def _scanned(field: str, place: Path, texts: Collection[str]) -> pl.LazyFrame:
 @contextlib.contextmanager
 def broken(field: str, place: str | Path) -> Iterator[None]:
     """Turns what Polars says of a damaged file into one line that names it."""
-    import polars as pl
-
     try:
         yield
     except pl.exceptions.PolarsError as error:
@@ -66,8 +60,6 @@ def broken(field: str, place: str | Path) -> Iterator[None]:
 
 def same_ids(unit: str, frames: Mapping[str, pl.LazyFrame]) -> dict[str, pl.LazyFrame]:
     """The frames with the unit's column of one type: text everywhere where it is text anywhere."""
-    import polars as pl
-
     dtypes = {name: frame.collect_schema().get(unit) for name, frame in frames.items()}
     if pl.String not in dtypes.values():
         return dict(frames)

@@ -11,6 +11,7 @@ from suisen.cli.options import only, raw_of, with_settings
 from suisen.errors import InputError
 from suisen.runs import folder as place
 from suisen.runs.config import SECTIONS, Config, read_file, resolve, with_epochs
+from suisen.runs.earlier import report_of
 from suisen.runs.keep import save
 from suisen.runs.run import Run, execute
 from suisen.runs.summary import summary
@@ -82,7 +83,7 @@ def _resumed(given: dict[str, Any]) -> tuple[Config | None, Path]:
             f"resume = {folder} is no run folder ({place.CONFIG} is missing); start it with --out {folder}"
         )
     if (folder / place.METRICS).exists():
-        report = place.report_of(folder)
+        report = report_of(folder)
         click.echo(f"{folder} is finished; nothing is left to do\n{report}")
         return None, folder
     return resolve(read_file(folder / place.CONFIG)), folder

@@ -1,4 +1,4 @@
-"""The run folder: what lies where, written so that nobody reads half of a file, and which run came before."""
+"""The run folder: what lies where, written so that nobody reads half of a file.  Light: nothing of models is loaded."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from suisen.errors import InputError
-from suisen.evaluation import Report
 
 CONFIG, METRICS, ENVIRONMENT, CURVES = "config.toml", "metrics.json", "environment.json", "curves.json"
 TUNING, TRIALS, BEST, JOURNAL = "tuning.toml", "trials.json", "best.toml", "study.journal"
@@ -88,36 +86,6 @@ def read_json(path: Path) -> Any:
 def is_run(folder: Path) -> bool:
     """Whether a run was started in this folder."""
     return (folder / CONFIG).is_file()
-
-
-def report_of(folder: Path, part: str = "test") -> Report:
-    """A run's report on valid or test, named by its folder."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give a run folder")
-    if not is_run(folder):
-        raise InputError(f"{folder} is no run folder ({CONFIG} is missing); give what suisen train wrote with --out")
-    reports = read_json(folder / METRICS)["reports"]
-    if part not in reports:
-        raise InputError(f"{folder} has no report on {part}; its split holds nothing out for it")
-    return replace(Report.from_dict(reports[part]), name=folder.name)
-
-
-def last_run(folder: Path, data: str, report: Report) -> tuple[Path, Report] | None:
-    """The run beside ``folder`` that was finished last on the same data and the same queries."""
-    found: list[tuple[str, Path, Report]] = []
-    for path in sorted(folder.absolute().parent.glob(f"*/{METRICS}")):
-        if path.parent == folder.absolute():
-            continue
-        with contextlib.suppress(InputError, KeyError, TypeError):  # what is no run of ours is not compared
-            facts = read_json(path)
-            test = Report.from_dict(facts["reports"]["test"])
-            same = test.fingerprint == report.fingerprint and test.protocol == report.protocol
-            if same and facts["data"]["fingerprint"] == data:
-                found.append((facts["finished"], path.parent, replace(test, name=path.parent.name)))
-    if not found:
-        return None
-    _, place, theirs = max(found, key=lambda each: each[0])
-    return place, theirs
 
 
 def now() -> str:

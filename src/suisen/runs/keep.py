@@ -10,6 +10,7 @@ from suisen.evaluation import compare
 from suisen.pages.report import write_report
 from suisen.pipeline.recommender import Recommender
 from suisen.runs import folder as place
+from suisen.runs.earlier import last_run
 from suisen.runs.facts import data_facts
 from suisen.runs.page import page_of
 from suisen.runs.run import Run
@@ -26,13 +27,11 @@ def save(run: Run) -> None:
     tables = run.config.tables()
     brief = {part: [score._asdict() for score in report.scores] for part, report in run.reports.items()}
     run.recommender.save(
-        run.folder / place.BUNDLE,
-        metrics=place.finite(brief),
-        run={"config": tables, "environment": run.environment},
+        run.folder / place.BUNDLE, metrics=place.finite(brief), run={"config": tables, "environment": run.environment}
     )
     facts = data_facts(run.data)
     test = run.reports["test"]
-    last = place.last_run(run.folder, facts["fingerprint"], test)
+    last = last_run(run.folder, facts["fingerprint"], test)
     if last is not None:
         found = compare(last[1], replace(test, name=run.folder.name))
         run.remarks = [f"compared with the last run on the same data and protocol, {last[0].name}:", str(found)]
