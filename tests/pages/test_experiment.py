@@ -138,7 +138,7 @@ def test_a_mismatch_is_the_first_word():
 
 
 def test_the_plan_is_shown_without_its_defaults():
-    shown = {section.heading: section.values for section in sections(Plan.of(TABLES))}
+    shown = sections(Plan.of(TABLES))
     assert shown["metric ctr"] == {"kind": "ctr", "test": "auto"}
     assert shown["guardrail bought"] == {"margin": "0.9", "scale": "relative"}
     assert shown["arms"] == {"control": "0.5", "treatment": "0.5"}

@@ -2,10 +2,9 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 
-from suisen.evaluation import Comparison, Report, Score
+from suisen.evaluation import Comparison, Score
 from suisen.evaluation.report import interval, number, probability
 from suisen.pages import report_charts
 from suisen.pages.render import asset
@@ -259,12 +258,6 @@ def test_metric_rows_keep_models_apart_that_were_measured_differently():
     results = Page(render_report(only(models=(a, b)))).sections["results"]
     assert "leave last out; full ranking / sampled" in results
     assert "–" in results
-
-
-def test_a_model_s_scores_come_from_its_report():
-    values = {"hr@10": np.array([1, 0, 1, 1], dtype=np.float32)}
-    report = Report(name="ease", protocol="p", fingerprint="f", values=values)
-    assert ModelScores.of(report) == ModelScores("ease", report.scores)
 
 
 def test_a_metric_without_a_value_is_a_dash_and_has_no_picture():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -14,19 +15,9 @@ from suisen.cli.options import only, raw_of, with_settings
 from suisen.errors import InputError
 from suisen.evaluation.report import text_table
 from suisen.pipeline import tuning
+from suisen.runs import config as configs
 from suisen.runs import folder as place
-from suisen.runs.config import (
-    SECTIONS,
-    Config,
-    flags_of,
-    read_file,
-    resolve,
-    settings_in,
-    threads,
-    tuning_of,
-    with_epochs,
-    written,
-)
+from suisen.runs.config import Config, resolve
 from suisen.runs.settings import spelt, values_of
 from suisen.training.options import Curve, EpochRow
 
@@ -36,7 +27,7 @@ WHILE_RESUMING = ("resume", "quiet", "tune__trials", "tune__time_limit")
 """What may be said beside --resume."""
 
 
-@with_settings(*SECTIONS, "tune", short_help="Search the settings that are best on validation.")
+@with_settings(*configs.SECTIONS, "tune", short_help="Search the settings that are best on validation.")
 @click.option("--config", "config_file", metavar="FILE", help="TOML file of a run; its settings are the first trial.")
 @click.option("--out", metavar="DIR", help="Folder of the tuning. [default: runs/<date>-tune-<models>]")
 @click.option("--overwrite", is_flag=True, help="Replace the tuning that --out holds.")
@@ -77,8 +68,8 @@ class Job:
 
 
 def _fresh(given: dict[str, Any]) -> Job:
-    config = resolve(with_epochs(raw_of(given, given["config_file"]), given["epochs"], given))
-    settings = tuning_of(flags_of(given).get("tune", {}))
+    config = resolve(configs.with_epochs(raw_of(given, given["config_file"]), given["epochs"], given))
+    settings = configs.tuning_of(configs.flags_of(given).get("tune", {}))
     folder = Path(given["out"]) if given["out"] else place.default_folder(f"tune-{config.models}")
     said = [name.split("__") for name, value in given.items() if "__" in name and value not in (None, ())]
     flags = [f"{section}.{key}" for section, key in said if section in ("retriever", "ranker") and key != "name"]
@@ -91,9 +82,9 @@ def _resumed(given: dict[str, Any]) -> Job:
     folder = Path(given["resume"])
     if not (folder / place.TUNING).is_file():
         raise InputError(f"resume = {folder} holds no tuning ({place.TUNING} is missing); start it with --out {folder}")
-    tables = read_file(folder / place.TUNING, more=("tune",))
-    kept = {**tables.pop("tune", {}), **flags_of(given).get("tune", {})}
-    return Job(resolve(tables), tuning_of(kept), folder, True)
+    tables = configs.read_file(folder / place.TUNING, more=("tune",))
+    kept = {**tables.pop("tune", {}), **configs.flags_of(given).get("tune", {})}
+    return Job(resolve(tables), configs.tuning_of(kept), folder, True)
 
 
 def _run(job: Job, given: dict[str, Any]) -> None:
@@ -103,7 +94,7 @@ def _run(job: Job, given: dict[str, Any]) -> None:
     tuning.searched(recommender, job.settings)
     if not job.resume:
         place.check_folder(folder, given["overwrite"], place.TUNING)
-    threads(config)
+    torch.set_num_threads(config.run.threads)
     split = config.cut(config.data())
     train, valid, notes = split.train, split.valid, split.notes
     del split  # with its test part: from here on nobody can look at it
@@ -113,9 +104,8 @@ def _run(job: Job, given: dict[str, Any]) -> None:
     watch = _Watch(job, quiet=given["quiet"])
     with watch.bar:
         options = replace(config.run, callbacks=(watch,))
-        found = tuning.tune(
-            recommender, train, valid, job.settings, options=options, store=folder / place.JOURNAL, watch=watch
-        )
+        journal = folder / place.JOURNAL
+        found = tuning.tune(recommender, train, valid, job.settings, options=options, store=journal, watch=watch)
     if found.best is None:
         raise InputError(f"no trial was finished; give more time: suisen tune --resume {folder} --time-limit …")
     _keep(job, found)
@@ -136,8 +126,8 @@ def _keep(job: Job, found: tuning.Tuned) -> None:
 
 def _file(job: Job) -> str:
     """All that ``--resume`` needs."""
-    tables = {**job.config.tables(), "tune": values_of(job.settings, settings_in("tune"))}
-    return written(tables, f"suisen tune --resume {job.folder.name} goes on")
+    tables = {**job.config.tables(), "tune": values_of(job.settings, configs.settings_in("tune"))}
+    return configs.written(tables, f"suisen tune --resume {job.folder.name} goes on")
 
 
 def _best(config: Config, found: tuning.Tuned, best: tuning.Trial) -> str:
@@ -195,9 +185,8 @@ class _Watch:
         if self.lines:
             told = ", ".join(f"{name} {spelt(value)}" for name, value in trial.settings.items())
             spent = f"{trial.epochs} epochs, {trial.seconds:.1f} s"
-            click.echo(
-                f"trial {trial.number}: {trial.state}, {_number(trial.value)}{self.best}; {told}; {spent}", err=True
-            )
+            state = f"trial {trial.number}: {trial.state}, {_number(trial.value)}{self.best}"
+            click.echo(f"{state}; {told}; {spent}", err=True)
 
     def on_start(self, stage: str, epochs: int, examples: int) -> None:
         """A phase starts."""
@@ -212,6 +201,5 @@ class _Watch:
     def on_epoch(self, row: EpochRow) -> None:
         """An epoch is done."""
         metric = "" if row.metric is None else f", metric {row.metric:.4f}"
-        self.bar.update(
-            self.task, description=f"trial {self.number}: {self.stage} epoch {row.epoch}{metric}{self.best}"
-        )
+        said = f"trial {self.number}: {self.stage} epoch {row.epoch}{metric}{self.best}"
+        self.bar.update(self.task, description=said)

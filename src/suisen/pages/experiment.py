@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import fields
 from math import isfinite
 from pathlib import Path
@@ -39,13 +39,6 @@ class Row(NamedTuple):
     """Whether the interval holds it, in words."""
 
 
-class Section(NamedTuple):
-    """Names and values of a part of the plan."""
-
-    heading: str
-    values: Mapping[str, str]
-
-
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
@@ -69,9 +62,7 @@ def number(x: float) -> str:
 
 def effect(found: Range, scale: Scale) -> str:
     """An effect with its interval; a dash where there is none."""
-    if not isfinite(found.value):
-        return "–"
-    return found.shown(scale)
+    return found.shown(scale) if isfinite(found.value) else "–"
 
 
 def decided(each: Estimated) -> str:
@@ -157,19 +148,22 @@ def remedied(result: Result) -> list[str]:
     return list(dict.fromkeys(f"{each.metric}: {said}" for each in result.estimates for said in each.remedies))
 
 
-def sections(plan: Plan) -> list[Section]:
-    """The plan by its tables; what is left at its default is not repeated but for what decides."""
+def sections(plan: Plan) -> dict[str, dict[str, str]]:
+    """The plan by its tables, heading → name → value.
+
+    What is left at its default is not repeated but for what decides.
+    """
     always = ("name", "unit", "primary", "scale", "alternative", "alpha", "power", "correction", "srm_threshold")
     nested = ("arms", "metrics", "guardrails", "equivalence", "sequential", "assignment", "columns")
     top = {name: value for name, value in _own(plan, always).items() if name not in nested}
-    made = [Section("experiment", top), Section("arms", {arm: f"{weight:g}" for arm, weight in plan.arms.items()})]
-    made += [Section(f"metric {name}", _own(metric, ("kind", "test"))) for name, metric in plan.metrics.items()]
-    made += [Section(f"guardrail {name}", _own(rail, ("margin", "scale"))) for name, rail in plan.guardrails.items()]
-    made += [Section(f"equivalence {name}", _own(rule, ("margin", "scale"))) for name, rule in plan.equivalence.items()]
+    made = {"experiment": top, "arms": {arm: f"{weight:g}" for arm, weight in plan.arms.items()}}
+    made |= {f"metric {name}": _own(metric, ("kind", "test")) for name, metric in plan.metrics.items()}
+    made |= {f"guardrail {name}": _own(rail, ("margin", "scale")) for name, rail in plan.guardrails.items()}
+    made |= {f"equivalence {name}": _own(rule, ("margin", "scale")) for name, rule in plan.equivalence.items()}
     if plan.sequential is not None:
-        made.append(Section("looks", _own(plan.sequential, ("kind",))))
-    made += [Section("assignment", _own(plan.assignment, ("hash",))), Section("columns", _own(plan.columns, ()))]
-    return [section for section in made if section.values]
+        made["looks"] = _own(plan.sequential, ("kind",))
+    made |= {"assignment": _own(plan.assignment, ("hash",)), "columns": _own(plan.columns, ())}
+    return {heading: values for heading, values in made.items() if values}
 
 
 def _own(of: Any, always: Sequence[str]) -> dict[str, str]:
@@ -311,8 +305,7 @@ def segment_figures(result: Result) -> list[Figure]:
 
 def render_record(record: Record) -> str:
     """The page as text."""
-    tools: dict[str, Callable[..., str]] = {"number": number, "probability": probability, "margin": margin_of}
-    return render("experiment.html", _parts(record.result, record.about), tools)
+    return render("experiment.html", _parts(record.result, record.about), [number, probability, margin_of, effect])
 
 
 def write_report(path: Path | str, record: Record) -> None:
@@ -338,8 +331,7 @@ def _parts(result: Result, about: About) -> dict[str, Any]:
         "warnings": warned(result),
         "remedies": remedied(result),
         "computed": computed(result),
-        "sections": sections(result.plan),
-        "effect": effect,
+        "sections": sections(result.plan).items(),
         "once": lambda lines: list(dict.fromkeys(lines)),
         "changed": [(c.field, _said(c.planned), _said(c.now)) for c in result.changes],
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,21 @@ def asset(name: str) -> str:
     return resources.files("suisen.pages").joinpath(name).read_text(encoding="utf-8")
 
 
-def render(template: str, parts: Mapping[str, Any], tools: Mapping[str, Callable[..., Any]]) -> str:
+def render(template: str, parts: Mapping[str, Any], tools: Sequence[Callable[..., str]]) -> str:
     """The page as text.  Everything that comes from data is escaped.
 
-    ``tools``: what the template may call, as a function and as a filter.  Raises MissingExtra without Jinja.
+    ``tools``: what the template may call by its name, as a function and as a filter.
+
+    Raises MissingExtra without Jinja.
     """
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError:
         raise missing_extra("jinja2", "report") from None
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update({"count": lambda value: f"{value:,}", **tools})
-    page.globals.update(tools)
+    named = {tool.__name__: tool for tool in tools}
+    page.globals.update(named)
+    page.filters.update(named, count=lambda value: f"{value:,}")
     style = Svg(asset("colours.css") + asset("report.css"))
     return page.from_string(asset("parts.html") + asset(template)).render(parts, style=style)
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from suisen.evaluation.metrics import METRICS
-from suisen.evaluation.report import Comparison, Report, Score, interval, number, probability
+from suisen.evaluation.report import Comparison, Score, interval, number, probability
+from suisen.pages import report_charts as charts
 from suisen.pages.charts import Figure
 from suisen.pages.render import render, write
-from suisen.pages.report_charts import (
-    curve_figures,
-    funnel_figure,
-    history_lengths,
-    long_tail,
-    metric_figures,
-    share,
-    tail_share,
-    timeline,
-)
 
 if TYPE_CHECKING:
     from suisen.pipeline.funnel import Funnel
@@ -66,11 +59,6 @@ class ModelScores:
 
     name: str
     scores: tuple[Score, ...]
-
-    @classmethod
-    def of(cls, report: Report) -> Self:
-        """Of an evaluation's report."""
-        return cls(report.name, report.scores)
 
 
 @dataclass(frozen=True)
@@ -143,13 +131,9 @@ def outcome(row: Comparison) -> str:
 
 def verdict(row: Comparison) -> str:
     """One sentence on a paired difference, with its numbers."""
-    said = {
-        "better": f"{row.model} is better than {row.baseline}",
-        "worse": f"{row.model} is worse than {row.baseline}",
-        "higher": f"{row.model} is higher than {row.baseline}",
-        "lower": f"{row.model} is lower than {row.baseline}",
-        "no difference": f"No significant difference between {row.model} and {row.baseline}",
-    }[outcome(row)]
+    said = f"{row.model} is {outcome(row)} than {row.baseline}"
+    if outcome(row) == "no difference":
+        said = f"No significant difference between {row.model} and {row.baseline}"
     numbers = f"{number(row.difference, signed=True)} {interval(row.low, row.high, signed=True)}"
     queries = f"n = {row.n:,}".replace(" ", "\N{NO-BREAK SPACE}")
     return f"{said} on {row.metric}: {numbers}, p (Holm) {probability(row.p_holm)}, {queries}."
@@ -190,13 +174,9 @@ def metric_rows(models: Sequence[ModelScores]) -> list[MetricRow]:
         found = [table.get(metric) for table in tables]
         there = [score for score in found if score is not None]
         cells = [None if s is None else Cell(number(s.value), interval(s.low, s.high)) for s in found]
-        rows.append(MetricRow(metric, cells, _same(f"{s.n:,}" for s in there), _same(s.protocol for s in there)))
+        n, protocol = (dict.fromkeys(each) for each in ([f"{s.n:,}" for s in there], [s.protocol for s in there]))
+        rows.append(MetricRow(metric, cells, " / ".join(n), " / ".join(protocol)))
     return rows
-
-
-def _same(values: Iterable[str]) -> str:
-    """Each different value once."""
-    return " / ".join(dict.fromkeys(values))
 
 
 def one_protocol(rows: Sequence[MetricRow] | Sequence[Comparison]) -> str:
@@ -208,32 +188,24 @@ def one_protocol(rows: Sequence[MetricRow] | Sequence[Comparison]) -> str:
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 
-def epochless(curves: Mapping[str, Sequence[Curve]]) -> list[str]:
-    """Stages that were learnt without epochs (closed forms, counts)."""
-    return [stage for stage, phases in curves.items() if not any(curve.rows for curve in phases)]
-
-
 def data_figures(data: DataFacts) -> list[Figure]:
     """Long tail, histories and time, where there are any."""
     figures = []
     if sum(data.item_counts):
-        head = f"The most popular tenth of the items takes {share(tail_share(data.item_counts))} of the events"
+        taken = charts.share(charts.tail_share(data.item_counts))
+        head = f"The most popular tenth of the items takes {taken} of the events"
         never = sum(1 for count in data.item_counts if not count)
         caption = f"{head}; {never:,} items have none." if never else f"{head}."
-        figures.append(Figure("Long tail", long_tail(data.item_counts), caption))
+        figures.append(Figure("Long tail", charts.long_tail(data.item_counts), caption))
     if len(data.history_lengths):
-        caption = _lengths(sorted(data.history_lengths))
-        figures.append(Figure("Length of histories", history_lengths(data.history_lengths), caption))
+        lengths = np.sort(data.history_lengths)
+        median, mean = lengths[len(lengths) // 2], number(lengths.mean())
+        caption = f"Events per user: median {median:,}, mean {mean}, from {lengths[0]:,} to {lengths[-1]:,}."
+        figures.append(Figure("Length of histories", charts.history_lengths(data.history_lengths), caption))
     if data.timeline:
-        picture = timeline(data.timeline, data.first[:10], data.last[:10])
+        picture = charts.timeline(data.timeline, data.first[:10], data.last[:10])
         figures.append(Figure("Events over time", picture, f"Each bar is 1/{len(data.timeline)} of the time."))
     return figures
-
-
-def _lengths(ordered: Sequence[int]) -> str:
-    mean = sum(ordered) / len(ordered)
-    median = ordered[len(ordered) // 2]
-    return f"Events per user: median {median:,}, mean {number(mean)}, from {ordered[0]:,} to {ordered[-1]:,}."
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -246,30 +218,22 @@ def write_report(path: Path, data: ReportData) -> None:
 
 def render_report(data: ReportData) -> str:
     """The page as text."""
-    tools: dict[str, Callable[..., str]] = {
-        "number": number,
-        "share": share,
-        "outcome": outcome,
-        "interval": interval,
-        "probability": probability,
-    }
-    return render("report.html", _parts(data), tools)
+    return render("report.html", _parts(data), [number, charts.share, outcome, interval, probability])
 
 
 def _parts(data: ReportData) -> dict[str, Any]:
     """What the template shows, by section."""
     rows = metric_rows(data.models)
-    said = verdicts(data.comparisons, data.primary)
     return {
         "run": data,
         "rows": rows,
         "rows_protocol": one_protocol(rows),
-        "row_figures": metric_figures({model.name: model.scores for model in data.models}, data.primary),
-        "verdicts": said,
+        "row_figures": charts.metric_figures({model.name: model.scores for model in data.models}, data.primary),
+        "verdicts": verdicts(data.comparisons, data.primary),
         "pairs_protocol": one_protocol(data.comparisons),
-        "funnel_figure": funnel_figure(data.funnel) if data.funnel else None,
-        "curve_figures": curve_figures(data.curves, data.watched),
-        "epochless": epochless(data.curves),
+        "funnel_figure": charts.funnel_figure(data.funnel) if data.funnel else None,
+        "curve_figures": charts.curve_figures(data.curves, data.watched),
+        "epochless": [stage for stage, phases in data.curves.items() if not any(curve.rows for curve in phases)],
         "data_figures": data_figures(data.data) if data.data else [],
         "hyper_parameters": {stage: values for stage, values in data.hyper_parameters.items() if values},
         "notes": {where: list(dict.fromkeys(lines)) for where, lines in data.notes.items() if lines},

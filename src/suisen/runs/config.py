@@ -40,12 +40,7 @@ from suisen.runs.settings import NONE, Setting, plain, settings_of, values_of
 from suisen.training.options import RunOptions, pick_device
 from suisen.version import __version__
 
-CHOICES: dict[str, dict[str, type[Any]]] = {
-    "split": SPLITS,
-    "retriever": RETRIEVERS,
-    "ranker": SECOND_STAGES,
-    "index": INDEXES,
-}
+CHOICES = {"split": SPLITS, "retriever": RETRIEVERS, "ranker": SECOND_STAGES, "index": INDEXES}
 """Sections whose ``name`` picks a class."""
 DEFAULTS = {"split": "leave-last"}
 """Choices where nothing is said."""
@@ -89,12 +84,7 @@ class RunSettings(RunOptions):
             raise InputError(f"threads = {self.threads} must be 0 (one per core) or more")
 
 
-CLASSES: dict[str, tuple[type[Any], ...]] = {
-    "data": (Place, ReadOptions),
-    "lists": (RankerLists,),
-    "run": (RunSettings,),
-    "tune": (TuneSettings,),
-}
+CLASSES = {"data": (Place, ReadOptions), "lists": (RankerLists,), "run": (RunSettings,), "tune": (TuneSettings,)}
 """The other sections: their keys are the fields of these classes."""
 DERIVED = {"lists": ("candidates", "history"), "run": ("checkpoint", "resume", "stage", "callbacks")}
 """Fields that no setting sets: they follow from other sections, or the launcher gives them."""
@@ -230,14 +220,9 @@ class Config:
 
     def recommender(self) -> Recommender:
         """Not fitted yet."""
-        return Recommender(
-            self.retriever,
-            self.ranker,
-            candidates=self.run.candidates,
-            index=self.index,
-            seed=self.run.seed,
-            lists=self.lists,
-        )
+        run = self.run
+        parts = {"candidates": run.candidates, "index": self.index, "seed": run.seed, "lists": self.lists}
+        return Recommender(self.retriever, self.ranker, **parts)
 
 
 def resolve(raw: Raw, models: bool = True) -> Config:
@@ -320,13 +305,6 @@ def _data(place: Place, reading: dict[str, Any]) -> tuple[Place, dict[str, Any]]
 def absolute(path: str | None) -> str | None:
     """A path that means the same from any folder."""
     return None if path is None else str(Path(path).expanduser().absolute())
-
-
-def threads(config: Config) -> None:
-    """Gives torch the threads that the run asks for."""
-    import torch
-
-    torch.set_num_threads(config.run.threads)
 
 
 def flags_of(given: Mapping[str, Any]) -> Raw:

@@ -24,31 +24,22 @@ def page_of(run: Run) -> ReportData:
     """Everything that the page shows."""
     test, rec = run.reports["test"], run.recommender
     tables = run.config.tables()
-    hyper: dict[str, dict[str, str]] = {
-        name: _texts(tables[name])
-        for name in ("retriever", "ranker", "index", "lists", "split", "run")
-        if name in tables
-    }
+    shown = ("retriever", "ranker", "index", "lists", "split", "run")
     return ReportData(
         title=f"{rec.name} on {run.config.place.name or run.config.place.events}",
         command=f"suisen train --config {run.folder / place.CONFIG}",
         when=place.now()[:19].replace("T", " ") + " UTC",
         remarks=tuple(run.remarks),
         data=facts_of(run),
-        models=tuple(ModelScores.of(report) for report in (*run.baselines, test)),
+        models=tuple(ModelScores(report.name, report.scores) for report in (*run.baselines, test)),
         comparisons=run.comparisons.rows if run.comparisons is not None else (),
         primary=next(iter(test.values)),
         curves=rec.curves,
         funnel=run.funnel,
         examples=tuple(examples(run)) if run.split.test.labels is None else (),
-        hyper_parameters=hyper,
+        hyper_parameters={name: _texts(tables[name]) for name in shown if name in tables},
         environment=_texts({**run.environment, **run.environment["libraries"]}, ("libraries",)),
-        notes={
-            "reading": run.data.log.notes,
-            "split": run.split.notes,
-            "training": rec.system.notes,
-            "evaluation": test.notes,
-        },
+        notes=dict(reading=run.data.log.notes, split=run.split.notes, training=rec.system.notes, evaluation=test.notes),
     )
 
 

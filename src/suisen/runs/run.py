@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from suisen.data.batch import Queries
 from suisen.data.dataset import Split
 from suisen.data.ordered import OrderedLog
@@ -18,7 +20,7 @@ from suisen.models import Popularity
 from suisen.pipeline.funnel import Funnel, funnel
 from suisen.pipeline.recommender import Recommender
 from suisen.runs import folder as place
-from suisen.runs.config import Config, threads
+from suisen.runs.config import Config
 from suisen.training.options import Callback
 
 
@@ -61,7 +63,7 @@ def execute(
     config.check()
     if not resume:
         place.check_folder(folder, overwrite)
-    threads(config)
+    torch.set_num_threads(config.run.threads)
     clock = time.perf_counter()
     data = config.data()
     split = config.cut(data)
@@ -129,6 +131,5 @@ def against(report: Report, others: Sequence[Report], metric: str) -> Comparison
 
 def _turned(row: Comparison) -> Comparison:
     """The same comparison seen from the other model."""
-    return row._replace(
-        model=row.baseline, baseline=row.model, difference=-row.difference, low=-row.high, high=-row.low
-    )
+    other = row._replace(model=row.baseline, baseline=row.model)
+    return other._replace(difference=-row.difference, low=-row.high, high=-row.low)
