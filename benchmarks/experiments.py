@@ -25,13 +25,15 @@ from typing import Any, NamedTuple
 import common
 import numpy as np
 from common import append, parser, records, stamp
+from interleaving import Sizes, interleaving_gain
+from peeking import Looks, watch
+from theory import mismatches, variance_ratio
 
 from suisen.data.synthetic import World
 from suisen.experiments.power import Baseline, Design, mde, power
 from suisen.experiments.simulation.laws import law
-from suisen.experiments.simulation.peeking import Looks, watch
-from suisen.experiments.simulation.repeats import Repeats, Sizes, browse, interleaving_gain, noisy
-from suisen.experiments.simulation.simulate import RESAMPLING, Cell, band, mismatches, run, variance_ratio
+from suisen.experiments.simulation.repeats import Repeats, browse, noisy
+from suisen.experiments.simulation.simulate import RESAMPLING, Cell, band, run
 from suisen.experiments.simulation.world import Browsing
 
 FILE = "experiments.jsonl"

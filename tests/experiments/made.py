@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 
+from suisen.experiments.moments import Moments
 from suisen.experiments.plan import Plan
 
 START = 1_714_521_600 * 10**6  # 2024-05-01
@@ -56,3 +57,10 @@ def units_of(arms, **columns):
         name: np.concatenate([np.asarray(part, dtype=float) for part in parts]) for name, parts in columns.items()
     }
     return pl.DataFrame(frame)
+
+
+def of_sums(n, total, squares):
+    """Moments of a mean's published sums: units, Σ y and Σ y²; the third moment is unknown (NaN)."""
+    products = np.zeros((4, 4))
+    products[0, 0] = squares - total**2 / n
+    return Moments(np.float64(n), np.array([total / n, 1.0, 0.0, 1.0]), products, np.array([np.nan, 0.0, 0.0, 0.0]))

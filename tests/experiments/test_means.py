@@ -17,10 +17,11 @@ from suisen.experiments.means import (
     tail_warning,
 )
 from suisen.experiments.moments import Moments
+from tests.experiments.made import of_sums
 from tests.experiments.oracles import sm, tt
 
-CONTROL = Moments.of_sums(3407, 1396.87, 52377.9767)
-TREATMENT = Moments.of_sums(3461, 2422.7, 134698.29)
+CONTROL = of_sums(3407, 1396.87, 52377.9767)
+TREATMENT = of_sums(3461, 2422.7, 134698.29)
 
 
 def summary(n, mean, sd):

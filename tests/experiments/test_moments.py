@@ -7,6 +7,7 @@ from scipy import stats as scipy_stats
 
 from suisen.errors import InputError
 from suisen.experiments.moments import Moments, aggregate, moments
+from tests.experiments.made import of_sums
 
 
 def drawn(seed, n=60, shift=0.0):
@@ -89,7 +90,7 @@ def test_a_metric_that_is_not_there_is_named():
 
 def test_published_sums_are_moments_of_a_mean():
     y = np.random.default_rng(2).random(50)
-    found, true = Moments.of_sums(50, y.sum(), (y**2).sum()), Moments.of(y)
+    found, true = of_sums(50, y.sum(), (y**2).sum()), Moments.of(y)
     assert found.mean == pytest.approx(true.mean)
     assert found.products == pytest.approx(true.products)
     assert np.isnan(found.cubes[0])

@@ -26,7 +26,6 @@ from .result import Estimated as Estimated
 from .result import Result as Result
 from .simulation.repeats import Repeats as Repeats
 from .simulation.repeats import browse as browse
-from .simulation.repeats import interleaving_gain as interleaving_gain
 from .simulation.rerandomised import Rerandomised as Rerandomised
 from .simulation.rerandomised import rerandomise as rerandomise
 from .simulation.world import Browsing as Browsing

@@ -45,11 +45,7 @@ class Logged:
 
     @classmethod
     def of(
-        cls,
-        reward: npt.ArrayLike,
-        propensity: npt.ArrayLike | None,
-        target: npt.ArrayLike,
-        **more: Unpack[Optional],
+        cls, reward: npt.ArrayLike, propensity: npt.ArrayLike | None, target: npt.ArrayLike, **more: Unpack[Optional]
     ) -> Logged:
         """From columns (n,): ``propensity`` = μ(a | x), ``target`` = π(a | x) of the actions taken.
 

@@ -62,17 +62,6 @@ class Moments:
             products[..., i, j] = products[..., j, i] = np.einsum("...n,...n->...", centred[i], centred[j])
         return cls(np.full(first.shape[:-1], float(first.shape[-1])), mean, products, cubes)
 
-    @classmethod
-    def of_sums(cls, n: npt.ArrayLike, total: npt.ArrayLike, squares: npt.ArrayLike) -> Moments:
-        """Of a mean's published sums: units, Σ y and Σ y²; the third moment is unknown (NaN)."""
-        count, sums, square = (np.asarray(value, dtype=np.float64) for value in (n, total, squares))
-        mean = np.stack([sums / count, np.ones_like(sums), np.zeros_like(sums), np.ones_like(sums)], -1)
-        products = np.zeros((*sums.shape, 4, 4))
-        products[..., 0, 0] = square - sums**2 / count
-        cubes = np.zeros((*sums.shape, 4))
-        cubes[..., 0] = np.nan
-        return cls(count, mean, products, cubes)
-
     @property
     def parts(self) -> tuple[Floats, Floats, Floats, Floats]:
         """The four arrays."""

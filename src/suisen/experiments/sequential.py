@@ -128,7 +128,12 @@ class GroupDesign:
 
     def crossing(self, drift: float = 0.0) -> Floats:
         """Probability of crossing first at each look, where z has the mean drift·√t."""
-        return _exits(self.times, self.bounds, drift)
+        density: _Density | None = None
+        out = []
+        for time, bound in zip(self.times, self.bounds, strict=True):
+            out.append(_outside(density, time, bound, drift))
+            density = _advance(density, time, bound, drift)
+        return np.array(out)
 
     def power(self, drift: float) -> float:
         """Probability of crossing at any look; ``drift`` is the mean of z at t = 1."""
@@ -156,29 +161,6 @@ def spending_bounds(
     return GroupDesign(tuple(moments), tuple(bounds))
 
 
-def classical(spending: Spending, looks: int, alpha: float = 0.05) -> GroupDesign:
-    """Bounds for equally spaced looks: pocock: one constant; obrien-fleming: C √(K/k) (1977, 1979)."""
-    if looks < 1:
-        raise InputError(f"looks = {looks!r} must be at least 1")
-    if spending not in ("pocock", "obrien-fleming"):
-        raise unknown("spending", spending, ("pocock", "obrien-fleming"))
-    times = np.arange(1, looks + 1) / looks
-    shape = np.ones(looks) if spending == "pocock" else np.sqrt(1 / times)
-
-    def excess(constant: float) -> float:
-        return float(_exits(times.tolist(), (constant * shape).tolist(), 0.0).sum()) - alpha
-
-    low = float(-special.ndtri(alpha / 2))
-    constant = low if looks == 1 else float(optimize.brentq(excess, low, low + 3, xtol=1e-10))
-    return GroupDesign(tuple(times.tolist()), tuple((constant * shape).tolist()))
-
-
-def peeking_error(looks: int, alpha: float = 0.05) -> float:
-    """False alarms of a test at the fixed bound that is looked at ``looks`` times, equally spaced."""
-    times = (np.arange(1, looks + 1) / looks).tolist()
-    return float(_exits(times, [float(-special.ndtri(alpha / 2))] * looks, 0.0).sum())
-
-
 def repeated_p(
     z: float, times: Sequence[float], *, spending: Spending = "obrien-fleming", convention: Convention = "per-side"
 ) -> float:
@@ -200,15 +182,6 @@ def _times(times: Sequence[float]) -> list[float]:
     if not found or not rising or found[0] <= 0 or found[-1] > 1:
         raise InputError(f"looks = {found} should be rising information fractions above 0 and up to 1")
     return found
-
-
-def _exits(times: Sequence[float], bounds: Sequence[float], drift: float) -> Floats:
-    density: _Density | None = None
-    out = []
-    for time, bound in zip(times, bounds, strict=True):
-        out.append(_outside(density, time, bound, drift))
-        density = _advance(density, time, bound, drift)
-    return np.array(out)
 
 
 def _outside(density: _Density | None, time: float, bound: float, drift: float) -> float:

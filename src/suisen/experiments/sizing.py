@@ -32,16 +32,7 @@ from suisen.experiments.families import DAY
 from suisen.experiments.means import cuped_of, estimate
 from suisen.experiments.moments import aggregate, moments
 from suisen.experiments.plan import Plan, Scale
-from suisen.experiments.power import (
-    Baseline,
-    Design,
-    arms_of,
-    margin_power,
-    margin_size,
-    mde,
-    power,
-    sample_size,
-)
+from suisen.experiments.power import Baseline, Design, arms_of, margin_power, margin_size, mde, power, sample_size
 from suisen.experiments.sequential import mixture_bound, mixture_rho, spending_bounds
 from suisen.experiments.units import ARM, Frame, units
 

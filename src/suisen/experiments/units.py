@@ -115,12 +115,7 @@ def units(
 
 
 def events_of(
-    found: Units,
-    events: Frame,
-    plan: Plan,
-    *,
-    pre: Frame | None = None,
-    duplicates: Literal["drop", "keep"] = "drop",
+    found: Units, events: Frame, plan: Plan, *, pre: Frame | None = None, duplicates: Literal["drop", "keep"] = "drop"
 ) -> pl.LazyFrame:
     """The events of units that ``units`` found, each with UNIT, TIME, SINCE, EVENT and ROW (its place in the frame)."""
     joined = _joined(events, pre, plan, found.frame)

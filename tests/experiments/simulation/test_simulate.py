@@ -19,9 +19,7 @@ from suisen.experiments.simulation.simulate import (
     band,
     blocks,
     fitting,
-    mismatches,
     run,
-    variance_ratio,
 )
 
 
@@ -141,22 +139,6 @@ def test_intervals_hold_the_effect_that_is_there():
 def test_post_stratification_and_cuped_gain_power():
     welch, cuped, strata = run(Cell(law="before", n=300, lift=0.15, runs=400))
     assert welch.rejected < strata.rejected < cuped.rejected
-
-
-@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
-def test_cuped_takes_rho_squared_of_the_variance(rho):
-    found, theory = variance_ratio(rho, n=500, runs=200)
-    assert theory == pytest.approx(1 - rho**2)
-    assert found == pytest.approx(theory, rel=0.02)
-
-
-def test_the_sample_ratio_test_finds_what_it_must():
-    found, theory = mismatches(20_000, [1, 1], [0.513, 0.487], runs=4000)
-    assert 0.5 < theory < 0.8
-    assert abs(found - theory) <= 4.5 * np.sqrt(theory * (1 - theory) / 4000)
-    found, theory = mismatches(20_000, [0.5, 0.3, 0.2], [5, 3, 2], runs=4000)
-    assert theory == 0.001
-    assert found <= band(0.001, 4000)[1]
 
 
 def test_the_same_cell_draws_the_same_and_another_does_not():

@@ -24,8 +24,7 @@ from suisen.experiments.moments import Moments
 from suisen.experiments.power import Probability
 from suisen.experiments.proportions import Counts
 from suisen.experiments.resampling import Sample
-from suisen.experiments.simulation.laws import Floats, Law, Units, correlated, law
-from suisen.experiments.srm import ratio_p
+from suisen.experiments.simulation.laws import Floats, Law, Units, law
 from suisen.experiments.statistical_tests import TESTS, Arms, ComparisonOptions, EffectScale, StatisticalTest
 from suisen.parameters import parameters
 
@@ -104,10 +103,7 @@ class Experiments:
             moments=self.moments,
             counts=self.counts,
             values=lambda: (self.control.value(), self.treatment.value()),
-            samples=lambda: (
-                Sample.of(self.control.y, self.control.d),
-                Sample.of(self.treatment.y, self.treatment.d),
-            ),
+            samples=lambda: (Sample.of(self.control.y, self.control.d), Sample.of(self.treatment.y, self.treatment.d)),
         )
 
     def __len__(self) -> int:
@@ -341,35 +337,3 @@ def band(rate: float, runs: int, rows: int = 1, level: float = 0.99) -> tuple[fl
     tail = (1 - level) / rows / 2
     law_of = stats.binom(runs, rate)
     return float(law_of.ppf(tail)) / runs, float(law_of.isf(tail)) / runs
-
-
-def variance_ratio(rho: float, *, n: int = 1_000, runs: int = 2_000, seed: int = 0) -> tuple[float, float]:
-    """CUPED's estimated variance over the plain one's, mean over the runs, and 1 − ρ² (Deng and others 2013)."""
-    cell = Cell(law="before", n=n, runs=runs, seed=seed)
-    found, ratios = correlated(rho), []
-    size = max(1, UNITS_PER_CHUNK // (2 * n))
-    for block, start in enumerate(range(0, runs, size)):
-        rng, shape = cell.generator(block), (min(size, runs - start), n)
-        arms = Experiments(found.draw(rng, shape, 0.0), found.draw(rng, shape, 0.0))
-        ratios.append((TRIALS["cuped"].judge(_cuped(arms), cell).se / TRIALS["welch"].judge(arms, cell).se) ** 2)
-    return float(np.concatenate(ratios).mean()), 1 - rho**2
-
-
-def mismatches(
-    units: int,
-    planned: npt.ArrayLike,
-    true: npt.ArrayLike,
-    *,
-    threshold: float = 0.001,
-    runs: int = 10_000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """How often the sample-ratio test at ``threshold`` speaks when arms are filled with the ``true`` shares, and how
-    often it must by the noncentral chi-square law.
-    """
-    plan, real = (np.asarray(each, dtype=np.float64) / np.sum(each) for each in (planned, true))
-    counts = np.random.default_rng([seed, units]).multinomial(units, real, size=runs)
-    _, p = ratio_p(counts, plan)
-    shift = units * float(((real - plan) ** 2 / plan).sum())
-    edge = stats.chi2(plan.size - 1).isf(threshold)
-    return float((p < threshold).mean()), float(stats.ncx2(plan.size - 1, shift).sf(edge) if shift else threshold)

@@ -31,13 +31,4 @@ TESTS: dict[str, StatisticalTest] = {
 }
 """Name in a plan → test."""
 
-__all__ = [
-    "QUANTILE",
-    "TESTS",
-    "Arms",
-    "ComparisonOptions",
-    "EffectScale",
-    "Pair",
-    "PowerTest",
-    "StatisticalTest",
-]
+__all__ = ["QUANTILE", "TESTS", "Arms", "ComparisonOptions", "EffectScale", "Pair", "PowerTest", "StatisticalTest"]

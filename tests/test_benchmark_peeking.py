@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from suisen.errors import InputError
-from suisen.experiments.means import estimate
-from suisen.experiments.moments import Moments
-from suisen.experiments.simulation.laws import law
-from suisen.experiments.simulation.peeking import Looks, _growing, watch
-from suisen.experiments.simulation.simulate import band
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / "benchmarks")]
+
+from peeking import Looks, _growing, watch  # noqa: E402
+
+from suisen.errors import InputError  # noqa: E402
+from suisen.experiments.means import estimate  # noqa: E402
+from suisen.experiments.moments import Moments  # noqa: E402
+from suisen.experiments.simulation.laws import law  # noqa: E402
+from suisen.experiments.simulation.simulate import band  # noqa: E402
 
 
 @pytest.mark.parametrize("name", ["ctr", "lognormal-1"])
