@@ -123,7 +123,14 @@ class App:
         finally:
             telemetry.in_flight.dec()
         if self.service.settings.access_log:
-            logger.info("request", extra={"fields": _access(exchange, reply)})
+            fields = {
+                "request_id": exchange.request_id,
+                "method": exchange.method,
+                "path": exchange.path,
+                "status": reply.status,
+                "took_ms": exchange.took_ms,
+            }
+            logger.info("request", extra={"fields": fields})
 
     async def _answer(self, endpoint: Endpoint[Any], exchange: Exchange) -> Reply:
         """Reads the endpoint's message, calls its handler, wraps what it returns."""
@@ -150,13 +157,3 @@ def _refusal(error: Exception) -> Refusal:
         return Refusal("invalid_value", str(error))
     logger.error("a request failed", exc_info=error)
     return Refusal("internal", "the request failed in the server; its log says why under this request_id")
-
-
-def _access(exchange: Exchange, reply: Reply) -> dict[str, object]:
-    return {
-        "request_id": exchange.request_id,
-        "method": exchange.method,
-        "path": exchange.path,
-        "status": reply.status,
-        "took_ms": exchange.took_ms,
-    }

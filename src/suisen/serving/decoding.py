@@ -46,7 +46,7 @@ def decode_body(body: bytes, cls: type[M]) -> M:
     except msgspec.ValidationError as error:
         raise _invalid(error, _plain(body), cls) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _malformed(_position(error, body)) from None
+        raise Refusal("malformed_json", f"the body is no JSON: {_position(error, body)}") from None
 
 
 def decode_params(query_string: bytes, cls: type[M]) -> M:
@@ -66,10 +66,6 @@ def decode_params(query_string: bytes, cls: type[M]) -> M:
         raise _invalid(error, values, cls) from None
 
 
-def _malformed(why: str) -> Refusal:
-    return Refusal("malformed_json", f"the body is no JSON: {why}")
-
-
 def _plain(body: bytes) -> Any:
     """The body without a Struct, to show the value that was not allowed; behind it the text may still be broken."""
     try:
@@ -82,7 +78,7 @@ def _plain(body: bytes) -> Any:
         why = DEEP
     except ValueError:
         why = "a number has too many digits"
-    raise _malformed(why)
+    raise Refusal("malformed_json", f"the body is no JSON: {why}")
 
 
 def _position(error: Exception, body: bytes) -> str:

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import polars as pl
@@ -64,16 +63,6 @@ class Impression(msgspec.Struct, frozen=True):
 def as_text(value: str | int | None) -> str | None:
     """An id as the log holds it."""
     return None if value is None else str(value)
-
-
-class Log(Protocol):
-    """Where batches of rows are kept: a file here; a broker would be another class."""
-
-    def append(self, batch: Sequence[msgspec.Struct]) -> None:
-        """Keeps all rows of the batch, or none and raises OSError."""
-
-    def close(self) -> None:
-        """Lets go of what is held."""
 
 
 class FileLog:

@@ -10,7 +10,7 @@ from functools import partial
 
 import msgspec
 
-from suisen.serving.event_log import Impression, Log, LoggedEvent, as_text
+from suisen.serving.event_log import FileLog, Impression, LoggedEvent, as_text
 from suisen.serving.lane import Lane
 from suisen.serving.messages import Answer
 from suisen.serving.problems import Refusal
@@ -25,7 +25,7 @@ MAX_ROWS = 20_000
 class Journal:
     """A lane per log: a slow disk stops neither the event loop nor the answers."""
 
-    def __init__(self, logs: Mapping[str, Log], telemetry: Telemetry) -> None:
+    def __init__(self, logs: Mapping[str, FileLog], telemetry: Telemetry) -> None:
         """``logs``: by what they keep, ``events`` or ``impressions``; what has no log is not kept."""
         self._logs, self._telemetry = logs, telemetry
         self._lanes: dict[str, Lane[Rows, int]] = {
@@ -59,7 +59,19 @@ class Journal:
         if "impressions" not in self._lanes:
             return
         now = datetime.now(UTC)
-        rows: Rows = [_impression(request_id, version, answer, now) for answer in answers]
+        rows: Rows = [
+            Impression(
+                request_id=request_id,
+                time=now,
+                version=version,
+                user_id=as_text(answer.user_id),
+                answered_by=answer.answered_by,
+                item_id=[str(item.item_id) for item in answer.items],
+                position=[item.rank for item in answer.items],
+                score=[item.score for item in answer.items],
+            )
+            for answer in answers
+        ]
         try:
             done = self._lanes["impressions"].submit(rows)
         except Refusal:
@@ -72,7 +84,7 @@ class Journal:
         (self._telemetry.impressions_lost if lost else self._telemetry.impressions).inc(rows)
 
 
-def _write(log: Log, jobs: list[Rows]) -> list[int | Exception]:
+def _write(log: FileLog, jobs: list[Rows]) -> list[int | Exception]:
     """In a lane's thread: the rows of all jobs are one write."""
     try:
         log.append([row for rows in jobs for row in rows])
@@ -81,16 +93,3 @@ def _write(log: Log, jobs: list[Rows]) -> list[int | Exception]:
         reason = error.strerror or str(error)
         return [Refusal("log_unavailable", f"the log cannot be written ({reason}); nothing was kept")] * len(jobs)
     return [len(rows) for rows in jobs]
-
-
-def _impression(request_id: str, version: str, answer: Answer, now: datetime) -> Impression:
-    return Impression(
-        request_id=request_id,
-        time=now,
-        version=version,
-        user_id=as_text(answer.user_id),
-        answered_by=answer.answered_by,
-        item_id=[str(item.item_id) for item in answer.items],
-        position=[item.rank for item in answer.items],
-        score=[item.score for item in answer.items],
-    )

@@ -69,12 +69,11 @@ class Lane(Generic[J, R]):
 
     async def result(self, job: J, deadline_s: float) -> R:
         """The result of a job.  Refuses it (503) where it is not there in time; it is then skipped if still waiting."""
-        answer = self.submit(job)
-        alarm = self._loop.call_later(deadline_s, _expire, answer, deadline_s)
         try:
-            return await answer
-        finally:
-            alarm.cancel()
+            return await asyncio.wait_for(self.submit(job), deadline_s)
+        except TimeoutError:
+            late = f"no answer within {deadline_s:g} s; ask for less, or later"
+            raise Refusal("deadline_exceeded", late) from None
 
     def _run(self) -> None:
         """The worker thread."""
@@ -113,8 +112,3 @@ class Lane(Generic[J, R]):
                 ticket.answer.set_exception(result)
             else:
                 ticket.answer.set_result(result)
-
-
-def _expire(answer: asyncio.Future[R], deadline_s: float) -> None:
-    if not answer.done():
-        answer.set_exception(Refusal("deadline_exceeded", f"no answer within {deadline_s:g} s; ask for less, or later"))

@@ -5,7 +5,7 @@ Defaults and bounds of what a caller may choose are those of ``RecommendOptions`
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -15,6 +15,8 @@ from suisen.recommending.queries import MAX_ITEMS, RecommendOptions, UnknownPoli
 HISTORY = 10_000
 """Most items of a history, of ``exclude`` and of ``among``."""
 DEFAULTS = RecommendOptions()
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""No time of a message is earlier."""
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]

@@ -42,11 +42,15 @@ def document(endpoints: Sequence[Endpoint[Any]]) -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint[Any]) -> dict[str, Any]:
+    refusals = {
+        str(status): {"description": "Refused; code: " + ", ".join(codes), "content": PROBLEM}
+        for status, codes in sorted(endpoint.refusals.items())
+    }
     operation: dict[str, Any] = {
         "operationId": endpoint.operation,
         "summary": endpoint.summary,
         "parameters": _parameters(endpoint),
-        "responses": {str(endpoint.status): _answer(endpoint), **_refusals(endpoint)},
+        "responses": {str(endpoint.status): _answer(endpoint), **refusals},
     }
     if endpoint.method == "POST":
         content: dict[str, Any] = {"schema": {"$ref": REF.format(name=endpoint.takes.__name__)}}
@@ -63,14 +67,6 @@ def _answer(endpoint: Endpoint[Any]) -> dict[str, Any]:
     description = inspect.getdoc(endpoint.answers) or endpoint.summary
     schema = {"$ref": REF.format(name=endpoint.answers.__name__)}
     return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-def _refusals(endpoint: Endpoint[Any]) -> dict[str, Any]:
-    """Responses by status, their codes named."""
-    return {
-        str(status): {"description": "Refused; code: " + ", ".join(codes), "content": PROBLEM}
-        for status, codes in sorted(endpoint.refusals.items())
-    }
 
 
 def _parameters(endpoint: Endpoint[Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from suisen.errors import InputError
 from suisen.serving.answering import Answering, Job, Result
-from suisen.serving.event_log import FileLog, Log
+from suisen.serving.event_log import FileLog
 from suisen.serving.journal import Journal
 from suisen.serving.lane import Lane
 from suisen.serving.problems import Refusal
@@ -61,7 +61,7 @@ class Service:
         return self.loaded().work(jobs)
 
 
-def _logs(settings: Settings) -> dict[str, Log]:
+def _logs(settings: Settings) -> dict[str, FileLog]:
     """The files of the journal."""
     if settings.log_dir is None:
         if settings.impressions:

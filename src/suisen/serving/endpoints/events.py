@@ -11,13 +11,12 @@ from suisen.recommending.queries import MAX_ITEMS
 from suisen.serving.contract import Endpoint
 from suisen.serving.event_log import LoggedEvent, as_text
 from suisen.serving.exchange import Exchange
-from suisen.serving.messages import Message, Text, Whole, Zoned
+from suisen.serving.messages import EPOCH, Message, Text, Whole, Zoned
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 
 EVENTS = 1_000
 """Most events of one request."""
-START = datetime(1970, 1, 1, tzinfo=UTC)
 AHEAD = timedelta(days=1)
 """Clocks may be this far ahead; a log with events of the future could not be split by time."""
 LoggedText = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"\S")]
@@ -71,7 +70,7 @@ def _logged(place: int, event: Event, now: datetime) -> LoggedEvent:
     if event.user_id is None and event.session_id is None:
         raise Refusal("invalid_value", f"events[{place}] names neither user_id nor session_id; give one of them")
     time = now if event.time is None else event.time
-    if not START <= time <= now + AHEAD:
+    if not EPOCH <= time <= now + AHEAD:
         raise Refusal(
             "invalid_value",
             f"events[{place}].time = {time.isoformat()} must be from 1970 to now; leave it out for the time of arrival",

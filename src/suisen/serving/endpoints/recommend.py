@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
@@ -12,13 +12,14 @@ from suisen.recommending.queries import RecommendOptions
 from suisen.serving.answering import Recommend
 from suisen.serving.contract import COMPUTING, Endpoint
 from suisen.serving.exchange import Exchange
-from suisen.serving.messages import Answer, Ids, ListOptions, Query, Zoned
+from suisen.serving.messages import EPOCH, Answer, Ids, ListOptions, Query, Zoned
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 
 QUERIES = 256
 """Most queries of one request."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+CODES = (*COMPUTING, "unanswerable")
+"""Problems of a handler that recommends."""
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -79,6 +80,6 @@ ENDPOINT = Endpoint(
     recommend,
     takes=RecommendRequest,
     answers=RecommendAnswer,
-    codes=(*COMPUTING, "unanswerable"),
+    codes=CODES,
     example=RecommendRequest(queries=[Query(user_id="7"), Query(history=["3", "5"])], k=5),
 )

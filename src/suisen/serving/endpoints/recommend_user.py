@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from suisen.serving.contract import COMPUTING, Endpoint
-from suisen.serving.endpoints.recommend import RecommendAnswer, answered
+from suisen.serving.contract import Endpoint
+from suisen.serving.endpoints.recommend import CODES, RecommendAnswer, answered
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import ListOptions, Query
 from suisen.serving.service import Service
@@ -15,10 +15,5 @@ async def recommend_user(service: Service, exchange: Exchange, message: ListOpti
 
 
 ENDPOINT = Endpoint(
-    "GET",
-    "/v1/recommend/{user}",
-    recommend_user,
-    takes=ListOptions,
-    answers=RecommendAnswer,
-    codes=(*COMPUTING, "unanswerable"),
+    "GET", "/v1/recommend/{user}", recommend_user, takes=ListOptions, answers=RecommendAnswer, codes=CODES
 )
