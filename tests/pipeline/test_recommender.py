@@ -120,7 +120,7 @@ def test_nobody_is_asked_for(rec):
 
 
 def test_a_history_is_enough_where_the_model_reads_it(rec):
-    if "history" not in rec.abilities and "new users" not in rec.abilities:
+    if "history" not in rec.system.abilities and "new users" not in rec.abilities:
         with pytest.raises(UnsupportedQuery, match="anonymous query is unknown to train and mf lacks 'history'"):
             rec.recommend(history=PAST)
         return
@@ -140,7 +140,7 @@ def test_the_history_moves_the_list(name):
 
 def test_features_are_enough_where_the_model_reads_them(rec):
     features = {"age": 24, "segment": "segment-1"}
-    if "new users" not in rec.abilities:
+    if "new users" not in rec.system.abilities:
         with pytest.raises(UnsupportedQuery, match=r"anonymous query is unknown to train and .* lacks 'new users'"):
             rec.recommend(user_features=features)
         with pytest.raises(UnsupportedQuery, match=f"user '{NEW_USER}' is unknown to train and .* lacks 'new users'"):
@@ -149,7 +149,7 @@ def test_features_are_enough_where_the_model_reads_them(rec):
     whole(lists_of(rec.recommend(user_features=features, k=500)), rec, 500, seen=None)
     two = rec.recommend(user_features=[features, {"age": 70, "segment": "segment-2"}], k=70)
     assert list(lists_of(two)) == [0, 1]
-    if "features" in rec.abilities:
+    if "features" in rec.system.abilities:
         assert lists_of(two)[0] != lists_of(two)[1]
     mine = rec.recommend([NEW_USER], 5)  # in the table, with features, without events
     assert mine["user_id"].to_list() == [NEW_USER] * 5
@@ -225,8 +225,10 @@ def test_untrained_items_need_the_ability(rec):
     everything = set(rec.recommend(["u0001"], 500, exclude_seen=False)["item_id"])
     trained = set(rec.store.items.raw(rec.store.trained_items.nonzero().squeeze(1).numpy()))
     assert NEW_ITEM not in trained
-    assert everything == (set(rec.store.items.raw_ids) if "new items" in rec.abilities else trained)
-    assert (NEW_ITEM in set(rec.recommend(["u0001"], 5, among=[NEW_ITEM])["item_id"])) == ("new items" in rec.abilities)
+    assert everything == (set(rec.store.items.raw_ids) if "new items" in rec.system.abilities else trained)
+    assert (NEW_ITEM in set(rec.recommend(["u0001"], 5, among=[NEW_ITEM])["item_id"])) == (
+        "new items" in rec.system.abilities
+    )
 
 
 def test_similar_items(rec):

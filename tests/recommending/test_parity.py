@@ -28,7 +28,7 @@ def test_it_passes_after_loading(loaded):
     kinds = [("history" in row, row.get("user") is None) for row in fixture]
     assert kinds.count((False, False)) == 6
     assert kinds.count((False, True)) == 1  # nobody at all gets the popular list
-    assert kinds.count((True, True)) == ("history" in rec.abilities)
+    assert kinds.count((True, True)) == ("history" in rec.system.abilities)
     assert all(len(row["items"]) == 10 for row in fixture)
     assert {row["tolerance"] for row in fixture} == {parity.TOLERANCE}
     assert {row["least_found"] for row in fixture} == {1.0}

@@ -91,22 +91,16 @@ class Recommender:
         index = build_index(stages.retriever, self.index_settings or Exact())
         engine = Engine(stages.retriever, stages.ranker, allowed, self.candidates, index)
         self.curves = stages.curves
-        self._system = System(
-            self.retriever, self.ranker, store, engine, self.seed, _index_recall(engine, store), stages.notes
-        )
+        recall = _index_recall(engine, store)
+        self._system = System(self.retriever, self.ranker, store, engine, self.seed, recall, stages.notes)
         return self
 
     def recipe(self, options: RunOptions | None = None) -> Recipe:
         """What ``fit`` trains, and how."""
         history = getattr(self.ranker.view, "history", 0) if self.ranker is not None else 0
-        return Recipe(
-            self.retriever,
-            self.ranker,
-            self.candidates,
-            replace(self.lists, candidates=self.candidates, history=history),
-            options or RunOptions(seed=self.seed),
-            self.index_settings,
-        )
+        lists = replace(self.lists, candidates=self.candidates, history=history)
+        options = options or RunOptions(seed=self.seed)
+        return Recipe(self.retriever, self.ranker, self.candidates, lists, options, self.index_settings)
 
     @classmethod
     def of(cls, system: System) -> Self:
@@ -131,11 +125,6 @@ class Recommender:
     def engine(self) -> Engine:
         """The stages, ready to run in dense ids."""
         return self.system.engine
-
-    @property
-    def abilities(self) -> frozenset[str]:
-        """Which queries the first stage can answer."""
-        return frozenset(first_of(self.retriever, self.ranker).abilities)
 
     @property
     def name(self) -> str:

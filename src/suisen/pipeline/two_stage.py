@@ -174,15 +174,9 @@ def _joined(parts: list[Lists]) -> Lists:
 
     def wide(part: Lists) -> Lists:
         missing = width - part.labels.shape[1]
-        items, pair = part.candidates.items, part.candidates.pair
-        return replace(
-            part,
-            candidates=Candidates(
-                F.pad(items, (0, missing)), None if pair is None else F.pad(pair, (0, 0, 0, missing))
-            ),
-            labels=F.pad(part.labels, (0, missing)),
-            weights=F.pad(part.weights, (0, missing)),
-        )
+        pair = None if part.candidates.pair is None else F.pad(part.candidates.pair, (0, 0, 0, missing))
+        candidates = Candidates(F.pad(part.candidates.items, (0, missing)), pair)
+        return Lists(part.contexts, candidates, F.pad(part.labels, (0, missing)), F.pad(part.weights, (0, missing)))
 
     out: Lists = joined([wide(part) for part in parts])
     return out

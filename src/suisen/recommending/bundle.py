@@ -263,22 +263,14 @@ def _renamed(described: dict[str, Any] | None) -> dict[str, Any] | None:
 def _read(place: Path, manifest: dict[str, Any]) -> System:
     retriever, ranker = (_model(manifest[name]) for name in ("retriever", "ranker"))
     store = _store(place, manifest)
-    first = _net(place / "retriever.safetensors", retriever.build, store, ()) if retriever is not None else None
-    second = None
-    if ranker is not None:
-        build = partial(build_ranker, ranker)
-        second = _net(place / "ranker.safetensors", build, store, PAIR if retriever is not None else ())
+    first = None if retriever is None else _net(place / "retriever.safetensors", retriever.build, store, ())
+    pair = () if retriever is None else PAIR
+    second = None if ranker is None else _net(place / "ranker.safetensors", partial(build_ranker, ranker), store, pair)
     index = None if manifest["index"] is None else open_index(manifest["index"], place / "index")
     allowed = recommendable(first_of(retriever, ranker), store.trained_items)
-    system = System(
-        retriever,
-        ranker,
-        store,
-        Engine(first, second, allowed, manifest["candidates"], index),
-        seed=manifest["seed"],
-        index_recall=manifest["index_recall"],
-        notes=tuple(manifest["notes"]),
-    )
+    engine = Engine(first, second, allowed, manifest["candidates"], index)
+    notes = tuple(manifest["notes"])
+    system = System(retriever, ranker, store, engine, manifest["seed"], manifest["index_recall"], notes)
     return replace(system, version=f"{system.name.replace(' ', '')}-{_sha256(place / MANIFEST)[:12]}")
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suisen.data.batch import Candidates, Contexts
+from suisen.data.batch import Candidates
 from suisen.errors import BundleError
-from suisen.models.contract import CatalogueScorer
 from suisen.recommending.answering import answer, to_frame
 from suisen.recommending.engine import pair_features
 from suisen.recommending.queries import RawQueries, RecommendOptions, answerable, dense_queries
@@ -104,29 +103,20 @@ def _expected(system: System, request: dict[str, Any], at: int) -> dict[str, Any
     if not bool(answerable(dense, system.abilities)[0]):
         pool = store.popular[~torch.isin(store.popular, dense.seen.values)][:K]
         return _named(system, pool, store.item_counts[pool].float())
-    pool = allowed.nonzero().squeeze(1)
-    pool, scores = _first_stage(engine.first.net, dense.contexts, pool)
+    pool, device = allowed.nonzero().squeeze(1), engine.first.device
+    contexts = dense.contexts.to(device)
+    pool, scores = _sorted(pool, engine.first.net.score(contexts, Candidates(pool[None]).to(device))[0].cpu())
     if engine.states is not None and engine.ranker is not None:
         depth = max(K, engine.candidates)
         pool, scores = pool[:depth], scores[:depth]
         pair = pair_features(scores[None], torch.ones((1, len(pool)), dtype=torch.bool))
-        device = engine.first.device
-        ranked = engine.ranker.score(dense.contexts.to(device), Candidates(pool[None], pair).to(device))[0].cpu()
+        ranked = engine.ranker.score(contexts, Candidates(pool[None], pair).to(device))[0].cpu()
         pool, scores = _sorted(pool, ranked)
     return _named(system, pool[:K], scores[:K])
 
 
-def _first_stage(net: Any, contexts: Contexts, pool: Tensor) -> tuple[Tensor, Tensor]:
-    """All of the pool, best first."""
-    device = net.items.trained.device
-    if isinstance(net, CatalogueScorer):
-        scores = net.score_all(contexts.to(device))[0].cpu()[pool]
-    else:
-        scores = net.score(contexts.to(device), Candidates(pool[None]).to(device))[0].cpu()
-    return _sorted(pool, scores)
-
-
 def _sorted(pool: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The pool and its scores, best first."""
     order = scores.argsort(descending=True, stable=True)
     return pool[order], scores[order]
 
