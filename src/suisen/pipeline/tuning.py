@@ -287,7 +287,8 @@ class _Study:
 
     def __init__(self, task: _Task, knobs: list[Knob], store: Path | None) -> None:
         self.task, self.knobs, self.optuna = task, knobs, need_optuna()
-        how, prune, journal = task.settings, self.optuna.pruners, self.optuna.storages.journal
+        how, prune = task.settings, self.optuna.pruners
+        journal = self.optuna.storages.journal
         self.study = self.optuna.create_study(
             storage=None if store is None else journal.JournalStorage(journal.JournalFileBackend(str(store))),
             study_name=STUDY,

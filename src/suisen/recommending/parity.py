@@ -103,7 +103,8 @@ def _expected(system: System, request: dict[str, Any], at: int) -> dict[str, Any
     if not bool(answerable(dense, system.abilities)[0]):
         pool = store.popular[~torch.isin(store.popular, dense.seen.values)][:K]
         return _named(system, pool, store.item_counts[pool].float())
-    pool, device = allowed.nonzero().squeeze(1), engine.first.device
+    pool = allowed.nonzero().squeeze(1)
+    device = engine.first.device
     contexts = dense.contexts.to(device)
     pool, scores = _sorted(pool, engine.first.net.score(contexts, Candidates(pool[None]).to(device))[0].cpu())
     if engine.states is not None and engine.ranker is not None:
