@@ -6,18 +6,3 @@ from suisen.evaluation.metrics import METRICS
 from suisen.evaluation.protocols import evaluate
 from suisen.evaluation.ranks import UNRANKED
 from suisen.evaluation.report import Comparison, Comparisons, Report, Score, compare
-
-__all__ = [
-    "METRICS",
-    "UNRANKED",
-    "Comparison",
-    "Comparisons",
-    "Facts",
-    "Metric",
-    "Report",
-    "Score",
-    "Scorer",
-    "TileScorer",
-    "compare",
-    "evaluate",
-]

@@ -71,10 +71,3 @@ def model_of(name: str, **hyper: Any) -> Any:
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     return MODELS[name](**hyper)
-
-
-__all__ = [
-    "DNN", "EASE", "FFM", "FM", "GMF", "IALS", "MF", "MLP", "MODELS", "RANKERS", "RETRIEVERS", "SECOND_STAGES",
-    "BERT4Rec", "CatalogueScorer", "DCNv2", "DeepFM", "GRU4Rec", "ItemKNN", "LightGCN", "Model", "Net", "NeuMF",
-    "Popularity", "Ranker", "Retriever", "SASRec", "TwoTower", "WideDeep", "model_of", "name_of",
-]  # fmt: skip

@@ -31,6 +31,8 @@ holds for everybody; history: it reads the items of the history at hand; feature
 features."""
 ITEMS_PER_CHUNK = 65_536
 """Items whose states are computed at a time where the whole catalogue's are wanted."""
+BAG = ("values", "offsets", "weights")
+"""Fields of a ``Ragged``."""
 
 
 class ItemTable(nn.Module):
@@ -48,9 +50,8 @@ class ItemTable(nn.Module):
         self.register_buffer("numeric", features.numeric, persistent=False)
         self._multi = len(features.multi)
         for i, bag in enumerate(features.multi):
-            self.register_buffer(f"values_{i}", bag.values, persistent=False)
-            self.register_buffer(f"offsets_{i}", bag.offsets, persistent=False)
-            self.register_buffer(f"weights_{i}", bag.weights, persistent=False)
+            for part in BAG:
+                self.register_buffer(f"{part}_{i}", getattr(bag, part), persistent=False)
 
     def __len__(self) -> int:
         return int(self.trained.numel())
@@ -58,11 +59,8 @@ class ItemTable(nn.Module):
     @property
     def features(self) -> Features:
         """Features of every item, row 0 included."""
-        part = self.get_buffer
-        bags = [
-            Ragged(part(f"values_{i}"), part(f"offsets_{i}"), getattr(self, f"weights_{i}")) for i in range(self._multi)
-        ]
-        return Features(part("categorical"), part("numeric"), tuple(bags))
+        bags = [Ragged(*(getattr(self, f"{part}_{i}") for part in BAG)) for i in range(self._multi)]
+        return Features(self.get_buffer("categorical"), self.get_buffer("numeric"), tuple(bags))
 
     def known(self, ids: Tensor) -> Tensor:
         """``ids`` with 0 in place of every item that train has no event of: their own rows were never trained."""
@@ -193,16 +191,16 @@ class Retriever(CatalogueScorer):
         """(n_items, d): item vectors."""
         return self.item_vectors()
 
-    def score_prepared(self, contexts: Tensor, items: Tensor | None, ids: Tensor) -> Tensor:
+    def score_prepared(self, contexts: Tensor, items: Any, ids: Tensor) -> Tensor:
         """(B, C): inner products with the candidates' vectors."""
-        vectors = _given(items)[ids]  # (B, C, d)
+        vectors = items[ids]  # (B, C, d)
         return torch.bmm(vectors, contexts.unsqueeze(2)).squeeze(2)
 
-    def score_tile(self, contexts: Tensor, items: Tensor | None, lo: int, hi: int) -> Tensor:
+    def score_tile(self, contexts: Tensor, items: Any, lo: int, hi: int) -> Tensor:
         """(B, hi − lo): one matrix product."""
-        return contexts @ _given(items)[lo:hi].T
+        return contexts @ items[lo:hi].T
 
-    def bytes_per_score(self, items: Tensor | None) -> int:
+    def bytes_per_score(self, items: Any) -> int:
         """The score alone."""
         return 4
 
@@ -249,24 +247,17 @@ class Ranker(Net):
         chunks: Sequence[Tensor] = torch.split(ids, ITEMS_PER_CHUNK)
         return torch.cat([self.item_state(chunk) for chunk in chunks])
 
-    def score_prepared(self, contexts: Tensor, items: Tensor | None, ids: Tensor) -> Tensor:
+    def score_prepared(self, contexts: Tensor, items: Any, ids: Tensor) -> Tensor:
         """(B, C): what is left per pair, without pair features."""
-        return self.combine(contexts, _given(items)[ids], None)
+        return self.combine(contexts, items[ids], None)
 
-    def score_tile(self, contexts: Tensor, items: Tensor | None, lo: int, hi: int) -> Tensor:
+    def score_tile(self, contexts: Tensor, items: Any, lo: int, hi: int) -> Tensor:
         """(B, hi − lo): the same items for every context."""
-        return self.combine(contexts, _given(items)[None, lo:hi], None)
+        return self.combine(contexts, items[None, lo:hi], None)
 
-    def bytes_per_score(self, items: Tensor | None) -> int:
+    def bytes_per_score(self, items: Any) -> int:
         """The broadcast sum of two states, and what the layers above make of it: four floats per float of a state."""
-        return 16 * int(_given(items).shape[1])
-
-
-def _given(items: Tensor | None) -> Tensor:
-    """What ``prepare_items`` gave."""
-    if items is None:
-        raise TypeError("the items are not prepared: pass what prepare_items gave")
-    return items
+        return 16 * int(items.shape[1])
 
 
 @dataclass(frozen=True)

@@ -269,6 +269,3 @@ class LightGCNNet(Retriever):
     def item_vectors(self) -> Tensor:
         """(n_items, d)."""
         return self.frozen[self.n_users :]
-
-
-__all__ = ["LightGCN", "LightGCNNet", "graph_of", "hop", "hops", "propagated"]

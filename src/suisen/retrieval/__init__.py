@@ -40,20 +40,3 @@ def open_index(description: Description, folder: Path) -> Index:
     index = create_index(INDEXES[name](**settings))
     index.load(folder, shape)
     return index
-
-
-__all__ = [
-    "HNSW",
-    "INDEXES",
-    "IVFPQ",
-    "IVFSQ8",
-    "Exact",
-    "Excluded",
-    "Flat",
-    "Index",
-    "IndexSettings",
-    "create_index",
-    "measured_recall",
-    "open_index",
-    "search_among",
-]

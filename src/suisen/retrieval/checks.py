@@ -127,6 +127,23 @@ class StoredVectors:
         n, d = self.vectors.shape
         return {"name": self.settings.name, "n": n, "d": d, **asdict(self.settings)}
 
+    def save(self, folder: Path) -> None:
+        """Writes the vectors as .npy."""
+        with replacing(folder / VECTORS_FILE) as path:
+            np.save(path, self.vectors, allow_pickle=False)
+
+    def load(self, folder: Path, shape: tuple[int, int]) -> None:
+        """Maps the vectors into memory: pages are read when touched and shared between processes."""
+        path = folder / VECTORS_FILE
+        try:
+            # Copy-on-write rather than read-only, because torch warns of arrays that it could write to; nobody does.
+            vectors: Any = np.load(path, mmap_mode="c", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BundleError(f"{path} cannot be read ({error}); save the bundle again") from error
+        if vectors.dtype != np.float32 or vectors.shape != shape:
+            raise BundleError(f"{path} holds {vectors.dtype} {vectors.shape}, the description says float32 {shape}")
+        self._vectors = np.asarray(vectors)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -135,22 +152,3 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f"{path.stem}.part{path.suffix}")
     yield part
     part.replace(path)
-
-
-def save_vectors(folder: Path, vectors: Floats) -> None:
-    """Writes the vectors as .npy."""
-    with replacing(folder / VECTORS_FILE) as path:
-        np.save(path, vectors, allow_pickle=False)
-
-
-def load_vectors(folder: Path, shape: tuple[int, int]) -> Floats:
-    """The vectors, memory-mapped: pages are read when touched and shared between processes."""
-    path = folder / VECTORS_FILE
-    try:
-        # Copy-on-write rather than read-only, because torch warns of arrays that it could write to; nobody does.
-        vectors: Any = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BundleError(f"{path} cannot be read ({error}); save the bundle again") from error
-    if vectors.dtype != np.float32 or vectors.shape != shape:
-        raise BundleError(f"{path} holds {vectors.dtype} {vectors.shape}, the description says float32 {shape}")
-    return np.asarray(vectors)

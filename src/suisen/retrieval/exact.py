@@ -6,7 +6,6 @@ Cost: 2·d operations for each query and vector, then one pass over the scores (
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -14,14 +13,7 @@ import torch
 from torch import Tensor
 
 from suisen.parameters import parameters
-from suisen.retrieval.checks import (
-    CheckedSearch,
-    StoredVectors,
-    checked_search,
-    checked_vectors,
-    load_vectors,
-    save_vectors,
-)
+from suisen.retrieval.checks import CheckedSearch, StoredVectors, checked_search, checked_vectors
 from suisen.retrieval.contract import Bools, Excluded, Floats, Index, Ints
 from suisen.retrieval.select import NONE, Keys, largest, unpack
 
@@ -60,14 +52,6 @@ class ExactIndex(StoredVectors):
     ) -> tuple[Ints, Floats]:
         """(B, k) positions and inner products: see ``Index.search``."""
         return unpack(scan(self.vectors, checked_search(self.vectors, queries, k, exclude, allowed)), k)
-
-    def save(self, folder: Path) -> None:
-        """Writes vectors.npy."""
-        save_vectors(folder, self.vectors)
-
-    def load(self, folder: Path, shape: tuple[int, int]) -> None:
-        """Maps vectors.npy into memory."""
-        self._vectors = load_vectors(folder, shape)
 
 
 def search_among(index: Index, queries: Floats, k: int, exclude: Excluded, positions: Ints) -> tuple[Ints, Floats]:

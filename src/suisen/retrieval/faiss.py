@@ -21,15 +21,7 @@ from pydantic import Field
 
 from suisen.errors import BundleError, InputError
 from suisen.parameters import parameters
-from suisen.retrieval.checks import (
-    CheckedSearch,
-    StoredVectors,
-    checked_search,
-    checked_vectors,
-    load_vectors,
-    replacing,
-    save_vectors,
-)
+from suisen.retrieval.checks import CheckedSearch, StoredVectors, checked_search, checked_vectors, replacing
 from suisen.retrieval.contract import Bools, Description, Excluded, Floats, Ints
 from suisen.retrieval.exact import inner_products, most_scanned, scan
 from suisen.retrieval.select import NONE, Keys, pack, unpack
@@ -218,13 +210,13 @@ class FaissIndex(StoredVectors):
 
     def save(self, folder: Path) -> None:
         """Writes index.faiss, and vectors.npy where the index does not hold them whole."""
-        vectors = self.vectors
+        len(self.vectors)  # refuses an index that is empty
         with replacing(folder / INDEX_FILE) as path:
             _faiss().write_index(self._index, str(path))
             with path.open("ab") as file:
                 file.write(END)
         if self._quantised:
-            save_vectors(folder, vectors)
+            super().save(folder)
 
     def load(self, folder: Path, shape: tuple[int, int]) -> None:
         """Maps the files into memory; BundleError names the one that is missing, damaged or another index's."""
@@ -236,7 +228,10 @@ class FaissIndex(StoredVectors):
                 f"{folder / INDEX_FILE} holds {type(index).__name__} of {held}, the description says "
                 f"{self.settings.name} of {shape}; save the bundle again"
             )
-        self._vectors = load_vectors(folder, shape) if self._quantised else _stored_vectors(self._index)
+        if self._quantised:
+            super().load(folder, shape)
+        else:
+            self._vectors = _stored_vectors(self._index)
 
 
 def _faiss() -> Any:
