@@ -31,7 +31,7 @@ from suisen.models.layers import IdEmbedding
 from suisen.models.losses import full_softmax
 from suisen.models.sequence_model import AttentionModel
 from suisen.models.sequences import by_length, flat_states, newest
-from suisen.models.transformer import Shape, Transformer
+from suisen.models.transformer import Transformer
 from suisen.parameters import After, Search
 
 
@@ -67,14 +67,6 @@ class BERT4Rec(AttentionModel):
         """Sequences of at most ``length`` items: the items to predict stand among those that are read."""
         return Sequences(self.length, self.batch_size, by_length=self.batch_by_length, windows=self.windows)
 
-    @property
-    def shape(self) -> Shape:
-        """Sizes of the transformer."""
-        return Shape(
-            self.dim, self.blocks, self.heads, self.length, self.dropout,
-            inner=self.inner * self.dim, activation="gelu", causal=False,
-        )  # fmt: skip
-
     def build(self, schema: Schema) -> BERT4RecNet:
         """The table with its mask, positions, blocks and the head."""
         return BERT4RecNet(self, schema)
@@ -90,7 +82,8 @@ class BERT4RecNet(Retriever):
         self.model, self.mask = model, schema.n_items
         self.item = IdEmbedding(schema.n_items + 1, model.dim, 0.02)
         self.bias = nn.Parameter(torch.zeros(schema.n_items))
-        self.body = Transformer(model.shape)
+        shape = model.shape_of(inner=model.inner * model.dim, activation="gelu", causal=False)
+        self.body = Transformer(shape)
         self.head = nn.Sequential(nn.Linear(model.dim, model.dim), nn.GELU(), nn.LayerNorm(model.dim, eps=1e-8))
 
     def states(self, items: Ragged) -> Tensor:

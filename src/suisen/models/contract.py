@@ -22,6 +22,7 @@ from suisen.data.batch import Batch, Candidates, Contexts, Features, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged
 from suisen.data.views import View
+from suisen.models.layers import adam
 from suisen.models.tables import distinct, lookup
 from suisen.parameters import parameters
 
@@ -273,6 +274,19 @@ class Phase:
     """Runs when the phase starts (NeuMF: blend the two trained halves)."""
     view: View | None = None
     """Where it differs from the model's."""
+
+
+class OnePhase:
+    """Base of the hyper-parameters of models that Adam trains whole."""
+
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    """β₁ and β₂ of Adam."""
+    learning_rate: float
+    epochs: int
+
+    def phases(self, net: Any) -> list[Phase]:
+        """One phase of Adam."""
+        return [Phase(net, adam(self.learning_rate, self.betas), self.epochs)]
 
 
 @runtime_checkable

@@ -41,9 +41,8 @@ def info_nce(logits: Tensor, log_q: Tensor | None, ids: Tensor, weights: Tensor 
         logits = (logits - log_q - math.log(max(1, len(ids) - 1))).diagonal_scatter(own)
     same = ids[:, None] == ids[None, :]
     same.fill_diagonal_(False)
-    losses = F.cross_entropy(
-        logits.masked_fill(same, -torch.inf), torch.arange(len(ids), device=ids.device), reduction="none"
-    )
+    columns = torch.arange(len(ids), device=ids.device)
+    losses = F.cross_entropy(logits.masked_fill(same, -torch.inf), columns, reduction="none")
     return weighted_mean(losses[:, None], weights)
 
 

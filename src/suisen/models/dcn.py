@@ -76,8 +76,7 @@ class DCNv2Net(FieldRankerNet):
     """A side's state: its part of x₀, of W₀ x₀ (b₀ with the context), and if parallel of the deep net's first layer."""
 
     def __init__(self, model: DCNv2, schema: Schema) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.context = ContextVectors(schema, model.dim, (model.history, model.recent))
         self.item = ItemVectors(schema, model.dim)
         parts = self.context.count * model.dim, self.item.count * model.dim, len(schema.pair)

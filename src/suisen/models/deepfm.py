@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from suisen.data.batch import Contexts, Schema
 from suisen.models.contract import hyper_parameters
-from suisen.models.field_ranker import DeepRanker, FieldRankerNet
-from suisen.models.fm import FMCore
+from suisen.models.field_ranker import DeepRanker
+from suisen.models.fm import FMNet
 from suisen.models.layers import SplitMLP
 
 
@@ -36,13 +36,11 @@ class DeepFM(DeepRanker):
         return DeepFMNet(self, schema)
 
 
-class DeepFMNet(FieldRankerNet):
+class DeepFMNet(FMNet):
     """A side's state: the FM's (1 + k) and its part of the deep net's first layer (h₁)."""
 
     def __init__(self, model: DeepFM, schema: Schema) -> None:
-        super().__init__()
-        self.model = model
-        self.core = FMCore(schema, model.dim, (model.history, model.recent))
+        super().__init__(model, schema)
         widths = self.core.context.count * model.dim, self.core.item.count * model.dim, len(schema.pair)
         self.deep = SplitMLP(widths, model.hidden, model.dropout, model.batch_norm)
         self.out = nn.Linear(self.deep.out, 1, bias=False)
@@ -65,7 +63,3 @@ class DeepFMNet(FieldRankerNet):
         shallow = self.core(of_context, of_item, pair)
         deep = self.deep(deep_context, deep_item, pair, weights)
         return shallow + self.out(deep).squeeze(-1)
-
-    def tables(self) -> list[Tensor]:
-        """The FM's: the deep net reads the same."""
-        return self.core.tables()

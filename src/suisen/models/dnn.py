@@ -61,8 +61,7 @@ class DNNNet(FieldRankerNet):
     window: Tensor
 
     def __init__(self, model: DNN, schema: Schema) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.spans = [span for span in (model.history, model.recent) if span]
         self.context = ContextVectors(schema, model.dim, ())
         self.item = ItemVectors(schema, model.dim)

@@ -50,10 +50,8 @@ class EASE(ClosedForm):
     def build(self, schema: Schema) -> EASENet:
         """One n_items × n_items matrix.  Raises InputError for catalogues above ``MAX_ITEMS``."""
         if schema.n_items > MAX_ITEMS:
-            raise InputError(
-                f"EASE holds n_items² weights and the catalogue has {schema.n_items:,} items (at most {MAX_ITEMS:,}); "
-                f"use IALS"
-            )
+            size = f"{schema.n_items:,} items (at most {MAX_ITEMS:,})"
+            raise InputError(f"EASE holds n_items² weights and the catalogue has {size}; use IALS")
         return EASENet(self, schema)
 
 

@@ -89,8 +89,7 @@ class FFMNet(FieldRankerNet):
     """
 
     def __init__(self, model: FFM, schema: Schema) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         spans = (model.history, model.recent)
         context = 1 + len(schema.user) + len(schema.context) + sum(span > 0 for span in spans)
         item, pair = 1 + len(schema.item), len(schema.pair)
@@ -112,9 +111,8 @@ class FFMNet(FieldRankerNet):
         """(n,) linear terms and own pairs, (n, p) what pair features meet, and (n, count, F, k) vectors by field."""
         v = fields[..., 1:].view(len(fields), count, sum(self.counts), self.model.dim)  # (n, count, F, k)
         own = fields[..., 0].sum(1) + field_pairs(v[:, :, first : first + count])
-        met = torch.einsum(
-            "nfpk,pfk->np", v[:, :, sum(self.counts[:2]) :], self._pair_vectors()[:, first : first + count]
-        )
+        pair = self._pair_vectors()[:, first : first + count]  # (p, count, k)
+        met = torch.einsum("nfpk,pfk->np", v[:, :, sum(self.counts[:2]) :], pair)
         return own if inside is None else own + inside, met, v
 
     def _pair_vectors(self) -> Tensor:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from suisen.data.batch import Batch, Features
 from suisen.data.views import Rows, View
-from suisen.models.contract import Ability, Phase, Ranker, hyper_parameters
-from suisen.models.layers import adam, square_norm
+from suisen.models.contract import Ability, OnePhase, Ranker, hyper_parameters
+from suisen.models.layers import square_norm
 from suisen.models.losses import of_rows
 from suisen.parameters import After, Search
 
 
 @hyper_parameters
-class FieldRanker:
+class FieldRanker(OnePhase):
     """Hyper-parameters of every ranker over feature fields.  A model moves a default by writing the field again."""
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
@@ -49,10 +49,6 @@ class FieldRanker:
         """Contexts with candidates and labels."""
         return Rows(batch_size=self.batch_size, negatives=self.negatives, history=max(self.history, self.recent))
 
-    def phases(self, net: Any) -> list[Phase]:
-        """One phase of Adam."""
-        return [Phase(net, adam(self.learning_rate), self.epochs)]
-
 
 @hyper_parameters
 class DeepRanker(FieldRanker):
@@ -75,11 +71,14 @@ class DeepRanker(FieldRanker):
 class FieldRankerNet(Ranker):
     """The network's side of it: a model gives the three parts of a ``Ranker``."""
 
-    model: Any
-    """Its hyper-parameters: a ``FieldRanker``."""
     context: Any
     item: Any
     """The encoders of both sides' fields, where they are the network's own."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        """Its hyper-parameters: a ``FieldRanker``."""
 
     def tables(self) -> list[Tensor]:
         """What ``l2`` keeps small: the field tables, whose norm is taken whole in every step."""

@@ -124,9 +124,8 @@ class FMCore(nn.Module):
 class FMNet(FieldRankerNet):
     """The FM as a ranker: states are sums, ``combine`` is one inner product."""
 
-    def __init__(self, model: FM, schema: Schema) -> None:
-        super().__init__()
-        self.model = model
+    def __init__(self, model: FieldRanker, schema: Schema) -> None:
+        super().__init__(model)
         self.core = FMCore(schema, model.dim, (model.history, model.recent))
 
     def context_state(self, contexts: Contexts) -> Tensor:

@@ -9,7 +9,7 @@ that is most of the time.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.views import Rows, View
-from suisen.models.contract import Ability, Net, Phase, Retriever, hyper_parameters
-from suisen.models.layers import IdEmbedding, adam
+from suisen.models.contract import Ability, Net, OnePhase, Retriever, hyper_parameters
+from suisen.models.layers import IdEmbedding
 from suisen.models.losses import logistic, softmax_lists
 from suisen.models.tables import mean_square, products
 from suisen.parameters import After, Search
 
 
 @hyper_parameters
-class NCF:
+class NCF(OnePhase):
     """Hyper-parameters that the models of Neural Collaborative Filtering (GMF, MLP, NeuMF) share."""
 
     abilities: ClassVar[frozenset[Ability]] = frozenset()
@@ -43,10 +43,6 @@ class NCF:
     def view(self) -> View:
         """Positives of known users with negatives of their own; labelled pairs or lists where there are such."""
         return Rows(self.batch_size, self.negatives, guests=False)
-
-    def phases(self, net: Any) -> list[Phase]:
-        """One phase of Adam."""
-        return [Phase(net, adam(self.learning_rate), self.epochs)]
 
 
 @hyper_parameters

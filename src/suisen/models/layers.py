@@ -137,10 +137,8 @@ class FieldVectors(nn.Module):
     def inside(self, features: Features, fields: Tensor, own: OwnColumns) -> list[Tensor]:
         """For each multi-valued field the (n,) pairs inside it (``inside_pairs``); ``fields`` is what forward gave."""
         tables: Any = self.multi
-        return [
-            inside_pairs(bag, table.weight[:, own(place)], fields[:, place, own(place)])
-            for place, bag, table in zip(self.bags, features.multi, tables, strict=True)
-        ]
+        bags = zip(self.bags, features.multi, tables, strict=True)
+        return [inside_pairs(bag, table.weight[:, own(at)], fields[:, at, own(at)]) for at, bag, table in bags]
 
 
 class ContextVectors(nn.Module):

@@ -34,16 +34,15 @@ from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.data.views import Pairs, View
-from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
+from suisen.models.contract import Ability, OnePhase, Retriever, hyper_parameters
 from suisen.models.contrastive import pool_softmax
-from suisen.models.layers import adam
 from suisen.models.losses import bpr, weighted_mean
 from suisen.models.tables import distinct, lookup, transposed_sums
 from suisen.parameters import Search
 
 
 @hyper_parameters
-class LightGCN:
+class LightGCN(OnePhase):
     """Vectors of users and items smoothed over the graph of who took what (He et al. 2020).
 
     Answers users and guests with a history, new ones without training: the history stands for the user's row of the
@@ -88,10 +87,6 @@ class LightGCN:
     def build(self, schema: Schema) -> LightGCNNet:
         """One table over all nodes, and what will serve."""
         return LightGCNNet(self, schema)
-
-    def phases(self, net: Any) -> list[Phase]:
-        """One phase of Adam."""
-        return [Phase(net, adam(self.learning_rate), self.epochs)]
 
 
 def graph_of(user: Tensor, item: Tensor, n_users: int, n_items: int) -> Ragged:
@@ -253,13 +248,11 @@ class LightGCNNet(Retriever):
         """(B, d): computed from the history where there is one, the stored vector elsewhere."""
         history, users = contexts.history, self.frozen[contexts.user]
         known = self._known(history)
-        if known.values.numel():
-            lengths = known.lengths
-            weights = torch.repeat_interleave(lengths.to(users.dtype).rsqrt(), lengths)
-            own = self.nodes[contexts.user] * self.linked[contexts.user, None] / (self.model.layers + 1)
-            folded = own + hop(replace(known, weights=weights), self.sent)
-            return torch.where(lengths[:, None] > 0, folded, users)
-        return users
+        lengths = known.lengths
+        weights = torch.repeat_interleave(lengths.to(users.dtype).rsqrt(), lengths)
+        own = self.nodes[contexts.user] * self.linked[contexts.user, None] / (self.model.layers + 1)
+        folded = own + hop(replace(known, weights=weights), self.sent)
+        return torch.where(lengths[:, None] > 0, folded, users)
 
     def _known(self, history: Ragged) -> Ragged:
         """Each row's different items that have an edge in train."""

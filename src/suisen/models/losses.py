@@ -114,8 +114,7 @@ def full_softmax(
     if chunk is None:
         rows, floats = (256, 2**22) if table.device.type == "cpu" else (4096, 2**28)
         chunk = max(16, min(rows, floats // len(table)))
-    items = torch.ones(len(table), dtype=torch.bool, device=table.device)
-    items[0] = False  # row 0 is padding, no item
-    bias = (table.new_zeros(len(table)) if bias is None else bias).masked_fill(~items, -torch.inf)
+    bias = table.new_zeros(len(table)) if bias is None else bias.clone()
+    bias[0] = -torch.inf  # row 0 is padding, no item
     loss: Tensor = _ChunkedSoftmax.apply(hidden, table, targets, bias, chunk)  # type: ignore[no-untyped-call]
     return loss

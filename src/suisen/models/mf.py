@@ -10,7 +10,7 @@ Cost: 3·(1 + negatives)·d multiply-adds per example, and one pass over both ta
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.views import Pairs, View
-from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
-from suisen.models.layers import IdEmbedding, adam
+from suisen.models.contract import Ability, OnePhase, Retriever, hyper_parameters
+from suisen.models.layers import IdEmbedding
 from suisen.models.losses import bpr, logistic, logistic_pairs
 from suisen.models.tables import mean_square, products
 from suisen.parameters import Search
 
 
 @hyper_parameters
-class MF:
+class MF(OnePhase):
     """Matrix factorisation, trained on positives and sampled negatives.
 
     Loss: logistic or BPR.  Answers users of train, on items of train: it knows nothing but their ids.
@@ -69,10 +69,6 @@ class MF:
     def build(self, schema: Schema) -> MFNet:
         """Two tables of vectors and one of item biases."""
         return MFNet(self, schema)
-
-    def phases(self, net: Any) -> list[Phase]:
-        """One phase of Adam."""
-        return [Phase(net, adam(self.learning_rate), self.epochs)]
 
 
 class MFNet(Retriever):

@@ -69,12 +69,8 @@ class NeuMF(NCF):
         """GMF, MLP, then the blend; or the whole at once."""
         if not self.pretrain:
             return super().phases(net)
-        alone = adam(self.learning_rate)
-        return [
-            Phase(net.gmf, alone, self.epochs),
-            Phase(net.mlp, alone, self.epochs),
-            Phase(net, self._fine_tuner, self.epochs, before=net.blend),
-        ]
+        alone = [*super().phases(net.gmf), *super().phases(net.mlp)]
+        return [*alone, Phase(net, self._fine_tuner, self.epochs, before=net.blend)]
 
     def _fine_tuner(self, module: nn.Module) -> list[torch.optim.Optimizer]:
         if self.fine_tune == "adam":

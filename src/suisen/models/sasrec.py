@@ -31,15 +31,11 @@ from suisen.models.layers import IdEmbedding
 from suisen.models.sampled import Negatives, Per, calibrated_bce, calibration
 from suisen.models.sequence_model import AttentionModel, CausalNet
 from suisen.models.sequences import Positions
-from suisen.models.transformer import Shape, Transformer
+from suisen.models.transformer import Transformer
 from suisen.parameters import After
 
 Loss = Literal["softmax", "sampled", "bce", "gbce"]
-USUAL_NEGATIVES: dict[str, tuple[int, Per]] = {
-    "sampled": (256, "batch"),
-    "bce": (1, "position"),
-    "gbce": (256, "sequence"),
-}
+DEFAULTS: dict[str, tuple[int, Per]] = {"sampled": (256, "batch"), "bce": (1, "position"), "gbce": (256, "sequence")}
 """Of each loss: how many negatives are drawn where ``negatives`` is 0, and what shares them where it is not said."""
 
 
@@ -70,13 +66,6 @@ class SASRec(AttentionModel):
     calibration: Annotated[float, Field(ge=0, le=1)] = 0.75
     """t of gbce: 0 is bce, 1 makes scores as little overconfident as the full softmax does."""
 
-    @property
-    def shape(self) -> Shape:
-        """Sizes of the transformer: the paper's feed-forward layer is as wide as the states."""
-        return Shape(
-            self.dim, self.blocks, self.heads, self.length, self.dropout, inner=self.dim, published=self.published
-        )
-
     def build(self, schema: Schema) -> SASRecNet:
         """Item and position tables and the blocks."""
         return SASRecNet(self, schema)
@@ -89,10 +78,11 @@ class SASRecNet(CausalNet):
         super().__init__()
         self.model = model
         self.item = IdEmbedding(schema.n_items, model.dim, 0.02)
-        self.body = Transformer(model.shape)
+        # the paper's feed-forward layer is as wide as the states
+        self.body = Transformer(model.shape_of(inner=model.dim, published=model.published))
         self.negatives = None
         if model.loss != "softmax":
-            count, per = USUAL_NEGATIVES[model.loss]
+            count, per = DEFAULTS[model.loss]
             per = per if model.negatives_per == "auto" else model.negatives_per
             self.negatives = Negatives(model.negatives or count, per, model.power)
 

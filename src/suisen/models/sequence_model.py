@@ -16,21 +16,20 @@ from suisen.data.batch import Batch, Contexts
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged
 from suisen.data.views import Sequences, View
-from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
-from suisen.models.layers import IdEmbedding, adam
+from suisen.models.contract import Ability, OnePhase, Retriever, hyper_parameters
+from suisen.models.layers import IdEmbedding
 from suisen.models.losses import full_softmax
 from suisen.models.sampled import Negatives, positive_scores, sampled_softmax
 from suisen.models.sequences import Positions, newest, positions
+from suisen.models.transformer import Shape
 from suisen.parameters import After, Search
 
 
 @hyper_parameters
-class SequenceModel:
+class SequenceModel(OnePhase):
     """Hyper-parameters of every sequence model.  A model moves a default by writing the field again."""
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
-    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
-    """β₁ and β₂ of Adam."""
 
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(32, 64, 128))] = 64
     """Length of an item vector and of the states."""
@@ -56,10 +55,6 @@ class SequenceModel:
         """Sequences of at most ``length`` inputs and, behind the last one, one more item to predict."""
         return Sequences(self.length + 1, self.batch_size, by_length=self.batch_by_length, windows=self.windows)
 
-    def phases(self, net: Any) -> list[Phase]:
-        """One phase of Adam."""
-        return [Phase(net, adam(self.learning_rate, self.betas), self.epochs)]
-
 
 @hyper_parameters
 class AttentionModel(SequenceModel):
@@ -71,6 +66,10 @@ class AttentionModel(SequenceModel):
     """Transformer blocks."""
     heads: Annotated[int, Field(ge=1)] = 1
     """Attention heads; must divide ``dim``."""
+
+    def shape_of(self, **more: Any) -> Shape:
+        """Sizes of the transformer, with what differs between the models."""
+        return Shape(self.dim, self.blocks, self.heads, self.length, self.dropout, **more)
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:

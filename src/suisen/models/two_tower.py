@@ -34,9 +34,9 @@ from torch import Tensor, nn
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.views import Hard, Pairs, View
-from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
+from suisen.models.contract import Ability, OnePhase, Retriever, hyper_parameters
 from suisen.models.contrastive import Frequency, pool_softmax, triplet
-from suisen.models.layers import ContextVectors, ItemVectors, adam, perceptron
+from suisen.models.layers import ContextVectors, ItemVectors, perceptron
 from suisen.models.tables import distinct, lookup
 from suisen.parameters import Search
 
@@ -56,7 +56,7 @@ def _correction(value: Any) -> Any:
 
 
 @hyper_parameters
-class TwoTower:
+class TwoTower(OnePhase):
     """A user network and an item network over features, trained by contrast (Covington et al. 2016; Yi et al. 2019).
 
     Answers users, new users by their features, guests by their history; scores items without an event in train by their
@@ -122,10 +122,6 @@ class TwoTower:
     def build(self, schema: Schema) -> TwoTowerNet:
         """Both towers."""
         return TwoTowerNet(self, schema)
-
-    def phases(self, net: Any) -> list[Phase]:
-        """One phase of Adam."""
-        return [Phase(net, adam(self.learning_rate), self.epochs)]
 
 
 class Tower(nn.Module):

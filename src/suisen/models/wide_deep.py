@@ -176,10 +176,8 @@ def _dense(bags: Ragged, size: int) -> Tensor:
 
 def crossable(schema: Schema, history: int) -> dict[str, Crossed | str]:
     """By name, and by ``owner.name``: each field, or why it cannot be crossed."""
-    found: dict[str, Crossed | str] = {
-        "user": Crossed("user", "user", "id", schema.n_users, 1),
-        "item": Crossed("item", "item", "id", schema.n_items, 1),
-    }
+    found: dict[str, Crossed | str] = {"user": Crossed("user", "user", "id", schema.n_users, 1)}
+    found["item"] = Crossed("item", "item", "id", schema.n_items, 1)
     if history:
         found["history"] = Crossed("history", "user", "history", schema.n_items, history)
     names = [field.name for fields in (schema.user, schema.context, schema.item) for field in fields]
@@ -323,8 +321,7 @@ class WideDeepNet(FieldRankerNet):
     """A side's state: the wide part's and, behind it, its part of the deep net's first layer (h₁)."""
 
     def __init__(self, model: WideDeep, schema: Schema) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.wide = Wide(model, schema)
         self.deep = Deep(model, schema) if model.hidden else None
 
