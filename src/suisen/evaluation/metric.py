@@ -113,9 +113,8 @@ class MetricAtK:
                 raise InputError(f"metric = {str(self)!r} needs lists; ask for them when ranking")
             return metric.of_lists(ranking.lists[:, :k], facts)
         if metric.of_rivals is None or ranking.rivals is None:
-            raise InputError(
-                f"metric = {str(self)!r} needs every candidate's score; a scorer of lists gives none: drop it"
-            )
+            said = f"metric = {str(self)!r} needs every candidate's score"
+            raise InputError(f"{said}; a scorer of lists gives none: drop it")
         return metric.of_rivals(ranking.ranks, ranking.rivals)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from suisen.errors import InputError
 from suisen.evaluation.contract import Scorer, TileScorer
 from suisen.evaluation.metric import Facts, MetricAtK
 from suisen.evaluation.metrics import METRICS, parse_all
-from suisen.evaluation.ranks import NAN, Ranking, distinct, from_candidates, from_lists
+from suisen.evaluation.ranks import Ranking, distinct, from_candidates, from_lists, no_nan
 from suisen.evaluation.report import Report
 from suisen.evaluation.tiles import Wanted, from_tiles
 
@@ -65,26 +64,22 @@ def evaluate(
     if not parsed:
         raise InputError("metrics = []; name at least one, like ['ndcg@10']")
     if clicks:
-        measured = _clicks(scorer, queries, parsed)
+        values, notes, peak_bytes = _clicks(scorer, queries, parsed)
     else:
-        measured = _ranked(scorer, queries, parsed, facts, repeats, memory_bytes)
+        values, notes, peak_bytes = _ranked(scorer, queries, parsed, facts, repeats, memory_bytes)
     return Report(
         name=name or type(scorer).__name__,
         protocol="; ".join(part for part in (queries.protocol, _protocol(queries, repeats)) if part),
         fingerprint=fingerprint(queries),
-        values={str(each): values.numpy().astype(np.float32) for each, values in measured.values.items()},
-        notes=measured.notes,
+        values={str(each): per_query.numpy().astype(np.float32) for each, per_query in values.items()},
+        notes=notes,
         seconds=time.perf_counter() - started,
-        peak_bytes=measured.peak_bytes,
+        peak_bytes=peak_bytes,
     )
 
 
-@dataclass(frozen=True)
-class _Measured:
-    values: dict[MetricAtK, Tensor]
-    """(B,) values per metric."""
-    notes: tuple[str, ...]
-    peak_bytes: int
+_Measured = tuple[dict[MetricAtK, Tensor], tuple[str, ...], int]
+"""(B,) values per metric, notes, and most bytes of scores held at once."""
 
 
 def _ranked(
@@ -99,7 +94,7 @@ def _ranked(
     truth = distinct(queries.truth)
     ranking = _ranking(scorer, queries, truth, metrics, repeats, budget)
     values = {each: each.of_ranking(ranking, facts) for each in metrics}
-    return _Measured(values, _notes(queries, ranking, metrics, facts), ranking.peak_bytes)
+    return values, _notes(queries, ranking, metrics, facts), ranking.peak_bytes
 
 
 def _ranking(
@@ -113,12 +108,10 @@ def _ranking(
     if isinstance(scorer, TileScorer):
         rivals = any(each.metric.of_rivals is not None for each in metrics)
         return from_tiles(scorer, queries, truth, exclude, Wanted(budget, longest, rivals))
-    for each in metrics:
-        if each.k is None:
-            raise InputError(
-                f"metric = {str(each)!r} needs the whole ranking, and {type(scorer).__name__} gives lists; "
-                "write a cut-off, like mrr@10"
-            )
+    whole = [str(each) for each in metrics if each.k is None]
+    if whole:
+        said = f"metric = {whole[0]!r} needs the whole ranking, and {type(scorer).__name__} gives lists"
+        raise InputError(f"{said}; write a cut-off, like mrr@10")
     return from_lists(scorer, queries, truth, exclude, max(each.k or 0 for each in metrics))
 
 
@@ -135,10 +128,9 @@ def _clicks(scorer: Scorer, queries: Queries, metrics: list[MetricAtK]) -> _Meas
     parts = torch.split(torch.arange(len(queries)), CLICKS_PER_CHUNK)
     chunks = [scorer.score(queries.contexts.take(part), Candidates(items[part])).float().cpu() for part in parts]
     scores = torch.cat(chunks)[:, 0]  # (B,)
-    if bool(scores.isnan().any()):
-        raise InputError(NAN)
+    no_nan(scores)
     values = {each: formula(scores, labels[:, 0]) for each, formula in formulas.items()}
-    return _Measured(values, (), min(len(queries), CLICKS_PER_CHUNK) * 4)
+    return values, (), min(len(queries), CLICKS_PER_CHUNK) * 4
 
 
 def _protocol(queries: Queries, repeats: bool) -> str:

@@ -91,9 +91,7 @@ def from_lists(scorer: Scorer, queries: Queries, truth: Ragged, exclude: Ragged,
     return Ranking(truth.with_values(torch.cat(ranks)), lists=torch.cat(lists))
 
 
-def from_candidates(
-    scorer: Scorer, queries: Queries, truth: Ragged, k: int, budget: int, bytes_per_score: int = 4
-) -> Ranking:
+def from_candidates(scorer: Scorer, queries: Queries, truth: Ragged, k: int, budget: int) -> Ranking:
     """Ranks among the candidates that the protocol gave.
 
     0 pads.  A second copy of a relevant item (156 users of the NCF split have the target among its own negatives)
@@ -102,7 +100,7 @@ def from_candidates(
     items = queries.candidates
     if items is None:
         raise InputError("queries.candidates = None; give candidates or rank the catalogue")
-    cost = bytes_per_score + 40  # ids, sorted scores and ids, places
+    cost = 44  # bytes per score: itself, ids, sorted scores and ids, places
     rows = max(1, min(QUERIES_PER_CHUNK, budget // (cost * max(1, items.shape[1]))))
     ranks, rivals, lists = [], [], []
     for part in torch.split(torch.arange(len(queries)), rows):
@@ -112,7 +110,7 @@ def from_candidates(
         if scores.shape != ids.shape:
             shapes = f"{tuple(scores.shape)} for candidates {tuple(ids.shape)}"
             raise InputError(f"score() gave {shapes}; give one score each")
-        _no_nan(scores)
+        no_nan(scores)
         scores = scores.masked_fill(ids == 0, -torch.inf)
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         ids = ids.gather(1, order).masked_fill(scores == -torch.inf, 0)
@@ -176,7 +174,7 @@ def _check_lists(ids: Tensor, scores: Tensor, exclude: Ragged, width: int, first
         shapes = f"ids {tuple(ids.shape)}, scores {tuple(scores.shape)}"
         raise InputError(f"rank() gave {shapes}; give ({rows}, {width}), 0 pads")
     valid = ids > 0
-    _no_nan(scores.masked_fill(~valid, 0))
+    no_nan(scores.masked_fill(~valid, 0))
     falling = ~(valid[:, 1:] & (~valid[:, :-1] | (scores[:, 1:] > scores[:, :-1])))
     _refuse(~falling, first, "a list whose scores rise or that pads in the middle; sort it, best first")
     ordered = ids.sort(1).values
@@ -191,6 +189,7 @@ def _refuse(bad: Tensor, first: int, what: str) -> None:
         raise InputError(f"rank() returned, for query {first + int(bad.any(1).int().argmax())}, {what}")
 
 
-def _no_nan(scores: Tensor) -> None:
+def no_nan(scores: Tensor) -> None:
+    """Raises InputError where a score is NaN."""
     if bool(scores.isnan().any()):
         raise InputError(NAN)

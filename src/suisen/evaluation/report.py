@@ -93,6 +93,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: the numbers for people, the queries' values for later pairing."""
+        packed = {m: base64.b64encode(v.astype("<f4").tobytes()).decode() for m, v in self.values.items()}
         return {
             "name": self.name,
             "protocol": self.protocol,
@@ -102,9 +103,7 @@ class Report:
             "notes": list(self.notes),
             "seconds": self.seconds,
             "peak_bytes": self.peak_bytes,
-            "values_float32_base64": {
-                m: base64.b64encode(v.astype("<f4").tobytes()).decode() for m, v in self.values.items()
-            },
+            "values_float32_base64": packed,
         }
 
     def to_json(self) -> str:

@@ -19,7 +19,7 @@ from suisen.data.batch import Contexts, Queries
 from suisen.data.ragged import Ragged, spans
 from suisen.errors import InputError
 from suisen.evaluation.contract import TileScorer, bytes_per_score
-from suisen.evaluation.ranks import BLUR, NAN, UNRANKED, Ranking, blurred
+from suisen.evaluation.ranks import BLUR, UNRANKED, Ranking, blurred, no_nan
 
 CPU_SCORES_PER_TILE = 2**20
 """On a CPU: 4 MiB, so that comparing finds them in cache."""
@@ -179,9 +179,7 @@ class _Batch:
         """Ranks of the truth's values, rising in each row."""
         kept = self._read_targets()
         for number in range(len(self.catalogue.tiles)):
-            tile = kept.pop(number, None)
-            if tile is None:
-                tile = self.tile(number)
+            tile = kept.pop(number) if number in kept else self.tile(number)
             for column, start in enumerate(self.start):
                 floor = self.floor[start:, column, None]
                 self.count[start:, column] += self.catalogue.count(tile[start:], floor)
@@ -209,8 +207,7 @@ class _Batch:
                 kept[number] = tile
             del tile
         self.catalogue.most_kept = max(self.catalogue.most_kept, len(kept))
-        if bool(self.target.isnan().any()):
-            raise InputError(NAN)
+        no_nan(self.target)
         self.floor = self._floor(sample, int(numbers[0]) if numbers.numel() else 0)
         return kept
 

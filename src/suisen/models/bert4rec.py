@@ -88,8 +88,7 @@ class BERT4RecNet(Retriever):
 
     def states(self, items: Ragged) -> Tensor:
         """(B, L, d) states of B rows of at most ``length`` places, padded on the right (padding's mean nothing)."""
-        out: Tensor = self.body(self.item(items.padded()), items.lengths)
-        return out
+        return self.body(self.item(items.padded()), items.lengths)
 
     def examples(self, sequences: Ragged) -> tuple[Ragged, Tensor]:
         """Sequences, some of them cut, and (n,) bool: which of their n values are to be hidden.

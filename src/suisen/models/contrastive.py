@@ -70,8 +70,7 @@ def pool_softmax(
         hard = hard if hard is None else hard[order]
     examples = _Examples(row, where, share / share.sum().clamp(min=1e-12))
     beside = None if hard is None else hard.to(query.dtype).logsumexp(1)
-    loss: Tensor = _PoolSoftmax.apply(query, items, bias, beside, examples, starts)  # type: ignore[no-untyped-call]
-    return loss
+    return _PoolSoftmax.apply(query, items, bias, beside, examples, starts)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

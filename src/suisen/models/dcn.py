@@ -84,27 +84,22 @@ class DCNv2Net(FieldRankerNet):
         self.of_context = slice(0, parts[0])  # columns of x₀
         self.of_item = slice(parts[0], parts[0] + parts[1])
         self.of_pair = slice(parts[0] + parts[1], width)
-        self.crosses = nn.ModuleList(CrossLayer(width, model.rank) for _ in range(model.crosses))
+        self.crosses: Any = nn.ModuleList(CrossLayer(width, model.rank) for _ in range(model.crosses))
         self.stacked = model.structure == "stacked"
         self.deep = SplitMLP((0, 0, width) if self.stacked else parts, model.hidden, model.dropout, model.batch_norm)
         self.out = nn.Linear(self.deep.out + (0 if self.stacked else width), 1)
         self.order = nn.Parameter(retrieval_prior(schema))
 
-    @property
-    def _first(self) -> CrossLayer:
-        layer: Any = self.crosses[0]
-        return layer
-
     def context_state(self, contexts: Contexts) -> Tensor:
         """(B, d_c + d₀), when parallel + h₁."""
         x = self.context(contexts, self.model.hide_ids).flatten(1)
-        state = [x, self._first.linear(x, self.of_context, bias=True)]
+        state = [x, self.crosses[0].linear(x, self.of_context, bias=True)]
         return torch.cat(state if self.stacked else [*state, self.deep.context(x)], 1)
 
     def item_state(self, ids: Tensor) -> Tensor:
         """(n, d_i + d₀), when parallel + h₁."""
         x = self.item(*self.rows(ids), self.model.hide_ids).flatten(1)
-        state = [x, self._first.linear(x, self.of_item)]
+        state = [x, self.crosses[0].linear(x, self.of_item)]
         return torch.cat(state if self.stacked else [*state, self.deep.item(x)], 1)
 
     def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
@@ -120,7 +115,7 @@ class DCNv2Net(FieldRankerNet):
         first = torch.cat([c.unsqueeze(1).expand(*rows, -1), i.expand(*rows, -1), *extra], 2)  # x₀: (B, C, d₀)
         crossed = c_crossed.unsqueeze(1) + i_crossed  # W₀ x₀ + b₀: (B, C, d₀), from the sides' states
         if extra:
-            crossed = crossed + self._first.linear(extra[0], self.of_pair)
+            crossed = crossed + self.crosses[0].linear(extra[0], self.of_pair)
         x = torch.addcmul(first, first, crossed)  # x₁ = x₀ ⊙ (W₀ x₀ + b₀) + x₀
         for layer in self.crosses[1:]:
             x = layer(first, x)

@@ -78,8 +78,7 @@ class _FieldPairs(torch.autograd.Function):
 
 def field_pairs(v: Tensor) -> Tensor:
     """(n,) Σ_{f<g} v[:, f, g] · v[:, g, f] of (n, F, F, k): v[:, f, g] is field f's vector for field g."""
-    pairs: Tensor = _FieldPairs.apply(v)  # type: ignore[no-untyped-call]
-    return pairs
+    return _FieldPairs.apply(v)  # type: ignore[no-untyped-call]
 
 
 class FFMNet(FieldRankerNet):

@@ -88,8 +88,7 @@ class GRU4RecNet(CausalNet):
     def states(self, items: Ragged) -> Tensor:
         """(B, L, d) states of B rows of items, padded on the right."""
         x = dropout(self.item(items.padded()), self.model.dropout, self.training)  # (B, L, d)
-        out: Tensor = dropout(self.gru(x)[0], self.model.dropout, self.training)
-        return out
+        return dropout(self.gru(x)[0], self.model.dropout, self.training)
 
     def sampled_loss(self, at: Positions, negatives: Negatives) -> Tensor:
         """BPR-max or softmax over draws that the whole batch shares; draws of the item to predict are left out."""

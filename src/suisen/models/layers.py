@@ -92,8 +92,7 @@ def square_norm(tables: Iterable[Tensor]) -> Tensor:
     """Scalar: the sum of the squares of every table.  One reading pass forward and one writing pass backward, where a
     square and its sum would write a copy of each table and read it three times.
     """
-    total: Tensor = _SquareNorm.apply(*tables)  # type: ignore[no-untyped-call]
-    return total
+    return _SquareNorm.apply(*tables)  # type: ignore[no-untyped-call]
 
 
 OwnColumns = Callable[[int], slice]
@@ -118,7 +117,7 @@ class FieldVectors(nn.Module):
         self.register_buffer("starts", starts, persistent=False)
         self.categorical = nn.Parameter(torch.randn(sum(sizes), dim) * std)
         self.numeric = nn.Parameter(torch.randn(sum(field.kind == "numeric" for field in fields), dim) * std)
-        self.multi = nn.ModuleList(IdEmbedding(field.size, dim, std) for field in fields if field.kind == "multi")
+        self.multi: Any = nn.ModuleList(IdEmbedding(field.size, dim, std) for field in fields if field.kind == "multi")
         self.bags = tuple(range(self.count - len(self.multi), self.count))
         """Places of the multi-valued fields."""
 
@@ -130,14 +129,12 @@ class FieldVectors(nn.Module):
         # one table holds all categorical fields, one behind the other; ``starts`` says where each begins
         looked = lookup(self.categorical, codes + self.starts, padding=False) * (codes > 0).unsqueeze(-1)  # (n, C, dim)
         scaled = features.numeric.unsqueeze(-1) * self.numeric  # (n, N, 1) · (N, dim) -> (n, N, dim)
-        tables: Any = self.multi
-        bags = [pooled(bag, table.weight).unsqueeze(1) for bag, table in zip(features.multi, tables, strict=True)]
+        bags = [pooled(bag, table.weight).unsqueeze(1) for bag, table in zip(features.multi, self.multi, strict=True)]
         return torch.cat([looked, scaled, *bags], 1)
 
     def inside(self, features: Features, fields: Tensor, own: OwnColumns) -> list[Tensor]:
         """For each multi-valued field the (n,) pairs inside it (``inside_pairs``); ``fields`` is what forward gave."""
-        tables: Any = self.multi
-        bags = zip(self.bags, features.multi, tables, strict=True)
+        bags = zip(self.bags, features.multi, self.multi, strict=True)
         return [inside_pairs(bag, table.weight[:, own(at)], fields[:, at, own(at)]) for at, bag, table in bags]
 
 
@@ -154,7 +151,7 @@ class ContextVectors(nn.Module):
         self.user = IdEmbedding(schema.n_users, dim, std)
         self.fields = FieldVectors(schema.user, dim, std)
         self.request = FieldVectors(schema.context, dim, std)
-        self.history = nn.ModuleList(IdEmbedding(schema.n_items, dim, std) for _ in self.spans)
+        self.history: Any = nn.ModuleList(IdEmbedding(schema.n_items, dim, std) for _ in self.spans)
         self.count = 1 + self.fields.count + self.request.count + len(self.spans)
 
     def forward(self, contexts: Contexts, drop_ids: float = 0.0) -> Tensor:
@@ -184,8 +181,7 @@ class ContextVectors(nn.Module):
         parts = [self.user(user).unsqueeze(1), features, of_moment]
         if own is not None:
             inside += self.request.inside(contexts.context_features, of_moment, lambda place: own(first + place))
-        tables: Any = self.history
-        for place, (span, table) in enumerate(zip(self.spans, tables, strict=True), self.count - len(self.spans)):
+        for place, (span, table) in enumerate(zip(self.spans, self.history, strict=True), self.count - len(self.spans)):
             past = contexts.history.last(span)
             mean = pooled(past, table.weight)  # (B, dim)
             parts.append(mean.unsqueeze(1))
@@ -264,8 +260,7 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
     cut = _cut(share)
     if not training or cut == 0:
         return x
-    out: Tensor = _DropoutFunction.apply(x, cut)  # type: ignore[no-untyped-call]
-    return out
+    return _DropoutFunction.apply(x, cut)  # type: ignore[no-untyped-call]
 
 
 class Dropout(nn.Module):
@@ -365,15 +360,13 @@ def activated(z: Tensor, norm: nn.BatchNorm1d | None, share: float) -> Tensor:
     """
     cut = _cut(share)
     if norm is None:
-        plain: Tensor = _ReluDropout.apply(z, cut)  # type: ignore[no-untyped-call]
-        return plain
+        return _ReluDropout.apply(z, cut)  # type: ignore[no-untyped-call]
     if len(z) < 2:
         still = F.batch_norm(z, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         return dropout(F.relu(still), share, training=True)
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-    out: Tensor = _NormReluDropout.apply(z, norm.weight, norm.bias, norm, cut)  # type: ignore[no-untyped-call]
-    return out
+    return _NormReluDropout.apply(z, norm.weight, norm.bias, norm, cut)  # type: ignore[no-untyped-call]
 
 
 class SplitMLP(nn.Module):
@@ -396,7 +389,7 @@ class SplitMLP(nn.Module):
         self.bias = nn.Parameter(whole.bias.detach().clone())
         parts = torch.split(whole.weight.detach(), [context, item, pair], 1)
         self.from_context, self.from_item, self.from_pair = (nn.Parameter(part.clone()) for part in parts)
-        self.upper = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(hidden))
+        self.upper: Any = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(hidden))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in hidden) if batch_norm else None
         self.dropout = dropout
         self.width, self.out = hidden[0], hidden[-1]
@@ -429,7 +422,6 @@ class SplitMLP(nn.Module):
 
     def _layers(self, x: Tensor) -> Tensor:
         x = self._activate(x, 0)
-        layer: Any
         for depth, layer in enumerate(self.upper, start=1):
             folded = self._fold(depth)
             if folded is None:

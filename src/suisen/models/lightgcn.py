@@ -147,8 +147,7 @@ class _Propagated(torch.autograd.Function):
 
 def propagated(x: Tensor, graph: Ragged, layers: int, rows: Tensor) -> tuple[Tensor, Tensor]:
     """(r, d) rows of E and (r, d) rows of F = (E + ÃE + … + Ã^layers E) / (layers + 1), for r different rows."""
-    both: tuple[Tensor, Tensor] = _Propagated.apply(x, graph, layers, rows)  # type: ignore[no-untyped-call]
-    return both
+    return _Propagated.apply(x, graph, layers, rows)  # type: ignore[no-untyped-call]
 
 
 class LightGCNNet(Retriever):

@@ -116,5 +116,4 @@ def full_softmax(
         chunk = max(16, min(rows, floats // len(table)))
     bias = table.new_zeros(len(table)) if bias is None else bias.clone()
     bias[0] = -torch.inf  # row 0 is padding, no item
-    loss: Tensor = _ChunkedSoftmax.apply(hidden, table, targets, bias, chunk)  # type: ignore[no-untyped-call]
-    return loss
+    return _ChunkedSoftmax.apply(hidden, table, targets, bias, chunk)  # type: ignore[no-untyped-call]

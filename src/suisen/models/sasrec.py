@@ -89,8 +89,7 @@ class SASRecNet(CausalNet):
     def states(self, items: Ragged) -> Tensor:
         """(B, L, d) states of B rows of at most ``length`` items, padded on the right."""
         x = self.item(items.padded()) * self.model.dim**0.5  # (B, L, d)
-        out: Tensor = self.body(x, items.lengths)
-        return out
+        return self.body(x, items.lengths)
 
     def sampled_loss(self, at: Positions, negatives: Negatives) -> Tensor:
         """Softmax over draws, or binary cross-entropies, in which draws of the sequence's own items do not count."""

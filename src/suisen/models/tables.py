@@ -60,8 +60,7 @@ def lookup(table: Tensor, ids: Tensor, padding: bool = True) -> Tensor:
     """(…, d): the rows of (n, d) at ids (…,); with ``padding`` row 0 has no gradient."""
     if not _ours(table) or not ids.numel():
         return F.embedding(ids, table, padding_idx=0 if padding else None)
-    rows: Tensor = _Lookup.apply(table, ids, padding)  # type: ignore[no-untyped-call]
-    return rows
+    return _Lookup.apply(table, ids, padding)  # type: ignore[no-untyped-call]
 
 
 class _Bags(torch.autograd.Function):
@@ -94,8 +93,7 @@ def bag_sums(table: Tensor, values: Tensor, offsets: Tensor, weights: Tensor) ->
     """(B, d): weighted sums of the table's rows at values[offsets[b]:offsets[b + 1]]."""
     if not _ours(table) or not values.numel():
         return F.embedding_bag(values, table, offsets[:-1], mode="sum", per_sample_weights=weights, padding_idx=0)
-    sums: Tensor = _Bags.apply(table, values, offsets, weights)  # type: ignore[no-untyped-call]
-    return sums
+    return _Bags.apply(table, values, offsets, weights)  # type: ignore[no-untyped-call]
 
 
 def distinct(ids: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,8 +142,7 @@ def products(vectors: Tensor, table: Tensor, bias: Tensor, ids: Tensor) -> Tenso
     if not _ours(table):
         rows = F.embedding(ids, table, padding_idx=0)
         return torch.einsum("bd,bkd->bk", vectors, rows) + F.embedding(ids, bias.unsqueeze(1), padding_idx=0).squeeze(2)
-    out: Tensor = _Products.apply(vectors, table, bias, ids)  # type: ignore[no-untyped-call]
-    return out
+    return _Products.apply(vectors, table, bias, ids)  # type: ignore[no-untyped-call]
 
 
 def mean_square(table: Tensor, ids: Tensor) -> Tensor:

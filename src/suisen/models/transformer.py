@@ -118,7 +118,7 @@ class Transformer(nn.Module):
         self.shape = shape
         self.position = nn.Embedding(shape.length, shape.dim)
         nn.init.normal_(self.position.weight, std=shape.std)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
+        self.blocks: Any = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
         self.norm = nn.LayerNorm(shape.dim, eps=1e-8)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -132,8 +132,6 @@ class Transformer(nn.Module):
         x = x + self.position(places.clamp(max=self.shape.length - 1))
         x = dropout(x, self.shape.dropout, self.training)
         keys = None if self.shape.causal else (at < lengths.clamp(min=1)[:, None])[:, None, None]
-        block: Any
         for block in self.blocks:
             x = block(x, keys)
-        out: Tensor = self.norm(x)
-        return out
+        return self.norm(x)

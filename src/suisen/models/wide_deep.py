@@ -263,7 +263,7 @@ class Wide(nn.Module):
         self.bias = nn.Parameter(torch.zeros(()))
         self.pair = nn.Parameter(retrieval_prior(schema))
         crosses = crosses_of(model, schema)
-        self.crosses = nn.ModuleList(crosses)
+        self.crosses: Any = nn.ModuleList(crosses)
         mixed = [cross for cross in crosses if cross.right.of_item and not cross.left.of_item]
         of_context = list(dict.fromkeys(cross.left for cross in mixed))
         of_item = list(dict.fromkeys(cross.right for cross in mixed))
@@ -281,8 +281,7 @@ class Wide(nn.Module):
         return self._side(self.item(ids, features).sum((1, 2)), 1, lambda one: one.read(ids, features, None))
 
     def _side(self, linear: Tensor, item: int, read: Callable[[Crossed], Tensor]) -> Tensor:
-        crosses: Any = self.crosses
-        for cross in crosses:
+        for cross in self.crosses:
             if cross.left.of_item == cross.right.of_item == bool(item):
                 linear = linear + cross(read(cross.left).to(linear.dtype), read(cross.right).to(linear.dtype))
         return torch.cat([linear[:, None], *(read(one).to(linear.dtype) for one in self.reads[item])], 1)
@@ -294,8 +293,7 @@ class Wide(nn.Module):
         if pair is not None and self.pair.numel():
             score = score + pair @ self.pair
         given = {**self._cut(context, 0), **self._cut(item, 1)}
-        crosses: Any = self.crosses
-        for cross in crosses:
+        for cross in self.crosses:
             if cross.left.of_item != cross.right.of_item:
                 score = score + cross(given[cross.left], given[cross.right])
         return score

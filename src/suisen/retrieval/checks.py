@@ -58,10 +58,9 @@ def checked_search(
     """A search in an index of (n, d) vectors; InputError names what is wrong with it."""
     n, d = vectors.shape
     own = _checked("queries", queries)
-    if own.shape[1] != d:
-        raise InputError(
-            f"queries has {own.shape[1]} dimensions, the index {d}; use the model the index was built from"
-        )
+    width = own.shape[1]
+    if width != d:
+        raise InputError(f"queries has {width} dimensions, the index {d}; use the model the index was built from")
     if k < 0:
         raise InputError(f"k = {k} is negative; give 0 or more")
     if allowed is not None and (allowed.shape != (n,) or allowed.dtype != np.bool_):

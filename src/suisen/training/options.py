@@ -150,8 +150,6 @@ def pick_precision(name: str, device: torch.device) -> Precision:
     if name == "auto":
         return "bf16" if device.type == "cuda" and not emulates_bf16(device) else "fp32"
     if name == "bf16" and emulates_bf16(device):
-        warnings.warn(
-            f"precision = 'bf16' is emulated on this {device.type} device and slower than float32; use fp32 or auto",
-            stacklevel=2,
-        )
+        said = f"precision = 'bf16' is emulated on this {device.type} device and slower than float32; use fp32 or auto"
+        warnings.warn(said, stacklevel=2)
     return "bf16" if name == "bf16" else "fp32"

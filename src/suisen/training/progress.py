@@ -67,9 +67,8 @@ class Progress:
         elif now - self._said > LINE_SECONDS:
             self._said = now
             left = (now - self._started) / max(1, row.epoch) * (self._epochs - row.epoch)
-            self._print(
-                f"{self._stage}: epoch {row.epoch}/{self._epochs}, {self._facts(row)}, at most {left:.0f} s left"
-            )
+            facts = f"{self._facts(row)}, at most {left:.0f} s left"
+            self._print(f"{self._stage}: epoch {row.epoch}/{self._epochs}, {facts}")
 
     def on_end(self, curve: Curve) -> None:
         """Closes the bar and prints the line that stays."""

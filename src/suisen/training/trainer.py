@@ -150,13 +150,9 @@ class _Run:
 
     def _end_epoch(self) -> None:
         tally, self.tally = self.tally, _Tally()
-        row = EpochRow(
-            epoch=len(self.curve.rows) + 1,
-            loss=tally.loss / max(tally.batches, 1),
-            metric=self._metric(),
-            seconds=tally.seconds,
-            examples_per_second=tally.examples / max(tally.seconds, 1e-9),
-        )
+        loss = tally.loss / max(tally.batches, 1)
+        rate = tally.examples / max(tally.seconds, 1e-9)
+        row = EpochRow(len(self.curve.rows) + 1, loss, self._metric(), tally.seconds, rate)
         self.curve.rows.append(row)
         self._keep_best(row)
         self._maybe_stop(row.epoch)
