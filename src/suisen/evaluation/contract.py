@@ -57,8 +57,3 @@ class TileScorer(Scorer, Protocol):
 
         The same arguments give the same bits, so that a target's score equals itself in every pass.
         """
-
-
-def bytes_per_score(scorer: TileScorer) -> int:
-    """Working bytes that one score of a tile costs the scorer."""
-    return int(getattr(scorer, "bytes_per_score", 4))

@@ -18,7 +18,7 @@ from torch import Tensor
 from suisen.data.batch import Contexts, Queries
 from suisen.data.ragged import Ragged, spans
 from suisen.errors import InputError
-from suisen.evaluation.contract import TileScorer, bytes_per_score
+from suisen.evaluation.contract import TileScorer
 from suisen.evaluation.ranks import BLUR, UNRANKED, Ranking, blurred, no_nan
 
 CPU_SCORES_PER_TILE = 2**20
@@ -61,7 +61,7 @@ class Plan:
     @classmethod
     def of(cls, scorer: TileScorer, queries: int, budget: int) -> Plan:
         """Tiles within ``budget`` bytes.  Raises InputError where not even one score fits."""
-        per_score = bytes_per_score(scorer) + 4
+        per_score = int(getattr(scorer, "bytes_per_score", 4)) + 4
         most = CPU_SCORES_PER_TILE if scorer.allowed.device.type == "cpu" else DEVICE_SCORES_PER_TILE
         cells = min(budget // (per_score + 4), most)
         if cells < 1:
@@ -95,14 +95,10 @@ def from_tiles(scorer: TileScorer, queries: Queries, truth: Ragged, exclude: Rag
             lists[part] = batch.best_ids(wanted.lists)
         if rivals is not None:
             rivals[part] = batch.rivals()
-    peak = plan.peak_bytes(catalogue.most_kept)
-    return Ranking(truth.with_values(ranks), rivals, lists, peak, _refused(scorer, truth))
-
-
-def _refused(scorer: TileScorer, truth: Ragged) -> int:
     known = truth.values[truth.values > 0]
-    inside = known[known < scorer.n_items]
-    return known.numel() - int(scorer.allowed.cpu()[inside].sum())
+    refused = known.numel() - int(scorer.allowed.cpu()[known[known < scorer.n_items]].sum())
+    peak = plan.peak_bytes(catalogue.most_kept)
+    return Ranking(truth.with_values(ranks), rivals, lists, peak, refused)
 
 
 class _Catalogue:

@@ -245,8 +245,7 @@ class Ranker(Net):
     def prepare_items(self) -> Tensor:
         """(n_items, s): item states, a chunk of the catalogue at a time."""
         ids = torch.arange(len(self.items), device=self.items.trained.device)
-        chunks: Sequence[Tensor] = torch.split(ids, ITEMS_PER_CHUNK)
-        return torch.cat([self.item_state(chunk) for chunk in chunks])
+        return torch.cat([self.item_state(chunk) for chunk in torch.split(ids, ITEMS_PER_CHUNK)])
 
     def score_prepared(self, contexts: Tensor, items: Any, ids: Tensor) -> Tensor:
         """(B, C): what is left per pair, without pair features."""

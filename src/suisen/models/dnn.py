@@ -95,8 +95,7 @@ class DNNNet(FieldRankerNet):
 
     def item_state(self, ids: Tensor) -> Tensor:
         """(n, h₁)."""
-        fields = self.item(*self.rows(ids), self.model.hide_ids)
-        return self.tower.item(fields.flatten(1))
+        return self.tower.item(self.item(*self.rows(ids), self.model.hide_ids).flatten(1))
 
     def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
         """(B, C) logits."""

@@ -80,8 +80,7 @@ class _SquareNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *tables: Tensor) -> Tensor:
         ctx.save_for_backward(*tables)
-        flat = [table.flatten() for table in tables]
-        return torch.stack([part.dot(part) for part in flat]).sum()
+        return torch.stack([flat.dot(flat) for flat in map(torch.flatten, tables)]).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:

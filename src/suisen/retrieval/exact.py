@@ -75,8 +75,6 @@ def most_scanned(n: int) -> int:
 
 def scan(vectors: Floats, search: CheckedSearch) -> Keys:
     """(B, at most k) sorted keys of the best positions by every inner product."""
-    if not search.k or not len(search.queries):
-        return np.zeros((len(search.queries), 0), dtype=np.uint64)
     if search.allowed is None or np.count_nonzero(search.allowed) >= MIN_SHARE_MASKED * len(vectors):
         return _scan_tiles(torch.from_numpy(vectors), search)
     return _scan_positions(vectors, search, np.flatnonzero(search.allowed))
@@ -84,8 +82,6 @@ def scan(vectors: Floats, search: CheckedSearch) -> Keys:
 
 def _scan_positions(vectors: Floats, search: CheckedSearch, positions: Ints) -> Keys:
     """``scan`` of (m,) rising positions alone."""
-    if not search.k or not len(search.queries) or not len(positions):
-        return np.zeros((len(search.queries), 0), dtype=np.uint64)
     keys = _scan_tiles(torch.from_numpy(vectors[positions]), _among(search, positions, len(vectors)))
     # The low half of a key is a place among the gathered vectors; it becomes the position in the index again.
     places = (keys & np.uint64(0xFFFF_FFFF)).astype(np.int64)
@@ -104,6 +100,8 @@ def _among(search: CheckedSearch, positions: Ints, n: int) -> CheckedSearch:
 def _scan_tiles(vectors: Tensor, search: CheckedSearch) -> Keys:
     """(B, at most k) sorted keys, some queries at a time."""
     n = len(vectors)
+    if not search.k or not len(search.queries) or not n:
+        return np.zeros((len(search.queries), 0), dtype=np.uint64)
     rows_per_chunk = max(1, SCORES_PER_TILE // min(n, ITEMS_PER_TILE))
     gone = np.divmod(search.gone, n)
     masked = None if search.allowed is None else torch.from_numpy(~search.allowed)

@@ -200,7 +200,9 @@ class FaissIndex(StoredVectors):
         scores, ids = self._index.search(even, fetch, params=params)  # (rows, fetch)
         good = ids >= 0
         if len(search.gone):
-            good &= ~_member(search.gone, rows[:, None] * len(self.vectors) + ids)
+            pairs = rows[:, None] * len(self.vectors) + ids
+            places = np.searchsorted(search.gone, pairs).clip(max=len(search.gone) - 1)
+            good &= search.gone[places] != pairs
         ids = np.where(good, ids, 0)
         if self._quantised:
             scores = inner_products(self.vectors, queries, ids)
@@ -295,10 +297,3 @@ def _read(path: Path) -> Any:
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[-1]
         raise BundleError(f"{path} cannot be read ({reason}); save the bundle again") from error
-
-
-def _member(sorted_values: Ints, values: Ints) -> Bools:
-    """Which of the values are among the sorted ones."""
-    places = np.searchsorted(sorted_values, values).clip(max=len(sorted_values) - 1)
-    found: Bools = sorted_values[places] == values
-    return found

@@ -48,8 +48,8 @@ def largest(scores: Floats, k: int, first: int = 0, best: Keys | None = None, ba
     ``best``: what earlier columns gave; the result is over both, and its k-th score is the bar for these columns.
     ``bar``: (B,) a score that at least k scores of the row reach, where it is known.
     """
-    if bar is None:
-        bar = _bar(scores, k) if best is None or best.shape[1] < k else _kth_score(best)
+    if bar is None:  # the k-th score of what is known; -inf where its row is not full
+        bar = _bar(scores, k) if best is None or best.shape[1] < k else unpack(best[:, -1:], 1)[1][:, 0]
     # What reaches the bar is little more than k, so that only this is packed and sorted.
     survivors = np.flatnonzero(scores >= np.maximum(bar, _LOWEST)[:, None])
     rows, columns = np.divmod(survivors, max(scores.shape[1], 1))
@@ -96,11 +96,6 @@ def _bar(scores: Floats, k: int) -> Floats:
     maxima = torch.from_numpy(scores)[:, : groups * size].view(rows, size, groups).amax(1).numpy()
     kth: Floats = np.partition(maxima, groups - k, axis=1)[:, groups - k]
     return kth
-
-
-def _kth_score(best: Keys) -> Floats:
-    """(B,): the last score of each row; -inf where the row is not full."""
-    return unpack(best[:, -1:], 1)[1][:, 0]
 
 
 def _padded(keys: Keys, rows: npt.NDArray[np.intp], n_rows: int) -> Keys:
