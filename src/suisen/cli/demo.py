@@ -34,13 +34,11 @@ RANDOM = "random ranker"
 
 
 @click.command(short_help="The whole path in one go on MovieLens-100K.")
-@click.option(
-    "--out", default="runs/demo", show_default=True, metavar="DIR", help="Run folder; an older demo is replaced."
-)
+@click.option("--out", default="runs/demo", metavar="DIR", help="Run folder; an older demo is replaced.")
 @click.option("--data-dir", metavar="DIR", help="Folder or zip file of MovieLens-100K; else the cache, else fetched.")
 @click.option("--epochs", type=int, metavar="INT", help="Most epochs of the models, for a quick look.")
-@click.option("--port", type=int, default=0, show_default=True, help="Port that the demo serves on; 0: a free one.")
-@click.option("--threads", type=int, default=0, show_default=True, help="Threads of torch; 0: one per core.")
+@click.option("--port", type=int, default=0, help="Port that the demo serves on; 0: a free one.")
+@click.option("--threads", type=int, default=0, help="Threads of torch; 0: one per core.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads: int, quiet: bool) -> None:
     """Fetch MovieLens-100K, train a retriever and a ranker, measure them against simpler ones, serve, ask, stop.

@@ -25,18 +25,14 @@ def _words(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
-PART = click.option(
-    "--part", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Of the split."
-)
+PART = click.option("--part", type=click.Choice(["test", "valid"]), default="test", help="Of the split.")
 
 
 @with_settings("data", "split", short_help="Measure a run or bundle again.")
 @click.argument("target", metavar="RUN_OR_BUNDLE")
 @click.option("--metrics", metavar="NAMES", help="Like ndcg@10,recall@100,coverage@10; default: those of the run.")
 @PART
-@click.option(
-    "--repeats", is_flag=True, help="Seen items that are relevant stay in the ranking: people take them again."
-)
+@click.option("--repeats", is_flag=True, help="Seen items that are relevant stay in the ranking: taken again.")
 @click.option("--json", "as_json", is_flag=True, help="Plain data, with each query's own value, instead of a table.")
 def evaluate(**given: Any) -> None:
     """Measure a trained run or bundle, with intervals and the protocol that belongs to the numbers.

@@ -47,7 +47,7 @@ for _command in (analyze, report, simulate, demo):
 @experiment.command(short_help="Sample size, power and days of a plan; freezes it.")
 @click.argument("plan_file", metavar="PLAN")
 @click.option("--events", metavar="FILE", help="Events from before the experiment: counts units and variance by days.")
-@click.option("--exposed-by", default="", metavar="TYPE", help="With --events: type of the events that expose a unit.")
+@click.option("--exposed-by", metavar="TYPE", help="With --events: type of the events that expose a unit.")
 @click.option("--value", type=float, help="In place of --events: the metric's value in the control.")
 @click.option("--variance", type=float, help="With --value: variance of one unit; a share of units needs none.")
 @click.option("--daily", type=float, help="With --value: new units per day, for the number of days.")
@@ -101,7 +101,7 @@ def _sizes(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]
 def _from_events(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     path = given["events"]
     with broken("events", path):
-        found = size(plan, read_table("events", path, texts_of(plan)), exposed_by=given["exposed_by"])
+        found = size(plan, read_table("events", path, texts_of(plan)), exposed_by=given["exposed_by"] or "")
     facts = {
         "days": found.days,
         "arms": dict(found.arms),
@@ -203,8 +203,8 @@ def _plan_lines(plan: Plan, kept: Frozen | None) -> list[str]:
 @click.option("--units", metavar="FILE", help="A table with the unit's column, and those that eligibility asks for.")
 @click.option("--out", metavar="FILE", help="A .csv or .parquet file of the same rows with arm and why.")
 @click.option("--unit", "one", multiple=True, metavar="ID", help="In place of --units: some ids; may be repeated.")
-@click.option("--at", default="", metavar="TIME", help="Moment of the ramp, like 2024-05-03T12:00; else its end.")
-def assign(plan_file: str, units: str | None, out: str | None, one: tuple[str, ...], at: str) -> None:
+@click.option("--at", metavar="TIME", help="Moment of the ramp, like 2024-05-03T12:00; else its end.")
+def assign(plan_file: str, units: str | None, out: str | None, one: tuple[str, ...], at: str | None) -> None:
     """Give every unit its arm: the same on every machine, at every call, and in every language (vectors.json).
 
     \b
@@ -218,7 +218,7 @@ def assign(plan_file: str, units: str | None, out: str | None, one: tuple[str, .
     if out:
         check_table("out", out)
     read = load(plan_file)
-    assigner = Assigner.of(read, at=at, frozen=frozen_beside(Path(plan_file)))
+    assigner = Assigner.of(read, at=at or "", frozen=frozen_beside(Path(plan_file)))
     if one:
         for unit in one:
             drawn = assigner.one(unit)

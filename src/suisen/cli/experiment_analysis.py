@@ -30,15 +30,13 @@ MOMENTS = 12
 @click.option("--pre", metavar="FILE", help="Events before the experiment, where --events does not hold them.")
 @click.option("--out", metavar="DIR", help="Run folder [default: runs/<date>-<name of the plan>].")
 @click.option("--overwrite", is_flag=True, help="Replace an older analysis in that folder.")
-@click.option(
-    "--cluster", default="", metavar="COLUMN", help="Of the exposures: what holds units that are not independent."
-)
+@click.option("--cluster", metavar="COLUMN", help="Of the exposures: what holds units that are not independent.")
 @click.option("--aa", is_flag=True, help="A/A: the arms are alike; says whether they look it.")
 @click.option("--keep-duplicates", is_flag=True, help="Count events that repeat another in every column.")
-@click.option("--now", default="", metavar="TIME", help="Moment of this look; else that of the latest event.")
-@click.option("--moments", type=click.IntRange(0), default=MOMENTS, show_default=True, help="Of the cumulative plot.")
-@click.option("--resamples", type=click.IntRange(99), default=2000, show_default=True, help="Of resampling tests.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of resampling tests.")
+@click.option("--now", metavar="TIME", help="Moment of this look; else that of the latest event.")
+@click.option("--moments", type=click.IntRange(0), default=MOMENTS, help="Of the cumulative plot.")
+@click.option("--resamples", type=click.IntRange(99), default=2000, help="Of resampling tests.")
+@click.option("--seed", type=int, default=0, help="Of resampling tests.")
 @click.option("--json", "as_json", is_flag=True, help="The result as plain data instead of text.")
 def analyze(**given: Any) -> None:
     """Do what the plan says, correct, and give a verdict: printed, and in a folder as JSON, Markdown, CSV and HTML.

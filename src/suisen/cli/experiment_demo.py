@@ -108,13 +108,9 @@ def _ranker(model: Any, log: Any, world: Browsing) -> Ranker:
 
 
 @click.command(short_help="Two recommenders, traffic, analysis, report; the truth beside.")
-@click.option(
-    "--out", default="runs/experiment-demo", show_default=True, metavar="DIR", help="An older demo is replaced."
-)
-@click.option(
-    "--users", type=int, default=USERS, show_default=True, help="Users of the world; all are in the experiment."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the world and of what its users do.")
+@click.option("--out", default="runs/experiment-demo", metavar="DIR", help="An older demo is replaced.")
+@click.option("--users", type=int, default=USERS, help="Users of the world; all are in the experiment.")
+@click.option("--seed", type=int, default=0, help="Of the world and of what its users do.")
 def demo(out: str, users: int, seed: int) -> None:
     """Plan, freeze, assign, run and judge an experiment in a world whose true effects are known.
 
@@ -208,10 +204,10 @@ def beside(record: Record) -> list[str]:
 
 
 @click.command(short_help="The demo's experiment many times: do intervals hold the truth?")
-@click.option("--repeat", type=int, default=REPEATS, show_default=True, help="Experiments.")
-@click.option("--units", type=int, default=4_000, show_default=True, help="Users of each, drawn from the world.")
-@click.option("--users", type=int, default=USERS, show_default=True, help="Users of the world.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--repeat", type=int, default=REPEATS, help="Experiments.")
+@click.option("--units", type=int, default=4_000, help="Users of each, drawn from the world.")
+@click.option("--users", type=int, default=USERS, help="Users of the world.")
+@click.option("--seed", type=int, default=0)
 @click.option("--no-cuped", is_flag=True, help="Without the rows that are adjusted by the days before.")
 @click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
 def simulate(repeat: int, units: int, users: int, seed: int, no_cuped: bool, as_json: bool) -> None:

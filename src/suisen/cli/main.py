@@ -86,7 +86,11 @@ def line_of(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-@click.group(cls=Suisen, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+"""What all commands inherit."""
+
+
+@click.group(cls=Suisen, context_settings=CONTEXT)
 @click.version_option(package_name="suisen", message="suisen %(version)s")
 def cli() -> None:
     """From an event log to a measured, served two-stage recommender.

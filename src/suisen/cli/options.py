@@ -26,38 +26,25 @@ HELP = {
 
 
 class GroupedOption(click.Option):
-    """An option that knows under which heading of ``--help`` it stands."""
+    """A setting's option, its text read later; it knows under which heading of ``--help`` it stands."""
 
-    def __init__(self, *declarations: Any, group: str = "Options", **more: Any) -> None:
-        super().__init__(*declarations, **more)
+    def __init__(self, names: Sequence[str], group: str, **more: Any) -> None:
+        super().__init__(names, type=click.UNPROCESSED, **more)
         self.group = group
 
 
 def option_of(setting: Setting, title: str) -> GroupedOption:
     """A setting's flag."""
-    return GroupedOption(
-        [setting.flag, setting.parameter],
-        default=None,
-        type=click.UNPROCESSED,
-        multiple=setting.several,
-        metavar=setting.metavar,
-        help=setting.help,
-        group=title,
-    )
+    names = [setting.flag, setting.parameter]
+    return GroupedOption(names, title, multiple=setting.several, metavar=setting.metavar, help=setting.help)
 
 
 def chooser(section: str, title: str) -> GroupedOption:
     """``--retriever NAME``: picks a class."""
     names = "|".join(CHOICES[section])
     default = f" [default: {DEFAULTS[section]}]" if section in DEFAULTS else ""
-    return GroupedOption(
-        [f"--{section}", f"{section}__name"],
-        default=None,
-        type=click.UNPROCESSED,
-        metavar="NAME",
-        help=f"{HELP[section]} One of {names}; see its parameters with --{section} NAME --help.{default}",
-        group=title,
-    )
+    text = f"{HELP[section]} One of {names}; see its parameters with --{section} NAME --help.{default}"
+    return GroupedOption([f"--{section}", f"{section}__name"], title, metavar="NAME", help=text)
 
 
 class SettingsCommand(click.Command):
@@ -77,8 +64,7 @@ class SettingsCommand(click.Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The command's own and those of the settings."""
-        own = super().get_params(ctx)
-        return [*own, *ctx.meta.get("suisen.settings", [])]
+        return [*super().get_params(ctx), *ctx.meta.get("suisen.settings", [])]
 
     def _dynamic(self, args: Sequence[str]) -> list[click.Parameter]:
         names = {**DEFAULTS, **_names_in_file(args)}
@@ -99,8 +85,9 @@ class SettingsCommand(click.Command):
         if section in self.sections and section in CHOICES and "." in error.option_name:
             known = [opt for opt in known if opt.startswith(f"--{section}.")]
             if not known:
-                names = ", ".join(CHOICES[section])
-                return click.UsageError(f"{error.option_name} needs --{section} NAME; one of {names}")
+                return click.UsageError(
+                    f"{error.option_name} needs --{section} NAME; one of {', '.join(CHOICES[section])}"
+                )
         return click.UsageError(str(unknown("option", error.option_name, known)))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -129,11 +116,8 @@ def _last(args: Sequence[str], flag: str) -> str | None:
 def _names_in_file(args: Sequence[str]) -> dict[str, str]:
     """The choices of the file that ``--config`` names."""
     path = _last(args, "--config")
-    if path is None:
-        return {}
-    tables = config.read_file(Path(path))
-    names = {section: tables.get(section, {}).get("name") for section in CHOICES}
-    return {section: str(name) for section, name in names.items() if name is not None}
+    tables = {} if path is None else config.read_file(Path(path))
+    return {section: str(tables[section]["name"]) for section in CHOICES if "name" in tables.get(section, {})}
 
 
 def note(text: str) -> None:

@@ -21,31 +21,22 @@ from suisen.pipeline import Recommender
 from suisen.recommending.answering import Answers
 from suisen.recommending.queries import RawQueries, RecommendOptions
 
+HISTORY = 'Item ids, oldest first: "50,181"; an empty text: none.'
+UNKNOWN = "What a query gets that the model cannot answer: an error, the popular list (and it says so), nothing."
+
 
 @click.command(short_help="Recommendations for users, histories or features.")
 @click.argument("target", metavar="RUN_OR_BUNDLE")
 @click.option("--user", "users", multiple=True, metavar="ID", help="A user's id; may be repeated.")
-@click.option(
-    "--history",
-    "histories",
-    multiple=True,
-    metavar="ITEMS",
-    help='Item ids, oldest first: "50,181"; an empty text: none.',
-)
+@click.option("--history", "histories", multiple=True, metavar="ITEMS", help=HISTORY)
 @click.option("--user-features", "features", metavar="NAME=VALUE,…", help="What is known of the user: age=24,gender=F.")
 @click.option("--context", metavar="NAME=VALUE,…", help="Context features: device=phone.")
-@click.option("-k", type=int, default=10, show_default=True, help="Items per list; fewer where fewer are allowed.")
+@click.option("-k", type=int, default=10, help="Items per list; fewer where fewer are allowed.")
 @click.option("--exclude", metavar="ITEMS", help="Items that no list may hold.")
 @click.option("--among", metavar="ITEMS", help="Only these items.")
 @click.option("--with-seen", is_flag=True, help="Leave in what the history holds: things people take again.")
-@click.option("--diversity", type=float, default=0.0, show_default=True, help="0: by score; towards 1: unlike items.")
-@click.option(
-    "--unknown",
-    default="popular",
-    show_default=True,
-    metavar="error|popular|skip",
-    help="What a query gets that the model cannot answer: an error, the popular list (and it says so), nothing.",
-)
+@click.option("--diversity", type=float, default=0.0, help="0: by score; towards 1: unlike items.")
+@click.option("--unknown", default="popular", metavar="error|popular|skip", help=UNKNOWN)
 @click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
 @click.option("--all-users", is_flag=True, help="Lists for every user of train, into --out.")
 @click.option("--out", metavar="FILE", help="A .parquet or .csv file of user_id, item_id, score, rank.")
@@ -71,8 +62,8 @@ def recommend(**given: Any) -> None:
     }
     if given["all_users"]:
         _everybody(recommender, Path(given["out"]), given["k"], options)
-        return
-    _some(recommender, given, options)
+    else:
+        _some(recommender, given, options)
 
 
 def _check(given: dict[str, Any]) -> None:
@@ -85,16 +76,13 @@ def _check(given: dict[str, Any]) -> None:
     elif given["out"]:
         raise InputError("--out goes with --all-users; for some users redirect --json")
     elif not somebody:
-        raise InputError(
-            "nobody is asked for; give --user ID, --history ITEMS, --user-features NAME=VALUE or --all-users"
-        )
+        ways = "--user ID, --history ITEMS, --user-features NAME=VALUE or --all-users"
+        raise InputError(f"nobody is asked for; give {ways}")
 
 
 def ids(text: str | None) -> list[str]:
     """Ids with commas between; one that holds a comma stands in double quotes."""
-    if not text:
-        return []
-    return [word.strip() for word in next(csv.reader([text], skipinitialspace=True)) if word.strip()]
+    return [word.strip() for word in next(csv.reader([text or ""], skipinitialspace=True)) if word.strip()]
 
 
 def pairs(flag: str, text: str | None) -> dict[str, Any] | None:

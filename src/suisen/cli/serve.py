@@ -14,14 +14,10 @@ from suisen.serving.settings import Settings
 OPTIONS = settings_of(Settings, "serving", "--")
 
 
-@click.command(
-    cls=SettingsCommand,
-    params=[option_of(setting, "Server") for setting in OPTIONS],
-    short_help="Answer over HTTP from a run or bundle.",
-)
+@click.command(cls=SettingsCommand, params=[option_of(setting, "Server") for setting in OPTIONS])
 @click.argument("target", metavar="RUN_OR_BUNDLE")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: every one.")
-@click.option("--port", type=int, default=8000, show_default=True, help="0: a free one.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0: every one.")
+@click.option("--port", type=int, default=8000, help="0: a free one.")
 def serve(target: str, host: str, port: int, **given: Any) -> None:
     """Answer recommendations over HTTP until SIGTERM or Ctrl-C.
 

@@ -27,9 +27,7 @@ WHILE_RESUMING = ("resume", "quiet", "tensorboard", "mlflow")
 @click.option("--config", "config_file", metavar="FILE", help="TOML file with the same settings; flags win over it.")
 @click.option("--out", metavar="DIR", help="Run folder. [default: runs/<date>-<models>]")
 @click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
-@click.option(
-    "--resume", metavar="RUN", help="Go on with a run that was stopped or killed; nothing else is to be said."
-)
+@click.option("--resume", metavar="RUN", help="Go on with a run that was stopped or killed; it knows the rest.")
 @click.option("--epochs", type=int, metavar="INT", help="Most epochs of every model that has epochs.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, no tables.")
 @click.option("--tensorboard", is_flag=True, help="Write the course to RUN/tensorboard (extra: tensorboard).")
@@ -51,13 +49,8 @@ def train(**given: Any) -> None:
     if config is None:
         return
     try:
-        run = execute(
-            config,
-            folder,
-            callbacks=lambda: _callbacks(given, config, folder),
-            overwrite=given["overwrite"],
-            resume=bool(given["resume"]),
-        )
+        again = {"overwrite": given["overwrite"], "resume": bool(given["resume"])}
+        run = execute(config, folder, callbacks=lambda: _callbacks(given, config, folder), **again)
         save(run)
     except KeyboardInterrupt:
         click.echo(f"stopped; go on with: suisen train --resume {folder}", err=True)
@@ -79,12 +72,10 @@ def _resumed(given: dict[str, Any]) -> tuple[Config | None, Path]:
     only(given, WHILE_RESUMING, "--resume: a run is resumed with its own settings")
     folder = Path(given["resume"])
     if not place.is_run(folder):
-        raise InputError(
-            f"resume = {folder} is no run folder ({place.CONFIG} is missing); start it with --out {folder}"
-        )
+        missing = f"{place.CONFIG} is missing"
+        raise InputError(f"resume = {folder} is no run folder ({missing}); start it with --out {folder}")
     if (folder / place.METRICS).exists():
-        report = report_of(folder)
-        click.echo(f"{folder} is finished; nothing is left to do\n{report}")
+        click.echo(f"{folder} is finished; nothing is left to do\n{report_of(folder)}")
         return None, folder
     return resolve(read_file(folder / place.CONFIG)), folder
 
