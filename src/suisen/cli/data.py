@@ -12,7 +12,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.sources import SOURCES, load
 from suisen.errors import InputError
 from suisen.runs.config import resolve
-from suisen.runs.facts import data_facts, fact_lines, schema_rows, split_lines
+from suisen.runs.facts import data_facts, fact_lines, schema_rows
 
 SCHEMA = ("of", "field", "kind", "values")
 """Head of the schema."""
@@ -92,7 +92,8 @@ def inspect(**given: Any) -> None:
     if split is None:
         _section(f"split {name}", f"refused: {refused}")
     else:
-        _section(f"split {name}: {config.split!r}", "\n".join([_columns(split_lines(split)), *split.notes]))
+        made = [(part.replace("_", " "), f"{value:,}") for part, value in split.facts.items()]
+        _section(f"split {name}: {config.split!r}", "\n".join([_columns(made), *split.notes]))
 
 
 def _section(title: str, body: str) -> None:

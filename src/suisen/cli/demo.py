@@ -59,20 +59,15 @@ def demo(out: str, data_dir: str | None, epochs: int | None, port: int, threads:
     config = resolve(with_epochs(raw, epochs, {}))
     folder = Path(out)
     run = execute(config, folder, callbacks=lambda: [] if quiet else [Progress()], overwrite=True)
-    _add_random_ranker(run)
+    metrics = list(run.reports["test"].values)
+    run.baselines.append(random_ranker(run, metrics))
+    run.comparisons = against(run.reports["test"], run.baselines, metrics[0])
     save(run)
     click.echo(summary(run))
     click.echo(f"\nverdict: {verdict(run)}")
     _serve_and_ask(folder, port)
     click.echo(f"\nthe demo took {time.perf_counter() - started:.0f} s")
     click.echo(f"next: suisen recommend {folder} --user {USER}   or   suisen serve {folder}")
-
-
-def _add_random_ranker(run: Run) -> None:
-    """One more thing to be measured against: the same two stages, the ranker's weights as they were drawn."""
-    metrics = list(run.reports["test"].values)
-    run.baselines.append(random_ranker(run, metrics))
-    run.comparisons = against(run.reports["test"], run.baselines, metrics[0])
 
 
 def random_ranker(run: Run, metrics: list[str]) -> Report:
@@ -92,11 +87,9 @@ def random_ranker(run: Run, metrics: list[str]) -> Report:
 def verdict(run: Run) -> str:
     """What the p-values say of the second stage, whatever they say."""
     rows = {} if run.comparisons is None else {row.baseline: row for row in run.comparisons.rows}
-    alone = next((row for name, row in rows.items() if name.endswith(" alone")), None)
-    said = [] if alone is None else [sentence(alone)]
+    said = [sentence(row) for name, row in rows.items() if name.endswith(" alone")]
     said += [sentence(rows["popularity"])] if "popularity" in rows else []
-    random = rows.get(RANDOM)
-    if random is not None:
+    if (random := rows.get(RANDOM)) is not None:
         learnt = "the ranker has learnt something" if outcome(random) == "better" else "the ranker has learnt nothing"
         said.append(f"Against random weights {learnt}: {sentence(random)}")
     return " ".join(said)

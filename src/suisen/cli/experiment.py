@@ -102,13 +102,8 @@ def _from_events(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], lis
     path = given["events"]
     with broken("events", path):
         found = size(plan, read_table("events", path, texts_of(plan)), exposed_by=given["exposed_by"] or "")
-    facts = {
-        "days": found.days,
-        "arms": dict(found.arms),
-        "runs": found.frame().to_dicts(),
-        "margins": [vars(claim) for claim in found.margins],
-        "notes": list(found.notes),
-    }
+    facts = {"days": found.days, "arms": dict(found.arms), "runs": found.frame().to_dicts()}
+    facts |= {"margins": [vars(claim) for claim in found.margins], "notes": list(found.notes)}
     rows = [["days", "units", plan.primary, "deviation", "needed", "power", "smallest effect"]]
     for run in found.runs:
         least = "none" if isnan(run.mde) else effect_text(plan, run.mde)
@@ -136,10 +131,9 @@ def _from_value(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], list
     each = ", ".join(f"{arm} {n:,}" for arm, n in arms.items())
     lines = ["", f"an effect of {effect_text(plan, effect)} needs {sum(arms.values()):,} units: {each}"]
     if given["daily"] is not None:
-        facts["days"] = ceil(total / (given["daily"] * share_of(plan)))
-        lines.append(
-            f"{facts['days']:,} days at {given['daily']:,g} new units per day, {share_of(plan):.0%} of them in"
-        )
+        daily, share = given["daily"], share_of(plan)
+        facts["days"] = ceil(total / (daily * share))
+        lines.append(f"{facts['days']:,} days at {daily:,g} new units per day, {share:.0%} of them in")
     if plan.sample is not None:
         facts["sample"], said = _of_sample(plan, base, design, effect)
         lines.append(said)
@@ -181,10 +175,8 @@ def _plan_lines(plan: Plan, kept: Frozen | None) -> list[str]:
         f"  primary {plan.primary} ({metric.kind}), {plan.alternative}, alpha {plan.alpha:g}, power {plan.power:g}",
         f"  {mde}, effects are {plan.scale}",
     ]
-    for name, rail in plan.guardrails.items():
-        lines.append(f"  guardrail {name}: not worse by {margin_of(rail)}")
-    for name, rule in plan.equivalence.items():
-        lines.append(f"  equivalence {name}: equal within {margin_of(rule)}")
+    lines += [f"  guardrail {name}: not worse by {margin_of(rail)}" for name, rail in plan.guardrails.items()]
+    lines += [f"  equivalence {name}: equal within {margin_of(rule)}" for name, rule in plan.equivalence.items()]
     if plan.start or plan.end:
         lines.append(f"  from {plan.start or 'any time'} to {plan.end or 'any time'}")
     if plan.sequential is not None:
@@ -226,7 +218,7 @@ def assign(plan_file: str, units: str | None, out: str | None, one: tuple[str, .
         return
     with broken("units", units or ""):
         table = assigner.assign(read_table("units", units or "", texts_of(read)))
-    write_table("out", out or "", table)
+    write_table(Path(out or ""), table)
     click.echo(f"{table.height:,} units → {out}")
     click.echo("\n".join(_arm_lines(table, read)))
 
@@ -244,9 +236,8 @@ def _arm_lines(table: pl.DataFrame, plan: Plan) -> list[str]:
     counts = dict(table.group_by("arm").len().iter_rows())
     inside = sum(counts.get(arm, 0) for arm in plan.arms)
     rows = [["arm", "units", "share", "planned"]]
-    rows += [
-        [arm, f"{counts.get(arm, 0):,}", f"{counts.get(arm, 0) / max(1, inside):.4f}", f"{weight:.4f}"]
-        for arm, weight in plan.arms.items()
-    ]
+    for arm, weight in plan.arms.items():
+        n = counts.get(arm, 0)
+        rows.append([arm, f"{n:,}", f"{n / max(1, inside):.4f}", f"{weight:.4f}"])
     outside = table.filter(table["arm"].is_null()).group_by("why").len().sort("why")
     return [*aligned(rows), *(f"no arm, {why}: {n:,}" for why, n in outside.iter_rows())]

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -34,38 +35,6 @@ BEFORE_DAYS, LASTS = 28, 21
 """How long before the start the users were watched, and how long the experiment lasts."""
 BAND, REPEATS = (0.92, 0.98), 400
 """Where the coverage of 95 % intervals lies over so many repetitions, or more."""
-TOML = """# What is meant before anything is seen; suisen experiment plan --freeze keeps it.
-name = "ease-against-item-knn"
-hypothesis = "EASE's lists are clicked more than ItemKNN's, and nobody comes back less for it."
-primary = "ctr"
-mde = 0.045                 # relative: 4.5 % of the control's value
-start = {start}
-end = {end}
-pre = "{before}d"
-
-[arms]
-control = 0.5               # ItemKNN
-treatment = 0.5             # EASE
-
-[metrics.ctr]
-kind = "ctr"                # clicks / impressions by user, delta method
-covariate = true            # CUPED by the days before
-
-[metrics.sessions]
-kind = "sessions"
-event = "impression"
-covariate = true
-
-[metrics.conversion]
-kind = "conversion"
-
-[metrics.revenue]
-kind = "value"
-covariate = true
-
-[guardrails.sessions]
-margin = 0.03               # not fewer by 3 % of the control's
-"""
 
 
 @dataclass(frozen=True)
@@ -143,14 +112,14 @@ def demo(out: str, users: int, seed: int) -> None:
 def _planned(acted: Stage, folder: Path, seed: int) -> tuple[Plan, Frozen]:
     """Watches users before the start, sizes the plan by that, freezes it."""
     everybody = np.full(acted.world.users.size, "control")
-    before = acted.world.traffic(
-        {"control": acted.rankers["control"]}, everybody, seed=seed + 1, start=acted.start - BEFORE_DAYS * DAY
-    )
+    first, rankers = acted.start - BEFORE_DAYS * DAY, {"control": acted.rankers["control"]}
+    before = acted.world.traffic(rankers, everybody, seed=seed + 1, start=first)
     earlier = before.events.filter(before.events["time"].cast(int) < acted.start)
     earlier.write_parquet(folder / BEFORE)
     path = folder / PLAN
     dates = {"start": spelt(acted.start), "end": spelt(acted.start + LASTS * DAY), "before": BEFORE_DAYS}
-    path.write_text(TOML.format(**dates), encoding="utf-8")
+    text = resources.files("suisen.cli").joinpath("experiment_demo.toml").read_text(encoding="utf-8")
+    path.write_text(text.format(**dates), encoding="utf-8")
     plan = load(path)
     click.echo(size(plan, earlier, days=(7, 14), exposed_by="impression").text())
     frozen = freeze(path)

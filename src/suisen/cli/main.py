@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from suisen.errors import SuisenError
+from suisen.errors import SuisenError, unknown
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo:demo", "The whole path in one go on MovieLens-100K: data, training, measuring, serving."),
@@ -51,8 +51,6 @@ class Suisen(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """A misspelt command gets the nearest one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from suisen.errors import unknown
-
             raise click.UsageError(str(unknown("command", args[0], COMMANDS)), ctx)
         return super().resolve_command(ctx, args)
 

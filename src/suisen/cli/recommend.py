@@ -182,9 +182,7 @@ def _everybody(recommender: Recommender, out: Path, k: int, options: dict[str, A
         raise InputError("train knows no user, so there is nobody to recommend to")
     rows = 0
 
-    def source(
-        columns: list[str] | None, predicate: Any, limit: int | None, size: int | None
-    ) -> Iterator[pl.DataFrame]:
+    def source(columns: list[str] | None, *_: Any) -> Iterator[pl.DataFrame]:
         nonlocal rows
         for frame in chain([first], frames):
             rows += frame.height
@@ -192,9 +190,7 @@ def _everybody(recommender: Recommender, out: Path, k: int, options: dict[str, A
 
     lazy = register_io_source(source, schema=first.schema)
     aside = out.with_name(f".{out.name}.part")
-    if out.suffix == ".parquet":
-        lazy.sink_parquet(aside)
-    else:
-        lazy.sink_csv(aside)
+    write = lazy.sink_parquet if out.suffix == ".parquet" else lazy.sink_csv
+    write(aside)
     aside.replace(out)
     click.echo(f"{rows:,} rows in {out}")

@@ -69,15 +69,11 @@ def same_ids(unit: str, frames: Mapping[str, pl.LazyFrame]) -> dict[str, pl.Lazy
     }
 
 
-def write_table(field: str, path: str | Path, frame: pl.DataFrame) -> None:
-    """A .csv or .parquet file, aside and then renamed.  Raises InputError for another suffix or a missing folder."""
-    place = Path(path)
-    check_table(field, place)
+def write_table(place: Path, frame: pl.DataFrame) -> None:
+    """A .csv or .parquet file, aside and then renamed; ``check_table`` came before."""
     aside = place.with_name(f"{place.name}.part")
-    if place.suffix.lower() == ".parquet":
-        frame.write_parquet(aside)
-    else:
-        frame.write_csv(aside)
+    write = frame.write_parquet if place.suffix.lower() == ".parquet" else frame.write_csv
+    write(aside)
     aside.replace(place)
 
 

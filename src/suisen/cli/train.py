@@ -85,8 +85,8 @@ def _callbacks(given: dict[str, Any], config: Config, folder: Path) -> list[Call
     if given["tensorboard"]:
         out.append(TensorBoard(folder / "tensorboard"))
     if given["mlflow"]:
-        tables = config.tables()
-        params = {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
+        sections = config.tables().items()
+        params = {f"{section}.{key}": value for section, table in sections for key, value in table.items()}
         out.append(MLflow(name=folder.name, uri=given["mlflow"], params=params))
     return out
 

@@ -100,7 +100,9 @@ def _run(job: Job, given: dict[str, Any]) -> None:
     del split  # with its test part: from here on nobody can look at it
     tuning.metric_for(recommender, job.settings, valid)
     if not job.resume:
-        place.write_text(place.new_folder(folder, place.TUNING) / place.TUNING, _file(job))
+        tables = {**config.tables(), "tune": values_of(job.settings, configs.settings_in("tune"))}  # all of --resume
+        text = configs.written(tables, f"suisen tune --resume {folder.name} goes on")
+        place.write_text(place.new_folder(folder, place.TUNING) / place.TUNING, text)
     watch = _Watch(job, quiet=given["quiet"])
     with watch.bar:
         options = replace(config.run, callbacks=(watch,))
@@ -122,12 +124,6 @@ def _keep(job: Job, found: tuning.Tuned) -> None:
     place.write_json(job.folder / place.TRIALS, [each._asdict() for each in found.trials])
     if found.best is not None:
         place.write_text(job.folder / place.BEST, _best(job.config, found, found.best))
-
-
-def _file(job: Job) -> str:
-    """All that ``--resume`` needs."""
-    tables = {**job.config.tables(), "tune": values_of(job.settings, configs.settings_in("tune"))}
-    return configs.written(tables, f"suisen tune --resume {job.folder.name} goes on")
 
 
 def _best(config: Config, found: tuning.Tuned, best: tuning.Trial) -> str:

@@ -17,6 +17,8 @@ from typing import Literal, NamedTuple
 from unicodedata import east_asian_width
 
 Colour = Literal["ink", "muted", "grid", "accent", "second", "bad", "soft"]
+Pair = tuple[float, float]
+"""A place (x, y), or two ends (low, high)."""
 WIDTH = 360
 """Of a panel and of the pages' pictures."""
 FONT = 12
@@ -106,7 +108,7 @@ class Axis:
     marks: Mapping[float, str] | None = None
     """Ticks with their words; None: round numbers."""
 
-    def span(self, values: Iterable[float]) -> tuple[float, float]:
+    def span(self, values: Iterable[float]) -> Pair:
         """The ends for these values, of which those count that are finite."""
         there = [x for x in values if isfinite(x) and (x > 0 or not self.log)] or [1.0]
         low, high = min(there), max(there)
@@ -124,7 +126,7 @@ class Axis:
         return [(x, spelt(x, step, percent=self.percent, signed=self.signed)) for x in found]
 
 
-def fitting(axis: Axis, scale: Scale, box: tuple[float, float]) -> list[tuple[float, str]]:
+def fitting(axis: Axis, scale: Scale, box: Pair) -> list[tuple[float, str]]:
     """As many ticks of a level axis, with their words, as stand beside each other in a box."""
     for most in range(8, 0, -1):
         labels = axis.labels(scale.low, scale.high, most)
@@ -165,13 +167,13 @@ def text(x: float, y: float, words: str, colour: Colour = "ink", anchor: str = "
     return f'<text x="{x:.1f}" y="{y:.1f}" style="{style}">{escape(words)}</text>'
 
 
-def headed(y: float, name: str, said: str, box: tuple[float, float], colour: Colour = "ink") -> list[str]:
+def headed(y: float, name: str, said: str, box: Pair, colour: Colour = "ink") -> list[str]:
     """A name in bold on the left, cut to the room that words on the right leave."""
     room = box[1] - box[0] - width_of(said) - GAP
     return [text(box[0], y, cut(name, room, bold=True), bold=True), text(box[1], y, said, colour, "end")]
 
 
-def text_in(x: float, y: float, words: str, box: tuple[float, float], colour: Colour = "muted") -> str:
+def text_in(x: float, y: float, words: str, box: Pair, colour: Colour = "muted") -> str:
     """Words whose middle is at x, or as near to it as a box allows."""
     start, end = _spot(x, width_of(words), box)
     if start == box[0]:
@@ -179,7 +181,7 @@ def text_in(x: float, y: float, words: str, box: tuple[float, float], colour: Co
     return text(end, y, words, colour, "end") if end == box[1] else text(x, y, words, colour, "middle")
 
 
-def _spot(x: float, width: float, box: tuple[float, float]) -> tuple[float, float]:
+def _spot(x: float, width: float, box: Pair) -> Pair:
     start = max(box[0], min(x - width / 2, box[1] - width))
     return (start, box[1]) if start + width > box[1] - 1e-9 else (start, start + width)
 
@@ -187,14 +189,10 @@ def _spot(x: float, width: float, box: tuple[float, float]) -> tuple[float, floa
 # -- shapes ------------------------------------------------------------------------------------------------------------
 
 
-def line(
-    one: tuple[float, float], other: tuple[float, float], colour: Colour, width: float = 1.0, dashes: str = ""
-) -> str:
+def line(one: Pair, other: Pair, colour: Colour, width: float = 1.0, dashes: str = "") -> str:
     """A straight line between two places."""
-    return (
-        f'<line x1="{one[0]:.1f}" y1="{one[1]:.1f}" x2="{other[0]:.1f}" y2="{other[1]:.1f}" '
-        f'style="{_stroke(colour, width, dashes)}"/>'
-    )
+    ends = f'x1="{one[0]:.1f}" y1="{one[1]:.1f}" x2="{other[0]:.1f}" y2="{other[1]:.1f}"'
+    return f'<line {ends} style="{_stroke(colour, width, dashes)}"/>'
 
 
 def bar(x: float, y: float, width: float, height: float, colour: Colour) -> str:
@@ -212,7 +210,7 @@ def diamond(x: float, y: float, colour: Colour) -> str:
     return polygon([(x, y - 7), (x + 6, y), (x, y + 7), (x - 6, y)], f"fill: none; {_stroke(colour, 2)}")
 
 
-def polygon(points: Iterable[tuple[float, float]], style: str) -> str:
+def polygon(points: Iterable[Pair], style: str) -> str:
     """A closed shape."""
     return f'<polygon points="{_path(points)}" style="{style}"/>'
 
@@ -222,7 +220,7 @@ def _stroke(colour: Colour, width: float, dashes: str = "") -> str:
     return f"stroke: var(--{colour}); stroke-width: {width:g}{dash}"
 
 
-def _path(points: Iterable[tuple[float, float]]) -> str:
+def _path(points: Iterable[Pair]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
@@ -332,7 +330,7 @@ class Panel:
     note: str = ""
     height: float = 230
 
-    def spans(self) -> tuple[tuple[float, float], tuple[float, float]]:
+    def spans(self) -> tuple[Pair, Pair]:
         """The ends of both axes."""
         drawn = [mark.values() for mark in self.marks]
         return self.x.span(v for xs, _ in drawn for v in xs), self.y.span(v for _, ys in drawn for v in ys)
@@ -379,7 +377,7 @@ def _drawn(panel: Panel, x0: float, y0: float, left: float) -> Iterator[str]:
     yield from headed
 
 
-def _head(panel: Panel, box: tuple[float, float], y0: float) -> tuple[list[str], float]:
+def _head(panel: Panel, box: Pair, y0: float) -> tuple[list[str], float]:
     """Label, note and key with the place below them."""
     out, y = [], y0
     if panel.y.label or panel.note:

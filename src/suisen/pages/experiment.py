@@ -72,9 +72,9 @@ def decided(each: Estimated) -> str:
     if each.equality is not None:
         said = {"holds": "equal within", "fails": "not equal within", "undecided": "not shown to be equal within"}
         return f"{said[each.equality.state]} {margin_of(each.equality)}"
-    return {"raises": "raised", "lowers": "lowered", "not shown": "no effect shown", "no verdict": "cannot be tested"}[
-        each.decision
-    ]
+    if each.decision == "no verdict":
+        return "cannot be tested"
+    return {"raises": "raised", "lowers": "lowered", "not shown": "no effect shown"}[each.decision]
 
 
 def tone(each: Estimated) -> str:
@@ -102,11 +102,13 @@ def rows(result: Result, truth: Sequence[Truth] = ()) -> list[Row]:
     known = _by_place(truth)
     out = []
     for each in result.estimates:
-        true, held = _true_on(each.scale, known.get((each.metric, each.arm))), ""
+        true = _true_on(each.scale, known.get((each.metric, each.arm)))
+        shown = held = ""
         if true is not None:
+            shown = f"{100 * true:+.3g} %" if each.scale == "relative" else f"{true:+.4g}"
             held = "in the interval" if each.effect.low <= true <= each.effect.high else "not in the interval"
         relative, absolute = effect(each.relative, "relative"), effect(each.absolute, "absolute")
-        out.append(Row(each, relative, absolute, decided(each), tone(each), _spelt(true, each.scale), held))
+        out.append(Row(each, relative, absolute, decided(each), tone(each), shown, held))
     return out
 
 
@@ -118,12 +120,6 @@ def _true_on(scale: Scale, truth: Truth | None) -> float | None:
     if truth is None:
         return None
     return truth.relative if scale == "relative" else truth.absolute
-
-
-def _spelt(true: float | None, scale: Scale) -> str:
-    if true is None:
-        return ""
-    return f"{100 * true:+.3g} %" if scale == "relative" else f"{true:+.4g}"
 
 
 def computed(result: Result) -> dict[str, list[str]]:
@@ -250,12 +246,15 @@ def _edge(bars: Sequence[Bar]) -> float | None:
 def course_figures(result: Result) -> list[Figure]:
     """The primary metric as it stood at earlier moments, and by day since exposure."""
     percent, out = result.plan.scale == "relative", []
+    looks = "intervals allow for the planned looks"
+    if result.look.kind == "fixed":
+        looks = "intervals hold for one look alone, so this is to see the course, not to stop at"
     for arm in result.plan.treatments:
         stood = [each for each in result.cumulative if each.arm == arm and isfinite(each.effect.value)]
         points = [_point(spelt(each.until)[5:10], each.effect) for each in stood]
         if len(points) > 1:
             picture = charts.course(f"Cumulative, {arm}", points, percent=percent, below="until (month-day, UTC)")
-            caption = f"Effect on {result.plan.primary} with all data until then; {_looks(result)}."
+            caption = f"Effect on {result.plan.primary} with all data until then; {looks}."
             out.append(Figure(f"Cumulative effect: {arm}", picture, caption))
         days = [each for each in result.days if each.arm == arm]
         points = _told([_point(str(day.day), day.relative if percent else day.effect) for day in days])
@@ -278,12 +277,6 @@ def _told(points: Sequence[Point]) -> list[Point]:
     widths = sorted(point.high - point.low for point in points)
     most = WIDE * widths[(len(widths) - 1) // 2] if widths else 0.0
     return [point for point in points if not point.high - point.low > most > 0]
-
-
-def _looks(result: Result) -> str:
-    if result.look.kind == "fixed":
-        return "intervals hold for one look alone, so this is to see the course, not to stop at"
-    return "intervals allow for the planned looks"
 
 
 def segment_figures(result: Result) -> list[Figure]:

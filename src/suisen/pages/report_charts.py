@@ -42,21 +42,14 @@ def metric_figures(models: Mapping[str, Sequence[Score]], primary: str) -> list[
     names = dict.fromkeys(score.metric for scores in models.values() for score in scores)
     figures: list[Figure] = []
     for metric in sorted(names, key=lambda name: name != primary):
-        found = {
-            name: score
-            for name, scores in models.items()
-            for score in scores
-            if score.metric == metric and score.low <= score.value <= score.high
-        }
+        measured = {name: s for name, scores in models.items() for s in scores if s.metric == metric}
+        found = {name: s for name, s in measured.items() if s.low <= s.value <= s.high}
         if len(found) > 1 and len(figures) < PICTURES:
-            rows = [Bar(name, s.value, s.low, s.high, _said(s)) for name, s in found.items()]
+            said = {name: f"{number(s.value)} {interval(s.low, s.high)}" for name, s in found.items()}
+            rows = [Bar(name, s.value, s.low, s.high, said[name]) for name, s in found.items()]
             rows[-1] = rows[-1]._replace(colour="accent")
             figures.append(Figure(metric, intervals(metric, rows, effects=False), ""))
     return figures
-
-
-def _said(score: Score) -> str:
-    return f"{number(score.value)} {interval(score.low, score.high)}"
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -155,9 +148,8 @@ def history_lengths(lengths: npt.ArrayLike) -> Svg:
 
 def timeline(counts: Sequence[int], first: str, last: str) -> Svg:
     """Events in equal stretches of time."""
-    told = (
-        f"{sum(counts):,} events from {first} to {last}, in {len(counts):,} equal stretches; at most {max(counts):,}."
-    )
+    between = f"from {first} to {last}, in {len(counts):,} equal stretches"
+    told = f"{sum(counts):,} events {between}; at most {max(counts):,}."
     level = Axis(label="time (UTC)", low=0, high=len(counts), marks={0: first, len(counts): last})
     marks = [Bars(range(len(counts) + 1), counts)]
     panel = Panel(marks=marks, x=level, y=Axis(label="events", low=0, whole=True), height=250)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from suisen.data.dataset import Dataset, Split
+from suisen.data.dataset import Dataset
 from suisen.data.durations import spelt
 from suisen.data.encode import Column
 from suisen.data.ordered import OrderedLog
@@ -65,18 +65,13 @@ def fingerprint(data: OrderedLog) -> str:
 def schema_rows(data: Dataset) -> list[tuple[str, str, str, str]]:
     """(of what, field, kind, values) of every column that the data set knows."""
     ids = [("user", data.users), ("item", data.items)]
-    out = [(owner, owner, "id", f"{len(of) - 1:,} {_type(of.raw_ids.dtype)}") for owner, of in ids]
-    log = data.log.events.columns
-    for name in ("time", "label", "weight", "session"):
-        if name in log:
-            out.append(("event", name, name, _of_event(data, name)))
+    types = {owner: "integers" if of.raw_ids.dtype.is_integer() else "texts" for owner, of in ids}
+    out = [(owner, owner, "id", f"{len(of) - 1:,} {types[owner]}") for owner, of in ids]
+    columns = [name for name in ("time", "label", "weight", "session") if name in data.log.events.columns]
+    out += [("event", name, name, _of_event(data, name)) for name in columns]
     for owner, encoder in data.encoders.items():
         out += [(owner, column.name, column.kind, _values(column)) for column in encoder.columns]
     return out
-
-
-def _type(dtype: Any) -> str:
-    return "integers" if dtype.is_integer() else "texts"
 
 
 def _of_event(data: Dataset, name: str) -> str:
@@ -102,21 +97,15 @@ def _values(column: Column) -> str:
 def fact_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """(name, value) lines of ``data_facts`` for a terminal."""
     each, declared = facts["events_per_user"], facts["items_declared"] - facts["items"]
-    users = f"{facts['users']:,}" + (
-        f" and {facts['guest_sessions']:,} guest sessions" if facts["guest_sessions"] else ""
-    )
-    lines = [
+    guests = f" and {facts['guest_sessions']:,} guest sessions" if facts["guest_sessions"] else ""
+    unseen = f" and {declared:,} without events" if declared else ""
+    when = f"{facts['first']} to {facts['last']}" if facts["first"] else "none: the log has no order"
+    return [
         ("events", f"{facts['events']:,}, of which {facts['positives']:,} positives"),
-        ("users", users),
-        ("items", f"{facts['items']:,}" + (f" and {declared:,} without events" if declared else "")),
+        ("users", f"{facts['users']:,}{guests}"),
+        ("items", f"{facts['items']:,}{unseen}"),
+        ("time", when),
         ("events per user", f"mean {each['mean']:.1f}, median {each['median']:.0f}, most {each['most']:,}"),
         ("density", f"{facts['density']:.4%} of all pairs; {1 - facts['density']:.4%} are empty"),
         ("long tail", f"{facts['head_share']:.1%} of the positives fall on the top {HEAD:.0%} of the items"),
     ]
-    when = f"{facts['first']} to {facts['last']}" if facts["first"] else "none: the log has no order"
-    return [*lines[:3], ("time", when), *lines[3:]]
-
-
-def split_lines(split: Split) -> list[tuple[str, str]]:
-    """(name, value) lines of what a split made."""
-    return [(name.replace("_", " "), f"{value:,}") for name, value in split.facts.items()]

@@ -48,8 +48,7 @@ def new_folder(folder: Path, mark: str = CONFIG) -> Path:
 
 def default_folder(models: str) -> Path:
     """runs/<date>-<models>."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{stamp}-{models}"
+    return Path("runs", f"{datetime.now():%Y%m%d-%H%M%S}-{models}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -97,7 +96,6 @@ def environment(threads: int) -> dict[str, Any]:
     """What the numbers of a run depend on beside its configuration."""
     import torch
 
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "started": now(),
         "python": platform.python_version(),
@@ -105,7 +103,7 @@ def environment(threads: int) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": threads,
-        "cuda": cuda,
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "libraries": {name: _version(name) for name in LIBRARIES},
         "commit": _commit(),
     }

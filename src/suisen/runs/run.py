@@ -13,7 +13,7 @@ import torch
 from suisen.data.batch import Queries
 from suisen.data.dataset import Split
 from suisen.data.ordered import OrderedLog
-from suisen.evaluation import Comparison, Comparisons, Report, compare, evaluate
+from suisen.evaluation import Comparisons, Report, compare, evaluate
 from suisen.evaluation.metrics import facts_needed
 from suisen.evaluation.protocols import DEFAULT, DEFAULT_CLICKS
 from suisen.models import Popularity
@@ -22,6 +22,8 @@ from suisen.pipeline.recommender import Recommender
 from suisen.runs import folder as place
 from suisen.runs.config import Config
 from suisen.training.options import Callback
+
+Callbacks = Callable[[], Sequence[Callback]]
 
 
 @dataclass
@@ -48,12 +50,7 @@ class Run:
 
 
 def execute(
-    config: Config,
-    folder: Path,
-    *,
-    callbacks: Callable[[], Sequence[Callback]] = tuple,
-    overwrite: bool = False,
-    resume: bool = False,
+    config: Config, folder: Path, *, callbacks: Callbacks = tuple, overwrite: bool = False, resume: bool = False
 ) -> Run:
     """Trains and measures; ``runs.keep.save`` comes next.
 
@@ -126,10 +123,6 @@ def baselines(recommender: Recommender, split: Split, metrics: Sequence[str]) ->
 def against(report: Report, others: Sequence[Report], metric: str) -> Comparisons:
     """``report`` less each of the others on one metric, corrected over all of them."""
     found = compare(report, *others, metrics=[metric])
-    return Comparisons(tuple(_turned(row) for row in found.rows), found.notes)
-
-
-def _turned(row: Comparison) -> Comparison:
-    """The same comparison seen from the other model."""
-    other = row._replace(model=row.baseline, baseline=row.model)
-    return other._replace(difference=-row.difference, low=-row.high, high=-row.low)
+    named = [row._replace(model=row.baseline, baseline=row.model) for row in found.rows]
+    rows = (row._replace(difference=-row.difference, low=-row.high, high=-row.low) for row in named)
+    return Comparisons(tuple(rows), found.notes)

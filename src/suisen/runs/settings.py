@@ -55,9 +55,9 @@ class Setting:
         """Whether the flag may be given more than once: lists and mappings."""
         return any(_is(each, Mapping) or _is(each, Sequence) for each in _alternatives(self.hint))
 
-    def read(self, value: Any, where: str = "") -> Any:
+    def read(self, value: Any) -> Any:
         """The value of a flag's text or of a file, as the class wants it.  Raises InputError naming it."""
-        return convert(where or self.name, value, self.hint)
+        return convert(self.name, value, self.hint)
 
     @property
     def help(self) -> str:
@@ -80,10 +80,9 @@ def settings_of(cls: type, section: str, prefix: str, skip: Iterable[str] = ()) 
     for field in dataclasses.fields(cls):
         if field.name in skip or not field.init:
             continue
-        default = _default(field)
-        flag = prefix + field.name.replace("_", "-")
-        doc = " ".join(texts.get(field.name, "").split())
-        out.append(Setting(section, field.name, hints[field.name], default, doc, _bounds(cls, field.name), flag))
+        key, flag = field.name, prefix + field.name.replace("_", "-")
+        doc = " ".join(texts.get(key, "").split())
+        out.append(Setting(section, key, hints[key], _default(field), doc, _bounds(cls, key), flag))
     return out
 
 
@@ -144,15 +143,9 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 def _bounds(cls: type, name: str) -> str:
     """The bounds of a validated field, as signs."""
     known: Any = getattr(cls, "__pydantic_fields__", {}).get(name)
-    if known is None:
-        return ""
-    said = [
-        f"{sign} {getattr(each, word):g}"
-        for each in known.metadata
-        for word, sign in SIGNS.items()
-        if hasattr(each, word)
-    ]
-    return ", ".join(said)
+    notes = [] if known is None else known.metadata
+    found = [(sign, getattr(each, word)) for each in notes for word, sign in SIGNS.items() if hasattr(each, word)]
+    return ", ".join(f"{sign} {bound:g}" for sign, bound in found)
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
