@@ -32,7 +32,7 @@ PART = click.option("--part", type=click.Choice(["test", "valid"]), default="tes
 @click.argument("target", metavar="RUN_OR_BUNDLE")
 @click.option("--metrics", metavar="NAMES", help="Like ndcg@10,recall@100,coverage@10; default: those of the run.")
 @PART
-@click.option("--repeats", is_flag=True, help="Seen items that are relevant stay in the ranking: taken again.")
+@click.option("--repeats", is_flag=True, help="Relevant seen items stay in the ranking: people take them again.")
 @click.option("--json", "as_json", is_flag=True, help="Plain data, with each query's own value, instead of a table.")
 def evaluate(**given: Any) -> None:
     """Measure a trained run or bundle, with intervals and the protocol that belongs to the numbers.

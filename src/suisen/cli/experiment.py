@@ -102,7 +102,7 @@ def _from_events(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], lis
     path = given["events"]
     with broken("events", path):
         found = size(plan, read_table("events", path, texts_of(plan)), exposed_by=given["exposed_by"] or "")
-    facts = {"days": found.days, "arms": dict(found.arms), "runs": found.frame().to_dicts()}
+    facts: dict[str, Any] = {"days": found.days, "arms": dict(found.arms), "runs": found.frame().to_dicts()}
     facts |= {"margins": [vars(claim) for claim in found.margins], "notes": list(found.notes)}
     rows = [["days", "units", plan.primary, "deviation", "needed", "power", "smallest effect"]]
     for run in found.runs:
@@ -131,9 +131,9 @@ def _from_value(plan: Plan, given: dict[str, Any]) -> tuple[dict[str, Any], list
     each = ", ".join(f"{arm} {n:,}" for arm, n in arms.items())
     lines = ["", f"an effect of {effect_text(plan, effect)} needs {sum(arms.values()):,} units: {each}"]
     if given["daily"] is not None:
-        daily, share = given["daily"], share_of(plan)
-        facts["days"] = ceil(total / (daily * share))
-        lines.append(f"{facts['days']:,} days at {daily:,g} new units per day, {share:.0%} of them in")
+        share = share_of(plan)
+        facts["days"] = ceil(total / (given["daily"] * share))
+        lines.append(f"{facts['days']:,} days at {given['daily']:,g} new units per day, {share:.0%} of them in")
     if plan.sample is not None:
         facts["sample"], said = _of_sample(plan, base, design, effect)
         lines.append(said)

@@ -19,8 +19,8 @@ from suisen.pages.experiment import write_report
 from suisen.runs import folder as place
 
 PLAN, RESULT, MARKDOWN, TABLE, PAGE = "plan.toml", "result.json", "result.md", "estimates.csv", "report.html"
-MOMENTS = 12
-"""Earlier moments of the cumulative plot."""
+USUAL = {"moments": 12, "resamples": 2000, "seed": 0}
+"""Earlier moments of the cumulative plot, draws of the resampling tests and their seed."""
 
 
 @click.command(short_help="Exposures and events to a verdict, in a run folder.")
@@ -34,9 +34,9 @@ MOMENTS = 12
 @click.option("--aa", is_flag=True, help="A/A: the arms are alike; says whether they look it.")
 @click.option("--keep-duplicates", is_flag=True, help="Count events that repeat another in every column.")
 @click.option("--now", metavar="TIME", help="Moment of this look; else that of the latest event.")
-@click.option("--moments", type=click.IntRange(0), default=MOMENTS, help="Of the cumulative plot.")
-@click.option("--resamples", type=click.IntRange(99), default=2000, help="Of resampling tests.")
-@click.option("--seed", type=int, default=0, help="Of resampling tests.")
+@click.option("--moments", type=click.IntRange(0), default=USUAL["moments"], help="Of the cumulative plot.")
+@click.option("--resamples", type=click.IntRange(99), default=USUAL["resamples"], help="Of resampling tests.")
+@click.option("--seed", type=int, default=USUAL["seed"], help="Of resampling tests.")
 @click.option("--json", "as_json", is_flag=True, help="The result as plain data instead of text.")
 def analyze(**given: Any) -> None:
     """Do what the plan says, correct, and give a verdict: printed, and in a folder as JSON, Markdown, CSV and HTML.
@@ -67,23 +67,20 @@ def analysed(plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: 
     names = [name for name in ("exposures", "events", "pre") if given.get(name)]
     texts = texts_of(plan) + ([given["cluster"]] if given.get("cluster") else [])
     frames = same_ids(plan.unit, {name: read_table(name, given[name], texts) for name in names})
+    chosen = {**USUAL, **given}
     options = experiments.AnalysisOptions(
         duplicates="keep" if given.get("keep_duplicates") else "drop", cluster=given.get("cluster") or "",
-        resamples=given.get("resamples", 2000), seed=given.get("seed", 0), cumulative=given.get("moments", MOMENTS),
-        now=given.get("now") or "",
+        resamples=chosen["resamples"], seed=chosen["seed"], cumulative=chosen["moments"], now=given.get("now") or "",
     )  # fmt: skip
     with broken("events", given["events"]):
         result = experiments.analyze(
             frames["exposures"], frames["events"], plan, pre=frames.get("pre"), frozen=frozen,
             mode="A/A" if given.get("aa") else "A/B", options=options,
         )  # fmt: skip
-    about = About(
-        when=place.now()[:19].replace("T", " ") + " UTC",
-        command=command,
-        frozen_at="" if frozen is None else frozen.frozen_at,
-        files={name: str(given[name]) for name in names},
-    )
-    return Record(result, about)
+    when = place.now()[:19].replace("T", " ") + " UTC"
+    frozen_at = "" if frozen is None else frozen.frozen_at
+    files = {name: str(given[name]) for name in names}
+    return Record(result, About(when=when, command=command, frozen_at=frozen_at, files=files))
 
 
 def save(folder: Path, record: Record, plan_file: Path) -> None:
@@ -109,7 +106,7 @@ def command_of(given: dict[str, Any], folder: Path) -> str:
     for name in ("aa", "keep_duplicates"):
         if given.get(name):
             words.append(f"--{name.replace('_', '-')}")
-    for name, usual in (("moments", MOMENTS), ("resamples", 2000), ("seed", 0)):
+    for name, usual in USUAL.items():
         if given.get(name, usual) != usual:
             words += [f"--{name}", str(given[name])]
     return shlex.join([*words, "--out", str(folder), "--overwrite"])

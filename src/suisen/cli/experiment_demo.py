@@ -112,8 +112,8 @@ def demo(out: str, users: int, seed: int) -> None:
 def _planned(acted: Stage, folder: Path, seed: int) -> tuple[Plan, Frozen]:
     """Watches users before the start, sizes the plan by that, freezes it."""
     everybody = np.full(acted.world.users.size, "control")
-    first, rankers = acted.start - BEFORE_DAYS * DAY, {"control": acted.rankers["control"]}
-    before = acted.world.traffic(rankers, everybody, seed=seed + 1, start=first)
+    alone = {"control": acted.rankers["control"]}
+    before = acted.world.traffic(alone, everybody, seed=seed + 1, start=acted.start - BEFORE_DAYS * DAY)
     earlier = before.events.filter(before.events["time"].cast(int) < acted.start)
     earlier.write_parquet(folder / BEFORE)
     path = folder / PLAN

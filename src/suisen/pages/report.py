@@ -174,8 +174,9 @@ def metric_rows(models: Sequence[ModelScores]) -> list[MetricRow]:
         found = [table.get(metric) for table in tables]
         there = [score for score in found if score is not None]
         cells = [None if s is None else Cell(number(s.value), interval(s.low, s.high)) for s in found]
-        n, protocol = (dict.fromkeys(each) for each in ([f"{s.n:,}" for s in there], [s.protocol for s in there]))
-        rows.append(MetricRow(metric, cells, " / ".join(n), " / ".join(protocol)))
+        n = " / ".join(dict.fromkeys(f"{s.n:,}" for s in there))
+        protocol = " / ".join(dict.fromkeys(s.protocol for s in there))
+        rows.append(MetricRow(metric, cells, n, protocol))
     return rows
 
 

@@ -24,11 +24,9 @@ def save(run: Run) -> None:
 
     Without the extra ``report`` there is no page; a remark of the run says so.
     """
-    tables = run.config.tables()
     brief = {part: [score._asdict() for score in report.scores] for part, report in run.reports.items()}
-    run.recommender.save(
-        run.folder / place.BUNDLE, metrics=place.finite(brief), run={"config": tables, "environment": run.environment}
-    )
+    origin = {"config": run.config.tables(), "environment": run.environment}
+    run.recommender.save(run.folder / place.BUNDLE, metrics=place.finite(brief), run=origin)
     facts = data_facts(run.data)
     test = run.reports["test"]
     last = last_run(run.folder, facts["fingerprint"], test)

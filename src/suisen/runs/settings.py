@@ -80,7 +80,8 @@ def settings_of(cls: type, section: str, prefix: str, skip: Iterable[str] = ()) 
     for field in dataclasses.fields(cls):
         if field.name in skip or not field.init:
             continue
-        key, flag = field.name, prefix + field.name.replace("_", "-")
+        key = field.name
+        flag = prefix + key.replace("_", "-")
         doc = " ".join(texts.get(key, "").split())
         out.append(Setting(section, key, hints[key], _default(field), doc, _bounds(cls, key), flag))
     return out
