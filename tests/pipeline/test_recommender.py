@@ -393,3 +393,8 @@ def test_titles_and_ids_of_several_types():
     mixed = rec.recommend(["1", 7], 3)
     assert mixed["user_id"].to_list() == ["1"] * 3 + ["7"] * 3
     assert mixed["item_id"].equals(plain["item_id"])
+
+
+def test_what_is_no_index_is_refused_before_training():
+    with pytest.raises(InputError, match=r"index = 'hnsw' is not the settings of an index; give one of Exact\(\)"):
+        Recommender(EASE(), index="hnsw")

@@ -105,24 +105,24 @@ class _PoolSoftmax(torch.autograd.Function):
         ctx: Any, query: Tensor, items: Tensor, bias: Tensor, beside: Tensor | None, examples: _Examples,
         starts: list[int] | None,
     ) -> Tensor:  # fmt: skip
-        kind = torch.bfloat16 if torch.is_autocast_enabled(query.device.type) else query.dtype
+        dtype = torch.bfloat16 if torch.is_autocast_enabled(query.device.type) else query.dtype
         grad_query, grad_items = torch.empty_like(query), torch.zeros_like(items)
         grad_beside = None if beside is None else torch.empty_like(beside)
-        small, total = items.to(kind), query.new_zeros(())
+        small, total = items.to(dtype), query.new_zeros(())
         size = LOGITS_PER_CHUNK // max(1, len(items)) + 1
         for first in range(0, len(query), size):
-            part, last = query[first : first + size].to(kind), min(first + size, len(query))
+            part, last = query[first : first + size].to(dtype), min(first + size, len(query))
             here = slice(first, last) if starts is None else slice(starts[first], starts[last])
             logits = (part @ small.T).to(query.dtype)
             loss, slopes = _slopes(logits, bias, examples.of(here, first), None if beside is None else beside[here])
             total += loss
             if grad_beside is not None:
                 grad_beside[here] = slopes
-            if kind == query.dtype:
+            if dtype == query.dtype:
                 torch.mm(logits, small, out=grad_query[first:last])
                 grad_items.addmm_(logits.T, part)
             else:
-                slope = logits.to(kind)
+                slope = logits.to(dtype)
                 grad_query[first:last] = slope @ small
                 grad_items += slope.T @ part
         ctx.save_for_backward(grad_query, grad_items, grad_beside)

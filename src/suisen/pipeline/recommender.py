@@ -26,7 +26,7 @@ from suisen.recommending.engine import Engine, Filters, build_index, recommendab
 from suisen.recommending.queries import RawQueries, RecommendOptions, check_list
 from suisen.recommending.store import Store
 from suisen.recommending.system import System, first_of, name_of_both
-from suisen.retrieval import Exact, IndexSettings, measured_recall
+from suisen.retrieval import Exact, IndexSettings, create_index, measured_recall
 from suisen.training.options import Curve, RunOptions
 
 USERS_PER_CHUNK = 8192
@@ -74,6 +74,8 @@ class Recommender:
             raise InputError("a Recommender needs a retriever, a ranker or both")
         if candidates < 1:
             raise InputError(f"candidates = {candidates} must be at least 1; hundreds to thousands are usual")
+        if index is not None:
+            create_index(index)  # refused now, not after training
         self.retriever, self.ranker = retriever, ranker
         self.candidates, self.index_settings, self.seed = candidates, index, seed
         self.lists = lists or RankerLists()

@@ -19,9 +19,9 @@ def mmr(ids: Tensor, scores: Tensor, vectors: Tensor, k: int, diversity: float) 
     k = min(k, ids.shape[1])
     if k == 0:  # nothing is allowed
         return ids[:, :0], scores[:, :0]
-    at_once = max(1, GATHERED // max(1, ids.shape[1] * vectors.shape[1]))
+    chunk = max(1, GATHERED // max(1, ids.shape[1] * vectors.shape[1]))
     order = torch.zeros((len(ids), k), dtype=torch.int64)
-    for rows in torch.arange(len(ids)).split(at_once):  # type: ignore[no-untyped-call]
+    for rows in torch.arange(len(ids)).split(chunk):  # type: ignore[no-untyped-call]
         order[rows] = _picked(ids[rows] > 0, scores[rows], vectors[ids[rows]], k, diversity)
     kept = torch.arange(k) < (ids > 0).sum(1, keepdim=True)
     return torch.where(kept, ids.gather(1, order), 0), torch.where(kept, scores.gather(1, order), -torch.inf)

@@ -298,9 +298,9 @@ def popular_lists(store: Store, filters: Filters, k: int) -> tuple[Tensor, Tenso
     order = store.popular if filters.among is None else store.by_popularity(filters.among)
     longest = int(filters.exclude.lengths.max()) if len(filters.exclude) else 0
     head = order[: k + longest]
-    at_once = max(1, CELLS_PER_CHUNK // max(1, head.numel()))
+    chunk = max(1, CELLS_PER_CHUNK // max(1, head.numel()))
     ids = [torch.zeros((0, k), dtype=torch.int64)]
-    for rows in torch.arange(len(filters.exclude)).split(at_once):  # type: ignore[no-untyped-call]
+    for rows in torch.arange(len(filters.exclude)).split(chunk):  # type: ignore[no-untyped-call]
         gone = filters.exclude.take(rows).holds(head.expand(len(rows), -1))
         best = gone.long().argsort(dim=1, stable=True)[:, :k]
         found = torch.where(gone.gather(1, best), 0, head[best])
