@@ -120,7 +120,7 @@ def test_nobody_is_asked_for(rec):
 
 
 def test_a_history_is_enough_where_the_model_reads_it(rec):
-    if "history" not in rec.system.abilities and "new users" not in rec.abilities:
+    if "history" not in rec.system.abilities and "new users" not in rec.system.abilities:
         with pytest.raises(UnsupportedQuery, match="anonymous query is unknown to train and mf lacks 'history'"):
             rec.recommend(history=PAST)
         return
