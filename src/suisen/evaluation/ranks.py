@@ -180,8 +180,7 @@ def _check_lists(ids: Tensor, scores: Tensor, exclude: Ragged, width: int, first
     ordered = ids.sort(1).values
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > 0)
     _refuse(twice, first, "an item twice in one list; give it once")
-    hit = exclude.holds(ids) & (ids > 0)
-    _refuse(hit, first, "an item that it was asked to exclude; filter before the cut")
+    _refuse(exclude.holds(ids) & valid, first, "an item that it was asked to exclude; filter before the cut")
 
 
 def _refuse(bad: Tensor, first: int, what: str) -> None:

@@ -62,9 +62,8 @@ class MF(OnePhase):
     @property
     def view(self) -> View:
         """Positives with negatives of their own; labelled pairs where there are such and the loss can use them."""
-        logistic = self.loss == "logistic"
-        power = self.popularity_power
-        return Pairs(self.batch_size, self.negatives, power=power, features=False, labels=logistic)
+        both = self.loss == "logistic"
+        return Pairs(self.batch_size, self.negatives, power=self.popularity_power, features=False, labels=both)
 
     def build(self, schema: Schema) -> MFNet:
         """Two tables of vectors and one of item biases."""

@@ -100,9 +100,8 @@ def _checked(name: str, array: Floats) -> Floats:
     own = np.array(given, order="C")
     if own.size and not max(float(own.max()), -float(own.min())) <= MAX_COORDINATE:  # NaN compares false
         row = int(np.flatnonzero(~(np.abs(own) <= MAX_COORDINATE).all(axis=1))[0])
-        raise InputError(
-            f"{name}[{row}] holds NaN, infinity or a number beyond ±{MAX_COORDINATE:g}; find where it comes from"
-        )
+        what = f"NaN, infinity or a number beyond ±{MAX_COORDINATE:g}"
+        raise InputError(f"{name}[{row}] holds {what}; find where it comes from")
     return own
 
 

@@ -226,10 +226,8 @@ class FaissIndex(StoredVectors):
         padding = shape[1] % 2 if isinstance(self.settings, IVFPQ) else 0  # the zero that makes d even
         held = (index.ntotal, index.d - padding)
         if not isinstance(index, type(_empty_index(self.settings, shape[1], 1))) or held != shape:
-            raise BundleError(
-                f"{folder / INDEX_FILE} holds {type(index).__name__} of {held}, the description says "
-                f"{self.settings.name} of {shape}; save the bundle again"
-            )
+            found = f"{folder / INDEX_FILE} holds {type(index).__name__} of {held}"
+            raise BundleError(f"{found}, the description says {self.settings.name} of {shape}; save the bundle again")
         if self._quantised:
             super().load(folder, shape)
         else:
@@ -257,10 +255,8 @@ def _lists(settings: IVFSQ8 | IVFPQ, n: int) -> int:
     if settings.lists is None:
         return min(round(4 * math.sqrt(n)), most)
     if settings.lists > most:
-        raise InputError(
-            f"lists = {settings.lists} needs {MIN_VECTORS_PER_LIST * settings.lists} vectors "
-            f"({MIN_VECTORS_PER_LIST} per list), there are {n}; leave it out or give at most {most}"
-        )
+        need = f"{MIN_VECTORS_PER_LIST * settings.lists} vectors ({MIN_VECTORS_PER_LIST} per list)"
+        raise InputError(f"lists = {settings.lists} needs {need}, there are {n}; leave it out or give at most {most}")
     return settings.lists
 
 

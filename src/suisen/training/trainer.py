@@ -193,10 +193,9 @@ class _Run:
 
     def _not_finite(self, value: float, number: int) -> TrainingError:
         rates = ", ".join(f"{group['lr']:g}" for opt in self.optimisers for group in opt.param_groups)
-        return TrainingError(
-            f"the loss became {value} in {self.options.stage}, epoch {len(self.curve.rows) + 1}, batch {number + 1}, "
-            f"at learning rate {rates or 'none'}; lower learning_rate (try a tenth), or lower clip"
-        )
+        place = f"{self.options.stage}, epoch {len(self.curve.rows) + 1}, batch {number + 1}"
+        mend = "lower learning_rate (try a tenth), or lower clip"
+        return TrainingError(f"the loss became {value} in {place}, at learning rate {rates or 'none'}; {mend}")
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
