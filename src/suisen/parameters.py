@@ -55,9 +55,8 @@ class Search:
 
     def __str__(self) -> str:
         if self.choices:
-            return " | ".join(
-                ", ".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in self.choices
-            )
+            rows = [each if isinstance(each, tuple) else (each,) for each in self.choices]
+            return " | ".join(", ".join(map(str, row)) for row in rows)
         return f"{self.low:g} … {self.high:g}{', log' if self.log else ''}"
 
 

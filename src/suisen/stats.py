@@ -101,9 +101,7 @@ def holm(p: npt.ArrayLike) -> Floats:
     values = _probabilities(p)
     order = np.argsort(values)
     steps = values[order] * np.arange(values.size, 0, -1)
-    out = np.empty_like(values)
-    out[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return out
+    return np.minimum(np.maximum.accumulate(steps), 1.0)[np.argsort(order)]
 
 
 def benjamini_hochberg(p: npt.ArrayLike) -> Floats:
@@ -115,9 +113,7 @@ def benjamini_hochberg(p: npt.ArrayLike) -> Floats:
     values = _probabilities(p)
     order = np.argsort(values)[::-1]
     steps = values[order] * values.size / np.arange(values.size, 0, -1)
-    out = np.empty_like(values)
-    out[order] = np.minimum(np.minimum.accumulate(steps), 1.0)
-    return out
+    return np.minimum(np.minimum.accumulate(steps), 1.0)[np.argsort(order)]
 
 
 def _resampled_means(table: Floats, resamples: int, rng: np.random.Generator) -> Floats:

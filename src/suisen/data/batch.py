@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from suisen.data.ragged import Ragged, concat
 
-R = TypeVar("R", bound="Features | Contexts | Candidates | Batch | Queries")
 FieldKind = Literal["categorical", "numeric", "multi"]
 
 
@@ -44,8 +43,33 @@ class Schema:
     """Names of the numeric features of a (context, candidate) pair."""
 
 
+class _Movable:
+    """A frozen dataclass of arrays: tensors, records of tensors, tuples of them."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return self._changed(lambda array: array.to(device))
+
+    def _changed(self, change: Callable[[Any], Any]) -> Self:
+        """A copy with the arrays changed."""
+        record: Any = self
+        parts = {field.name: getattr(self, field.name) for field in fields(record)}
+        arrays = {name: change(part) for name, part in parts.items() if hasattr(part, "to")}
+        bags = {name: tuple(map(change, part)) for name, part in parts.items() if isinstance(part, tuple)}
+        changed: Self = replace(record, **arrays, **bags)
+        return changed
+
+
+class _Rows(_Movable):
+    """Arrays of as many rows each."""
+
+    def take(self, rows: Tensor) -> Self:
+        """The rows named, in that order."""
+        return self._changed(lambda array: array[rows] if isinstance(array, Tensor) else array.take(rows))
+
+
 @dataclass(frozen=True)
-class Features:
+class Features(_Rows):
     """Encoded features of n rows, the columns of each kind in the order of the schema."""
 
     categorical: Tensor
@@ -73,17 +97,9 @@ class Features:
             tuple(Ragged.empty(rows) for _ in range(kinds.count("multi"))),
         )
 
-    def take(self, rows: Tensor) -> Self:
-        """The rows named, in that order."""
-        return _taken(self, rows)
-
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return _moved(self, device)
-
 
 @dataclass(frozen=True)
-class Contexts:
+class Contexts(_Rows):
     """What is known when B recommendations are asked for."""
 
     user: Tensor
@@ -129,13 +145,9 @@ class Contexts:
         times = self.history.with_values(self.history_time).last(most)
         return replace(self, history=self.history.last(most), history_time=times.values)
 
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return _moved(self, device)
-
 
 @dataclass(frozen=True)
-class Candidates:
+class Candidates(_Rows):
     """C items to be scored for each of B contexts."""
 
     items: Tensor
@@ -143,13 +155,9 @@ class Candidates:
     pair: Tensor | None = None
     """(B, C, p) float32: features of the pair in the order of ``Schema.pair``; None where p = 0."""
 
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return _moved(self, device)
-
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(_Movable):
     """B examples of one step of training.  The view decides which parts are filled (see ``suisen.data.views``)."""
 
     contexts: Contexts
@@ -185,13 +193,9 @@ class Batch:
             raise TypeError("this view yields no labelled candidates; a ranker asks for Rows")
         return self.candidates, self.labels
 
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return _moved(self, device)
-
 
 @dataclass(frozen=True)
-class Queries:
+class Queries(_Rows):
     """B contexts with what was taken in each: what valid and test are."""
 
     contexts: Contexts
@@ -209,10 +213,6 @@ class Queries:
     def __len__(self) -> int:
         return len(self.contexts)
 
-    def take(self, rows: Tensor) -> Self:
-        """The queries named, in that order."""
-        return _taken(self, rows)
-
 
 def joined(parts: Sequence[Any]) -> Any:
     """Records of one class as one, their rows one behind the other; tensors agree in all but the first dimension."""
@@ -227,24 +227,6 @@ def joined(parts: Sequence[Any]) -> Any:
         return tuple(joined(column) for column in zip(*parts, strict=True))
     names = [part.name for part in fields(first)]
     return replace(first, **{name: joined([getattr(part, name) for part in parts]) for name in names})
-
-
-def _moved(record: R, device: torch.device) -> R:
-    """A copy of a dataclass whose arrays are on ``device``."""
-    return _changed(record, lambda array: array.to(device))
-
-
-def _taken(record: R, rows: Tensor) -> R:
-    """A copy of a dataclass whose arrays have these of their rows."""
-    return _changed(record, lambda array: array[rows] if isinstance(array, Tensor) else array.take(rows))
-
-
-def _changed(record: R, change: Callable[[Any], Any]) -> R:
-    """A copy of a dataclass with its arrays (tensors and records of tensors, and tuples of them) changed."""
-    parts = {field.name: getattr(record, field.name) for field in fields(record)}
-    arrays = {name: part for name, part in parts.items() if hasattr(part, "to")}
-    bags = {name: tuple(map(change, part)) for name, part in parts.items() if isinstance(part, tuple)}
-    return replace(record, **{**{name: change(part) for name, part in arrays.items()}, **bags})
 
 
 __all__ = ["Batch", "Candidates", "Contexts", "Features", "Field", "FieldKind", "Queries", "Schema", "concat", "joined"]

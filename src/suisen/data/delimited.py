@@ -83,7 +83,9 @@ def read_delimited(name: str, data: bytes, delimiter: str, quoting: bool = True)
     records = records.take(~_blank(data, records))
     if records.lines.size == 0:
         raise InputError(f"{name} is empty; give a header and at least one row")
-    columns = _header(name, data[records.starts[0] : records.ends[0]], mark, quoting)
+    first = _decoded(name, data[records.starts[0] : records.ends[0]]).rstrip("\r")
+    row = next(csv.reader([first], delimiter=mark.decode())) if quoting else first.split(mark.decode())
+    columns = _header(name, row)
     right = records.fields == len(columns)
     good, bad = records.take(right), records.take(~right)
     frame = _parse(name, _joined(data, good, all_records), mark, quoting, columns)
@@ -157,9 +159,7 @@ def _joined(data: bytes, kept: _Records, all_records: int) -> bytes:
     return np.frombuffer(data, dtype=np.uint8)[inside].tobytes()
 
 
-def _header(name: str, line: bytes, mark: bytes, quoting: bool) -> list[str]:
-    text = _decoded(name, line).rstrip("\r")
-    row = next(csv.reader([text], delimiter=mark.decode())) if quoting else text.split(mark.decode())
+def _header(name: str, row: list[str]) -> list[str]:
     columns = [column.strip() for column in row]
     twice = sorted({column for column in columns if columns.count(column) > 1})
     if twice:
@@ -213,7 +213,7 @@ def _slow(name: str, data: bytes, mark: bytes) -> Text:
             rows.append((line, row))
     if broken and (not rows or broken[0] < rows[0][0]):
         raise InputError(f"{name}: in the header, line {broken[0]}, a quoted name is followed by text; mend its quotes")
-    columns = _header_of(name, rows[0][1])
+    columns = _header(name, rows[0][1])
     good = [(line, row) for line, row in rows[1:] if len(row) == len(columns)]
     bad = [(line, len(row)) for line, row in rows[1:] if len(row) != len(columns)]
     frame = pl.DataFrame([row for _, row in good], schema=dict.fromkeys(columns, pl.String), orient="row")
@@ -222,12 +222,6 @@ def _slow(name: str, data: bytes, mark: bytes) -> Text:
     if broken:
         faults += (Fault("misplaced quotes", "a quoted field is followed by text", pl.Series(broken)),)
     return Text(_emptied(frame), pl.Series("line", [line for line, _ in good], dtype=pl.Int64), faults)
-
-
-def _header_of(name: str, row: list[str]) -> list[str]:
-    written = io.StringIO()
-    csv.writer(written, lineterminator="").writerow(row)
-    return _header(name, written.getvalue().encode(), b",", True)
 
 
 def _parsed_records(name: str, text: str, mark: str) -> Iterator[tuple[int, list[str] | None]]:

@@ -81,12 +81,9 @@ class Column:
 
     def codes(self, values: pl.Series) -> pl.Series:
         """Int64 codes of text values, 0 for null and for what the vocabulary does not hold."""
-        table = pl.DataFrame(
-            {"v": pl.Series(self.vocabulary, dtype=pl.String), "code": range(1, len(self.vocabulary) + 1)},
-            schema_overrides={"code": pl.Int64},
-        )
-        found = values.alias("v").to_frame().join(table, on="v", how="left", maintain_order="left")
-        return found["code"].fill_null(0)
+        known = pl.Series(self.vocabulary, dtype=pl.String)
+        codes = pl.int_range(1, known.len() + 1, dtype=pl.Int64, eager=True)
+        return values.replace_strict(known, codes, default=0, return_dtype=pl.Int64)
 
     def standardised(self, values: pl.Series) -> pl.Series:
         """Float32 with mean 0 and standard deviation 1 over train; 0 where missing."""

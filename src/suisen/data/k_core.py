@@ -46,15 +46,15 @@ def _core(log: Log, keep: npt.NDArray[np.bool_], name: str) -> Log:
     """The log of the events kept, its tables cut to them, with a note."""
     events = log.events.filter(pl.Series(keep))
     users, items = _within(log.users, events[Col.USER]), _within(log.items, events[Col.ITEM])
-    before = (log.events.height, _distinct(log.events, Col.USER), _distinct(log.events, Col.ITEM))
-    after = (events.height, _distinct(events, Col.USER), _distinct(events, Col.ITEM))
-    lost = [f"{b - a:,} {what}" for b, a, what in zip(before, after, ("events", "users", "items"), strict=True)]
+    counts = zip(_counts(log.events), _counts(events), ("events", "users", "items"), strict=True)
+    lost = [f"{before - after:,} {what}" for before, after, what in counts]
     notes = (*log.notes, f"{name} dropped {', '.join(lost)}")
     return replace(log, events=events, users=users, items=items, notes=notes)
 
 
-def _distinct(events: pl.DataFrame, name: Col) -> int:
-    return events[name].drop_nulls().n_unique()
+def _counts(events: pl.DataFrame) -> list[int]:
+    """Events, users and items."""
+    return [events.height, *(events[name].drop_nulls().n_unique() for name in (Col.USER, Col.ITEM))]
 
 
 def _within(table: pl.DataFrame | None, ids: pl.Series) -> pl.DataFrame | None:

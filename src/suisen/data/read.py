@@ -30,18 +30,8 @@ from typing import Any, Final, get_args
 
 import polars as pl
 
-from suisen.data.clean import (
-    BadRows,
-    Keep,
-    Sieve,
-    as_ids,
-    judge_labels,
-    judge_numbers,
-    judge_types,
-    keep_duplicates,
-    same_ids,
-    typed,
-)
+from suisen.data import clean
+from suisen.data.clean import BadRows, Keep, Sieve, as_ids, same_ids, typed
 from suisen.data.formats import Encoding, FileOptions, Format, Raw, beside, raw_of_frame, raw_of_path
 from suisen.data.log import Col, Kind, Log
 from suisen.data.times import TimeUnit, parse_times
@@ -280,13 +270,13 @@ def _read_feedback(reading: _Reading) -> None:
     """Label and weight, from their columns and from the event's type."""
     options, sieve, out, roles = reading.options, reading.sieve, reading.columns, reading.roles
     if "label" in roles:
-        out[Col.LABEL] = judge_labels(sieve, roles["label"], reading.values("label"), options.positive_from)
+        out[Col.LABEL] = clean.judge_labels(sieve, roles["label"], reading.values("label"), options.positive_from)
     weight = None
     if "weight" in roles:
-        weight = judge_numbers(sieve, roles["weight"], reading.values("weight"))
+        weight = clean.judge_numbers(sieve, roles["weight"], reading.values("weight"))
         sieve.refuse(roles["weight"], "says that nothing happened", weight == 0, reading.values("weight"))
     if "event" in roles:
-        of_type = judge_types(sieve, roles["event"], reading.values("event"), options.event_weights)
+        of_type = clean.judge_types(sieve, roles["event"], reading.values("event"), options.event_weights)
         shown = of_type == 0
         if 0 in options.event_weights.values():
             out[Col.LABEL] = out.get(Col.LABEL, pl.repeat(1, of_type.len(), dtype=pl.Int8, eager=True)) * ~shown
@@ -333,7 +323,7 @@ def _without_duplicates(frame: pl.DataFrame, name: str, keep: Keep, notes: list[
     if Col.SESSION in frame.columns:  # it tells guests apart; a user is the same in every session
         visitor.append(frame[Col.SESSION].set(frame[Col.USER].is_not_null(), None))
     time = frame[Col.TIME] if Col.TIME in frame.columns else None
-    kept = frame.filter(keep_duplicates(visitor, frame[Col.ITEM], time, keep))
+    kept = frame.filter(clean.keep_duplicates(visitor, frame[Col.ITEM], time, keep))
     if kept.height < frame.height:
         notes.append(f"{name}: {frame.height - kept.height:,} repeated (user, item) rows dropped, the {keep} kept")
     return kept

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy import special
 
 from suisen.data.log import Col, Kind, Log
 from suisen.errors import InputError
@@ -88,9 +89,8 @@ class World:
         latent = _Latent.draw(self, rng)
         truth = latent.truth(self)
         notes = (f"synthetic world, seed {self.seed}: p(item | user) is known",)
-        log = Log(
-            _events(self, truth, rng), _user_table(self, latent, rng), _item_table(self, latent, rng), KINDS, notes
-        )
+        events = _events(self, truth, rng)
+        log = Log(events, _user_table(self, latent, rng), _item_table(self, latent, rng), KINDS, notes)
         return Generated(log, truth, self)
 
 
@@ -157,16 +157,9 @@ class _Latent:
         return cls(centres, user, item, group, rng.permutation(world.items) + 1)
 
     def truth(self, world: World) -> Truth:
-        taste = _softmax(world.sharpness * self.user @ self.centres.T)
-        offer = _softmax(world.sharpness * self.centres @ self.item.T - world.skew * np.log(self.place))
-        return Truth(taste, offer)
-
-
-def _softmax(scores: Floats) -> Floats:
-    """Over the last axis."""
-    raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares: Floats = raised / raised.sum(axis=-1, keepdims=True)
-    return shares
+        taste = special.softmax(world.sharpness * self.user @ self.centres.T, axis=-1)
+        fit = world.sharpness * self.centres @ self.item.T - world.skew * np.log(self.place)
+        return Truth(taste, special.softmax(fit, axis=-1))
 
 
 def _best(scores: Floats, k: int) -> Longs:
@@ -244,9 +237,8 @@ def _user_table(world: World, latent: _Latent, rng: np.random.Generator) -> pl.D
 
 def _item_table(world: World, latent: _Latent, rng: np.random.Generator) -> pl.DataFrame:
     category = _noisy(latent.group, world.groups, world.feature_noise, rng)
-    tags = _noisy(
-        np.argsort(-(latent.item @ latent.centres.T), axis=1)[:, :2].ravel(), world.groups, world.feature_noise, rng
-    )
+    nearest = np.argsort(-(latent.item @ latent.centres.T), axis=1)[:, :2]
+    tags = _noisy(nearest.ravel(), world.groups, world.feature_noise, rng)
     price = np.exp(3 + 0.5 * _number(latent.item[:, -1], world.feature_noise, rng)).round(2)
     ids = np.arange(1, world.items + 1)
     columns: dict[str, Any] = {
@@ -254,12 +246,6 @@ def _item_table(world: World, latent: _Latent, rng: np.random.Generator) -> pl.D
         "title": pl.select(pl.format("Item {} of taste {}", pl.Series(ids), pl.Series(latent.group))).to_series(),
         "price": price,
         "category": _words("category-", category),
-        "tags": _tags(tags.reshape(world.items, -1)),
+        "tags": _words("tag-", tags).reshape(nearest.shape).arr.to_list().list.unique(maintain_order=True),
     }
     return pl.DataFrame(columns)
-
-
-def _tags(codes: Longs) -> pl.Series:
-    """Lists of different tags."""
-    words = _words("tag-", codes.ravel()).reshape(codes.shape)
-    return words.arr.to_list().list.unique(maintain_order=True)

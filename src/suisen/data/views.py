@@ -43,7 +43,10 @@ class View(Protocol):
 
 
 class Epochs(Protocol):
-    """A view opened on a Dataset: as many epochs as the trainer asks for."""
+    """A view opened on a Dataset: as many epochs as the trainer asks for.
+
+    ``refresh`` and the states do nothing unless a view's examples depend on the network.
+    """
 
     examples: int
     """Examples per epoch."""
@@ -53,12 +56,15 @@ class Epochs(Protocol):
 
     def refresh(self, net: Any) -> None:
         """Called before each epoch with the network in eval mode, for views whose examples depend on it."""
+        return
 
     def state_dict(self) -> dict[str, Tensor]:
         """What ``refresh`` computed, so that a checkpoint inside an epoch needs no second ``refresh``."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Puts the result of ``state_dict`` back."""
+        return
 
 
 def slices(order: Tensor, size: int) -> tuple[Tensor, ...]:
@@ -89,21 +95,7 @@ def has_negatives(train: Dataset) -> bool:
     return bool((~train.positive).any())
 
 
-class _Steady:
-    """Epochs that do not depend on the network."""
-
-    def refresh(self, net: Any) -> None:
-        """Nothing to refresh."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Nothing was computed."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Nothing to put back."""
-
-
-class _Shuffled(_Steady):
+class _Shuffled(Epochs):
     """Epochs over ``rows`` (examples,), in an order drawn anew each time; a subclass makes a batch of some of them."""
 
     NONE = "train has no event of a known user to learn from; use a model that reads histories"
@@ -259,7 +251,7 @@ class Hard:
         return _HardEpochs(self, train)
 
 
-class _HardEpochs:
+class _HardEpochs(Epochs):
     def __init__(self, view: Hard, train: Dataset) -> None:
         self.view = view
         self.train = train
@@ -338,7 +330,7 @@ class Sequences:
         return _SequenceEpochs(self, train)
 
 
-class _SequenceEpochs(_Steady):
+class _SequenceEpochs(Epochs):
     def __init__(self, view: Sequences, train: Dataset) -> None:
         self.view = view
         self.train = train
@@ -427,10 +419,9 @@ class _ListEpochs(_RowEpochs):
         self.lists = lists
 
     def _batch(self, rows: Tensor, rng: torch.Generator) -> Batch:
-        lists, pair = self.lists, self.lists.candidates.pair
-        candidates = Candidates(lists.candidates.items[rows], None if pair is None else pair[rows])
+        lists = self.lists
         contexts = lists.contexts.take(rows).recent(self.view.history)
-        return Batch(contexts, candidates, lists.labels[rows], lists.weights[rows])
+        return Batch(contexts, lists.candidates.take(rows), lists.labels[rows], lists.weights[rows])
 
 
 class _LabelEpochs(_RowEpochs):
@@ -478,7 +469,7 @@ class Whole:
         return _WholeEpochs(train)
 
 
-class _WholeEpochs(_Steady):
+class _WholeEpochs(Epochs):
     def __init__(self, train: Dataset) -> None:
         self.examples = len(train.events)
         self.empty = train.contexts(torch.zeros(0, dtype=torch.int64))

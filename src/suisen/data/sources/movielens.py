@@ -84,12 +84,9 @@ def _atomic(files: Files) -> Tables:
         pl.read_csv(BytesIO(files(f"ml-100k.{part}")), separator="\t", quote_char=None, infer_schema=False)
         for part in ("inter", "user", "item")
     )
-    number: dict[Any, Any] = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "time": pl.Float64}
-    ratings = (
-        inter.rename(dict(zip(inter.columns, RATINGS, strict=True)))
-        .cast(number)
-        .with_columns(pl.col("time").cast(pl.Int64))
-    )
+    inter = inter.rename(dict(zip(inter.columns, RATINGS, strict=True)))
+    number: dict[Any, Any] = {**RATINGS, "time": pl.Float64}
+    ratings = inter.cast(number).cast({"time": pl.Int64})
     users = user.rename(dict(zip(user.columns, ("user", "age", "gender", "occupation", "zip_code"), strict=True)))
     item = item.rename(dict(zip(item.columns, ("item", "name", "year", "genres"), strict=True)))
     lost = "unkonwn"  # RecBole's spelling where the official title is "unknown" and names no year
@@ -103,10 +100,8 @@ def _atomic(files: Files) -> Tables:
 def _ml_1m(files: Files) -> Tables:
     """ratings.dat, users.dat and movies.dat (``::``, Latin-1); ages are the least of their bracket."""
     user = {"user": pl.Int64, "gender": pl.String, "age": pl.Int64, "occupation": pl.Int64, "zip_code": pl.String}
-    codes = dict(enumerate(OCCUPATIONS))
-    users = _table(files("users.dat"), "::", user, "latin-1").with_columns(
-        pl.col("occupation").replace_strict(codes, return_dtype=pl.String)
-    )
+    occupation = pl.col("occupation").replace_strict(dict(enumerate(OCCUPATIONS)), return_dtype=pl.String)
+    users = _table(files("users.dat"), "::", user, "latin-1").with_columns(occupation)
     order = ("user", "age", "gender", "occupation", "zip_code")
     ratings = _table(files("ratings.dat"), "::", RATINGS)
     return _tables(ratings, _movies_dat(files, "latin-1"), users.select(order))
