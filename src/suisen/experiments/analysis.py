@@ -113,11 +113,10 @@ def analyze_units(
     ratio = sample_ratio(known.counts(), plan.arms, threshold=plan.srm_threshold)
     look, times = look_of(plan, known.frame.height, _now(given, known))
     comparing = Comparing(known.frame, plan, look, times, given.comparison)
-    if times and plan.sequential is not None:
-        bounds = spending_bounds(
-            times, plan.alpha, spending=plan.sequential.spending, convention=plan.sequential.convention
-        )
-        look = replace(look, bound=bounds.bounds[-1])
+    looking = plan.sequential
+    if times and looking is not None:
+        design = spending_bounds(times, plan.alpha, spending=looking.spending, convention=looking.convention)
+        look = replace(look, bound=design.bounds[-1])
     estimates = _estimates(comparing, mode)
     notes = [*known.notes, with_stratum(known.frame, plan)[1]]
     segments, skipped = _segments(comparing, given)
@@ -126,7 +125,7 @@ def analyze_units(
         known.frame.height, known.contaminated, tuple(note for note in [*notes, *skipped] if note),
         (*known.warnings, *_doubts(known, ratio)), look, estimates, segments,
     )  # fmt: skip
-    return result.with_verdict(verdict(result))
+    return replace(result, verdict=verdict(result))
 
 
 def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:
@@ -187,9 +186,8 @@ def _family(estimates: list[Estimated], plan: Plan, *, always: bool = False) -> 
     tested = [each for each in estimates if not np.isnan(each.p)]
     if rule == "none" or len(tested) < 2:
         return estimates
-    values = iter(
-        corrected(tested, CORRECT[rule]([each.p for each in tested]).tolist(), f"{NAMES[rule]} over {len(tested)}")
-    )
+    said = f"{NAMES[rule]} over {len(tested)}"
+    values = iter(corrected(tested, CORRECT[rule]([each.p for each in tested]).tolist(), said))
     return [each if np.isnan(each.p) else next(values) for each in estimates]
 
 

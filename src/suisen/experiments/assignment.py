@@ -55,13 +55,6 @@ class Salts:
     layer: str
     holdout: str
 
-    @classmethod
-    def of(cls, plan: Plan) -> Salts:
-        """The prefixes of the plan's hash and the plan's own salts."""
-        of = plan.assignment
-        names = plan.seed, of.layer, of.holdout_salt
-        return cls(*(prefix + name for prefix, name in zip(_PREFIXES[of.hash], names, strict=True)))
-
 
 def buckets(weights: Iterable[float], coverage: float = 1.0) -> list[tuple[float, float]]:
     """The open part [from, to) of each arm's bucket.
@@ -96,8 +89,10 @@ class Assigner:
 
     @cached_property
     def salts(self) -> Salts:
-        """What is hashed in front of the unit."""
-        return Salts.of(self.plan)
+        """The prefixes of the plan's hash and the plan's own salts."""
+        of = self.plan.assignment
+        names = self.plan.seed, of.layer, of.holdout_salt
+        return Salts(*(prefix + name for prefix, name in zip(_PREFIXES[of.hash], names, strict=True)))
 
     @cached_property
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -138,9 +133,8 @@ class Assigner:
     def arms(self, units: Any) -> pl.Series:
         """(n,) arms of a column of units, as an Enum; null where there is none."""
         frame = self._frame(units)
-        return _enum(
-            "arm", self._drawn(as_units(frame[self.plan.unit], self.plan.unit), frame)[0], tuple(self.plan.arms)
-        )
+        places, _ = self._drawn(as_units(frame[self.plan.unit], self.plan.unit), frame)
+        return _enum("arm", places, tuple(self.plan.arms))
 
     def _frame(self, units: Any) -> pl.DataFrame:
         name = self.plan.unit

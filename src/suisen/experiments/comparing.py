@@ -179,9 +179,8 @@ class _Metric:
         """The planned test; auto is resolved."""
         if self.metric.quantile is not None:
             return QUANTILE
-        return self.metric.planned_test(
-            plain=not self.metric.covariate and not self.divided and not self.has_denominator
-        )
+        plain = not self.metric.covariate and not self.divided and not self.has_denominator
+        return self.metric.planned_test(plain=plain)
 
     def sample(self, arm: str) -> Sample:
         """The units of an arm, adjusted by the covariate: y − θ (d̄/w̄)(x − c·w), with means over all arms."""

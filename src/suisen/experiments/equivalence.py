@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import special
 
 from suisen.errors import InputError
-from suisen.experiments.means import Effect
+from suisen.experiments.means import Effect, statistic_of
 from suisen.experiments.moments import Floats
 from suisen.experiments.plan import Equivalence, Guardrail
 from suisen.experiments.result import Equality, Guard, Range, State
@@ -35,7 +35,7 @@ def non_inferior(
     if not bool((width > 0).all()):
         raise InputError(f"margin = {margin!r} must be above 0: how much worse is still accepted")
     sign = 1.0 if better == "higher" else -1.0
-    p = special.stdtr(effect.df, -_statistic(sign * effect.value + width, effect.se))
+    p = special.stdtr(effect.df, -statistic_of(sign * effect.value + width, effect.se))
     return Margins(np.asarray(p), *_interval(effect, alpha))
 
 
@@ -46,8 +46,8 @@ def equivalent(effect: Effect, low: float, high: float, *, alpha: float = 0.05) 
     """
     if not low < high:
         raise InputError(f"margins ({low!r}, {high!r}) are empty; give low < high, like (-0.01, 0.01)")
-    above = special.stdtr(effect.df, -_statistic(effect.value - low, effect.se))
-    below = special.stdtr(effect.df, _statistic(effect.value - high, effect.se))
+    above = special.stdtr(effect.df, -statistic_of(effect.value - low, effect.se))
+    below = special.stdtr(effect.df, statistic_of(effect.value - high, effect.se))
     return Margins(np.asarray(np.maximum(above, below)), *_interval(effect, alpha))
 
 
@@ -69,11 +69,6 @@ def equalled(effect: Effect, rule: Equivalence, alpha: float) -> Equality:
         state = "fails"
     p = float(equivalent(effect, -margin, margin, alpha=alpha).p)
     return Equality(margin, rule.scale, Range(float(effect.value), low, high, p), state)
-
-
-def _statistic(gap: Floats, se: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((gap == 0) & (se == 0), 0.0, gap / se)
 
 
 def _interval(effect: Effect, alpha: float) -> tuple[Floats, Floats]:

@@ -30,19 +30,16 @@ def look_of(plan: Plan, units: int, now: int | None) -> tuple[Look, tuple[float,
         said = f"always-valid: any number of looks is allowed for ({seen})"
         return Look("always-valid", fraction, said), ()
     if fraction is None:  # looks are shares of something
-        return Look(
-            "group", None, "group-sequential, but neither sample nor dates were planned", of=len(sequential.looks)
-        ), ()
+        said = "group-sequential, but neither sample nor dates were planned"
+        return Look("group", None, said, of=len(sequential.looks)), ()
     number = sum(look <= fraction + NEAR for look in sequential.looks)
     if not number:
         said = f"before the first planned look ({seen}; the first is at {100 * sequential.looks[0]:g} %)"
         return Look("group", fraction, said, of=len(sequential.looks)), ()
     last = 1.0 if number == len(sequential.looks) else fraction
     said = f"look {number} of {len(sequential.looks)} ({seen}), {sequential.spending} spending, {sequential.convention}"
-    return Look("group", fraction, said, number=number, of=len(sequential.looks)), (
-        *sequential.looks[: number - 1],
-        last,
-    )
+    times = (*sequential.looks[: number - 1], last)
+    return Look("group", fraction, said, number=number, of=len(sequential.looks)), times
 
 
 def _fraction(plan: Plan, units: int, now: int | None) -> tuple[float | None, str]:

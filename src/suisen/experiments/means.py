@@ -141,7 +141,7 @@ def compare(
             return _log_relative(control, treatment, test, level, alternative)
         else:
             raise unknown("scale", scale, ("absolute", "relative", "log-relative"))
-        statistic = _ratio(value, se)
+        statistic = statistic_of(value, se)
         half = special.stdtrit(df, (1 + level) / 2) * se
         return Effect(value, se, df, value - half, value + half, p_of(statistic, df, alternative), statistic)
 
@@ -156,7 +156,7 @@ def _log_relative(
     treatment = treatment._replace(var=treatment.var / np.where(good, b, np.nan) ** 2)
     var_a, var_b, df = _variances(control, treatment, test)
     log, se = np.log(np.where(good, b / a, np.nan)), np.sqrt(var_a + var_b)
-    half, statistic = special.stdtrit(df, (1 + level) / 2) * se, _ratio(log, se)
+    half, statistic = special.stdtrit(df, (1 + level) / 2) * se, statistic_of(log, se)
     p = p_of(statistic, df, alternative)
     return Effect(np.expm1(log), se, df, np.expm1(log - half), np.expm1(log + half), p, statistic)
 
@@ -177,9 +177,10 @@ def _variances(control: Estimate, treatment: Estimate, test: MeanTest) -> tuple[
     return var_a, var_b, np.where(np.isnan(df), control.df + treatment.df, df)
 
 
-def _ratio(value: Floats, se: Floats) -> Floats:
-    """The statistic; 0 where both are 0: no difference and no spread is no evidence."""
-    return np.where((value == 0) & (se == 0), 0.0, value / se)
+def statistic_of(value: Floats, se: Floats) -> Floats:
+    """Value / se; 0 where both are 0: no difference and no spread is no evidence."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((value == 0) & (se == 0), 0.0, value / se)
 
 
 def p_of(statistic: Floats, df: Floats, alternative: Alternative = "two-sided") -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isnan
 from typing import Literal
 
@@ -238,10 +238,6 @@ class Result:
     def of(self, role: Role) -> tuple[Estimated, ...]:
         """The estimates of a role."""
         return tuple(each for each in self.estimates if each.role == role)
-
-    def with_verdict(self, verdict: str) -> Result:
-        """The same with its sentence."""
-        return replace(self, verdict=verdict)
 
     def frame(self) -> pl.DataFrame:
         """One row per estimate."""

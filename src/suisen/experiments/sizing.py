@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from math import ceil, floor, sqrt
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ import numpy as np
 import polars as pl
 from scipy import optimize, special
 
-from suisen.data.durations import duration
+from suisen.data.durations import duration, spelt
 from suisen.data.times import parse_times
 from suisen.errors import InputError, unknown
 from suisen.experiments.families import DAY
@@ -38,7 +37,6 @@ from suisen.experiments.units import ARM, Frame, units
 
 GRID = (1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 56)
 """Days that are tried, as far as the events reach."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -97,18 +95,11 @@ class Sizing:
     def frame(self) -> pl.DataFrame:
         """One row per run."""
         rows = [
-            {
-                "days": run.days,
-                "units": run.units,
-                "value": run.baseline.value,
-                "deviation": sqrt(run.baseline.variance),
-                "needed": ceil(run.needed),
-                "power": run.power,
-                "mde": run.mde,
-            }
+            (run.days, run.units, run.baseline.value, sqrt(run.baseline.variance), ceil(run.needed), run.power, run.mde)
             for run in self.runs
         ]
-        return pl.DataFrame(rows)
+        names = ["days", "units", "value", "deviation", "needed", "power", "mde"]
+        return pl.DataFrame(rows, schema=names, orient="row")
 
     def text(self) -> str:
         """The answer in words."""
@@ -120,9 +111,8 @@ class Sizing:
         if self.days is None:
             more = f"{last.days} days give {last.units:,} units, power {last.power:.0%}"
             least = f", and find effects from {_size(last.mde, plan)}" if last.mde == last.mde else ""
-            return "\n".join(
-                [f"{head}\n{more}{least}: run longer, or plan for a larger effect.", *map(str, self.margins)]
-            )
+            said = f"{more}{least}: run longer, or plan for a larger effect."
+            return "\n".join([head, said, *map(str, self.margins)])
         weeks = ceil(self.days / 7)
         tail = f"{self.days} days give {found.units:,} units, power {found.power:.0%}"
         whole = "" if self.days % 7 == 0 else f"; run {weeks} whole week{'s' * (weeks > 1)}, as days of the week differ"
@@ -296,13 +286,9 @@ def _without_effect(plan: Plan, name: str, start: int, end: int) -> Plan:
     """A metric alone, from ``start`` to ``end``."""
     values = plan.as_dict()
     kept = {each: values["metrics"][each] for each in (name, *plan.metrics[name].parts.values())}
-    dates = {"start": _iso(start), "end": _iso(end)}
+    dates = {"start": spelt(start), "end": spelt(end)}
     none: dict[str, Any] = {"guardrails": {}, "equivalence": {}, "strata": [], "segments": [], "sequential": None}
     return Plan.of({**values, "primary": name, "metrics": kept, **dates, **none, "assignment": {}})
-
-
-def _iso(micros: int) -> str:
-    return (_EPOCH + timedelta(microseconds=micros)).isoformat()
 
 
 def _in_utc(events: Frame, plan: Plan) -> pl.LazyFrame:

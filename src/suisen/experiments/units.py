@@ -247,9 +247,8 @@ def _clocked(where: str, frame: pl.LazyFrame, plan: Plan) -> tuple[pl.LazyFrame,
     name = plan.columns.time
     dtype = frame.collect_schema()[name]
     if isinstance(dtype, pl.Datetime):
-        return frame.with_columns(
-            pl.col(name).dt.cast_time_unit("us").cast(pl.Int64).alias(TIME)
-        ), dtype.time_zone is not None
+        micros = pl.col(name).dt.cast_time_unit("us").cast(pl.Int64)
+        return frame.with_columns(micros.alias(TIME)), dtype.time_zone is not None
     if dtype == pl.Date:
         return frame.with_columns(pl.col(name).cast(pl.Datetime("us")).cast(pl.Int64).alias(TIME)), False
     if dtype.is_integer() and (factor := _unit_of(frame, name)) is not None:

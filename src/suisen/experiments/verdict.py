@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from suisen.experiments.result import Equality, Estimated, Guard, Range, Result, margin_of
+from suisen.experiments.result import Equality, Estimated, Guard, Range, Result, State, margin_of
+
+EQUAL: dict[State, str] = {"holds": "equal", "fails": "NOT EQUAL", "undecided": "not shown to be equal"}
+"""State of an equality → what is said of it."""
 
 
 def verdict(result: Result) -> str:
@@ -43,8 +46,7 @@ def _effect(each: Estimated, result: Result) -> str:
     arm, within = _begun(each.arm), f"within {margin_of(equal)}"
     if equal.state == "holds" and not each.significant:
         return f"{arm} equals {result.plan.control} in {each.metric} {within}: {_interval(equal, result)}"
-    word = {"holds": "equal", "fails": "NOT EQUAL", "undecided": "not shown to be equal"}[equal.state]
-    return f"{_shown(each, result)}, {word} {within}"
+    return f"{_shown(each, result)}, {EQUAL[equal.state]} {within}"
 
 
 def _begun(arm: str) -> str:
@@ -75,11 +77,8 @@ def _shown(each: Estimated, result: Result) -> str:
     mde = result.plan.mde
     ruled = ""
     if mde is not None and -mde < found_range.low and found_range.high < mde:
-        ruled = (
-            f", and one of {100 * mde:g} % is ruled out"
-            if each.scale == "relative"
-            else f", and one of {mde:g} is ruled out"
-        )
+        size = f"{100 * mde:g} %" if each.scale == "relative" else f"{mde:g}"
+        ruled = f", and one of {size} is ruled out"
     return f"No effect of {each.arm} on {each.metric} is shown: {shown}{ruled}"
 
 
@@ -102,9 +101,8 @@ def _guardrails(result: Result) -> str:
 
 def _equalities(result: Result) -> str:
     """Of metrics that are not primary: each claim of equality, whatever became of it."""
-    word = {"holds": "equal", "fails": "NOT EQUAL", "undecided": "not shown to be equal"}
     return "; ".join(
-        f"{each.metric}{_of(each, result)} {word[each.equality.state]} within {margin_of(each.equality)} "
+        f"{each.metric}{_of(each, result)} {EQUAL[each.equality.state]} within {margin_of(each.equality)} "
         f"({_interval(each.equality, result)})"
         for each in result.estimates
         if each.equality is not None and each.role != "primary"

@@ -8,7 +8,7 @@ import pytest
 
 from suisen.data.synthetic import World
 from suisen.errors import InputError
-from suisen.experiments.simulation.repeats import Repeats, browse, noisy, popular
+from suisen.experiments.simulation.repeats import Repeats, browse, noisy
 from suisen.experiments.simulation.simulate import band
 from suisen.experiments.simulation.world import Browsing
 
@@ -76,8 +76,6 @@ def test_rankers_of_known_quality(world):
     rough = noisy(world, 1.0)
     assert rough(np.array([7, 3])).tolist() == rough(everyone)[[6, 2]].tolist()
     assert rough(np.array([], dtype=np.int64)).shape == (0, 6)
-    same = popular(world)(everyone[:3])
-    assert (same == same[0]).all()
 
 
 @pytest.mark.parametrize(

@@ -179,10 +179,3 @@ def noisy(world: Browsing, noise: float, *, seed: int = 0) -> Ranker:
         return np.argsort(-score, axis=1, kind="stable")[:, :places] + 1
 
     return rank
-
-
-def popular(world: Browsing) -> Ranker:
-    """The same list for everybody: the items that all users together take most."""
-    truth = world.generated.truth
-    best = np.argsort(-(truth.taste.mean(0) @ truth.offer), kind="stable")[: world.habits.places] + 1
-    return lambda users: np.tile(best, (len(users), 1))

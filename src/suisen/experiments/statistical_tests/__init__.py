@@ -16,18 +16,8 @@ from suisen.experiments.statistical_tests.of_shares import ChiSquare, Fisher
 QUANTILE = QuantileBootstrap()
 """The test of a metric whose plan says ``quantile``."""
 TESTS: dict[str, StatisticalTest] = {
-    test.name: test
-    for test in (
-        Welch(),
-        Student(),
-        Z(),
-        ChiSquare(),
-        Fisher(),
-        MannWhitney(),
-        BootstrapBCa(),
-        BootstrapT(),
-        Permutation(),
-    )
+    test.name: test()
+    for test in (Welch, Student, Z, ChiSquare, Fisher, MannWhitney, BootstrapBCa, BootstrapT, Permutation)
 }
 """Name in a plan → test."""
 
