@@ -1,7 +1,5 @@
 """One voice for errors: the field, the value, the bound and the mend, in one line."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """Parameters that are written once: frozen dataclasses validated by Pydantic, complaining in the house's voice."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields

@@ -1,7 +1,5 @@
 """Resampling, paired tests and corrections for many comparisons: for offline metrics and experiments alike."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

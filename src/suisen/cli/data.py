@@ -1,7 +1,5 @@
 """``suisen data``: fetch a public data set, look into any event log."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

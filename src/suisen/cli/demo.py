@@ -1,7 +1,5 @@
 """``suisen demo``: the whole path in one go on MovieLens-100K."""
 
-from __future__ import annotations
-
 import json
 import time
 import urllib.request

@@ -1,7 +1,5 @@
 """``suisen experiment …``: plan, assign, analyze, report, simulate, demo."""
 
-from __future__ import annotations
-
 import json
 from math import ceil, isnan
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``suisen experiment analyze | report``: from files to a run folder with the verdict in four forms."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """``suisen experiment demo | simulate``: a whole experiment in a world whose true effects are known, once and often."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What the commands of an experiment share: its frozen plan, columns that stay text, effects and tables in words."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from suisen.experiments.frozen import Frozen, frozen_path, read_frozen

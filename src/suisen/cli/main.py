@@ -1,7 +1,5 @@
 """``suisen …``: the group of commands, found when they are asked for, and the one place where errors become lines."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Commands whose options depend on the others: ``--retriever sasrec`` brings SASRec's hyper-parameters."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``suisen recommend``."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator
 from itertools import chain

@@ -1,7 +1,5 @@
 """Event tables of an experiment as lazy frames: files are read as a stream, ids stay the text that they are."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path

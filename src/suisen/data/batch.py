@@ -4,8 +4,6 @@ Training, evaluation and serving use the same types, so that offline and online 
 Ids are dense: 0 means unknown or padding, row i of every table is dense id i.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self

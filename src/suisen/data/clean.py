@@ -14,8 +14,6 @@ By default one bad row refuses the file, in one message: how many bad rows there
 is bad.  With ``bad_rows="drop"`` they are dropped and counted by reason; a row counts for the first of its reasons.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

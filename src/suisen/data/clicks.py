@@ -1,7 +1,5 @@
 """Labelled rows held out, each row a query of one candidate with one label: for AUC and logloss."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import polars as pl

@@ -1,7 +1,5 @@
 """Feature tables → arrays: which kind each column is, its vocabulary or its mean, fitted on train alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, get_args

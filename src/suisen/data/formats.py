@@ -1,7 +1,5 @@
 """Frames and files → ``Raw``: one table as it stands in its source, with the place of each row."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import zlib

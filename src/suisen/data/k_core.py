@@ -1,7 +1,5 @@
 """The k-core of a log: what is kept of it, where wanted, before it is split."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

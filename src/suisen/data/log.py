@@ -1,7 +1,5 @@
 """The raw log: events and tables with the caller's own ids, clean but not yet encoded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -19,8 +19,6 @@ Rules (each is counted in ``Log.notes`` where it changes anything):
   one ("7", not "007").
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """Whole sessions held out, every prefix of a session a query for its next item."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import polars as pl

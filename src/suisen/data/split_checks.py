@@ -1,7 +1,5 @@
 """Checks of a split rule: of its parameters and of what it needs of a log.  ``rule`` is its name, for the message."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 from suisen.data.durations import spelt

@@ -7,8 +7,6 @@ A rule is a frozen dataclass of its parameters with one method, ``split``: from 
 LeaveLast(test=1, valid=1, valid_users=0, seed=0)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,7 +1,5 @@
 """Times of any spelling → Int64 microseconds since 1970 UTC."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

@@ -5,8 +5,6 @@ and as a relevant item it is a miss.  NaN is refused.  Contexts arrive on the CP
 computes.
 """
 
-from __future__ import annotations
-
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor

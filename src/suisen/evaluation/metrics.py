@@ -4,8 +4,6 @@ Notation: R = number of relevant items of the query, r₁ < r₂ < … their pes
 function returns one value per query, NaN where the query has none: see ``suisen.evaluation.metric.Metric``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

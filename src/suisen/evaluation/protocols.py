@@ -10,8 +10,6 @@
 Ties count against the model everywhere but in the AUC of clicks, where they count one half.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Sequence

@@ -10,8 +10,6 @@ model (every item has the same vector) would break its ties by luck.  Where at l
 (and at least two) lie within 2⁻¹⁷ of it, relative to its own size, they are taken for ties.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

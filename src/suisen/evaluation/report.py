@@ -1,7 +1,5 @@
 """Reports and paired comparisons: numbers with their protocol, their count of queries and their intervals."""
 
-from __future__ import annotations
-
 import base64
 import json
 import math

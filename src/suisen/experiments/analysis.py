@@ -1,7 +1,5 @@
 """From exposures and events to a result: ``analyze`` does what the plan says, corrects, and gives a verdict."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -4,8 +4,6 @@ Tests of means, ratios and shares need nothing but the table of moments; ranks, 
 units.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property

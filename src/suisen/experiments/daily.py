@@ -4,8 +4,6 @@ A new thing is tried because it is new (novelty) or resisted because it is not t
 effect that changes with the days since a unit's first exposure.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@ Where the primary metric is made of sums, one pass over the events sums them by 
 seen at; adding up from one moment to the next gives every moment.  Else each moment reads the events again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 

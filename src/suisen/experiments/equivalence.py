@@ -1,7 +1,5 @@
 """Not worse than a margin, and equal within margins: what a test of "no difference" cannot show."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import numpy as np

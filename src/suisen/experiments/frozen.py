@@ -1,7 +1,5 @@
 """The plan as it was when the experiment started: written once beside its file, and what was changed after."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime

@@ -17,8 +17,6 @@ Whole columns are hashed in chunks: the texts of a chunk become a matrix of byte
 step of the hash is one operation over a column of that matrix.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 

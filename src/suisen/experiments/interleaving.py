@@ -12,8 +12,6 @@ Lists are (B, K) arrays of ids, best first, one request per row, or one list alo
 (integers) or "" (strings).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

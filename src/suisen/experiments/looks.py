@@ -1,7 +1,5 @@
 """Where an experiment stands against its plan: how much of it was seen, at which look, and whether that was planned."""
 
-from __future__ import annotations
-
 from suisen.data.durations import spelt
 from suisen.experiments.plan import Plan
 from suisen.experiments.result import Look

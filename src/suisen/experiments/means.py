@@ -5,8 +5,6 @@ independent and equals cluster-robust regression (Deng, Lu, Qin 2021).  A mean i
 computed from ``Moments`` and works on any leading axes.
 """
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@ How a unit's value comes from its events is the metric's family (``families``); 
 for all families alike: ratios of metrics, censoring, logs, winsorising.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import polars as pl

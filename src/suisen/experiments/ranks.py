@@ -1,7 +1,5 @@
 """Mann-Whitney U with its effect: the probability of superiority, its interval, and the Hodges-Lehmann shift."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

@@ -5,8 +5,6 @@ Confidence sequences are the two-sided normal mixture of Robbins (1970) in the a
 Rowe 1969) and spending functions (Lan, DeMets 1983).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

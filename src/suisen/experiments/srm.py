@@ -4,8 +4,6 @@ A mismatch says that assignment, logging or filtering is broken, and that no com
 (Fabijan et al. 2019); hence no verdict below the threshold.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

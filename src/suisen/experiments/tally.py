@@ -7,8 +7,6 @@ least to the greatest of each unit, so that the same events give the same sums h
 sum (visits, SQL) is grouped a part of the units at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise

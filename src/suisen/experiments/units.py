@@ -14,8 +14,6 @@ Rules, each counted in ``Units.notes`` where it took something out:
   than of what they are counted per are refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal

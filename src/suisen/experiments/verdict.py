@@ -1,7 +1,5 @@
 """The first line of a report: what the experiment says, in words that do not claim more than it does."""
 
-from __future__ import annotations
-
 from suisen.experiments.result import Equality, Estimated, Guard, Range, Result, State, margin_of
 
 EQUAL: dict[State, str] = {"holds": "equal", "fails": "NOT EQUAL", "undecided": "not shown to be equal"}

@@ -1,7 +1,5 @@
 """The contract, then one file per model; adding one means a file, its test and a line here."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from suisen.errors import unknown

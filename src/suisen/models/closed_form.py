@@ -3,8 +3,6 @@
 EASE, item-kNN and popularity have no phase of training; iALS reads the same matrix.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import numpy as np

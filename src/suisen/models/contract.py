@@ -8,8 +8,6 @@ its *network* is built from them and from a schema.  Mathematics only: no file, 
 * ``Ranker``: scores pairs, split into what depends on the context, on the item, and on both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, get_type_hints, runtime_checkable

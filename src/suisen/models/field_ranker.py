@@ -4,8 +4,6 @@ FM, FFM, DeepFM, Wide & Deep, DNN and DCN-v2 read the same *fields* (user id, it
 mean of its items' vectors) and learn from the same batches; what differs is how the fields' vectors become a score.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field

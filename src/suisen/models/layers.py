@@ -1,7 +1,5 @@
 """Layers that several models share: id tables, the field encoder of the feature models, and the split deep net."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any

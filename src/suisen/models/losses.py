@@ -1,7 +1,5 @@
 """Loss functions: each a scalar, the mean over the examples it is given (weighted where weights are given)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

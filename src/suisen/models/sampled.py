@@ -10,8 +10,6 @@ shares the N draws decides the cost:
 Scores and their gradients are n·N floats each, whatever the catalogue; the table's gradient is dense.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

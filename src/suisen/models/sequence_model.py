@@ -5,8 +5,6 @@ A *causal* one (GRU4Rec, SASRec) has a state behind each item, h_t of items 1 â€
 from it at every t; asked, it answers with the state behind the newest item.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator

@@ -3,8 +3,6 @@
 Rows of like length are computed together, so that little time goes into padding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

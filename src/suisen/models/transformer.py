@@ -17,8 +17,6 @@ layer; half of the L² where causal.  In training on a CPU the attention weights
 and block.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

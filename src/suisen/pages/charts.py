@@ -1,7 +1,5 @@
 """The charts that the pages share: values with intervals, one row each, and a course with the band of its intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from math import floor, isfinite
 from typing import NamedTuple

@@ -5,8 +5,6 @@ picture's own box, which the page scales to its column.  Widths of words are est
 font a reader has is not known.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b

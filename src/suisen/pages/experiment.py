@@ -1,7 +1,5 @@
 """The page of an experiment: one self-contained HTML file whose first line is the verdict.  It asks no network."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import fields
 from math import isfinite

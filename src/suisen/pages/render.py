@@ -1,7 +1,5 @@
 """From a template and its parts to a page: one file that asks the network for nothing."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources

@@ -1,7 +1,5 @@
 """The Recommender: retrieve, filter, rank, diversify; bundles and the funnel."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

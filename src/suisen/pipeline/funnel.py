@@ -9,8 +9,6 @@ top K computed from stage figures; the hits counted.  Two ways to compute the ex
 The textbook's exercise (Recall@500 = 0.8, Precision@10 = 0.3): 3.0 hits in the first reading, 2.4 in the second.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any

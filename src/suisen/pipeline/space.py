@@ -1,7 +1,5 @@
 """The search space of tuning, read from the annotations of the hyper-parameters, in the words of Optuna."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace

@@ -6,8 +6,6 @@ goes to the pruner, which gives up a trial whose best so far is below the median
 Every draw has a seed of its own, so that a tuning that was killed and goes on finds what an uninterrupted one finds.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ train, with the epochs found.  A ranker fitted on lists of a retriever that *had
 scores that are better than they will ever be again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 

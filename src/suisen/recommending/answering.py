@@ -1,7 +1,5 @@
 """Answers: pure functions from a System and queries to ranked lists."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

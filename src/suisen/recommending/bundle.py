@@ -12,8 +12,6 @@ It is written into a hidden folder beside its place and renamed, so that a reade
 bundle in that place is renamed first and deleted last: between the two renames, some microseconds, there is none.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

@@ -1,7 +1,5 @@
 """Diversity: maximal marginal relevance (Carbonell & Goldstein 1998)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

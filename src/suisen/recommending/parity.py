@@ -6,8 +6,6 @@ damaged index or a broken optimisation cannot serve.  Scores agree to a toleranc
 index is approximate, a stated share of the expected items must be there.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

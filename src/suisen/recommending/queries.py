@@ -1,7 +1,5 @@
 """Queries: from the caller's ids to contexts and filters in dense ones, and which of them a model can answer."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace

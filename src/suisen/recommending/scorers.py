@@ -1,7 +1,5 @@
 """Networks as the evaluation sees them: every item of the catalogue in tiles, or the candidates that are given."""
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import torch

@@ -4,8 +4,6 @@ score = query · item + blend · (retrieval score, standardised in its list).  `
 models that err differently are better together than either alone, and one number cannot overfit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The System: a trained recommender system, ready to answer; what a bundle holds, in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Finding the largest inner products: the contract, exact search on torch, approximate search on FAISS."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ other types are refused.  Ids are positions in the array given to ``build``.  No
 and none is kept: ``build`` copies.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 

@@ -1,7 +1,5 @@
 """How much of the truth an index finds."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from suisen.retrieval.checks import checked_search, checked_vectors

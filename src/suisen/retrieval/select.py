@@ -6,8 +6,6 @@ Survivors become unsigned 64-bit keys (score reversed in the high half, position
 sort orders by score and position, and partial results merge by sorting again.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import torch

@@ -11,8 +11,6 @@
 In each of split, retriever, ranker and index the key ``name`` picks the class and the other keys are its fields.
 """
 
-from __future__ import annotations
-
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence

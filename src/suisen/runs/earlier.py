@@ -1,7 +1,5 @@
 """Reports of runs that are over: of a named one, and of the one that came before."""
 
-from __future__ import annotations
-
 import contextlib
 from dataclasses import replace
 from pathlib import Path

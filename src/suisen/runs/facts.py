@@ -1,7 +1,5 @@
 """Facts of a data set for people: counts, times, sparsity, the long tail, and the schema that models see."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

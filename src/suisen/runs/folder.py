@@ -1,7 +1,5 @@
 """The run folder: what lies where, written so that nobody reads half of a file.  Light: nothing of models is loaded."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Keeping a run: bundle, metrics, curves and report in its folder."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """From a run to the data of its report: facts of the log, models, curves, funnel and some users with their lists."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A run: from a configuration to a trained and measured recommender; ``runs.keep`` writes it into its folder."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

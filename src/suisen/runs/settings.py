@@ -4,8 +4,6 @@ A field is written once, in its class.  From its name, type, bounds, default and
 file, the conversion of both and the line of ``--help``.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import dataclasses

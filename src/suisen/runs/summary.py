@@ -1,7 +1,5 @@
 """What a run has to say when it is over, as text; who launched it prints it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from suisen.evaluation import Comparisons, Report

@@ -3,8 +3,6 @@
 Everything here runs in the worker thread of a lane.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The HTTP application: plain ASGI, no framework.  Its life cycle and the way of a request to the handler and back."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The contract of an endpoint: one method of one path, the messages it takes and gives, the function between them."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

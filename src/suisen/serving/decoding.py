@@ -1,7 +1,5 @@
 """From bytes to messages; mistakes are refused in the house's voice: the field, the value and the mend."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -8,8 +8,6 @@ with ``session="session_id"``.  Ids are written as text, whatever their type: a 
 field could not be read back.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """What the server keeps: events that clients send and, where ``impressions`` is set, the lists it answered with."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 Defaults and bounds of what a caller may choose are those of ``RecommendOptions``.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 

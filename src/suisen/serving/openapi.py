@@ -1,7 +1,5 @@
 """The description of the server, OpenAPI 3.1: made from the endpoints and their Structs, so that it is never stale."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Refusals: every answer that is no success is a problem document (RFC 9457) with a stable code."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated

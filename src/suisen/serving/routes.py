@@ -1,7 +1,5 @@
 """Finds the endpoints of a path."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the handlers of all endpoints work with: the bundle that answers, the lane that computes, logs, metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """How the server runs: one frozen object, its bounds checked where it is made."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

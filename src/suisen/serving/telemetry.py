@@ -1,7 +1,5 @@
 """What the server tells of itself: Prometheus metrics in a registry of its own, and log lines for programs."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ With a constant learning rate the weights keep moving to and fro around a good s
 it than the weights of any one step, so the trainer can validate and keep the average (``RunOptions.average``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Callbacks that write learning curves to TensorBoard or MLflow, both optional extras."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

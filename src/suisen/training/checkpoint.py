@@ -3,8 +3,6 @@
 Loading runs no code: there is no pickle.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How a run of training goes, apart from what the model is: ``RunOptions``, and what a run reports: ``Curve``."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b

@@ -1,7 +1,5 @@
 """Progress of a run of training: a bar on a terminal, a line every few seconds where the output is no terminal."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

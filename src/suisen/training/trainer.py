@@ -4,8 +4,6 @@ The trainer knows no model.  A phase has a module whose ``forward(batch)`` is th
 optimisers updates itself in ``forward`` (alternating least squares).
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@
 ``SOURCES`` lists them; CONTRIBUTING.md shows how one is added.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 

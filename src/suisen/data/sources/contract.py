@@ -3,8 +3,6 @@
 CONTRIBUTING.md shows how one is added: one file in this folder and one line in ``SOURCES``.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Fetching the files of a source into the cache: resumed, verified, and there whole or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import os

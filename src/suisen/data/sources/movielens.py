@@ -5,8 +5,6 @@ because it is not known before the item was seen: ``positive_from=4`` makes a la
 gender, occupation and zip_code (100K, 1M); item features are title, year (from the title) and genres.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any

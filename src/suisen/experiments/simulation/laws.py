@@ -6,8 +6,6 @@ population of 65,536 equally likely units that is made from the law once, so tha
 the population's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial

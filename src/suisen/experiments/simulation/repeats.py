@@ -4,8 +4,6 @@ Each repetition draws its users from the world with replacement, so that they ar
 the world's; assigns them at random; lets them live; and compares the arms.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple

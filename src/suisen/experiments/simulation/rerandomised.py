@@ -4,8 +4,6 @@ If the planned test is right for these data, alpha of the deals are "significant
 trusted on this metric with this split, before anything is at stake.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The contract of a statistical test: what it is given, what it says, and what sizing and reports ask of it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Tests of means and ratios by their estimates: Welch's t, Student's t, z."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from suisen.experiments.means import Effect, MeanTest, compare, tail_warning

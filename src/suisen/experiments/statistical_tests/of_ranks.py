@@ -1,7 +1,5 @@
 """Tests of ranks, beside Welch's t of the means, which is another question and labelled as such."""
 
-from __future__ import annotations
-
 from suisen.experiments.means import Effect, compare
 from suisen.experiments.ranks import RankEffect, mann_whitney, mann_whitney_p
 from suisen.experiments.statistical_tests.contract import (

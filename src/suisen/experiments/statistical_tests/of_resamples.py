@@ -1,7 +1,5 @@
 """Tests that draw: bootstrap (BCa, t), permutation, and the bootstrap of a quantile."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar

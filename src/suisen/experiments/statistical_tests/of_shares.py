@@ -1,7 +1,5 @@
 """Tests of the table of successes: Pearson's chi-square, Fisher's exact test."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from suisen.experiments.means import Effect

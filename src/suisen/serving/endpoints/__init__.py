@@ -1,7 +1,5 @@
 """One file per path: its messages, its handler, its endpoint.  ``ENDPOINTS`` is what the server answers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from suisen.serving.contract import Endpoint

@@ -1,7 +1,5 @@
 """``POST /v1/events``."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``GET /health/live`` and ``GET /health/ready``: what balancers and orchestrators probe."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from msgspec import Struct

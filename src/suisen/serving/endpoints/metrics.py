@@ -1,7 +1,5 @@
 """``GET /metrics``."""
 
-from __future__ import annotations
-
 from suisen.serving.contract import AnyParams, Endpoint
 from suisen.serving.exchange import Exchange, Reply
 from suisen.serving.service import Service

@@ -1,7 +1,5 @@
 """``GET /openapi.json``."""
 
-from __future__ import annotations
-
 from suisen.serving.contract import AnyParams, Endpoint
 from suisen.serving.exchange import JSON, Exchange, Reply
 from suisen.serving.service import Service

@@ -1,7 +1,5 @@
 """``POST /v1/recommend``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``GET /v1/recommend/{user}``: the short form of ``POST /v1/recommend`` for one user."""
 
-from __future__ import annotations
-
 from suisen.serving.contract import Endpoint
 from suisen.serving.endpoints.recommend import CODES, RecommendAnswer, answered
 from suisen.serving.exchange import Exchange

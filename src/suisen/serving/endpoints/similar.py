@@ -1,7 +1,5 @@
 """``GET /v1/similar/{item}``."""
 
-from __future__ import annotations
-
 from msgspec import Struct
 
 from suisen.serving.answering import Similar
