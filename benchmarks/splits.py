@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
-from candidates import given_negatives, with_negatives
 from common import place
 
+from suisen.data.candidates import given_negatives, with_negatives
 from suisen.data.dataset import Dataset, Split
 from suisen.data.log import Col, Log
 from suisen.data.ordered import OrderedLog

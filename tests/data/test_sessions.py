@@ -7,9 +7,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from suisen.data.dataset import Dataset
+from suisen.data.split_checks import check_no_future
 from suisen.data.splits import ClickRatio, Sessions
 from suisen.errors import InputError
-from tests.data.no_future import check_no_future
 from tests.helpers import in_order, logs, make_data, make_log, raw_items
 
 MINUTE = 60_000_000

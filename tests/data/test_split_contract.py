@@ -17,11 +17,11 @@ from suisen.data.encode import Encoder
 from suisen.data.ids import IdMap
 from suisen.data.log import Log
 from suisen.data.ordered import OrderedLog
+from suisen.data.split_checks import check_no_future
 from suisen.data.splits import SPLITS
 from suisen.data.synthetic import World
 from suisen.errors import InputError
 from suisen.runs.settings import attribute_docs
-from tests.data.no_future import check_no_future
 from tests.helpers import make_log, same
 
 ALL = pytest.mark.parametrize("rule", SPLITS.values(), ids=SPLITS)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from suisen.data.dataset import Dataset, Split
 from suisen.data.log import Log
+from suisen.data.split_checks import check_no_future
 from suisen.data.splits import ByRows, GlobalTime, LeaveLast, Ratio, given_split
 from suisen.errors import InputError
-from tests.data.no_future import check_no_future
 from tests.helpers import in_order, logs, make_data, make_log, raw_items, same
 
 DAY = 86_400_000_000

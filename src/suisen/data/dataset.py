@@ -174,7 +174,7 @@ class Split:
     """None where the rule holds nothing out for it."""
     test: Queries
     order: Order
-    """What the rule promises of train."""
+    """What ``check_no_future`` can rely on."""
     cut: int | None
     """Microseconds since 1970 UTC at which train ends, where one cut does for all."""
     facts: Mapping[str, int]

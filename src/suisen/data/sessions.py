@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from suisen.data.batch import Queries
+from suisen.data.candidates import allow_seen
 from suisen.data.dataset import Split
 from suisen.data.durations import duration, moment, spelt
 from suisen.data.ids import IdMap
 from suisen.data.log import Col
 from suisen.data.ordered import OrderedLog, tensor_of
 from suisen.data.split_checks import check_before, check_shares, need_time
-from suisen.data.split_parts import TRAIN, Known, Parts, QueryRows, allow_seen, last_share, past_of, singles, split_by
+from suisen.data.split_parts import TRAIN, Known, Parts, QueryRows, last_share, past_of, singles, split_by
 from suisen.errors import InputError
 
 

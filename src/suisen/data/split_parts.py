@@ -158,11 +158,6 @@ def singles(values: Tensor) -> Ragged:
     return Ragged(values, torch.arange(values.numel() + 1))
 
 
-def allow_seen(queries: Queries) -> Queries:
-    """The same queries with seen items kept in the ranking: the protocol for things that people take again."""
-    return replace(queries, seen=Ragged.empty(len(queries)))
-
-
 def last_share(values: Tensor, share: float) -> int:
     """The value at which the last ``share`` of ``values`` (n,) begins: at least one of them, equal values together."""
     count = max(1, round(values.numel() * share))

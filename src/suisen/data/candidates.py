@@ -20,6 +20,11 @@ NEGATIVES_PER_CHUNK = 1 << 22
 """Drawn candidates held at once beside the answer."""
 
 
+def allow_seen(queries: Queries) -> Queries:
+    """The same queries with seen items kept in the ranking: the protocol for things that people take again."""
+    return replace(queries, seen=Ragged.empty(len(queries)))
+
+
 def with_negatives(queries: Queries, train: Dataset, *, n: int = 99, seed: int = 0) -> Queries:
     """Candidates of a sampled protocol: the truth first (0 pads), then ``n`` negatives, drawn once.
 

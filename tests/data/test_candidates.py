@@ -1,8 +1,4 @@
-"""Candidates of a sampled protocol, drawn once or given by a file."""
-
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -10,16 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / "benchmarks")]
-
-import candidates  # noqa: E402
-from candidates import candidates_of, given_negatives, with_negatives  # noqa: E402
-
-from suisen.data.ids import IdMap  # noqa: E402
-from suisen.data.split_parts import allow_seen  # noqa: E402
-from suisen.data.splits import LeaveLast  # noqa: E402
-from suisen.errors import InputError  # noqa: E402
-from tests.helpers import make_data, raw_items  # noqa: E402
+from suisen.data import candidates
+from suisen.data.candidates import allow_seen, candidates_of, given_negatives, with_negatives
+from suisen.data.ids import IdMap
+from suisen.data.splits import LeaveLast
+from suisen.errors import InputError
+from tests.helpers import make_data, raw_items
 
 
 def world(users=6, items=12, events=5, seed=0):
