@@ -1,22 +1,11 @@
 """Parameters that are written once: frozen dataclasses validated by Pydantic, complaining in the house's voice."""
 
 import inspect
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import (
-    Annotated,
-    Any,
-    Concatenate,
-    ParamSpec,
-    Protocol,
-    TypeVar,
-    dataclass_transform,
-    get_args,
-    get_origin,
-    get_type_hints,
-    overload,
-)
+from typing import Annotated, Any, Concatenate, ParamSpec, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -81,7 +70,7 @@ def searches_of(cls: type) -> dict[str, tuple[Any, Search]]:
     return out
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True)
 def parameters(cls: type[T]) -> type[T]:
     """Class decorator: a frozen, validated, keyword-only dataclass.
 
@@ -157,10 +146,10 @@ def _as_input_error(cls: type, error: ValidationError) -> InputError:
 class KeywordsOf(Protocol[P, Options_co]):
     """What ``keywords_of`` returns: a decorator of methods with one or two parameters in front of the options."""
 
-    @overload
+    @typing.overload
     def __call__(self, method: Callable[[S, Options_co], R]) -> Callable[Concatenate[S, P], R]: ...
 
-    @overload
+    @typing.overload
     def __call__(self, method: Callable[[S, A, Options_co], R]) -> Callable[Concatenate[S, A, P], R]: ...
 
 

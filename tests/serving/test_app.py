@@ -5,9 +5,9 @@ import json
 import pytest
 
 from suisen.errors import BundleError, InputError
-from suisen.serving.event_log import read_events
 from suisen.serving.settings import Settings
 from tests.serving.client import JSON, Client
+from tests.serving.events import read_events
 
 PROBLEM = {"type", "title", "status", "detail", "code", "request_id"}
 

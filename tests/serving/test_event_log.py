@@ -18,8 +18,9 @@ from suisen.data.dataset import Dataset
 from suisen.errors import InputError
 from suisen.serving.decoding import decode_body
 from suisen.serving.endpoints.events import EventsRequest, _logged
-from suisen.serving.event_log import SCHEMA, FileLog, LoggedEvent, read_events
+from suisen.serving.event_log import FileLog, LoggedEvent
 from suisen.serving.problems import Refusal
+from tests.serving.events import SCHEMA, read_events
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

@@ -20,9 +20,9 @@ import pytest
 from suisen.errors import BundleError, InputError
 from suisen.recommending import bundle, parity
 from suisen.serving import answering
-from suisen.serving.event_log import read_events
 from suisen.serving.server import _loaded, listen, running, serve, start_in_thread
 from suisen.serving.settings import Settings
+from tests.serving.events import read_events
 
 PATIENT = Settings(deadline_s=60)
 SECONDS = 120

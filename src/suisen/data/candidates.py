@@ -1,7 +1,5 @@
 """Protocols that rank a few candidates, drawn once or given by a file, instead of the catalogue."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 

@@ -2,8 +2,6 @@
 rule makes of it that splits it into train, valid and test.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,7 +125,7 @@ class Dataset(OrderedLog):
         context_features = self.context_features.take(rows.nonzero().squeeze(1))
         return replace(self, log=log, events=self.events.keep(rows), context_features=context_features)
 
-    def split(self, rule: Splitter) -> Split:
+    def split(self, rule: "Splitter") -> "Split":
         """Train, valid and test by a rule of ``suisen.data.splits``, like ``LeaveLast(test=1, valid=1)``.
 
         Raises InputError where the rule needs what the log lacks, or where train or test would be empty.

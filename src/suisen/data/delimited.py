@@ -5,8 +5,6 @@ before they are parsed: vectorised over bytes (RFC 4180: a quote toggles, a newl
 field).  Files with quotes in other places (``5" pipe``) take a slower path through the standard library's parser.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator
@@ -48,7 +46,7 @@ class _Records:
     irregular: bool = False
     unclosed: bool = False
 
-    def take(self, which: npt.NDArray[np.bool_]) -> _Records:
+    def take(self, which: npt.NDArray[np.bool_]) -> "_Records":
         return _Records(self.starts[which], self.ends[which], self.fields[which], self.lines[which])
 
 

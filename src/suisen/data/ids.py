@@ -1,7 +1,5 @@
 """The map between a user's own ids and dense ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,7 +95,7 @@ class IdMap:
         return self.raw_ids.len() + 1
 
     @classmethod
-    def of(cls, name: str, values: pl.Series) -> IdMap:
+    def of(cls, name: str, values: pl.Series) -> "IdMap":
         """The unique values in order of first appearance."""
         return cls(name, values.drop_nulls().unique(maintain_order=True).alias("raw"))
 

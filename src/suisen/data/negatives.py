@@ -1,7 +1,5 @@
 """Vectorised negative sampling: draws, their log-probabilities, and the exclusion of known positives."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +65,7 @@ class Sampler:
     """Positives to draw again; None: none are excluded."""
 
     @classmethod
-    def of(cls, train: Dataset, power: float = 0.0, exclude_known: bool = True) -> Sampler:
+    def of(cls, train: Dataset, power: float = 0.0, exclude_known: bool = True) -> "Sampler":
         """The sampler of train.  ``exclude_known``: whether ``draw_for`` avoids each user's positives."""
         items = train.trained_items.nonzero().squeeze(1)
         share = train.item_counts[items].double().clamp(min=1).pow(power)

@@ -1,7 +1,5 @@
 """A log with dense ids, in the order of its visitors' histories: what rules that split a log look at."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -36,15 +34,15 @@ class Events:
     def __len__(self) -> int:
         return self.item.numel()
 
-    def keep(self, rows: Tensor) -> Events:
+    def keep(self, rows: Tensor) -> "Events":
         """The events where ``rows`` (n,) is True, in the same order, of the same visitors."""
         return self._taken(rows, self.visitor[rows], self.offsets.numel() - 1)
 
-    def regrouped(self, order: Tensor, visitor: Tensor) -> Events:
+    def regrouped(self, order: Tensor, visitor: Tensor) -> "Events":
         """The events in another order (n,) and of other visitors (n,), which rise."""
         return self._taken(order, visitor, int(visitor[-1]) + 1)
 
-    def _taken(self, rows: Tensor, visitor: Tensor, n_visitors: int) -> Events:
+    def _taken(self, rows: Tensor, visitor: Tensor, n_visitors: int) -> "Events":
         return Events(
             visitor=visitor,
             item=self.item[rows],

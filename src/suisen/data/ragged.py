@@ -1,7 +1,5 @@
 """Rows of unequal length, as one array of values and one of offsets (the layout of Arrow lists and CSR)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -125,11 +123,11 @@ class Ragged:
         found: Tensor = known[torch.searchsorted(known, wanted).clamp(max=known.numel() - 1)] == wanted
         return found
 
-    def isin(self, others: Ragged) -> Tensor:
+    def isin(self, others: "Ragged") -> Tensor:
         """(n,) bool: which values stand in the same row of ``others`` too."""
         return others.holds(self.values, self.rows())
 
-    def minus(self, others: Ragged) -> Self:
+    def minus(self, others: "Ragged") -> Self:
         """Each row without the values in the same row of ``others``."""
         return self.keep(~self.isin(others))
 

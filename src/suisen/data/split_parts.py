@@ -10,8 +10,6 @@ Everything through which train could learn of the future is here, once: train's 
 train's own events and the declared tables, and features are fitted there and nowhere else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -71,7 +69,7 @@ class Known:
     """(n_items of log,) int64."""
 
     @classmethod
-    def of(cls, log: OrderedLog, part: Tensor) -> Known:
+    def of(cls, log: OrderedLog, part: Tensor) -> "Known":
         """Train from its own events and the declared tables alone, and its ids.  ``part`` (n,): the part of each event.
 
         Raises InputError where none is left for train.

@@ -11,8 +11,6 @@ Users have vectors z_u, tastes (groups) have centres c_g, items have vectors y_i
 Costs (users + items) · groups numbers and time proportional to the events; never users × items.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +81,7 @@ class World:
             if getattr(self, name) < 0:
                 raise InputError(f"{name} = {getattr(self, name)} must be at least 0")
 
-    def generate(self) -> Generated:
+    def generate(self) -> "Generated":
         """The log and the truth behind it.  Raw ids are the integers 1…users and 1…items."""
         rng = np.random.default_rng(self.seed)
         latent = _Latent.draw(self, rng)
@@ -147,7 +145,7 @@ class _Latent:
     """(items,): place in the order of popularity, from 1."""
 
     @classmethod
-    def draw(cls, world: World, rng: np.random.Generator) -> _Latent:
+    def draw(cls, world: World, rng: np.random.Generator) -> "_Latent":
         centres = rng.normal(size=(world.groups, world.dim))
         centres /= np.linalg.norm(centres, axis=1, keepdims=True)
         spread = 0.5 / np.sqrt(world.dim)

@@ -1,7 +1,5 @@
 """What a metric is: a name, a formula of what it reads, its direction and its bounds.  ``METRICS`` holds them all."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Literal
@@ -30,7 +28,7 @@ class Facts:
         """Rows of the item table, row 0 included."""
         return self.item_counts.numel()
 
-    def cpu(self) -> Facts:
+    def cpu(self) -> "Facts":
         """The same on the CPU, where lists are measured."""
         vectors = None if self.item_vectors is None else self.item_vectors.detach().cpu()
         return replace(self, item_counts=self.item_counts.cpu(), item_vectors=vectors)

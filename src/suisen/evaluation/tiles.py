@@ -7,8 +7,6 @@ so that a batch's targets stand in few tiles; those are kept, as far as the budg
 twice.  Cost of one query: (relevant items × catalogue) comparisons.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +57,7 @@ class Plan:
         return self.rows * self.width * (self.bytes_per_score + 4 * kept)
 
     @classmethod
-    def of(cls, scorer: TileScorer, queries: int, budget: int) -> Plan:
+    def of(cls, scorer: TileScorer, queries: int, budget: int) -> "Plan":
         """Tiles within ``budget`` bytes.  Raises InputError where not even one score fits."""
         per_score = int(getattr(scorer, "bytes_per_score", 4)) + 4
         most = CPU_SCORES_PER_TILE if scorer.allowed.device.type == "cpu" else DEVICE_SCORES_PER_TILE

@@ -18,8 +18,6 @@ experiment is bare (its ``seed``), the layer's is ``__layer_`` and its name (a `
 ``__holdout_`` and its salt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,7 +74,7 @@ class Assigner:
     """ISO 8601 moment that picks the step of the ramp; empty: its last."""
 
     @classmethod
-    def of(cls, plan: Plan, *, at: str = "", frozen: Frozen | None = None) -> Assigner:
+    def of(cls, plan: Plan, *, at: str = "", frozen: Frozen | None = None) -> "Assigner":
         """As planned.  Raises InputError where the plan moves units that the frozen one has assigned already."""
         moved = moving(frozen.plan, plan) if frozen else ()
         if frozen and moved:

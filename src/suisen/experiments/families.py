@@ -7,8 +7,6 @@ numbers of a unit (``moments``): y and d after the exposure, x and w, the same b
 A new family is a class here and one line in ``METRIC_FAMILIES``; in a plan it is ``kind = "its name"``.
 """
 
-from __future__ import annotations
-
 from abc import ABC
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -82,7 +80,7 @@ class Metric:
     """Which way is an improvement."""
 
     @model_validator(mode="after")
-    def _complete(self) -> Metric:
+    def _complete(self) -> "Metric":
         if self.kind not in METRIC_FAMILIES:
             raise unknown("kind", self.kind, METRIC_FAMILIES)
         if self.test != "auto" and self.test not in TESTS:
@@ -98,7 +96,7 @@ class Metric:
         return self
 
     @property
-    def family(self) -> MetricFamily:
+    def family(self) -> "MetricFamily":
         """What ``kind`` names."""
         return METRIC_FAMILIES[self.kind]
 

@@ -11,8 +11,6 @@ have taken it with π(a | x); weight w = π/μ.  With a reward model q(x, a), q(
 ``clip`` bounds the weights: less variance, and with rewards ≥ 0 ips can then only say too little.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
@@ -113,7 +111,7 @@ class Settings:
     seed: int = 0
 
     @model_validator(mode="after")
-    def _rising(self) -> Settings:
+    def _rising(self) -> "Settings":
         if not self.reward_range[0] < self.reward_range[1]:
             raise ValueError(f"reward_range = {self.reward_range}; give (smallest, largest) reward that can be")
         return self

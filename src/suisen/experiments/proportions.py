@@ -1,7 +1,5 @@
 """Shares of two arms: z (pooled), chi-square, Fisher's exact test, Newcombe's interval; any leading axes."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -35,7 +33,7 @@ class Counts(NamedTuple):
     @classmethod
     def of(
         cls, control: npt.ArrayLike, control_n: npt.ArrayLike, treatment: npt.ArrayLike, treatment_n: npt.ArrayLike
-    ) -> Counts:
+    ) -> "Counts":
         """Checked.  Raises InputError for trials that are not above 0 and successes that are not among them."""
         made = cls(*(np.asarray(v, dtype=np.float64) for v in (control, control_n, treatment, treatment_n)))
         for arm, x, n in (("control", made[0], made[1]), ("treatment", made[2], made[3])):

@@ -1,7 +1,5 @@
 """A result on disk: JSON that is read back to the same objects, with what the page says beside the numbers."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -58,7 +56,7 @@ class Record:
         os.replace(aside, place)
 
     @staticmethod
-    def load(path: Path | str) -> Record:
+    def load(path: Path | str) -> "Record":
         """Raises InputError for a file that is missing, damaged or of another format."""
         from pydantic import TypeAdapter, ValidationError
 

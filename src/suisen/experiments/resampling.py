@@ -3,8 +3,6 @@
 Units are resampled, never events.  Costs time and memory of the order of units × resamples, in chunks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -30,7 +28,7 @@ class Sample:
     d: Floats | None = None
 
     @classmethod
-    def of(cls, y: npt.ArrayLike, d: npt.ArrayLike | None = None) -> Sample:
+    def of(cls, y: npt.ArrayLike, d: npt.ArrayLike | None = None) -> "Sample":
         """Checked.  Raises InputError for fewer than two units."""
         made = np.asarray(y, dtype=np.float64).ravel()
         if made.size < 2:

@@ -1,7 +1,5 @@
 """What an analysis found: frozen values that print themselves as text, Markdown and a Polars frame."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -31,7 +29,7 @@ class Range:
     """Of "there is no effect" by the test of this scale."""
 
     @classmethod
-    def of(cls, effect: Effect) -> Range:
+    def of(cls, effect: Effect) -> "Range":
         """Of one comparison."""
         return cls(float(effect.value), float(effect.low), float(effect.high), float(effect.p))
 

@@ -13,8 +13,6 @@ on top; group plans by exact integration, at the planned power.
 Guardrails and equivalences need units of their own: where nothing is wrong, few units leave them undecided.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, sqrt
@@ -211,7 +209,7 @@ class _Log:
     notes: list[str]
 
     @classmethod
-    def of(cls, plan: Plan, events: Frame, exposed_by: str) -> _Log:
+    def of(cls, plan: Plan, events: Frame, exposed_by: str) -> "_Log":
         lazy, columns = events.lazy(), plan.columns
         known = lazy.collect_schema().names()
         for name in (plan.unit, columns.time, *([columns.event] if exposed_by else [])):

@@ -14,8 +14,6 @@ Cost per sequence of L items: blocks · (24 L d² + 4 L² d) multiply-adds forwa
 softmax.  Memory of the loss: one chunk of logits, at most 16 MB (see ``losses.full_softmax``).
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch
@@ -67,7 +65,7 @@ class BERT4Rec(AttentionModel):
         """Sequences of at most ``length`` items: the items to predict stand among those that are read."""
         return Sequences(self.length, self.batch_size, by_length=self.batch_by_length, windows=self.windows)
 
-    def build(self, schema: Schema) -> BERT4RecNet:
+    def build(self, schema: Schema) -> "BERT4RecNet":
         """The table with its mask, positions, blocks and the head."""
         return BERT4RecNet(self, schema)
 

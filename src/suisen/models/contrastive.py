@@ -9,8 +9,6 @@ eq. 3).  The positive stands in the sum for certain, once, whatever is drawn: it
 (Corrected too, as Yi et al. write it, it would weigh 1 / expected times, and its items' gradient would be another.)
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +82,7 @@ class _Examples:
     share: Tensor
     """(B,) what each weighs in the mean."""
 
-    def of(self, here: slice, first: int) -> _Examples:
+    def of(self, here: slice, first: int) -> "_Examples":
         """Some of them, their queries counted from ``first`` on."""
         return _Examples(self.row[here] - first, self.where[here], self.share[here])
 

@@ -9,8 +9,6 @@ in the sides' states, d_c + d₀ + h₁ and d_i + d₀ + h₁ floats.  Cost left
 rank: (L − 1)·2·d₀·r) for the crosses and h₁·h₂ + h₂·h₃ + … for the deep net, stacked d₀·h₁ more.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import torch
@@ -46,7 +44,7 @@ class DCNv2(DeepRanker):
     structure: Literal["parallel", "stacked"] = "parallel"
     """Whether the deep net reads x₀ beside the crosses or what the crosses made of it."""
 
-    def build(self, schema: Schema) -> DCNv2Net:
+    def build(self, schema: Schema) -> "DCNv2Net":
         """Field tables, cross layers and the deep net."""
         return DCNv2Net(self, schema)
 

@@ -5,8 +5,6 @@ the context's, the item's and the pair's part (see ``SplitMLP``): what is left p
 multiply-adds instead of (F·k)·h₁ more.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +29,7 @@ class DeepFM(DeepRanker):
     (5, 4)
     """
 
-    def build(self, schema: Schema) -> DeepFMNet:
+    def build(self, schema: Schema) -> "DeepFMNet":
         """Field tables and the deep net."""
         return DeepFMNet(self, schema)
 

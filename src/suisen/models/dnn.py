@@ -12,8 +12,6 @@ Cost left per pair: h₁·h₂ + h₂·h₃ + … multiply-adds, for the first l
 4·h₁ bytes of item state.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import torch
@@ -49,7 +47,7 @@ class DNN(DeepRanker):
     l2: Annotated[float, Field(ge=0), Search(1e-6, 1e-1, log=True)] = 1e-6
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(1e-4, 1e-2, log=True)] = 1e-3
 
-    def build(self, schema: Schema) -> DNNNet:
+    def build(self, schema: Schema) -> "DNNNet":
         """Field tables and the tower."""
         return DNNNet(self, schema)
 

@@ -8,8 +8,6 @@ Cost: XᵀX from sparse X, and one inverse of n_items³ multiply-adds.  Memory: 
 afterwards (55 MB for 3,700 items; 10 GB for 50,000: then use iALS).
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np
@@ -47,7 +45,7 @@ class EASE(ClosedForm):
     l2: Annotated[float, Field(gt=0), Search(10, 5000, log=True)] = 500.0
     """λ, added to the diagonal of XᵀX."""
 
-    def build(self, schema: Schema) -> EASENet:
+    def build(self, schema: Schema) -> "EASENet":
         """One n_items × n_items matrix.  Raises InputError for catalogues above ``MAX_ITEMS``."""
         if schema.n_items > MAX_ITEMS:
             size = f"{schema.n_items:,} items (at most {MAX_ITEMS:,})"

@@ -15,8 +15,6 @@ Cost left per pair: one inner product of f_c·f_i·k multiply-adds (the table of
 list: 4·f_c·f_i·k bytes per item).  Own pairs cost f_c²·k once per context and f_i²·k once per item.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import torch
@@ -48,7 +46,7 @@ class FFM(FieldRanker):
     """k, the length of each vector; a feature has one for every field."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(5e-4, 1e-2, log=True)] = 2e-3
 
-    def build(self, schema: Schema) -> FFMNet:
+    def build(self, schema: Schema) -> "FFMNet":
         """One table per field; in each row a vector for every field it may meet."""
         return FFMNet(self, schema)
 

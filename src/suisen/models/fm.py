@@ -13,8 +13,6 @@ product of the two sums.  Cost left per pair: k multiply-adds, 4·(1 + k) bytes 
 (retrieval scores) are numeric fields of the pair.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -48,7 +46,7 @@ class FM(FieldRanker):
     hide_ids: Annotated[float, Field(ge=0, lt=1), Search(0, 0.3)] = 0.05
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(3e-4, 1e-2, log=True)] = 2e-3
 
-    def build(self, schema: Schema) -> FMNet:
+    def build(self, schema: Schema) -> "FMNet":
         """One table per field."""
         return FMNet(self, schema)
 

@@ -7,8 +7,6 @@ Cost of an example: 3·(1 + negatives)·d multiply-adds forward and backward; no
 that is most of the time.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar
 
 import torch
@@ -64,7 +62,7 @@ class GMF(NCF):
     l2: Annotated[float, Field(ge=0), Search(1e-4, 1e-1, log=True), After("negatives")] = 3e-2
     """Weight of the squared norm of the vectors in each pair's loss."""
 
-    def build(self, schema: Schema) -> GMFNet:
+    def build(self, schema: Schema) -> "GMFNet":
         """Two tables of vectors and h."""
         return GMFNet(schema, self.dim, self.l2)
 

@@ -19,8 +19,6 @@ Memory of the loss, measured at 5,100 positions: 51 MB with 512 drawn items, 178
 over all 12,102 items 38 MB (chunks of logits, see ``losses.full_softmax``).
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -67,7 +65,7 @@ class GRU4Rec(SequenceModel):
     """Lambda of bpr-max: how much large scores of negatives cost."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(5e-4, 1e-2, log=True)] = 2e-3
 
-    def build(self, schema: Schema) -> GRU4RecNet:
+    def build(self, schema: Schema) -> "GRU4RecNet":
         """Item tables and the recurrent layers."""
         return GRU4RecNet(self, schema)
 

@@ -13,8 +13,6 @@ batched Cholesky; each group is one thread's work.  Traffic: each taken vector i
 or twice from the cache; nothing else of that size is written.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -78,7 +76,7 @@ class IALS:
         """The whole of train at once: an epoch is a sweep."""
         return Whole()
 
-    def build(self, schema: Schema) -> IALSNet:
+    def build(self, schema: Schema) -> "IALSNet":
         """Two tables of vectors."""
         return IALSNet(self, schema)
 

@@ -10,8 +10,6 @@ similarities are found in tiles of at most ``PAIRS_PER_TILE``; no items × items
 Σ_u n_u² additions and a sort of each tile; an answer from n different items about n·k additions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -53,7 +51,7 @@ class ItemKNN(ClosedForm):
     shrinkage: Annotated[float, Field(ge=0), Search(0, 200)] = 10.0
     """h: the larger, the less similar are items that few visitors took together."""
 
-    def build(self, schema: Schema) -> ItemKNNNet:
+    def build(self, schema: Schema) -> "ItemKNNNet":
         """Room for n_items · k similarities."""
         return ItemKNNNet(self, schema)
 

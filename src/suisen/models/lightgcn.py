@@ -20,8 +20,6 @@ back.  What is left of a step is the softmax, 3·r·u·d multiply-adds for the b
 (23 ms), and one Adam over all nodes (3 ms).  Each further hop costs a whole product forward and one back, 20 ms.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -84,7 +82,7 @@ class LightGCN(OnePhase):
         count = max(1, self.negatives) if self.loss == "bpr" else self.negatives
         return Pairs(self.batch_size, count, shared=self.loss == "softmax", features=False, labels=False)
 
-    def build(self, schema: Schema) -> LightGCNNet:
+    def build(self, schema: Schema) -> "LightGCNNet":
         """One table over all nodes, and what will serve."""
         return LightGCNNet(self, schema)
 

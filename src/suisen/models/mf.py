@@ -8,8 +8,6 @@ epochs: HR@10 0.732 with and without them).  BPR: Rendle et al. 2009.
 Cost: 3·(1 + negatives)·d multiply-adds per example, and one pass over both tables per step.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -65,7 +63,7 @@ class MF(OnePhase):
         both = self.loss == "logistic"
         return Pairs(self.batch_size, self.negatives, power=self.popularity_power, features=False, labels=both)
 
-    def build(self, schema: Schema) -> MFNet:
+    def build(self, schema: Schema) -> "MFNet":
         """Two tables of vectors and one of item biases."""
         return MFNet(self, schema)
 

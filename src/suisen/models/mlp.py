@@ -7,8 +7,6 @@ pair are h₁ additions and h₁·h₂ + h₂·h₃ + … multiply-adds forward,
 its h₁ + h₂ + … activations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -46,7 +44,7 @@ class MLP(NCF):
     """Weight of the squared norm of the vectors in each pair's loss."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Search(2e-4, 1e-2, log=True)] = 2e-3
 
-    def build(self, schema: Schema) -> MLPNet:
+    def build(self, schema: Schema) -> "MLPNet":
         """Two tables of vectors and the deep net."""
         return MLPNet(schema, self.dim, self.hidden, self.dropout, self.l2)
 

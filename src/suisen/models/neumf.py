@@ -7,8 +7,6 @@ SGD, because Adam's moments are lost; ``fine_tune`` says which.  Otherwise one p
 GMF's and MLP's added up.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import torch
@@ -61,7 +59,7 @@ class NeuMF(NCF):
     epochs: Annotated[int, Field(ge=1)] = 40
     """Most passes over the positives in each phase; with validation data a phase stops earlier."""
 
-    def build(self, schema: Schema) -> NeuMFNet:
+    def build(self, schema: Schema) -> "NeuMFNet":
         """Both parts."""
         return NeuMFNet(self, schema)
 

@@ -4,8 +4,6 @@ score(u, i) = number of positive events of i in train.  As a retriever it has on
 count.  There is no loss; the cost is one pass over the events.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch
@@ -32,7 +30,7 @@ class Popularity(ClosedForm):
 
     abilities: ClassVar[frozenset[Ability]] = frozenset({"new users"})
 
-    def build(self, schema: Schema) -> PopularityNet:
+    def build(self, schema: Schema) -> "PopularityNet":
         """A table of zeros."""
         return PopularityNet(schema.n_items)
 

@@ -17,8 +17,6 @@ cross-entropy: 784 MB at 3,417); 256 drawn ones, whatever the catalogue, 94 MB s
 sequence, 263 MB of each position.  The table's gradient is dense and held twice: 2 · 244 MB at a million items.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -66,7 +64,7 @@ class SASRec(AttentionModel):
     calibration: Annotated[float, Field(ge=0, le=1)] = 0.75
     """t of gbce: 0 is bce, 1 makes scores as little overconfident as the full softmax does."""
 
-    def build(self, schema: Schema) -> SASRecNet:
+    def build(self, schema: Schema) -> "SASRecNet":
         """Item and position tables and the blocks."""
         return SASRecNet(self, schema)
 

@@ -7,8 +7,6 @@ once (15 ns per place) and each row's gradient is one sum over its places (5 ns 
 and has no gradient.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +26,7 @@ class _Places:
     starts: Tensor
 
     @classmethod
-    def of(cls, ids: Tensor, rows: int) -> _Places:
+    def of(cls, ids: Tensor, rows: int) -> "_Places":
         """Of flat ids below ``rows``."""
         counts = torch.bincount(ids, minlength=rows)
         return cls(ids.int().sort(stable=True).indices, counts.cumsum(0) - counts)

@@ -20,8 +20,6 @@ Cost: each tower once per different user of the batch (per example, where there 
 once per different item, and 3·R·m·d multiply-adds for the products of R queries and m items.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -119,7 +117,7 @@ class TwoTower(OnePhase):
         pairs = Pairs(self.batch_size, drawn, shared=drawn > 0, history=self.history, guests=reads, labels=False)
         return Hard(pairs, self.hard, self.hard_pool) if self.hard else pairs
 
-    def build(self, schema: Schema) -> TwoTowerNet:
+    def build(self, schema: Schema) -> "TwoTowerNet":
         """Both towers."""
         return TwoTowerNet(self, schema)
 

@@ -13,8 +13,6 @@ one side are that side's own.  FTRL reads and writes each wide weight, its gradi
 bytes per weight.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -77,7 +75,7 @@ class WideDeep(DeepRanker):
     learning_rate: Annotated[float, Bounds(gt=0, le=1), Search(1e-4, 1e-2, log=True)] = 1e-3
     """Step of Adam, for the deep net."""
 
-    def build(self, schema: Schema) -> WideDeepNet:
+    def build(self, schema: Schema) -> "WideDeepNet":
         """Both parts.  Raises InputError for a cross of fields that are not there or cannot be crossed."""
         return WideDeepNet(self, schema)
 

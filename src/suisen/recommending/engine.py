@@ -3,8 +3,6 @@
 It is what training makes lists with, what the evaluation ranks with, and what the server runs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,7 +68,7 @@ class Filters:
     among: Tensor | None = None
     """(m,) dense items, rising: only these; None: the whole catalogue."""
 
-    def take(self, rows: Tensor) -> Filters:
+    def take(self, rows: Tensor) -> "Filters":
         """The filters of some of the contexts."""
         return Filters(self.exclude.take(rows), self.among)
 

@@ -1,7 +1,5 @@
 """What recommending needs to know of the data once training is over: ids, features, histories, counts, titles."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,7 +46,7 @@ class Store:
     has_time: bool
 
     @classmethod
-    def of(cls, train: Dataset) -> Store:
+    def of(cls, train: Dataset) -> "Store":
         """What ``train`` knows; guests' sessions stay behind, for nobody can ask for them by id."""
         n_users = train.schema.n_users
         offsets = train.histories.offsets[: n_users + 1]

@@ -1,7 +1,5 @@
 """What every index checks, builds and saves in the same way: vectors, searches, files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -34,7 +32,7 @@ class CheckedSearch(NamedTuple):
     wanted: Ints
     """(B,): min(k, positions that are allowed and not excluded): what each query must get."""
 
-    def take(self, rows: Ints, n: int) -> CheckedSearch:
+    def take(self, rows: Ints, n: int) -> "CheckedSearch":
         """The queries named by ascending row numbers, in that order, as a search of their own."""
         gone_rows, gone_positions = np.divmod(self.gone, n)
         kept = np.isin(gone_rows, rows)

@@ -4,8 +4,6 @@ Memory beside the vectors, measured: 130 MiB, of which 16 MiB are the scores of 
 Cost: 2·d operations for each query and vector, then one pass over the scores (``suisen.retrieval.select``).
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np
@@ -35,7 +33,7 @@ class Exact:
     name: ClassVar[str] = "exact"
     exact: ClassVar[bool] = True
 
-    def create(self) -> ExactIndex:
+    def create(self) -> "ExactIndex":
         """An empty index."""
         return ExactIndex(self)
 

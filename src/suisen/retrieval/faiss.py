@@ -7,8 +7,6 @@ last every vector is scored for it.  A build with several threads may place the 
 repeats.  FAISS's own thread setting is respected and nothing global is changed.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterator
@@ -50,7 +48,7 @@ class _OnFaiss:
     recipe: ClassVar[str]
     """How FAISS's ``index_factory`` calls the index."""
 
-    def create(self: Any) -> FaissIndex:
+    def create(self: Any) -> "FaissIndex":
         """An empty index."""
         return FaissIndex(self)
 

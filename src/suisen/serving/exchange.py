@@ -1,7 +1,5 @@
 """One request and its reply, between ASGI's dictionaries and the handlers."""
 
-from __future__ import annotations
-
 import re
 import time
 import uuid
@@ -35,12 +33,12 @@ class Reply:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
     @classmethod
-    def of(cls, message: msgspec.Struct, status: int = 200) -> Reply:
+    def of(cls, message: msgspec.Struct, status: int = 200) -> "Reply":
         """A message as JSON."""
         return cls(status, JSON, _encode(message))
 
     @classmethod
-    def refused(cls, refusal: Refusal, request_id: str) -> Reply:
+    def refused(cls, refusal: Refusal, request_id: str) -> "Reply":
         """A problem document."""
         return cls(refusal.status, PROBLEM, _encode(refusal.problem(request_id)), refusal.headers)
 

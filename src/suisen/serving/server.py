@@ -1,7 +1,5 @@
 """The process around the app: a socket, uvicorn, signals.  ``serve`` blocks; ``start_in_thread`` does not."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal
@@ -57,7 +55,7 @@ def serve(
 class Running:
     """A server in a thread of this process: requests go to ``url``, ``stop()`` ends it."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: "Server") -> None:
         self.app = server.app
         self.url = server.url
         self._server = server
@@ -98,7 +96,7 @@ def running(source: Path | System, settings: Settings | None = None) -> Iterator
         server.stop()
 
 
-def _bound(source: Path | System, host: str, port: int, settings: Settings | None) -> Server:
+def _bound(source: Path | System, host: str, port: int, settings: Settings | None) -> "Server":
     """A server on its port that will load the source when it runs."""
     listening = listen(host, port)
     try:

@@ -233,11 +233,7 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     words = ["download", "--no-deps", "--quiet", "--disable-pip-version-check", "--dest", str(folder), requirement]
     try:
         done = subprocess.run(  # noqa: S603 - fixed words, no shell
-            [sys.executable, "-m", "pip", *words],
-            capture_output=True,
-            text=True,
-            timeout=PIP_SECONDS,
-            check=False,
+            [sys.executable, "-m", "pip", *words], capture_output=True, text=True, timeout=PIP_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unreachable(f"pip download {requirement} did not end ({error})") from None

@@ -161,12 +161,7 @@ def _source(name: str, description: str, *layouts: Layout, copies: tuple[WheelFi
     official = WebFile(f"{SERVER}{name}.zip", f"{SERVER}{name}.zip.md5", "GroupLens")
     layouts = layouts or (Layout(CSV_SAMPLE, _ml_csv, f"{name}/"),)
     return Source(
-        name=name,
-        description=description,
-        licence=LICENCE,
-        downloads=(official, *copies),
-        layouts=layouts,
-        kinds=KINDS,
+        name=name, description=description, licence=LICENCE, downloads=(official, *copies), layouts=layouts, kinds=KINDS
     )
 
 

@@ -5,8 +5,6 @@ follow one law (A/A): the share of p < alpha is the rate of false alarms, to be 
 rows of a table at once.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,7 +54,7 @@ class Cell:
     seed: int = 0
 
     @model_validator(mode="after")
-    def _sound(self) -> Cell:
+    def _sound(self) -> "Cell":
         law(self.law)
         if min(self.sizes) < 2:
             raise ValueError(
@@ -109,7 +107,7 @@ class Experiments:
     def __len__(self) -> int:
         return len(self.control.y)
 
-    def one(self, row: int) -> Experiments:
+    def one(self, row: int) -> "Experiments":
         """One of the experiments, (n,) per arm."""
         counts = None if self.counts is None else Counts(*(part[row] for part in self.counts))
         given = None
