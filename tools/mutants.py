@@ -6,9 +6,10 @@ python tools/mutants.py --check      # fails where that page is not up to date
 
 The faults are those of cosmic-ray's operators (another number, operator, comparison or boolean, a decorator less, a
 loop that never runs, …), one place of the source each.  ``is`` and ``==`` are not exchanged for each other and the
-unions of annotations are left alone: such mutants are the same program.  A mutant first meets the tests that mirror its
-file, then those that import it and the room's contract suites.  Each runs in a process forked from one that has loaded
-the libraries already.  What survived and is harmless is listed with its reason in ``tools/harmless_mutants.toml``.
+unions of annotations are left alone: such mutants are the same program.  A mutant first meets the tests that mirror
+its file, then those that import it and the room's contract suites, then the rest of its room.  Each runs in a process
+forked from one that has loaded the libraries already.  What survived and is harmless is listed with its reason in
+``tools/harmless_mutants.toml``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ PRELOADED = ("torch", "polars", "scipy.stats", "scipy.sparse", "pydantic", "safe
 SAME_PROGRAM = re.compile(r"_(Eq|NotEq|Is|IsNot)_(Eq|NotEq|Is|IsNot)$")
 HARNESS = 9
 """Exit status of a child in which not the tests failed but what runs them."""
-SECONDS = 420
+SECONDS = 900
 """A mutant that runs longer is not known to be caught, and counts as a survivor."""
 MAX_FILES = 8
 """Test files beside the mirror and the contract suites."""
@@ -125,7 +126,7 @@ def sample(rng: random.Random, each: int) -> list[Mutant]:
 
 
 def tests_of(mutant: Mutant) -> list[list[str]]:
-    """Test files in the order in which they are run: the mirror, then who imports the file and the contract suites."""
+    """Test files in the order in which they are run: mirror, contract suites and importers, the rest of the room."""
     inside = Path(mutant.file)
     folder = ROOT / "tests" / inside.parent
     mirror = folder / f"test_{inside.stem}.py"
@@ -139,7 +140,8 @@ def tests_of(mutant: Mutant) -> list[list[str]]:
         room = sorted(folder.glob("test_*.py"))
     importing.sort(key=lambda path: path.parent != folder)  # the room's own tests first
     rest = [path for path in dict.fromkeys([*room, *importing[:MAX_FILES]]) if path != mirror]
-    stages = [[mirror] if mirror.exists() else [], rest]
+    others = [path for path in sorted(folder.rglob("test_*.py")) if path not in (mirror, *rest)]
+    stages = [[mirror] if mirror.exists() else [], rest, others]
     return [[str(path.relative_to(ROOT)) for path in stage] for stage in stages if stage]
 
 
@@ -227,8 +229,8 @@ def copied(folder: Path) -> Path:
     return tree
 
 
-def run(seed: int, each: int, part: int, parts: int) -> None:
-    """Tries the sample's mutants; those with a record of this seed and place are not tried again."""
+def run(seed: int, each: int, part: int, parts: int, again: bool) -> None:
+    """Tries the sample's mutants that have no record of this seed yet; ``again``: those too that survived."""
     os.environ.update(CI="true", OMP_NUM_THREADS="1")  # Hypothesis draws the same examples every time
     for name in PRELOADED:
         __import__(name)
@@ -236,7 +238,7 @@ def run(seed: int, each: int, part: int, parts: int) -> None:
 
     torch.set_num_threads(1)
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
-    known = {row["name"] for row in records() if row["seed"] == seed}
+    known = {row["name"] for row in records() if row["seed"] == seed and (row["caught"] or not again)}
     drawn = sample(random.Random(seed), each)
     mutants = [mutant for turn in range(each) for mutant in drawn[turn::each]][part::parts]  # a room after the other
     with tempfile.TemporaryDirectory() as folder:
@@ -300,11 +302,12 @@ def main() -> int:
     options.add_argument("--mutants", type=int, default=300, help="of all rooms together")
     options.add_argument("--part", type=int, default=0, help="this one of --parts processes")
     options.add_argument("--parts", type=int, default=1)
+    options.add_argument("--again", action="store_true", help="try survivors again: tests were written since")
     options.add_argument("--page", action="store_true")
     options.add_argument("--check", action="store_true")
     given = options.parse_args()
     if not (given.page or given.check):
-        run(given.seed, given.mutants // len(ROOMS), given.part, given.parts)
+        run(given.seed, given.mutants // len(ROOMS), given.part, given.parts, given.again)
     figures = {"mutants": table, "survivors": survivors}
     return write_or_check(PAGE, filled(PAGE.read_text(encoding="utf-8"), figures, RECORDS.parent), "mutants")
 

@@ -130,6 +130,7 @@ def test_resampling_and_quantiles(samples):
     each = found({"kind": "value", "quantile": 0.9}, {"y": samples["y"]})
     same(each.absolute, quantile(samples["y"][0], samples["y"][1], 0.9))
     assert each.how.startswith("quantile 0.9 of units; bootstrap of the quantile")
+    assert ", 95 % intervals" in each.how
 
 
 def test_resampling_is_adjusted_by_the_covariate(samples):

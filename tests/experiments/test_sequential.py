@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 from scipy import integrate, optimize
@@ -169,3 +171,8 @@ def test_early_looks_spend_nothing_that_doubles_can_hold():
 def test_what_is_no_design_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_the_usual_tuning_is_that_of_the_guide():
+    """``tune`` is the number of units at which the sequence is tightest; the guide says 5,000."""
+    assert inspect.signature(confidence_sequence).parameters["tune"].default == 5000

@@ -83,3 +83,6 @@ def test_settings_name_field_value_and_bound():
         HNSW(ef_serch=10)
     with pytest.raises(InputError, match=r"IVFPQ: refine = 'many'"):
         IVFPQ(refine="many")
+    for cls in (IVFSQ8, IVFPQ):
+        with pytest.raises(InputError, match="probe = 0 should be greater than or equal to 1"):
+            cls(probe=0)

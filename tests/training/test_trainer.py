@@ -9,7 +9,7 @@ import torch
 
 from suisen.data.views import Pairs
 from suisen.errors import InputError, TrainingError
-from suisen.models import EASE, IALS, MF, DeepFM, SASRec
+from suisen.models import EASE, IALS, MF, DeepFM, Popularity, SASRec
 from suisen.training import trainer
 from suisen.training.options import RunOptions, pick_device, pick_precision
 from suisen.training.trainer import fit, run
@@ -361,3 +361,9 @@ def test_half_precision_stays_close(model):
     for a, b in zip(full[0].rows, half[0].rows, strict=True):
         assert b.loss == pytest.approx(a.loss, rel=0.03, abs=1e-4)
     assert all(weight.dtype == torch.float32 for weight in net.parameters())
+
+
+def test_a_small_clip_and_the_right_number_of_epochs():
+    assert RunOptions(clip=0.5).clip == 0.5
+    with pytest.raises(ValueError, match="zip"):
+        fit(Popularity(), little(users=4), epochs_per_phase=[1])
