@@ -140,7 +140,7 @@ def tests_of(mutant: Mutant) -> list[list[str]]:
         room = sorted(folder.glob("test_*.py"))
     importing.sort(key=lambda path: path.parent != folder)  # the room's own tests first
     rest = [path for path in dict.fromkeys([*room, *importing[:MAX_FILES]]) if path != mirror]
-    others = [path for path in sorted(folder.rglob("test_*.py")) if path not in (mirror, *rest)]
+    others = [path for path in tests if folder in path.parents and path not in (mirror, *rest)]
     stages = [[mirror] if mirror.exists() else [], rest, others]
     return [[str(path.relative_to(ROOT)) for path in stage] for stage in stages if stage]
 
