@@ -103,3 +103,21 @@ def test_a_first_stage_of_no_taste_is_ranked_by_the_second():
     rec = Recommender(Popularity(), ranker=FM(dim=4, epochs=2), candidates=80, seed=1).fit(split.train, split.valid)
     assert rec.name == "popularity + fm"
     assert rec.curves["ranker"][0].best_metric is not None
+
+
+def test_the_blend_that_is_best_is_set_and_moves_the_scores():
+    """The validation metric is made to be best at a share of 0.45: ``blend`` is that many spreads, and it counts."""
+    engine = fitted("ease").engine
+    ranker = as_ranker(fitted("sasrec").engine.retriever)
+    parts = two_stage.valid_lists(engine, small_split().valid, 30)
+    queries, ids, pair = parts[0]
+    with torch.no_grad():
+        wanted = 0.45 * ranker._spread(queries, ids, pair)
+        assert wanted > 0
+        ranker.pick_blend(parts, lambda net: -abs(float(net.blend) - wanted))
+        assert float(ranker.blend) == pytest.approx(wanted)
+        added = ranker.score(queries.contexts, Candidates(ids, pair)) - ranker.score(
+            queries.contexts, Candidates(ids, None)
+        )
+    assert torch.allclose(added, wanted * pair[..., 0], atol=1e-4)
+    assert float(added.abs().max()) > 0
