@@ -164,9 +164,9 @@ def test_logs_and_winsorising_are_said():
     rows = [(str(i), ("control", "treatment")[i % 2], at(0)) for i in range(11)]
     log = events(*((str(i), at(0, 1, j), "click") for i in range(11) for j in range(i)))
     found = units(exposures(*rows), log, plan(metrics))
-    assert found.frame["v__y"].to_list() == [0, 1, 2, 3, 4, 5, 6, 6, 6, 6, 6]
+    assert found.frame["v__y"].to_list() == [0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7]  # 7: the quantile of 1 to 10
     assert found.frame["log__y"][10] == pytest.approx(2.3978953)
-    assert "v: 4 values above the quantile 0.6, 6, count as that" in found.notes
+    assert "v: 3 values above the quantile 0.6 of those other than 0, 7, count as that" in found.notes
     assert any("another question than the mean of y" in note for note in found.notes)
     with pytest.raises(InputError, match=r"metrics.m.transform = 'log' is of one value per unit"):
         units(exposures(), LOG, plan({"m": {"kind": "ctr", "transform": "log"}}))

@@ -347,6 +347,8 @@ class _Metric:
         out = []
         if self.metric.winsorize is not None:
             out.append(f"winsorized at the quantile {self.metric.winsorize:g}")
+        if self.metric.cap is not None:
+            out.append(f"capped at {self.metric.cap:g}")
         if self.metric.transform == "log":
             out.append("log(1 + y)")
         if not self.test.normal:

@@ -69,7 +69,12 @@ class Metric:
     transform: Literal["none", "log"] = "none"
     """log: log(1 + y) of a unit's value; its mean is another question than the mean of y."""
     winsorize: Annotated[float, Field(gt=0.5, lt=1)] | None = None
-    """Quantile of the units' values, over all arms together, above which a value counts as that quantile."""
+    """Quantile of the units' values, over all arms together, above which a value counts as that quantile.  It is that
+    of the values other than 0, so that with few buyers it cuts the largest baskets and not every basket."""
+    winsorize_zeros: bool = False
+    """Whether the zeros count among the values whose quantile ``winsorize`` is."""
+    cap: Annotated[float, Field(gt=0)] | None = None
+    """A value above which a unit's value counts as it, in the metric's own unit; fixed before the data are seen."""
     covariate: bool = False
     """CUPED: adjust by the same metric before the experiment."""
     test: str = "auto"
@@ -90,6 +95,10 @@ class Metric:
                 raise ValueError(f"kind = {self.kind!r} needs {name}; name it")
         if self.last_day < self.first_day:
             raise ValueError(f"last_day = {self.last_day} is before first_day = {self.first_day}; swap them")
+        if self.cap is not None and self.winsorize is not None:
+            raise ValueError(f"cap = {self.cap:g} and winsorize = {self.winsorize:g} both cut large values; keep one")
+        if self.winsorize_zeros and self.winsorize is None:
+            raise ValueError("winsorize_zeros says which values winsorize looks at, and there is no winsorize; drop it")
         duration("gap", self.gap)
         if self.window:
             duration("window", self.window)
@@ -104,6 +113,11 @@ class Metric:
     def is_ratio(self) -> bool:
         """Whether a unit has a denominator of its own, so that variances need the delta method."""
         return self.family.ratio or bool(self.per_expression)
+
+    @property
+    def capped(self) -> bool:
+        """Whether large values are cut."""
+        return self.cap is not None or self.winsorize is not None
 
     @property
     def parts(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Metrics as Polars expressions over the events of one unit, and what is done to their values afterwards.
 
 How a unit's value comes from its events is the metric's family (``families``); here are the windows, and what follows
-for all families alike: ratios of metrics, censoring, logs, winsorising.
+for all families alike: ratios of metrics, censoring, logs, caps.
 """
 
 from dataclasses import dataclass, replace
@@ -70,7 +70,7 @@ def sql_aggregates(name: str, metric: Metric, parts: str = "yd") -> list[pl.Expr
 
 
 def finish(frame: pl.DataFrame, plan: Plan, horizon: int | None) -> tuple[pl.DataFrame, list[str]]:
-    """Ratios, censoring, logs and winsorising, in this order; the frame and what was done, in words."""
+    """Ratios, censoring, logs and caps, in this order; the frame and what was done, in words."""
     said: list[str] = []
     for name, metric in plan.metrics.items():
         if metric.parts:
@@ -113,7 +113,7 @@ def _censored(frame: pl.DataFrame, name: str, metric: Metric, horizon: int | Non
 
 
 def transformed(frame: pl.DataFrame, name: str, metric: Metric, said: list[str]) -> pl.DataFrame:
-    """The metric's logs and winsorising, as planned; ``said`` gets what was done."""
+    """The metric's logs and caps, as planned; ``said`` gets what was done."""
     parts = [part for part in ("y", "x") if f"{name}__{part}" in frame.columns]
     if metric.transform == "log":
         if metric.is_ratio:
@@ -125,14 +125,32 @@ def transformed(frame: pl.DataFrame, name: str, metric: Metric, said: list[str])
             raise InputError(f"metric {name!r} has a value of {least:g}, which has no log(1 + y); drop the transform")
         frame = frame.with_columns(pl.col(f"{name}__{part}").log1p() for part in parts)
         said.append(f"{name}: compared by the mean of log(1 + y), another question than the mean of y")
-    if metric.winsorize is not None:
-        for part in parts:
-            column = pl.col(f"{name}__{part}")
-            top = frame.select(column.quantile(metric.winsorize, "higher")).item()
-            if part == "y":
-                capped = int(frame.select((column > top).sum()).item())
-                said.append(
-                    f"{name}: {capped:,} values above the quantile {metric.winsorize:g}, {top:,.6g}, count as that"
-                )
-            frame = frame.with_columns(column.clip(upper_bound=top))
+    for part in parts if metric.capped else ():
+        frame = _capped(frame, name, metric, part, said)
     return frame
+
+
+def _capped(frame: pl.DataFrame, name: str, metric: Metric, part: str, said: list[str]) -> pl.DataFrame:
+    """One column with its large values cut; 0 stays 0.  Raises InputError where a cut leaves y the same everywhere."""
+    column, top = pl.col(f"{name}__{part}"), metric.cap
+    what = "" if top is None else f"cap {top:,.6g}"
+    if metric.winsorize is not None:
+        among = column if metric.winsorize_zeros else column.filter(column != 0)
+        top = frame.select(among.quantile(metric.winsorize, "higher")).item()
+        if top is None:  # nothing but zeros
+            return frame
+        if top < 0 and frame.select((column == 0).any()).item():  # of losses: 0 is above them and no large value
+            top = 0.0
+        of = "" if metric.winsorize_zeros else " of those other than 0"
+        what = f"quantile {metric.winsorize:g}{of}, {top:,.6g}"
+    cut = frame.with_columns(column.clip(upper_bound=top))
+    if part == "y":
+        values = column.drop_nulls().n_unique()
+        if frame.select(values).item() > 1 and cut.select(values).item() == 1:
+            raise InputError(
+                f"metrics.{name}: the {what} is all that is left of its values, so that it does not vary; "
+                f"{'raise it' if metric.winsorize is None else 'raise it, or give cap, in the unit of the metric'}"
+            )
+        capped = int(frame.select((column > top).sum()).item())
+        said.append(f"{name}: {capped:,} values above the {what}, count as that")
+    return cut

@@ -176,9 +176,9 @@ def _logs(arms: Experiments) -> Experiments:
 
 
 def _capped(arms: Experiments) -> Experiments:
-    """Winsorised at the quantile of both arms together, experiment by experiment."""
+    """Winsorised at the quantile of both arms' values other than 0 together, experiment by experiment, as plans do."""
     both = np.concatenate([arms.control.y, arms.treatment.y], axis=-1)
-    cap = np.quantile(both, TAIL, axis=-1)[..., None]
+    cap = np.nanquantile(np.where(both == 0, np.nan, both), TAIL, axis=-1)[..., None]
     return Experiments(Units(np.minimum(arms.control.y, cap)), Units(np.minimum(arms.treatment.y, cap)))
 
 
