@@ -135,13 +135,13 @@ def _capped(frame: pl.DataFrame, name: str, metric: Metric, part: str, said: lis
     column, top = pl.col(f"{name}__{part}"), metric.cap
     what = "" if top is None else f"cap {top:,.6g}"
     if metric.winsorize is not None:
-        among = column if metric.winsorize_zeros else column.filter(column != 0)
-        top = frame.select(among.quantile(metric.winsorize, "higher")).item()
+        some = frame.select((column == 0).any()).item() and not metric.winsorize_zeros
+        top = frame.select(column.filter(column != 0 if some else True).quantile(metric.winsorize, "higher")).item()
         if top is None:  # nothing but zeros
             return frame
-        if top < 0 and frame.select((column == 0).any()).item():  # of losses: 0 is above them and no large value
+        if some and top < 0:  # of losses: 0 is above them and no large value
             top = 0.0
-        of = "" if metric.winsorize_zeros else " of those other than 0"
+        of = " of those other than 0" if some else ""
         what = f"quantile {metric.winsorize:g}{of}, {top:,.6g}"
     cut = frame.with_columns(column.clip(upper_bound=top))
     if part == "y":
