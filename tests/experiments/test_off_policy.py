@@ -150,6 +150,70 @@ def test_intervals_cover(interval):
     assert (share >= (0.99 if interval == "bernstein" else 0.9)).all()
 
 
+@pytest.mark.parametrize("interval", ["bootstrap", "normal", "bernstein"])
+def test_intervals_of_the_lift_cover(interval):
+    """300 logs of 300 rows, as above; the share of the log's mean too, which bernstein does not have."""
+    rng, held = np.random.default_rng(5), []
+    lift = TRUE - float((CONTEXT[:, None] * LOGGING * CHANCE).sum())
+    share = lift / (TRUE - lift)
+    how = Settings(interval=interval, resamples=200)
+    names = ["ips", "dr"] if interval == "bernstein" else ["ips", "snips", "dr"]
+    for _ in range(300):
+        found = evaluate_policy(drawn(300, rng), names, how).estimates
+        held.append([
+            [each.lift_low <= lift <= each.lift_high, each.relative_low <= share <= each.relative_high]
+            for each in found
+        ])  # fmt: skip
+    absolute, relative = np.mean(held, axis=0).T
+    if interval == "bernstein":
+        assert (absolute >= 0.99).all()
+        assert np.isnan([each.relative_low for each in found]).all()
+    else:
+        assert ((absolute >= 0.91) & (absolute <= 0.98)).all()
+        assert ((relative >= 0.91) & (relative <= 0.98)).all()
+
+
+def test_a_lift_is_as_sure_as_estimate_and_log_are_together():
+    """The policy that wrote the log has no lift, surely; its estimate minus a constant mean would not say so."""
+    rng = np.random.default_rng(6)
+    same = evaluate_policy(Logged.of(rng.random(200), np.full(200, 0.5), np.full(200, 0.5)), ["ips"])["ips"]
+    assert (same.lift, same.lift_low, same.lift_high, same.relative_low, same.relative_high) == (0, 0, 0, 0, 0)
+    assert same.low < same.value < same.high
+    log = drawn(400, rng)
+    terms = log.weight * log.reward - log.reward
+    found = evaluate_policy(log, ["ips"], NORMAL)["ips"]
+    assert found.lift == pytest.approx(terms.mean())
+    half = scipy_stats.norm.ppf(0.975) * terms.std() / 20
+    assert [found.lift_low, found.lift_high] == pytest.approx([terms.mean() - half, terms.mean() + half])
+
+
+@given(rows, st.floats(0.1, 9))
+@settings(max_examples=40, deadline=None)
+def test_scaled_rewards_scale_the_lift_and_not_its_share(table, scale):
+    propensity, target = [row[0] for row in table], [row[1] for row in table]
+    reward = np.array([0.5 + row[2] for row in table])
+    once = evaluate_policy(Logged.of(reward, propensity, target), ["ips", "snips"], NORMAL)
+    more = evaluate_policy(Logged.of(scale * reward, propensity, target), ["ips", "snips"], NORMAL)
+    less = evaluate_policy(Logged.of(-reward, propensity, target), ["ips", "snips"], NORMAL)
+    for a, b, c in zip(once.estimates, more.estimates, less.estimates, strict=True):
+        near = {"rel": 1e-6, "abs": 1e-9, "nan_ok": True}
+        assert [b.lift, b.lift_low, b.lift_high] == pytest.approx(
+            [scale * x for x in (a.lift, a.lift_low, a.lift_high)], **near
+        )
+        ends = [a.relative_lift, a.relative_low, a.relative_high]
+        assert [b.relative_lift, b.relative_low, b.relative_high] == pytest.approx(ends, **near)
+        assert [c.relative_lift, c.relative_high, c.relative_low] == pytest.approx([-x for x in ends], **near)
+
+
+def test_no_share_is_taken_of_a_mean_that_may_be_0():
+    rng = np.random.default_rng(7)
+    for reward in (rng.normal(size=500), np.zeros(500), np.full(500, 1e-200)):
+        found = evaluate_policy(Logged.of(reward, np.full(500, 0.5), rng.random(500)), ["ips", "snips"])
+        assert all(np.isnan([each.relative_lift, each.relative_low]).all() for each in found.estimates)
+        assert all(np.isfinite([each.lift, each.lift_low]).all() for each in found.estimates)
+        assert "%" not in str(found).splitlines()[1]
+
+
 def test_bernstein_is_its_formula_and_narrows():
     x = np.array([0.0, 1.0, 1.0, 0.0])
     log = np.log(4 / 0.05)

@@ -1,4 +1,4 @@
-"""``suisen experiment …``: plan, assign, analyze, report, simulate, demo."""
+"""``suisen experiment …``: plan, assign, analyze, report, off-policy, interleave, simulate, demo."""
 
 import json
 from math import ceil, isnan
@@ -10,6 +10,7 @@ import polars as pl
 
 from suisen.cli.experiment_analysis import analyze, report
 from suisen.cli.experiment_demo import demo, simulate
+from suisen.cli.experiment_logged import interleave, off_policy
 from suisen.cli.experiment_plan import aligned, effect_text, frozen_beside, texts_of
 from suisen.cli.tables import broken, check_table, read_table, write_table
 from suisen.errors import InputError
@@ -35,7 +36,7 @@ def experiment() -> None:
     """  # noqa: D301 - \b keeps the lines for click
 
 
-for _command in (analyze, report, simulate, demo):
+for _command in (analyze, report, off_policy, interleave, simulate, demo):
     experiment.add_command(_command)
 
 

@@ -9,6 +9,10 @@ have taken it with π(a | x); weight w = π/μ.  With a reward model q(x, a), q(
     dr      mean of q(x, π) + w (r − q(x, a))     (Dudík, Langford, Li 2011)      unbiased if μ or q is right
 
 ``clip`` bounds the weights: less variance, and with rewards ≥ 0 ips can then only say too little.
+
+The lift is the estimate minus the log's own mean, a mean of the same rows: the two go up and down together, so the
+interval of the lift is that of the pair (each resample gives both; influence functions are subtracted), and not that
+of the estimate moved by a constant.
 """
 
 from collections.abc import Sequence
@@ -34,7 +38,10 @@ DRAWS_PER_CHUNK = 2**21
 MIN_EFFECTIVE_ROWS = 100
 """Effective rows below which a warning is given."""
 FAR = 4.0
-"""Standard errors from 1 at which the mean weight is warned of."""
+"""Standard errors: from 1, at which the mean weight is warned of; from 0, below which no share of the log's mean is
+taken."""
+TINY = 1e-100
+"""A mean this small counts as 0: the square of a share of it leaves the range of doubles."""
 
 
 class Estimate(NamedTuple):
@@ -47,6 +54,15 @@ class Estimate(NamedTuple):
     high: float
     relative: float
     """Value / the log's own mean reward."""
+    lift: float
+    """Value − the log's own mean reward, with its interval."""
+    lift_low: float
+    lift_high: float
+    relative_lift: float
+    """``lift`` / |the log's own mean reward|, with its interval; NaN where that mean is not clear of 0.  ``bernstein``
+    knows no interval of a share: NaN."""
+    relative_low: float
+    relative_high: float
 
 
 @dataclass(frozen=True)
@@ -81,10 +97,17 @@ class OffPolicy:
         return pl.DataFrame(self.estimates, schema=list(Estimate._fields), orient="row")
 
     def __str__(self) -> str:
-        lines = [f"{'estimator':<10}{'value':>12}{'se':>12}   {self.interval}{'':>4}  relative"]
+        lines = [f"{'estimator':<10}{'value':>12}{'se':>12}   {self.interval:<28}lift over the log"]
         for each in self.estimates:
             ends = f"[{each.low:.6g}, {each.high:.6g}]"
-            lines.append(f"{each.estimator:<10}{each.value:>12.6g}{each.se:>12.3g}   {ends:<28}{each.relative:.4f}")
+            lift = f"{each.lift:+.4g} [{each.lift_low:.4g}, {each.lift_high:.4g}]"
+            share = "" if np.isnan(each.relative_lift) else f" = {100 * each.relative_lift:+.3g} %"
+            share += (
+                ""
+                if np.isnan(each.relative_low)
+                else f" [{100 * each.relative_low:.3g}, {100 * each.relative_high:.3g}]"
+            )
+            lines.append(f"{each.estimator:<10}{each.value:>12.6g}{each.se:>12.3g}   {ends:<28}{lift}{share}")
         lines.append(
             f"{self.rows:,} rows of {self.units:,} units, logged mean {self.logged:.6g}; effective rows "
             f"{self.effective:,.1f}; weights: mean {self.mean_weight:.4f}, largest {self.largest:.4g}, "
@@ -123,18 +146,23 @@ def evaluate_policy(
     """The target policy's mean reward by each estimator.  ``dm`` and ``dr`` need a log with a reward model's values."""
     settings = settings or Settings()
     weight = log.weight if settings.clip is None else np.minimum(log.weight, settings.clip)
-    terms = np.stack([_terms(name, log, weight) for name in estimators])  # (E, 2, n)
+    own = np.stack([log.reward, np.ones(len(log))])  # the log's own mean, as one more estimator
+    terms = np.stack([*(_terms(name, log, weight) for name in estimators), own])  # (E + 1, 2, n)
     logged = float(log.reward.mean())
     sums = terms if log.unit is None else _by_unit(terms, log.unit)
     values = sums[:, 0].sum(-1) / sums[:, 1].sum(-1)
-    parts = (sums[:, 0] - values[:, None] * sums[:, 1]) / sums[:, 1].mean(-1, keepdims=True)  # influence, (E, units)
+    parts = (sums[:, 0] - values[:, None] * sums[:, 1]) / sums[:, 1].mean(-1, keepdims=True)  # (E + 1, units)
     errors = np.sqrt((parts**2).mean(-1) / parts.shape[-1])
-    low, high = _interval(log, estimators, (sums, values, parts, errors), settings)
+    clear = abs(logged) > max(FAR * errors[-1], TINY)  # no share can be taken of a mean that may be 0
+    said, influence = _lifts(values), _influence(values, parts)
+    if not clear:
+        said[2], influence[2] = np.nan, 0.0
+    ends = _interval(log, estimators, (sums, said, influence), settings)
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative = values / logged
-    table = zip(values, errors, low, high, relative, strict=True)
+        relative = values[:-1] / logged
+    columns = (said[0], errors[:-1], *ends[0], relative, said[1], *ends[1], said[2], *ends[2])
     return OffPolicy(
-        estimates=tuple(Estimate(name, *map(float, row)) for name, row in zip(estimators, table, strict=True)),
+        estimates=tuple(Estimate(name, *map(float, row)) for name, *row in zip(estimators, *columns, strict=True)),
         rows=len(log), units=sums.shape[-1], logged=logged, effective=effective_rows(weight),
         largest=float(log.weight.max()), mean_weight=float(log.weight.mean()),
         clipped=int((log.weight > weight).sum()), interval=f"{settings.level:.0%} {settings.interval}",
@@ -201,35 +229,53 @@ def _by_unit(terms: Floats, unit: Longs) -> Floats:
 # -- intervals --------------------------------------------------------------------------------------------------------
 
 
-def _interval(
-    log: Logged, names: Sequence[str], found: tuple[Floats, Floats, Floats, Floats], settings: Settings
-) -> tuple[Floats, Floats]:
-    sums, values, parts, errors = found
+def _lifts(values: Floats) -> Floats:
+    """(..., E + 1), the log's own mean last → (..., 3, E): estimates, lifts, and lifts as shares of |the mean|."""
+    value, own = values[..., :-1], values[..., -1:]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.stack([value, value - own, (value - own) / np.abs(own)], axis=-2)
+
+
+def _influence(values: Floats, parts: Floats) -> Floats:
+    """(3, E, units): of each unit on ``_lifts(values)``, by its influence on the values, (E + 1, units)."""
+    lift, own = parts[:-1] - parts[-1], values[-1]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        share = (lift - (values[:-1, None] / own - 1) * parts[-1]) / abs(own)
+    return np.stack([parts[:-1], lift, share])
+
+
+def _interval(log: Logged, names: Sequence[str], found: tuple[Floats, Floats, Floats], settings: Settings) -> Floats:
+    """(3, 2, E): low and high of estimates, lifts and relative lifts."""
+    sums, said, influence = found
+    if settings.interval == "bootstrap":
+        return _bootstrap(sums, said, influence, settings)
     if settings.interval == "normal":
-        half = special.ndtri((1 + settings.level) / 2) * errors
-    elif settings.interval == "bootstrap":
-        return _bootstrap(sums, values, parts, settings)
+        half = special.ndtri((1 + settings.level) / 2) * influence.std(-1) / np.sqrt(influence.shape[-1])
     else:
-        widths = [_width(name, log, settings) for name in names]
-        half = np.array([empirical_bernstein(s[0], w, settings.level) for s, w in zip(sums, widths, strict=True)])
-    return values - half, values + half
+        low, high = settings.reward_range
+        half = np.full(said.shape, np.nan)
+        for at, name in enumerate(names):
+            width, terms = _width(name, log, settings), sums[at, 0]
+            half[0, at] = empirical_bernstein(terms, width, settings.level)
+            half[1, at] = empirical_bernstein(terms - sums[-1, 0], width + high - low, settings.level)
+    return np.stack([said - half, said + half], axis=1)
 
 
-def _bootstrap(sums: Floats, values: Floats, parts: Floats, settings: Settings) -> tuple[Floats, Floats]:
+def _bootstrap(sums: Floats, said: Floats, influence: Floats, settings: Settings) -> Floats:
     """BCa (Efron 1987) over units; acceleration from the influence of each unit."""
-    drawn = _resampled(sums, settings.resamples, np.random.default_rng(settings.seed))
-    constant = np.abs(parts).max(-1) <= 1e-12 * np.maximum(1.0, np.abs(values))
+    drawn = _lifts(_resampled(sums, settings.resamples, np.random.default_rng(settings.seed)))  # (R, 3, E)
+    constant = np.abs(influence).max(-1) <= 1e-12 * np.fmax(1.0, np.abs(said))
     with np.errstate(divide="ignore", invalid="ignore"):
-        skew = np.where(constant, 0.0, (parts**3).sum(-1) / (6 * (parts**2).sum(-1) ** 1.5))
-    below = (drawn < values).mean(0) + 0.5 * (drawn == values).mean(0)
+        skew = np.where(constant, 0.0, (influence**3).sum(-1) / (6 * (influence**2).sum(-1) ** 1.5))
+    below = (drawn < said).mean(0) + 0.5 * (drawn == said).mean(0)
     bias = special.ndtri(below.clip(0.5 / settings.resamples, 1 - 0.5 / settings.resamples))
-    ends = []
-    for tail in ((1 - settings.level) / 2, (1 + settings.level) / 2):
+    ends = np.stack([said, said], axis=1)
+    for side, tail in enumerate(((1 - settings.level) / 2, (1 + settings.level) / 2)):
         shifted = bias + special.ndtri(tail)
         levels = special.ndtr(bias + shifted / (1 - skew * shifted))
-        end = np.array([np.quantile(column, at) for column, at in zip(drawn.T, levels, strict=True)])
-        ends.append(np.where(constant, values, end))
-    return ends[0], ends[1]
+        for row, at in zip(*np.nonzero(~constant), strict=True):
+            ends[row, side, at] = np.quantile(drawn[:, row, at], levels[row, at])
+    return ends
 
 
 def _resampled(sums: Floats, resamples: int, rng: np.random.Generator) -> Floats:
