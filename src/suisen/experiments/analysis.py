@@ -11,6 +11,7 @@ from scipy import special
 from suisen.data.durations import moment
 from suisen.errors import InputError
 from suisen.experiments.comparing import ARM, Comparing, corrected, with_stratum
+from suisen.experiments.covariates import combined
 from suisen.experiments.daily import by_day
 from suisen.experiments.earlier import Moment, by_reading, by_summing, moments_of, summable
 from suisen.experiments.frozen import Frozen
@@ -140,7 +141,7 @@ def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:
     made, said = frame.with_columns(pl.col(ARM).cast(pl.String)), list[str]()
     for name, rule in plan.metrics.items():
         made = transformed(made, name, rule, said)
-    return Units(made, exposed=frame.height, notes=tuple(said))
+    return Units(combined(made, plan, said), exposed=frame.height, notes=tuple(said))
 
 
 def _now(given: AnalysisOptions, known: Units) -> int | None:

@@ -134,7 +134,7 @@ class _Metric:
 
     @cached_property
     def cuped(self) -> Cuped | None:
-        if not self.metric.covariate or f"{self.name}__x" not in self.of.frame.columns:
+        if not self.metric.adjusts or f"{self.name}__x" not in self.of.frame.columns:
             return None
         if not bool((self.flat.mean[:, 3] > 0).all()):  # an arm without any unit seen before
             return None
@@ -177,7 +177,7 @@ class _Metric:
         """The planned test; auto is resolved."""
         if self.metric.quantile is not None:
             return QUANTILE
-        plain = not self.metric.covariate and not self.divided and not self.has_denominator
+        plain = not self.metric.adjusts and not self.divided and not self.has_denominator
         return self.metric.planned_test(plain=plain)
 
     def sample(self, arm: str) -> Sample:
@@ -314,7 +314,7 @@ class _Metric:
         plan, out = self.of.plan, self.test.warnings(self.arms(arm))
         if plan.scale == "relative":
             out.append(share_warning(self.value(plan.control), SURE if self.test.normal else UNSURE))
-        if self.metric.covariate and self.cuped is None:
+        if self.metric.adjusts and self.cuped is None:
             out.append("the covariate tells nothing (no events before the exposure, or no spread) and is not used")
         if plan.strata and not self.test.uses_strata:
             out.append(f"strata are not used by {self.test.words}")

@@ -12,6 +12,7 @@ import polars as pl
 
 from suisen.data.durations import duration, spelt
 from suisen.errors import InputError
+from suisen.experiments.covariates import needed
 from suisen.experiments.families import SINCE, TIME, Tally
 from suisen.experiments.metrics import Window, finish, tallies
 from suisen.experiments.plan import Plan
@@ -36,8 +37,7 @@ class Moment:
 
 def primary_only(plan: Plan, end: str) -> Plan:
     """The plan as it would have been judged at ``end``, of its primary metric alone."""
-    names = {plan.primary, *plan.metrics[plan.primary].parts.values()}
-    kept = {name: plan.metrics[name] for name in plan.metrics if name in names}
+    kept = {name: plan.metrics[name] for name in needed(plan, plan.primary)}
     return replace(plan, metrics=kept, guardrails={}, equivalence={}, segments=(), end=end)
 
 

@@ -77,6 +77,9 @@ class Metric:
     """A value above which a unit's value counts as it, in the metric's own unit; fixed before the data are seen."""
     covariate: bool = False
     """CUPED: adjust by the same metric before the experiment."""
+    covariates: tuple[str, ...] = ()
+    """CUPED by several: metrics of the plan (this one too), whose values before the experiment are taken, and columns
+    of the exposures with numbers that were known before, like a model's prediction.  Replaces ``covariate``."""
     test: str = "auto"
     """auto: z for conversion and retention, Welch's t (of the delta method, where there is a denominator) elsewhere."""
     quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -95,6 +98,11 @@ class Metric:
                 raise ValueError(f"kind = {self.kind!r} needs {name}; name it")
         if self.last_day < self.first_day:
             raise ValueError(f"last_day = {self.last_day} is before first_day = {self.first_day}; swap them")
+        if self.covariate and self.covariates:
+            raise ValueError(
+                f"covariate = true and covariates = {list(self.covariates)} both adjust; keep covariates, and name the "
+                "metric itself among them"
+            )
         if self.cap is not None and self.winsorize is not None:
             raise ValueError(f"cap = {self.cap:g} and winsorize = {self.winsorize:g} both cut large values; keep one")
         if self.winsorize_zeros and self.winsorize is None:
@@ -113,6 +121,11 @@ class Metric:
     def is_ratio(self) -> bool:
         """Whether a unit has a denominator of its own, so that variances need the delta method."""
         return self.family.ratio or bool(self.per_expression)
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether covariates are planned."""
+        return self.covariate or bool(self.covariates)
 
     @property
     def capped(self) -> bool:

@@ -10,6 +10,7 @@ import polars as pl
 
 from suisen.data.durations import duration
 from suisen.errors import InputError
+from suisen.experiments.covariates import combined, with_past
 from suisen.experiments.families import DAY, SINCE, TIME, Metric, Tally, taken
 from suisen.experiments.plan import Columns, Plan
 
@@ -72,13 +73,14 @@ def sql_aggregates(name: str, metric: Metric, parts: str = "yd") -> list[pl.Expr
 def finish(frame: pl.DataFrame, plan: Plan, horizon: int | None) -> tuple[pl.DataFrame, list[str]]:
     """Ratios, censoring, logs and caps, in this order; the frame and what was done, in words."""
     said: list[str] = []
-    for name, metric in plan.metrics.items():
+    past = with_past(plan)
+    for name, metric in past.metrics.items():
         if metric.parts:
-            frame = frame.with_columns(_ratio(name, metric, plan))
-    for name, metric in plan.metrics.items():
+            frame = frame.with_columns(_ratio(name, metric, past))
+    for name, metric in past.metrics.items():
         frame = _censored(frame, name, metric, horizon, said)
         frame = transformed(frame, name, metric, said)
-    return frame, said
+    return combined(frame, plan, said), said
 
 
 def _ratio(name: str, metric: Metric, plan: Plan) -> list[pl.Expr]:

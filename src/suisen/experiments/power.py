@@ -173,7 +173,7 @@ class Design:
 
 def _test_of(metric: Metric) -> PowerTest:
     """How a metric's test is sized: ranks, bootstrap and permutation as Welch's t, an adjusted share as a mean."""
-    plain = not metric.covariate
+    plain = not metric.adjusts
     return metric.planned_test(plain=plain).sized_as(share=plain and metric.family.share)
 
 

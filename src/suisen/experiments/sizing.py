@@ -25,6 +25,7 @@ from scipy import optimize, special
 from suisen.data.durations import duration, spelt
 from suisen.data.times import parse_times
 from suisen.errors import InputError, unknown
+from suisen.experiments.covariates import needed
 from suisen.experiments.families import DAY
 from suisen.experiments.means import cuped_of, estimate
 from suisen.experiments.moments import aggregate, moments
@@ -153,7 +154,7 @@ def size(plan: Plan, events: Frame, *, days: Sequence[int] | None = None, expose
 
 def _short_covariate(plan: Plan, reach: float, longest: int) -> tuple[str, ...]:
     room = floor(reach - duration("pre", plan.pre) / DAY)
-    if not plan.metrics[plan.primary].covariate or longest <= room:
+    if not plan.metrics[plan.primary].adjusts or longest <= room:
         return ()
     which = f"runs of more than {room} days" if room > 0 else "all runs"
     return (
@@ -271,7 +272,7 @@ class _Log:
         found = units(first.select(plan.unit, arm, time), _in_utc(self.events, plan), plan, cut=True)
         self.notes += [note for note in found.notes if note not in self.notes]
         group = moments(aggregate(found.frame, [name], (ARM,)), name)
-        cuped = cuped_of(group) if plan.metrics[name].covariate else None
+        cuped = cuped_of(group) if plan.metrics[name].adjusts else None
         return Baseline.of(_only(estimate(group, cuped=cuped))), found.frame.height
 
 
@@ -283,7 +284,9 @@ def _only(many: Any) -> Any:
 def _without_effect(plan: Plan, name: str, start: int, end: int) -> Plan:
     """A metric alone, from ``start`` to ``end``."""
     values = plan.as_dict()
-    kept = {each: values["metrics"][each] for each in (name, *plan.metrics[name].parts.values())}
+    past = [each for each in plan.metrics[name].covariates if each in plan.metrics]  # columns are not known before
+    kept = {each: values["metrics"][each] for each in needed(plan, name)}
+    kept[name]["covariates"] = past
     dates = {"start": spelt(start), "end": spelt(end)}
     none: dict[str, Any] = {"guardrails": {}, "equivalence": {}, "strata": [], "segments": [], "sequential": None}
     return Plan.of({**values, "primary": name, "metrics": kept, **dates, **none, "assignment": {}})

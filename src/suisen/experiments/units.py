@@ -24,7 +24,8 @@ import polars as pl
 from suisen.data.durations import duration, spelt
 from suisen.data.times import PER_SECOND, parse_times
 from suisen.errors import InputError
-from suisen.experiments.families import EVENT, SINCE, TIME, UNIT
+from suisen.experiments.covariates import PAST, columns_of, with_past
+from suisen.experiments.families import EVENT, SINCE, TIME, UNIT, Tally
 from suisen.experiments.metrics import Window, finish, sql_aggregates, tallies, visits
 from suisen.experiments.plan import Plan
 from suisen.experiments.tally import (
@@ -93,7 +94,8 @@ def units(
     the module's rules refuse.
     """
     extra = [*plan.strata, *plan.segments, *([cluster] if cluster else [])]
-    names = _names(exposures, "exposures", [plan.unit, plan.columns.arm, plan.columns.time, *extra])
+    wanted = [plan.unit, plan.columns.arm, plan.columns.time, *extra, *columns_of(plan)]
+    names = _names(exposures, "exposures", wanted)
     other = [USER] if plan.unit != USER and USER in exposures.lazy().collect_schema() else []
     notes: list[str] = []
     exposed, zone = _clocked("exposures", exposures.lazy().select(list(dict.fromkeys([*names, *other]))), plan)
@@ -138,8 +140,13 @@ def _exposed(
     """(units, contaminated, all seen): one row per unit with UNIT, arm, SINCE, and the extra columns as text."""
     extra = list(dict.fromkeys(extra))
     text = [pl.col(name).cast(pl.String).fill_null("(none)") for name in extra]
+    numbers = [name for name in columns_of(plan) if name not in extra]
     table = exposures.select(
-        pl.col(plan.unit).alias(UNIT), pl.col(plan.columns.arm).cast(pl.String).alias(ARM), TIME, *text
+        pl.col(plan.unit).alias(UNIT),
+        pl.col(plan.columns.arm).cast(pl.String).alias(ARM),
+        TIME,
+        *text,
+        *numbers,
     ).collect(engine="streaming")
     _refuse_missing("exposures", table, {UNIT: plan.unit, ARM: plan.columns.arm, TIME: plan.columns.time})
     unknown_arms = sorted(set(table[ARM].unique().to_list()) - set(plan.arms))
@@ -158,7 +165,7 @@ def _exposed(
         return table.rename({TIME: SINCE}), 0, table.height
     ordered = table.sort(TIME, ARM, maintain_order=True)
     once = ordered.group_by(UNIT, maintain_order=True).agg(
-        pl.col(ARM).first(), pl.col(TIME).first().alias(SINCE), *(pl.col(name).first() for name in extra),
+        pl.col(ARM).first(), pl.col(TIME).first().alias(SINCE), *(pl.col(name).first() for name in [*extra, *numbers]),
         pl.col(ARM).n_unique().alias("__arms"),
     )  # fmt: skip
     mixed = int((once["__arms"] > 1).sum())
@@ -345,7 +352,9 @@ def _measured(
 ) -> tuple[pl.DataFrame, int, int | None]:
     """The units with their values (0 without events), the latest moment, and how many events were left out."""
     window, places = Window(plan.ends, duration("pre", plan.pre)), Places(pl.col(ROW), who.height)
+    several, plan = any(metric.covariates for metric in plan.metrics.values()), with_past(plan)
     sums = [each for name, metric in plan.metrics.items() for each in tallies(name, metric, plan.columns, window)]
+    sums += [Tally(window.before(), name=PAST)] if several else []
     counts = _checks(plan, window)
     found = tallied(joined, places, sums, counts, hashed=drop)
     left = 0 if drop else None
@@ -359,8 +368,8 @@ def _measured(
     values = found.sums | _ungrouped(joined, places, found.events, plan)
     columns = [
         pl.Series(name, values.pop(name).astype(np.float64, copy=False))
-        for metric in plan.metrics
-        for name in [each for each in values if each in {f"{metric}__{part}" for part in "ydxw"}]
+        for names in (*({f"{metric}__{part}" for part in "ydxw"} for metric in plan.metrics), {PAST})
+        for name in [each for each in values if each in names]
     ]
     frame = who.with_columns(columns)
     last = max(value for value in (found.last, who[SINCE].max()) if isinstance(value, int))
