@@ -51,7 +51,7 @@ def combined(frame: pl.DataFrame, plan: Plan, said: list[str]) -> pl.DataFrame:
 
     Raises InputError for a column that the units do not have, or that holds no numbers.
     """
-    made = {}
+    made: dict[str, Floats | None] = {}
     for name, metric in plan.metrics.items():
         if not metric.covariates:
             continue
