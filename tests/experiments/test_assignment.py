@@ -117,6 +117,37 @@ def test_a_layer_a_holdout_and_an_experiment_of_one_name_are_independent(how):
     assert abs(sum(counts) / len(UNITS) - 0.4) < 0.02
 
 
+@pytest.mark.parametrize("how", ["growthbook-1", "growthbook-2"])
+def test_namespaces_are_growthbooks(how):
+    """packages/sdk-js/test/cases.json of growthbook/growthbook, "inNamespace": which part of it holds the user."""
+    low, high = (0.0, 0.4), (0.4, 1.0)
+    inside = {
+        ("1", "namespace1"): high,
+        ("1", "namespace2"): high,
+        ("2", "namespace1"): high,
+        ("2", "namespace2"): high,
+    }
+    inside |= {("3", "namespace1"): high, ("3", "namespace2"): low, ("4", "namespace1"): high, ("4", "namespace2"): low}
+    for (user, name), part in inside.items():
+        for slots in (low, high):
+            made = Assigner.of(plan(hash=how, layer=name, slots=slots, namespace=True))
+            assert (made.one(user).why == "assigned") == (slots == part)
+            assert made.assign(pl.Series([user]))["why"].to_list() == [made.one(user).why]
+
+
+def test_a_namespace_and_a_filter_of_one_name_are_two_draws():
+    spaced = plan("one", hash="growthbook-2", layer="home", slots=(0.0, 0.5), namespace=True)
+    older = plan("two", hash="growthbook-1", layer="home", slots=(0.5, 1.0))
+    check_layers([spaced, older])
+    taken = np.stack([arms_of(made) != None for made in (spaced, older)])  # noqa: E711  (elementwise)
+    assert (taken.sum(0) == 1).all()
+    with pytest.raises(InputError, match="differ in unit or hash"):
+        check_layers([spaced, plan("two", hash="growthbook-2", layer="home", slots=(0.5, 1.0))])
+    for wrong in ({"layer": "home"}, {"hash": "growthbook-2"}):
+        with pytest.raises(InputError, match="name the layer and one of its hashes"):
+            plan(namespace=True, **wrong)
+
+
 def test_a_holdout_is_the_same_for_all_experiments():
     out = [Assigner.of(plan(name, holdout=0.1)).assign(UNITS)["why"] == "holdout" for name in ("one", "other")]
     assert (out[0] == out[1]).all()

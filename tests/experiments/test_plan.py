@@ -176,7 +176,7 @@ def test_looks_are_refused_where_they_are_no_plan(values, said):
         ({"slots": (0.5, 0.5), "layer": "x"}, r"slots = \[0.5, 0.5\] are empty"),
         ({"slots": (0.0, 0.5)}, "are a part of a layer; name the layer"),
         ({"holdout": 1.0}, "holdout = 1.0 should be less than 1"),
-        ({"hash": "md5"}, "hash = 'md5' should be 'suisen-1' or 'growthbook-2'"),
+        ({"hash": "md5"}, "hash = 'md5' should be 'suisen-1', 'growthbook-2' or 'growthbook-1'"),
         ({"ramp": {"soon": 1.0}}, "ramp = 'soon' is neither a duration"),
     ],
 )

@@ -15,7 +15,9 @@ Starts do not depend on the coverage, so a ramp-up only adds units and moves non
 taken in the order of the arms.  What salts each draw is prefixed, so that a layer, a holdout and an experiment of one
 name stay independent: ``experiment/``, ``layer/`` and ``holdout/`` for suisen-1.  For growthbook-2 the salt of the
 experiment is bare (its ``seed``), the layer's is ``__layer_`` and its name (a ``filter`` with that seed), the holdout's
-``__holdout_`` and its salt.
+``__holdout_`` and its salt.  For growthbook-1 the same, but a layer is one of GrowthBook's *namespaces*: the slots
+[from, to) of namespace N hold the units whose v1 hash with the salt ``__N`` lies in them.  ``namespace = true`` says so
+of a layer whose experiments are themselves drawn by growthbook-2.
 """
 
 from collections.abc import Iterable
@@ -35,7 +37,11 @@ from suisen.experiments.plan import Plan
 
 Why = Literal["override", "ineligible", "holdout", "layer", "closed", "assigned"]
 WHYS: tuple[Why, ...] = get_args(Why)
-_PREFIXES = {"suisen-1": ("experiment/", "layer/", "holdout/"), "growthbook-2": ("", "__layer_", "__holdout_")}
+_PREFIXES = {
+    "suisen-1": ("experiment/", "layer/", "holdout/"),
+    "growthbook-2": ("", "__layer_", "__holdout_"),
+    "growthbook-1": ("", "__", "__holdout_"),
+}
 
 
 class Drawn(NamedTuple):
@@ -89,8 +95,9 @@ class Assigner:
     def salts(self) -> Salts:
         """The prefixes of the plan's hash and the plan's own salts."""
         of = self.plan.assignment
-        names = self.plan.seed, of.layer, of.holdout_salt
-        return Salts(*(prefix + name for prefix, name in zip(_PREFIXES[of.hash], names, strict=True)))
+        experiment, _, holdout = _PREFIXES[of.hash]
+        layer = _PREFIXES[of.layer_hash][1]
+        return Salts(experiment + self.plan.seed, layer + of.layer, holdout + of.holdout_salt)
 
     @cached_property
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -109,7 +116,7 @@ class Assigner:
             return Drawn(None, "ineligible")
         if of.holdout and hashed_one(self.salts.holdout, name, of.hash) < of.holdout:
             return Drawn(None, "holdout")
-        if of.layer and not of.slots[0] <= hashed_one(self.salts.layer, name, of.hash) < of.slots[1]:
+        if of.layer and not of.slots[0] <= hashed_one(self.salts.layer, name, of.layer_hash) < of.slots[1]:
             return Drawn(None, "layer")
         u = hashed_one(self.salts.experiment, name, of.hash)
         arm = next((arm for arm, (start, end) in self.ranges.items() if start <= u < end), None)
@@ -148,10 +155,16 @@ class Assigner:
     def _drawn(self, units: pl.Series, frame: pl.DataFrame) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """(n,) places of the arm, -1 = none, and of the rule."""
         of = self.plan.assignment
-        salts = {"layer": self.salts.layer} if of.layer else {}
-        salts |= {"holdout": self.salts.holdout} if of.holdout else {}
-        u, *more = hashed_by([self.salts.experiment, *salts.values()], units, of.hash)
-        draws, arms = dict(zip(salts, more, strict=True)), self._bucketed(u)
+        salts = {"experiment": self.salts.experiment} | ({"holdout": self.salts.holdout} if of.holdout else {})
+        by_hash = {of.hash: salts}
+        if of.layer:  # of another hash, it may be
+            by_hash.setdefault(of.layer_hash, {})["layer"] = self.salts.layer
+        draws = {
+            name: u
+            for how, named in by_hash.items()
+            for name, u in zip(named, hashed_by(list(named.values()), units, how), strict=True)
+        }
+        arms = self._bucketed(draws["experiment"])
         why = np.where(arms >= 0, np.int32(WHYS.index("assigned")), np.int32(WHYS.index("closed")))
         if "layer" in draws:
             _refuse(arms, why, (draws["layer"] < of.slots[0]) | (draws["layer"] >= of.slots[1]), "layer")
@@ -184,7 +197,7 @@ def check_layers(plans: Iterable[Plan]) -> None:
         for one, next_one in pairwise(sorted(members, key=lambda plan: plan.assignment.slots)):
             a, b = one.assignment, next_one.assignment
             pair = f"{one.name!r} and {next_one.name!r} of layer {layer!r}"
-            if (one.unit, a.hash) != (next_one.unit, b.hash):
+            if (one.unit, a.layer_hash) != (next_one.unit, b.layer_hash):
                 raise InputError(f"{pair} differ in unit or hash; a layer excludes by one draw, give them the same")
             if b.slots[0] < a.slots[1]:
                 raise InputError(f"{pair} overlap: slots {list(a.slots)} and {list(b.slots)}; give them disjoint slots")

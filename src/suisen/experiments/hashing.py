@@ -1,4 +1,4 @@
-"""From (salt, unit) to a number in [0, 1) that is the same in every language: two public functions, stated here.
+"""From (salt, unit) to a number in [0, 1) that is the same in every language: three public functions, stated here.
 
 **suisen-1** is MurmurHash3 x86 32-bit (Appleby, public domain), which every language has::
 
@@ -9,6 +9,13 @@
 
     n = fnv1a_32(decimal digits of fnv1a_32(salt + unit)) mod 10,000
     u = n / 10,000
+
+**growthbook-1** is its older "hash v1", for experiments that started under it, and for its namespaces::
+
+    u = fnv1a_32(unit + salt) mod 1,000 / 1,000
+
+Its draws by two salts are not independent: what two salts have in common ends the text, and FNV-1a mixes its last
+characters little.  GrowthBook made v2 for that; start nothing new with v1.
 
 A unit that is a number is hashed as its decimal text.  As in JavaScript, FNV-1a takes UTF-16 code units, which are the
 bytes for all of ASCII.  ``vectors.json``, beside this file, holds numbers to test a client against.
@@ -26,8 +33,10 @@ import polars as pl
 
 from suisen.errors import InputError, unknown
 
-Hash = Literal["suisen-1", "growthbook-2"]
-HASHES: tuple[Hash, ...] = ("suisen-1", "growthbook-2")
+Hash = Literal["suisen-1", "growthbook-2", "growthbook-1"]
+HASHES: tuple[Hash, ...] = ("suisen-1", "growthbook-2", "growthbook-1")
+SIZES: dict[str, int] = {"suisen-1": 2**32, "growthbook-2": 10_000, "growthbook-1": 1_000}
+"""How many numbers each can give."""
 UNITS_PER_CHUNK = 16_384
 """Units that are hashed in one piece: their matrices stay in the cache."""
 BYTES_PER_CHUNK = 2**21
@@ -76,6 +85,8 @@ def hashed_one(salt: str, unit: str | int, how: str = "suisen-1") -> float:
         return murmur3_32(str(unit).encode(), murmur3_32(salt.encode())) / 2**32
     if how == "growthbook-2":
         return fnv1a_32(str(fnv1a_32(f"{salt}{unit}"))) % 10_000 / 10_000
+    if how == "growthbook-1":
+        return fnv1a_32(f"{unit}{salt}") % 1_000 / 1_000
     raise unknown("hash", how, HASHES)
 
 
@@ -89,13 +100,10 @@ def hashed_by(salts: Sequence[str], units: pl.Series, how: str = "suisen-1") -> 
     """(salts, n): ``hashed`` by each salt; what does not depend on the salt is done once."""
     if how not in HASHES:
         raise unknown("hash", how, HASHES)
-    murmur = how == "suisen-1"
-    seeds = [murmur3_32(salt.encode()) if murmur else fnv1a_32(salt) for salt in salts]
-    out = np.empty((len(salts), len(units)))
+    out, size = np.empty((len(salts), len(units))), SIZES[how]
     for start, part in _chunks(units):
-        rows = _murmur3(part, seeds) if murmur else (h % np.uint32(10_000) for h in _fnv1a_twice(part, seeds))
-        for place, row in enumerate(rows):
-            out[place, start : start + len(part)] = row / (2.0**32 if murmur else 10_000.0)
+        for place, row in enumerate(_HASHED[how](part, salts)):
+            out[place, start : start + len(part)] = (row if size == 2**32 else row % np.uint32(size)) / float(size)
     return out
 
 
@@ -137,8 +145,8 @@ def _halved(start: int, part: pl.Series) -> Iterator[tuple[int, pl.Series]]:
     yield from _halved(start + half, part.slice(half))
 
 
-def _murmur3(units: pl.Series, seeds: Sequence[int]) -> Iterator[U32]:
-    """(n,) MurmurHash3 of each text, by each seed; words of four bytes, little endian, lie in rows."""
+def _murmur3(units: pl.Series, salts: Sequence[str]) -> Iterator[U32]:
+    """(n,) MurmurHash3 of each text, by each salt's seed; words of four bytes, little endian, lie in rows."""
     sizes = units.str.len_bytes().to_numpy().astype(np.uint32)
     data = np.frombuffer(units.str.join("").item().encode(), np.uint8)
     width = (int(sizes.max()) // 4 + 1) * 4
@@ -146,8 +154,8 @@ def _murmur3(units: pl.Series, seeds: Sequence[int]) -> Iterator[U32]:
     words *= np.uint32(0xCC9E2D51)
     _rotate(words, 15, np.empty_like(words))
     words *= np.uint32(0x1B873593)  # padding is scrambled to 0, and so leaves h as it is
-    for seed in seeds:
-        yield _murmur3_of_words(words, sizes, seed)
+    for salt in salts:
+        yield _murmur3_of_words(words, sizes, murmur3_32(salt.encode()))
 
 
 def _murmur3_of_words(words: U32, sizes: U32, seed: int) -> U32:
@@ -169,8 +177,25 @@ def _murmur3_of_words(words: U32, sizes: U32, seed: int) -> U32:
     return h ^ h >> np.uint32(16)
 
 
-def _fnv1a_twice(units: pl.Series, states: Sequence[int]) -> Iterator[U32]:
-    """(n,) FNV-1a of the decimal digits of FNV-1a of each text, from each state on."""
+def _salt_first(units: pl.Series, salts: Sequence[str]) -> Iterator[U32]:
+    """(n,) FNV-1a of the decimal digits of FNV-1a of salt + text, by each salt."""
+    for h in _fnv1a(units, [fnv1a_32(salt) for salt in salts]):
+        yield _fnv1a_of_digits(h)
+
+
+def _unit_first(units: pl.Series, salts: Sequence[str]) -> Iterator[U32]:
+    """(n,) FNV-1a of text + salt, by each salt."""
+    (begun,) = _fnv1a(units, [BASIS])
+    for salt in salts:
+        h = begun.copy()
+        for code in np.frombuffer(salt.encode("utf-16-le", "surrogatepass"), "<u2"):
+            h ^= code
+            h *= np.uint32(PRIME)
+        yield h
+
+
+def _fnv1a(units: pl.Series, states: Sequence[int]) -> Iterator[U32]:
+    """(n,) FNV-1a of each text, from each state on."""
     sizes = units.str.len_bytes().to_numpy().astype(np.uint32)
     text = units.str.join("").item()
     if text.isascii():
@@ -187,7 +212,7 @@ def _fnv1a_twice(units: pl.Series, states: Sequence[int]) -> Iterator[U32]:
         for place, column in enumerate(columns):
             h ^= column
             h *= factors.get(place, np.uint32(PRIME))
-        yield _fnv1a_of_digits(h)
+        yield h
 
 
 def _fnv1a_of_digits(numbers: U32) -> U32:
@@ -227,3 +252,6 @@ def _rotated(value: int, left: int) -> int:
 
 def _scrambled(word: int) -> int:
     return (_rotated(word * 0xCC9E2D51 & WORD, 15) * 0x1B873593) & WORD
+
+
+_HASHED = {"suisen-1": _murmur3, "growthbook-2": _salt_first, "growthbook-1": _unit_first}

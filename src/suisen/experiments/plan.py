@@ -45,6 +45,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from suisen.data.durations import duration, moment
 from suisen.errors import InputError, unknown
 from suisen.experiments.families import Metric
+from suisen.experiments.hashing import Hash
 from suisen.parameters import parameters
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -120,8 +121,8 @@ class Sequential:
 class Assignment:
     """How units come to arms."""
 
-    hash: Literal["suisen-1", "growthbook-2"] = "suisen-1"
-    """The function from (salt, unit) to [0, 1); ``suisen.experiments.assignment`` states both."""
+    hash: Hash = "suisen-1"
+    """The function from (salt, unit) to [0, 1); ``suisen.experiments.hashing`` states each."""
     layer: str = ""
     """Experiments of one layer share its slots, so they exclude each other; different layers are independent."""
     slots: tuple[Share, Share] = (0.0, 1.0)
@@ -136,6 +137,8 @@ class Assignment:
     """Salt of the holdout."""
     overrides: dict[str, str] = Field(default_factory=dict)
     """Unit → arm, for testers; they are assigned and left out of the analysis."""
+    namespace: bool = False
+    """Whether the layer is a GrowthBook namespace, drawn by growthbook-1; with that hash it always is."""
 
     @model_validator(mode="after")
     def _sound(self) -> Assignment:
@@ -143,6 +146,8 @@ class Assignment:
             raise ValueError(f"slots = {list(self.slots)} are empty; give [from, to) with from < to")
         if self.slots != (0.0, 1.0) and not self.layer:
             raise ValueError(f"slots = {list(self.slots)} are a part of a layer; name the layer")
+        if self.namespace and (self.hash == "suisen-1" or not self.layer):
+            raise ValueError("namespace = true is of a layer of GrowthBook's; name the layer and one of its hashes")
         steps = list(self.ramp.items())
         for (earlier, before), (later, after) in pairwise(steps):
             if moment("ramp", earlier, 0) >= moment("ramp", later, 0):
@@ -152,6 +157,11 @@ class Assignment:
         if len(steps) == 1:
             moment("ramp", steps[0][0], 0)
         return self
+
+    @property
+    def layer_hash(self) -> Hash:
+        """The hash that draws the layer."""
+        return "growthbook-1" if self.namespace else self.hash
 
     def coverage(self, at: str = "") -> float:
         """The share of each bucket that is open at the moment ``at``; empty: at the end of the ramp."""
