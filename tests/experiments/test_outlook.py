@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from suisen.experiments.means import compare, estimate
-from suisen.experiments.moments import Moments
+from suisen.experiments import Record, analyze
+from suisen.experiments.means import compare, cuped_of, estimate
+from suisen.experiments.moments import Moments, aggregate, moments
 from suisen.experiments.outlook import outlook
 from suisen.experiments.power import Baseline, Design, power
-from tests.experiments.made import plan
+from suisen.experiments.units import units
+from tests.experiments.made import made, plan
 
 METRIC = {"m": {"kind": "value"}}
 
@@ -52,3 +54,26 @@ def test_where_nothing_can_be_said():
     assert outlook(plan(METRIC), of(np.arange(9.0)), 100) is None  # no mde
     assert outlook(plan(METRIC, mde=0.1), control, 100) is None  # no spread
     assert outlook(plan({"m": {"kind": "value", "quantile": 0.9}}, mde=0.1), of(np.arange(9.0)), 100) is None
+
+
+def test_an_analysis_says_it_and_remembers_it(tmp_path):
+    shown, log = made(2000, lift=0.1, seed=3)
+    found = analyze(shown, log, plan({"ctr": {"kind": "ctr", "covariate": True}}, mde=0.05))
+    slow = power(
+        Baseline.of(of_ctr(found)), Design.of(found.plan), units=2000, effect=0.05
+    )  # fmt: skip
+    assert found.outlook.power == pytest.approx(slow, rel=1e-6)
+    assert found.outlook.units == 2000
+    assert "Power so far:\n  an effect of 5 % is found with power" in found.text()
+    Record(found).save(tmp_path / "result.json")
+    assert Record.load(tmp_path / "result.json").result.outlook == found.outlook
+    assert analyze(shown, log, plan({"ctr": {"kind": "ctr"}})).outlook is None
+
+
+def of_ctr(found):
+    """The control's adjusted estimate, from its units."""
+    shown, log = made(2000, lift=0.1, seed=3)
+    frame = units(shown, log, found.plan).frame
+    table = aggregate(frame, ["ctr"], ("arm",))
+    arms = moments(table, "ctr")
+    return estimate(arms[table["arm"].to_list().index("control")], cuped=cuped_of(arms))

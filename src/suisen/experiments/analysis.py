@@ -17,6 +17,7 @@ from suisen.experiments.earlier import Moment, by_reading, by_summing, moments_o
 from suisen.experiments.frozen import Frozen
 from suisen.experiments.looks import look_of
 from suisen.experiments.metrics import transformed
+from suisen.experiments.outlook import outlook
 from suisen.experiments.plan import Plan
 from suisen.experiments.result import Cumulative, Estimated, Look, Result, Segment
 from suisen.experiments.sequential import spending_bounds
@@ -124,7 +125,8 @@ def analyze_units(
         known.frame.height, known.contaminated, tuple(note for note in [*notes, *skipped] if note),
         (*known.warnings, *_doubts(known, ratio)), look, estimates, segments,
     )  # fmt: skip
-    return replace(result, verdict=verdict(result))
+    seen = int(comparing.moments(plan.primary).n.sum())
+    return replace(result, verdict=verdict(result), outlook=outlook(plan, comparing.control(plan.primary), seen))
 
 
 def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:

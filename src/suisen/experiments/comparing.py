@@ -81,6 +81,10 @@ class Comparing:
         """The units of an arm that have a value."""
         return self.frame.filter((pl.col(ARM) == arm) & pl.col(f"{name}__y").is_not_null())
 
+    def control(self, name: str) -> Estimate:
+        """A metric in the control, adjusted as planned."""
+        return _Metric(self, name, "primary").value(self.plan.control)
+
     def estimated(self, name: str, role: Role) -> list[Estimated]:
         """One estimate per treatment; ``corrected`` is p until ``corrections`` are made."""
         return [_Metric(self, name, role).estimated(arm) for arm in self.plan.treatments]

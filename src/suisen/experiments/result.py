@@ -9,6 +9,7 @@ import polars as pl
 
 from suisen.experiments.frozen import Change
 from suisen.experiments.means import Effect
+from suisen.experiments.outlook import Outlook
 from suisen.experiments.plan import Equivalence, Guardrail, Plan, Scale
 from suisen.experiments.ranks import RankEffect
 from suisen.experiments.srm import Ratio
@@ -232,6 +233,8 @@ class Result:
     cumulative: tuple[Cumulative, ...] = ()
     verdict: str = ""
     """One line."""
+    outlook: Outlook | None = None
+    """What the units seen so far can find; None: the plan names no smallest effect."""
 
     def of(self, role: Role) -> tuple[Estimated, ...]:
         """The estimates of a role."""
@@ -266,6 +269,7 @@ class Result:
             "Ranks": [_ranked(each) for each in self.estimates if each.ranks is not None],
             "Segments (corrected)": [_segment(each) for each in self.segments],
             "Days since exposure (corrected)": [*map(_day, self.days), *map(str, self.trends)],
+            "Power so far": [] if self.outlook is None else [str(self.outlook)],
             "Changed after the start": [str(change) for change in self.changes],
             "Notes": list(self.notes),
         }
