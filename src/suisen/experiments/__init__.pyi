@@ -5,6 +5,8 @@ from .analysis import analyze as analyze
 from .analysis import analyze_units as analyze_units
 from .assignment import Assigner as Assigner
 from .assignment import check_layers as check_layers
+from .bandits import BernoulliBandit as BernoulliBandit
+from .bandits import LinearBandit as LinearBandit
 from .frozen import Change as Change
 from .frozen import Frozen as Frozen
 from .frozen import changes as changes
