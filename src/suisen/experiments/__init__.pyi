@@ -12,6 +12,7 @@ from .frozen import Frozen as Frozen
 from .frozen import changes as changes
 from .frozen import freeze as freeze
 from .frozen import read_frozen as read_frozen
+from .interactions import interaction as interaction
 from .interleaving import balanced as balanced
 from .interleaving import preference as preference
 from .interleaving import team_draft as team_draft
