@@ -3,6 +3,20 @@
 A ratio is Σy/Σd over the units of an arm; its variance is that of the delta method, which treats the unit as what is
 independent and equals cluster-robust regression (Deng, Lu, Qin 2021).  A mean is the ratio whose d is 1.  Everything is
 computed from ``Moments`` and works on any leading axes.
+
+**Relative effects** are (b − a) / |a|: divided by the absolute value of the control's value, so that "up" is up whatever
+the sign of a metric: from −10 to −5 is +50 %.  Of a control of 0 they are not defined (NaN).
+
+**CUPED and relative effects.**  An arm's value is e + θ c, with e = ȳ − θ x̄ its own part and c the covariate's value over
+all arms, which moves them all alike.  c falls out of the difference but not out of b / a = r:
+d(b/a) = (de_b − r de_a + (1 − r) θ dc) / a, and so the variance of the relative effect is
+
+    (V_b + r² V_a + (1 − r)² C + 2 (1 − r) (L_b − r L_a)) / a²,   V = Var(e), C = θ² Var(c), L = Cov(e, θ c).
+
+L is not 0 where the slope of an arm is not θ: with an effect in proportion it takes off what C adds.  An arm of n of all N
+units has Cov(e, c) = Cov(unit's e, unit's x) / N.  Of a ratio y, x and c are linearised (delta method); with strata the sums
+run inside strata, whose shares are taken as given.  a is the *adjusted* value of the control, which is known better than the
+plain one (GrowthBook divides by the plain one).  Without an effect r is 1 and nothing changes.
 """
 
 from typing import Literal, NamedTuple
@@ -29,10 +43,22 @@ class Estimate(NamedTuple):
     """Degrees of freedom of that variance."""
     n: Floats
     """Units."""
+    shared: Floats = np.zeros(())
+    """With CUPED: variance of what the covariate's overall value adds to all arms alike; ``var`` is without it."""
+    along: Floats = np.zeros(())
+    """With CUPED: covariance of the arm's own part with that."""
+
+    @property
+    def error(self) -> Floats:
+        """Standard error of the value, whatever it is compared with."""
+        return np.asarray(np.sqrt(np.maximum(self.var + 2 * self.along + self.shared, 0.0)))
 
 
 class Effect(NamedTuple):
-    """Treatment against control.  ``value`` is a difference (absolute) or a share of the control (relative)."""
+    """Treatment against control.  ``value`` is a difference (absolute) or a share of the control's size (relative).
+
+    A one-sided interval has one end; the other is infinite.
+    """
 
     value: Floats
     se: Floats
@@ -51,6 +77,12 @@ class Cuped(NamedTuple):
     centre: Floats
     rho: Floats
     """Correlation of metric and covariate: the variance falls by the factor 1 − ρ²."""
+    slope: Floats = np.zeros(4)
+    """(..., 4): derivative of the centre by the means of y, d, x, w of all units; 0: the centre is a constant."""
+    var: Floats = np.zeros(())
+    """Squared standard error of the centre."""
+    units: Floats = np.asarray(np.inf)
+    """Units that the centre is of."""
 
 
 def estimate(m: Moments, *, cuped: Cuped | None = None, shares: npt.ArrayLike | None = None, ddof: int = 1) -> Estimate:
@@ -74,7 +106,13 @@ def estimate(m: Moments, *, cuped: Cuped | None = None, shares: npt.ArrayLike | 
         parts = np.where(weight > 0, weight**2 * square / (m.n * (m.n - ddof)), 0.0)
         var = parts.sum(-1)
         df = np.where(var > 0, var**2 / (parts**2 / (m.n - 1)).sum(-1), (m.n - 1).sum(-1))
-    return Estimate(value, var, df, m.n.sum(-1))
+    none = np.zeros_like(value)
+    if cuped is None:
+        return Estimate(value, var, df, m.n.sum(-1), none, none)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        both = np.einsum("...i,...hij,...j->...h", gradient, m.products, cuped.slope) / (m.n - ddof)
+        along = cuped.theta / cuped.units * np.where(weight > 0, weight * both, 0.0).sum(-1)
+    return Estimate(value, var, df, m.n.sum(-1), none + cuped.theta**2 * cuped.var, none + along)
 
 
 def _gradient(mean: Floats, at: int = 0) -> tuple[Floats, Floats]:
@@ -106,7 +144,9 @@ def cuped_of(arms: Moments, *, strata: bool = False) -> Cuped:
     with np.errstate(divide="ignore", invalid="ignore"):
         theta = np.where(var > 0, both / var, 0.0)
         rho = np.where((var > 0) & (mine > 0), both / np.sqrt(var * mine), 0.0)
-    return Cuped(theta, np.where(np.isnan(centre), 0.0, centre), rho)
+    error = np.maximum(var, 0.0) / (total.n * (total.n - 1))
+    centre, other, error = (np.where(np.isfinite(each), each, 0.0) for each in (centre, other, error))
+    return Cuped(theta, centre, rho, other, error, total.n)
 
 
 def compare(
@@ -118,11 +158,12 @@ def compare(
     level: float = 0.95,
     alternative: Alternative = "two-sided",
 ) -> Effect:
-    """The effect with its interval (always two-sided, of ``level``) and the p-value of "there is none".
+    """The effect with its interval of ``level`` and the p-value of "there is none".
 
-    absolute: treatment − control.  relative: (treatment − control) / control by the delta method; its test is another
+    The interval is as one-sided as the alternative: p <= 1 − level where it excludes 0, and only there.
+    absolute: treatment − control.  relative: (treatment − control) / |control| by the delta method; its test is another
     than that of the difference and may disagree with it.  log-relative: the same share, its interval and test those of
-    the logarithm of the ratio of the two, hence asymmetric, and only where both are above 0.
+    the logarithm of the ratio of the two, hence asymmetric, and only where both have one sign.
     welch: unequal variances, Welch and Satterthwaite's degrees of freedom, always of the difference's own variances.
     student: one variance for both.  z: the normal distribution.
     """
@@ -133,15 +174,36 @@ def compare(
         if scale == "absolute":
             value, se = b - a, np.sqrt(var_a + var_b)
         elif scale == "relative":
-            base = np.where(a == 0, np.nan, a)
-            value, se = (b - base) / base, np.sqrt(var_b / base**2 + var_a * b**2 / base**4)
+            size, ratio = np.abs(np.where(a == 0, np.nan, a)), b / np.where(a == 0, np.nan, a)
+            square = var_b + ratio**2 * var_a + _shared(control, treatment, ratio)
+            value, se = (b - a) / size, np.sqrt(np.maximum(square, 0.0)) / size
         elif scale == "log-relative":
             return _log_relative(control, treatment, test, level, alternative)
         else:
             raise unknown("scale", scale, ("absolute", "relative", "log-relative"))
         statistic = statistic_of(value, se)
-        half = special.stdtrit(df, (1 + level) / 2) * se
-        return Effect(value, se, df, value - half, value + half, p_of(statistic, df, alternative), statistic)
+        half = special.stdtrit(df, cut(level, alternative)) * se
+        p = p_of(statistic, df, alternative)
+        return opened(Effect(value, se, df, value - half, value + half, p, statistic), alternative)
+
+
+def _shared(control: Estimate, treatment: Estimate, ratio: Floats) -> Floats:
+    """What the variance of treatment − ratio · control gets from what moves both alike (see above)."""
+    gap = 1 - ratio
+    return np.asarray(gap**2 * control.shared + 2 * gap * (treatment.along - ratio * control.along))
+
+
+def cut(level: float, alternative: Alternative) -> float:
+    """The quantile at which an interval of ``level`` ends: a one-sided one leaves all that it leaves on one side."""
+    return (1 + level) / 2 if alternative == "two-sided" else level
+
+
+def opened(effect: Effect, alternative: Alternative) -> Effect:
+    """The effect with the end infinite that a one-sided alternative does not ask for."""
+    if alternative == "two-sided":
+        return effect
+    far = np.where(np.isnan(effect.value), np.nan, np.inf)
+    return effect._replace(high=far) if alternative == "greater" else effect._replace(low=-far)
 
 
 def _log_relative(
@@ -149,14 +211,16 @@ def _log_relative(
 ) -> Effect:
     """A ratio's interval on the scale of its logarithm; degrees of freedom of the variances on that scale."""
     a, b = control.value, treatment.value
-    good = (a > 0) & (b > 0)
-    control = control._replace(var=control.var / np.where(good, a, np.nan) ** 2)
-    treatment = treatment._replace(var=treatment.var / np.where(good, b, np.nan) ** 2)
+    good, sign = a * b > 0, np.sign(a)
+    a, b = np.where(good, a, np.nan), np.where(good, b, np.nan)
+    common = _shared(control, treatment, b / a) / b**2
+    control, treatment = control._replace(var=control.var / a**2), treatment._replace(var=treatment.var / b**2)
     var_a, var_b, df = _variances(control, treatment, test)
-    log, se = np.log(np.where(good, b / a, np.nan)), np.sqrt(var_a + var_b)
-    half, statistic = special.stdtrit(df, (1 + level) / 2) * se, statistic_of(log, se)
-    p = p_of(statistic, df, alternative)
-    return Effect(np.expm1(log), se, df, np.expm1(log - half), np.expm1(log + half), p, statistic)
+    log, se = np.log(b / a), np.sqrt(np.maximum(var_a + var_b + common, 0.0))
+    statistic = statistic_of(sign * log, se)
+    half, p = sign * special.stdtrit(df, cut(level, alternative)) * se, p_of(statistic, df, alternative)
+    low, high = (sign * np.expm1(log + end) for end in (-half, half))
+    return opened(Effect(sign * np.expm1(log), se, df, low, high, p, statistic), alternative)
 
 
 def _variances(control: Estimate, treatment: Estimate, test: MeanTest) -> tuple[Floats, Floats, Floats]:
@@ -229,10 +293,10 @@ def skew_of_difference(control: Moments, treatment: Moments) -> Floats:
 
 def share_warning(control: Estimate, most: float = SURE) -> str:
     """What is wrong with a share of the control's value (no leading axes); empty: nothing."""
-    value, se = float(control.value), float(control.var) ** 0.5
+    value, se = abs(float(control.value)), float(control.error)
     if se <= most * value and value > 0:
         return ""
-    error = f"known to ± {100 * se / value:.0f} %" if value > 0 else "not above 0"
+    error = f"known to ± {100 * se / value:.0f} %" if value > 0 else "0"
     return (
         f"relative effect: the control's value is {error} (standard error; at most {100 * most:.0f} % wanted), so a "
         "share of it says too much; decide by the absolute effect"
