@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 from scipy import stats as scipy_stats
 
 from suisen.errors import InputError
@@ -12,6 +13,7 @@ from suisen.experiments.proportions import (
     few_warning,
     fisher,
     newcombe,
+    score_bounds,
     wilson,
     z_test,
 )
@@ -98,6 +100,55 @@ def test_one_sided_z_and_newcombe_as_the_interval():
     assert z_test(made, alternative="less").p == pytest.approx(1 - z_test(made).p / 2)
     found = z_test(made, interval="newcombe")
     assert (found.low, found.high) == newcombe(made)
+    one = z_test(made, interval="newcombe", alternative="less")
+    assert (one.low, one.high) == (-np.inf, pytest.approx(newcombe(made, level=0.9)[1]))
+
+
+def test_one_sided_chi_square_is_the_signed_root():
+    """150 of 1,000 to 100 of 1,000 with "greater": p was 0.0007 and read "lowers"; it is that of z."""
+    made = Counts.of(150, 1000, 100, 1000)
+    root = np.sqrt(float(chi_square(made).statistic))
+    for alternative, p in (("greater", scipy_stats.norm.sf(-root)), ("less", scipy_stats.norm.sf(root))):
+        found = z_test(made, alternative=alternative)
+        assert found.p == pytest.approx(p)
+        assert np.isinf([found.low, found.high]).tolist() == [alternative == "less", alternative == "greater"]
+    assert z_test(made, alternative="greater").low < 0
+    assert z_test(made, alternative="less").high < 0
+
+
+def slow_score(x, n, y, m, gap):
+    """z of "the shares are ``gap`` apart", with the likeliest such shares found by search."""
+    low, high = max(0.0, -gap), min(1.0, 1 - gap)
+
+    def loss(p):
+        parts = ((x, p), (n - x, 1 - p), (y, p + gap), (m - y, 1 - p - gap))
+        return -sum(count * np.log(max(part, 1e-300)) for count, part in parts if count)
+
+    p = optimize.minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x
+    return (y / m - x / n - gap) / np.sqrt(p * (1 - p) / n + (p + gap) * (1 - p - gap) / m)
+
+
+@given(counts(), st.floats(0.6, 0.99))
+@settings(max_examples=40)
+def test_score_bounds_are_where_the_score_test_rejects_and_decide_as_z_does(four, level):
+    made = Counts.of(*four)
+    low, high = (float(end) for end in score_bounds(made, level=level))
+    assert -1 <= low <= high <= 1
+    for end, sign in ((low, 1), (high, -1)):
+        if -0.999 < end < 0.999 and end != float(four[2] / four[3] - four[0] / four[1]):
+            assert slow_score(*four, end) == pytest.approx(sign * scipy_stats.norm.ppf(level), abs=1e-3)
+    z = z_test(made).statistic
+    if abs(abs(z) - scipy_stats.norm.ppf(level)) > 1e-9:
+        assert (low > 0) == (z_test(made, alternative="greater").p <= 1 - level)
+        assert (high < 0) == (z_test(made, alternative="less").p <= 1 - level)
+
+
+def test_score_bounds_cover_few_successes():
+    rng = np.random.default_rng(1)
+    a, b = rng.binomial(60, 0.1, 4000), rng.binomial(40, 0.25, 4000)
+    low, high = score_bounds(Counts.of(a, 60, b, 40))
+    assert np.mean(low <= 0.15) == pytest.approx(0.95, abs=0.015)
+    assert np.mean(high >= 0.15) == pytest.approx(0.95, abs=0.015)
 
 
 def test_counts_that_cannot_be_are_refused():

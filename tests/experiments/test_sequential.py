@@ -59,6 +59,11 @@ def test_the_interval_and_the_p_value_of_a_sequence_decide_alike():
     less = confidence_sequence(compare(a, b), 800, tune=500, alternative="less")
     assert (greater.p <= 0.05).mean() > crossed.mean()
     assert (less.p == 1).all()
+    assert ((greater.p <= 0.05) == (greater.low > 0)).all()
+    assert (greater.low > found.low).all()  # all of alpha is on one side
+    assert (greater.high == np.inf).all()
+    assert (less.low == -np.inf).all()
+    assert (less.high > 0).all()
 
 
 def test_peeking_a_hundred_times_keeps_its_promise():
@@ -72,6 +77,19 @@ def test_peeking_a_hundred_times_keeps_its_promise():
     naive = (np.abs(z) > 1.96).any(1).mean()
     assert 0.005 < ever <= 0.05
     assert naive > 0.3
+
+
+def test_peeking_with_a_one_sided_bound_keeps_its_promise():
+    rng = np.random.default_rng(2)
+    total = (rng.standard_normal((1000, 100)) * np.sqrt(2 * 100)).cumsum(1)
+    n = np.arange(1, 101) * 200.0
+    se = np.sqrt(2 / (n / 2))
+    effect = compare(share(1, 2), share(1, 2))._replace(value=total / (n / 2), se=se, statistic=total / (n / 2) / se)
+    for alternative in ("greater", "less"):
+        found = confidence_sequence(effect, n, tune=5000, alternative=alternative)
+        out = (found.low > 0) | (found.high < 0)
+        assert ((found.p <= 0.05) == out).all()
+        assert 0.01 < out.any(1).mean() <= 0.055
 
 
 def test_r7_spending_and_its_bounds_by_both_conventions():

@@ -206,6 +206,19 @@ def opened(effect: Effect, alternative: Alternative) -> Effect:
     return effect._replace(high=far) if alternative == "greater" else effect._replace(low=-far)
 
 
+def agreeing(effect: Effect, level: float, alternative: Alternative) -> Effect:
+    """The effect of a test whose p comes from elsewhere than its interval, which then must not say otherwise.
+
+    Where p accepts 0, an end that excludes it moves to 0; where p rejects it, the end between 0 and the value moves to the
+    value's side of 0 (by a billionth of the value): the test of 0 is p's, that of every other difference the interval's.
+    """
+    found, value = effect.p <= 1 - level, effect.value
+    low = np.where(found & (effect.low <= 0) & (value > 0) & (alternative != "less"), 1e-9 * value, effect.low)
+    high = np.where(found & (effect.high >= 0) & (value < 0) & (alternative != "greater"), 1e-9 * value, effect.high)
+    low, high = np.where(~found & (low > 0), 0.0, low), np.where(~found & (high < 0), 0.0, high)
+    return effect._replace(low=low, high=high)
+
+
 def _log_relative(
     control: Estimate, treatment: Estimate, test: MeanTest, level: float, alternative: Alternative
 ) -> Effect:

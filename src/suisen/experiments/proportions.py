@@ -1,4 +1,4 @@
-"""Shares of two arms: z (pooled), chi-square, Fisher's exact test, Newcombe's interval; any leading axes."""
+"""Shares of two arms: z (pooled), chi-square, Fisher's exact test, intervals that go with them; any leading axes."""
 
 from typing import Literal, NamedTuple
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import special
 
 from suisen.errors import InputError, unknown
-from suisen.experiments.means import Alternative, Effect, Estimate, check_level, compare, p_of
+from suisen.experiments.means import Alternative, Effect, Estimate, check_level, compare, cut, opened, p_of
 from suisen.experiments.moments import Floats
 
 MIN_EXPECTED = 5.0
@@ -63,18 +63,54 @@ def z_test(
 ) -> Effect:
     """The difference of shares: p of the z test with the pooled variance, an interval with the arms' own.
 
+    A one-sided bound is that of the score (``score_bounds``), which decides as p does.
     newcombe: the square-and-add interval of two Wilson intervals (Newcombe 1998, method 10), good for few successes.
     """
+    if interval not in ("wald", "newcombe"):
+        raise unknown("interval", interval, ("wald", "newcombe"))
     a, b = share(counts.control, counts.control_n), share(counts.treatment, counts.treatment_n)
     wald = compare(a, b, test="z", level=level)
     pooled = counts.pooled()
     spread = np.sqrt(pooled * (1 - pooled) * (1 / a.n + 1 / b.n))
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(spread > 0, wald.value / spread, 0.0)
-    low, high = (wald.low, wald.high) if interval == "wald" else newcombe(counts, level=level)
-    if interval not in ("wald", "newcombe"):
-        raise unknown("interval", interval, ("wald", "newcombe"))
-    return wald._replace(low=low, high=high, p=p_of(statistic, wald.df, alternative), statistic=statistic)
+    p, low, high = p_of(statistic, wald.df, alternative), wald.low, wald.high
+    if interval == "newcombe":
+        low, high = newcombe(counts, level=max(2 * cut(level, alternative) - 1, 1e-9))
+    elif alternative != "two-sided":
+        low, high = score_bounds(counts, level=level)
+    return opened(wald._replace(low=low, high=high, p=p, statistic=statistic), alternative)
+
+
+def score_bounds(counts: Counts, *, level: float = 0.95) -> tuple[Floats, Floats]:
+    """One-sided bounds of the difference of shares, each of ``level``: where the score test begins to reject (Mee 1984).
+
+    The test of a difference of δ has the variance of the likeliest shares that are δ apart; of 0 it is the pooled z test.
+    """
+    z, value = special.ndtri(level), counts.treatment / counts.treatment_n - counts.control / counts.control_n
+    ends = []
+    for sign in (-1.0, 1.0):
+        near, far = value, np.full_like(value, sign)
+        for _ in range(60):
+            middle = (near + far) / 2
+            out = sign * (middle - value) > z * np.sqrt(_apart(counts, middle))
+            near, far = np.where(out, near, middle), np.where(out, middle, far)
+        ends.append(near)
+    return ends[0], ends[1]
+
+
+def _apart(counts: Counts, gap: Floats) -> Floats:
+    """Variance of the difference of the likeliest shares that are ``gap`` apart: a root of a cubic (Mee 1984)."""
+    x, n, y, m = counts
+    third = 3 * (n + m)
+    two, one = ((2 * n + m) * gap - (n + m) - x - y) / third, ((n * gap - (n + m) - 2 * x) * gap + x + y) / third
+    v = two**3 - 1.5 * two * one + 1.5 * x * gap * (1 - gap) / third
+    u = np.where(v < 0, -1.0, 1.0) * np.sqrt(np.maximum(two**2 - one, 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        turn = np.clip(np.where(u == 0, 0.0, v / u**3), -1.0, 1.0)
+    share_a = np.clip(2 * u * np.cos((np.pi + np.arccos(turn)) / 3) - two, np.maximum(0, -gap), np.minimum(1, 1 - gap))
+    share_b = np.clip(share_a + gap, 0.0, 1.0)
+    return np.asarray(share_a * (1 - share_a) / n + share_b * (1 - share_b) / m)
 
 
 def wilson(successes: npt.ArrayLike, trials: npt.ArrayLike, *, level: float = 0.95) -> tuple[Floats, Floats]:

@@ -10,7 +10,7 @@ import scipy  # scipy.stats is loaded at its first use: a plan, which knows all 
 from scipy import special
 
 from suisen.errors import InputError
-from suisen.experiments.means import Alternative, check_level
+from suisen.experiments.means import Alternative, check_level, cut
 from suisen.experiments.moments import Floats
 
 SAYS = (
@@ -70,8 +70,8 @@ def mann_whitney(
     """The test with everything that makes it legible.
 
     The interval of superiority is Brunner and Munzel's (2000) on the logit scale, which allows unequal spreads; where
-    all pairs point one way it is that of Newcombe (2006, method 5).  The shift's interval inverts the test.
-    Raises InputError for an arm without units.
+    all pairs point one way it is that of Newcombe (2006, method 5).  The shift's interval inverts the test.  A one-sided
+    alternative has one-sided bounds: the other ends are 0 or 1 and infinite.  Raises InputError for an arm without units.
     """
     check_level(level)
     a, b = (np.sort(np.asarray(v, dtype=np.float64).ravel()) for v in (control, treatment))
@@ -81,8 +81,13 @@ def mann_whitney(
     above, upto = np.searchsorted(a, b, "left"), np.searchsorted(a, b, "right")
     ties = float((upto - above).sum()) / (a.size * b.size)
     superiority = float(u) / (a.size * b.size)
-    low, high = _superiority_interval(a, b, superiority, level)
-    shift, shift_low, shift_high = hodges_lehmann(a, b, level=level)
+    both = max(2 * cut(level, alternative) - 1, 1e-9)
+    low, high = _superiority_interval(a, b, superiority, both)
+    shift, shift_low, shift_high = hodges_lehmann(a, b, level=both)
+    if alternative == "greater":
+        high, shift_high = 1.0, float("inf")
+    elif alternative == "less":
+        low, shift_low = 0.0, float("-inf")
     return RankEffect(float(u), float(p), superiority, low, high, shift, shift_low, shift_high, ties)
 
 

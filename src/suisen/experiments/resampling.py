@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import special
 
 from suisen.errors import InputError, unknown
-from suisen.experiments.means import Effect, Estimate, check_level, compare, estimate
+from suisen.experiments.means import Alternative, Effect, Estimate, check_level, compare, cut, estimate, opened
 from suisen.experiments.moments import Floats, Moments
 
 NUMBERS_PER_CHUNK = 2**17
@@ -99,7 +99,7 @@ def _difference(a: Drawn, b: Drawn, scale: Scale) -> Drawn:
         raise unknown("scale", scale, ("absolute", "relative"))
     with np.errstate(divide="ignore", invalid="ignore"):
         base = np.where(a.value == 0, np.nan, a.value)
-        return Drawn((b.value - base) / base, b.var / base**2 + a.var * b.value**2 / base**4)
+        return Drawn((b.value - base) / np.abs(base), b.var / base**2 + a.var * b.value**2 / base**4)
 
 
 def bootstrap(
@@ -109,6 +109,7 @@ def bootstrap(
     method: Literal["bca", "t"] = "t",
     scale: Scale = "absolute",
     level: float = 0.95,
+    alternative: Alternative = "two-sided",
     resamples: int = 2000,
     seed: int = 0,
 ) -> Effect:
@@ -124,24 +125,27 @@ def bootstrap(
     if method not in ("bca", "t"):
         raise unknown("method", method, ("bca", "t"))
     rng = np.random.default_rng(seed)
-    seen = compare(control.estimate(), treatment.estimate(), scale=scale, level=level, test="z")
+    seen = compare(
+        control.estimate(), treatment.estimate(), scale=scale, level=level, test="z", alternative=alternative
+    )
     if not float(seen.se) > 0:
         return seen
     drawn = _difference(_resampled(control, resamples, rng), _resampled(treatment, resamples, rng), scale)
     if method == "t":
-        return _studentised(seen, drawn, level)
-    return _accelerated(seen, drawn, _acceleration(control, treatment, scale), level)
+        return _studentised(seen, drawn, level, alternative)
+    return _accelerated(seen, drawn, _acceleration(control, treatment, scale), level, alternative)
 
 
-def _studentised(seen: Effect, drawn: Drawn, level: float) -> Effect:
+def _studentised(seen: Effect, drawn: Drawn, level: float, alternative: Alternative) -> Effect:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (drawn.value - seen.value) / np.sqrt(drawn.var)
     lost = ~np.isfinite(t)
     upper, lower = np.where(lost, np.inf, t), np.where(lost, -np.inf, t)
-    high = seen.value - _quantile(lower, (1 - level) / 2) * seen.se
-    low = seen.value - _quantile(upper, (1 + level) / 2) * seen.se
+    high = seen.value - _quantile(lower, 1 - cut(level, alternative)) * seen.se
+    low = seen.value - _quantile(upper, cut(level, alternative)) * seen.se
     above, below = float((upper >= seen.statistic).sum()), float((lower <= seen.statistic).sum())
-    return seen._replace(low=low, high=high, p=_two_tails(below, above, t.size))
+    p = _chance((1 + below) / (t.size + 1), (1 + above) / (t.size + 1), alternative)
+    return opened(seen._replace(low=low, high=high, p=p), alternative)
 
 
 def _quantile(values: Floats, q: float) -> Floats:
@@ -151,14 +155,18 @@ def _quantile(values: Floats, q: float) -> Floats:
     return np.asarray(np.partition(values, np.clip(k - 1, 0, values.size - 1))[np.clip(k - 1, 0, values.size - 1)])
 
 
-def _two_tails(below: float, above: float, count: int) -> Floats:
-    return np.asarray(min(1.0, 2 * (1 + min(below, above)) / (count + 1)))
+def _chance(less: float, greater: float, alternative: Alternative) -> Floats:
+    """The p-value of an alternative from those of both one-sided ones."""
+    if alternative not in ("two-sided", "greater", "less"):
+        raise unknown("alternative", alternative, ("two-sided", "greater", "less"))
+    both = {"less": less, "greater": greater, "two-sided": 2 * min(less, greater)}
+    return np.asarray(min(1.0, both[alternative]))
 
 
 def _acceleration(control: Sample, treatment: Sample, scale: Scale) -> float:
     """Σl³ / 6(Σl²)^1.5 of the influence of every unit of both arms on the effect."""
     a, b = control.estimate(), treatment.estimate()
-    weights = (-1.0, 1.0) if scale == "absolute" else (-float(b.value / a.value**2), float(1 / a.value))
+    weights = (-1.0, 1.0) if scale == "absolute" else (-float(b.value / a.value / abs(a.value)), float(1 / abs(a.value)))
     squares = cubes = 0.0
     for sample, arm, weight in ((control, a, weights[0]), (treatment, b, weights[1])):
         d = 1.0 if sample.d is None else sample.d
@@ -167,7 +175,9 @@ def _acceleration(control: Sample, treatment: Sample, scale: Scale) -> float:
     return cubes / (6 * squares**1.5) if squares > 0 else 0.0
 
 
-def _accelerated(seen: Effect, drawn: Drawn, acceleration: float, level: float) -> Effect:
+def _accelerated(
+    seen: Effect, drawn: Drawn, acceleration: float, level: float, alternative: Alternative
+) -> Effect:
     value, count = drawn.value, drawn.value.size
     lost = np.isnan(value)
     least, most = np.sort(np.where(lost, -np.inf, value)), np.sort(np.where(lost, np.inf, value))
@@ -179,11 +189,15 @@ def _accelerated(seen: Effect, drawn: Drawn, acceleration: float, level: float) 
         q = float(special.ndtr(bias + shifted / (1 - acceleration * shifted)))
         return np.asarray(np.quantile(ordered, q, method="inverted_cdf"))
 
-    z = float(special.ndtri((1 + level) / 2))
-    under = float((least < 0).sum() + 0.5 * (least == 0).sum()) / count
-    w = float(special.ndtri(np.clip(under, 0.5 / (count + 1), 1 - 0.5 / (count + 1)))) - bias
-    p = 2 * special.ndtr(-abs(w / (1 + acceleration * w) - bias))
-    return seen._replace(low=end(-z, least), high=end(z, most), p=np.asarray(min(1.0, float(p))))
+    def beyond(under: Floats) -> float:
+        """The z at which an end reaches 0, from whether each resample is below it."""
+        edge = 0.5 / (count + 1)
+        w = float(special.ndtri(np.clip(float(under.sum()) / count, edge, 1 - edge))) - bias
+        return w / (1 + acceleration * w) - bias
+
+    z = float(special.ndtri(cut(level, alternative)))
+    p = _chance(float(special.ndtr(-beyond(most < 0))), float(special.ndtr(beyond(least <= 0))), alternative)
+    return opened(seen._replace(low=end(-z, least), high=end(z, most), p=p), alternative)
 
 
 def permutation(
@@ -192,6 +206,7 @@ def permutation(
     *,
     scale: Scale = "absolute",
     level: float = 0.95,
+    alternative: Alternative = "two-sided",
     resamples: int = 2000,
     seed: int = 0,
     studentised: bool = True,
@@ -199,13 +214,14 @@ def permutation(
     """Exact test of "the arm makes no difference to any unit": arms are drawn anew among the units.
 
     Studentised (Chung, Romano 2013) it is also valid, for large arms, for equal means with unequal spreads.  The
-    interval inverts it approximately: the effect ± the quantile of |t| × its standard error; for the relative effect
-    t is that of the difference.
+    interval inverts it approximately: the effect ± the quantile of |t| (one-sided: of t) × its standard error; for the
+    relative effect t is that of the difference, and so is p: the interval is Fieller's (1954), which decides alike.
     """
     check_level(level)
     _check_resamples(resamples)
-    seen = compare(control.estimate(), treatment.estimate(), scale=scale, level=level, test="z")
-    plain = compare(control.estimate(), treatment.estimate(), test="z")
+    a, b = control.estimate(), treatment.estimate()
+    seen = compare(a, b, scale=scale, level=level, test="z", alternative=alternative)
+    plain = compare(a, b, test="z", alternative=alternative)
     if not float(plain.se) > 0:
         return seen
     both = Sample(
@@ -214,12 +230,36 @@ def permutation(
     )
     drawn = permuted(both, treatment.n, resamples, np.random.default_rng(seed))
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.abs(drawn.value) / (np.sqrt(drawn.var) if studentised else 1.0)
+        t = drawn.value / (np.sqrt(drawn.var) if studentised else 1.0)
+    t, observed = (_toward(v, alternative) for v in (t, plain.statistic if studentised else plain.value))
     t = np.where(np.isnan(t), np.where(drawn.value == 0, 0.0, np.inf), t)
-    observed = float(np.abs(plain.statistic if studentised else plain.value))
-    p = (1 + float((t >= observed * (1 - 1e-10)).sum())) / (t.size + 1)
-    half = _quantile(t, level) * (seen.se if studentised else seen.se / plain.se)
-    return seen._replace(low=seen.value - half, high=seen.value + half, p=np.asarray(p))
+    p = (1 + float((t >= observed - 1e-10 * abs(observed)).sum())) / (t.size + 1)
+    far = _quantile(t, level)
+    if scale == "relative" and studentised:
+        low, high = _fieller(a, b, far)
+    else:
+        half = far * (seen.se if studentised else seen.se / plain.se)
+        low, high = seen.value - half, seen.value + half
+    return opened(seen._replace(low=low, high=high, p=np.asarray(p)), alternative)
+
+
+def _toward(values: Floats, alternative: Alternative) -> Floats:
+    """What an alternative calls large."""
+    return np.abs(values) if alternative == "two-sided" else -values if alternative == "less" else values
+
+
+def _fieller(a: Estimate, b: Estimate, far: Floats) -> tuple[Floats, Floats]:
+    """Ends of (b − a) / |a|: the ratios r for which b − r a is ``far`` standard errors from 0 (Fieller 1954).
+
+    Infinite where a itself is not so far from 0.
+    """
+    free = a.value**2 - far**2 * a.var
+    if not free > 0:
+        end = np.asarray(np.nan if a.value == 0 else np.inf)
+        return -end, end
+    half = far * np.sqrt(np.maximum(b.value**2 * a.var + a.value**2 * b.var - far**2 * a.var * b.var, 0.0)) / free
+    middle = np.abs(a.value) * b.value / free - np.sign(a.value)
+    return middle - half, middle + half
 
 
 def permuted(units: Sample, treated: int, resamples: int, rng: np.random.Generator) -> Drawn:
@@ -246,6 +286,7 @@ def quantile(
     *,
     scale: Scale = "absolute",
     level: float = 0.95,
+    alternative: Alternative = "two-sided",
     resamples: int = 20_000,
     seed: int = 0,
 ) -> Effect:
@@ -267,11 +308,12 @@ def quantile(
         nan = np.asarray(np.nan)
         return Effect(np.asarray(seen), nan, np.asarray(np.inf), nan, nan, nan, nan)
     se = np.asarray(found.std(ddof=1))
-    low, high = _quantile(found, (1 - level) / 2), _quantile(found, (1 + level) / 2)
-    p = _two_tails(float((found <= 0).sum()), float((found >= 0).sum()), found.size)
+    low, high = (_quantile(found, q) for q in (1 - cut(level, alternative), cut(level, alternative)))
+    less, greater = (1 + float(far.sum()) for far in (found >= 0, found <= 0))
+    p = _chance(less / (found.size + 1), greater / (found.size + 1), alternative)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(se > 0, seen / se, 0.0)
-    return Effect(np.asarray(seen), se, np.asarray(np.inf), low, high, p, statistic)
+    return opened(Effect(np.asarray(seen), se, np.asarray(np.inf), low, high, p, statistic), alternative)
 
 
 def _order_statistics(

@@ -1,7 +1,7 @@
 """Looking before the end: confidence sequences for any number of looks, group-sequential bounds for planned ones.
 
-Confidence sequences are the two-sided normal mixture of Robbins (1970) in the asymptotic form of Waudby-Smith et al.
-(2021); group-sequential bounds follow from exact integration of the joint normal distribution (Armitage, McPherson,
+Confidence sequences are the normal mixture of Robbins (1970) in the asymptotic form of Waudby-Smith et al. (2021), two-
+or one-sided; group-sequential bounds follow from exact integration of the joint normal distribution (Armitage, McPherson,
 Rowe 1969) and spending functions (Lan, DeMets 1983).
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import optimize, special
 
 from suisen.errors import InputError, unknown
-from suisen.experiments.means import Alternative, Effect
+from suisen.experiments.means import Alternative, Effect, opened, statistic_of
 from suisen.experiments.moments import Floats
 
 Spending = Literal["obrien-fleming", "pocock"]
@@ -66,21 +66,19 @@ def confidence_sequence(
     """The effect with an interval and a p-value that hold at every look, however many there are.
 
     ``n``: units of both arms together.  ``tune``: the n at which the interval is tightest; it must not be chosen after
-    the data were seen.  The interval is two-sided; the p-value follows the alternative.
+    the data were seen.  Both follow the alternative: p <= alpha exactly where the interval excludes 0.
     """
     if alternative not in ("two-sided", "greater", "less"):
         raise unknown("alternative", alternative, ("two-sided", "greater", "less"))
     if not tune > 0:
         raise InputError(f"tune = {tune!r} must be above 0: the number of units at which the interval is tightest")
     units = np.asarray(n, dtype=np.float64)
-    half = effect.se * mixture_bound(units, mixture_rho(tune, alpha), alpha) / np.sqrt(units)
     sides: Literal[1, 2] = 2 if alternative == "two-sided" else 1
-    sign = -1.0 if alternative == "less" else 1.0
-    evidence = log_mixture(
-        sign * effect.statistic * np.sqrt(units), units, mixture_rho(tune, alpha, sides=sides), sides=sides
-    )
-    p = np.exp(-np.maximum(evidence, 0.0))
-    return effect._replace(low=effect.value - half, high=effect.value + half, p=np.asarray(p))
+    rho, z = mixture_rho(tune, alpha, sides=sides), statistic_of(effect.value, effect.se)
+    half = effect.se * mixture_bound(units, rho, alpha, sides=sides) / np.sqrt(units)
+    evidence = log_mixture((-z if alternative == "less" else z) * np.sqrt(units), units, rho, sides=sides)
+    p = np.asarray(np.exp(-np.maximum(evidence, 0.0)))
+    return opened(effect._replace(low=effect.value - half, high=effect.value + half, p=p), alternative)
 
 
 # -- group-sequential plans -------------------------------------------------------------------------------------------

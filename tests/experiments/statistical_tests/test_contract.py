@@ -138,20 +138,51 @@ def test_a_higher_level_is_a_wider_interval(test):
     assert decides(wide) == decides(narrow)
 
 
-@planned
-def test_one_sided_alternatives_are_known_or_refused(test):
-    control, treatment = drawn(test, lift=0.3)
+@every
+def test_one_sided_alternatives(test):
+    control, treatment = drawn(test, lift=0.15, seed=1)
     up, down = (replace(OPTIONS, alternative=name) for name in ("greater", "less"))
-    if not test.one_sided:
-        with pytest.raises(InputError, match=f"alternative = 'greater' has no {test.words}"):
-            judged(test, control, treatment, up)
-        return
-    if test.own_p and test.normal:  # the table knows no direction
-        return
     greater, less = (decides(judged(test, control, treatment, options)) for options in (up, down))
     assert greater < 0.5 < less
     assert greater < decides(judged(test, control, treatment))
-    assert decides(judged(test, treatment, control, down)) == pytest.approx(greater)
+    assert decides(judged(test, treatment, control, down)) == pytest.approx(greater, abs=DRAWN)
+
+
+@every
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_the_interval_says_what_p_says(test, alternative):
+    """p <= alpha exactly where the interval excludes 0, on either scale; a one-sided one has one end."""
+    levels = (0.8, 0.9, 0.95, 0.99)
+    hits = 0
+    for seed in range(8):
+        arms = drawn(test, lift=0.2 * (-1) ** seed, seed=seed)
+        for level in levels:
+            pair = judged(test, *arms, replace(OPTIONS, alternative=alternative, level=level))
+            for effect in (pair.absolute, pair.relative):
+                low, high = float(effect.low), float(effect.high)
+                assert (float(effect.p) <= 1 - level) == (low > 0 or high < 0), (seed, level, effect)
+                assert np.isinf([low, high]).tolist() == [alternative == "less", alternative == "greater"]
+                assert low <= float(effect.value) <= high
+                hits += low > 0 or high < 0
+    assert 0 < hits < 8 * len(levels) * 2
+
+
+@every
+def test_signs_swap_and_a_metric_below_zero_goes_up_when_it_rises(test):
+    if test.of_shares:
+        return
+    control, treatment = (y - 9 for y in drawn(test, n=(200, 200), lift=0.5))  # about −6 to −4.5
+    pair = judged(test, control, treatment)
+    assert 0 < float(pair.relative.value) < 0.5
+    assert float(pair.relative.low) < float(pair.relative.value) < float(pair.relative.high)
+    turned = judged(test, -control, -treatment)
+    for one, two in zip(pair[:2], turned[:2]):
+        width = float(one.high - one.low)
+        assert float(two.value) == pytest.approx(-float(one.value), abs=0.1 * width)
+        assert (float(two.low), float(two.high)) == pytest.approx((-float(one.high), -float(one.low)), abs=0.1 * width)
+        assert float(two.p) == pytest.approx(float(one.p), abs=DRAWN)
+    assert direction(pair) > 0 > direction(turned)
+    assert decides(turned) == pytest.approx(decides(pair), abs=DRAWN)
 
 
 @planned

@@ -50,7 +50,7 @@ class ComparisonOptions:
     """How two arms are compared, beside the test."""
 
     level: float = 0.95
-    """Of the two-sided intervals."""
+    """Of the intervals, which are as one-sided as the alternative."""
     alternative: Alternative = "two-sided"
     resamples: int = 2000
     """Of tests that draw."""
@@ -91,8 +91,6 @@ class StatisticalTest(ABC):
     """Whether the statistic is normal in large samples, so that looks can be allowed for; else the test is a remedy."""
     own_p: ClassVar[bool] = False
     """Whether the p of the absolute effect decides on either scale."""
-    one_sided: ClassVar[bool] = True
-    """Whether it knows one-sided alternatives."""
     uses_covariate: ClassVar[bool] = True
     uses_strata: ClassVar[bool] = False
     of_shares: ClassVar[bool] = False
@@ -104,7 +102,10 @@ class StatisticalTest(ABC):
 
     @abstractmethod
     def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
-        """The effect with its interval and p: treatment − control, or that as a share of the control."""
+        """The effect with its interval and p: treatment − control, or that as a share of the control's absolute value.
+
+        The interval follows the alternative, and excludes 0 exactly where p <= 1 − level.
+        """
 
     def ranks(self, arms: Arms, options: ComparisonOptions) -> RankEffect | None:
         """What a test of ranks finds; its p then decides."""
@@ -112,10 +113,6 @@ class StatisticalTest(ABC):
 
     def refuse(self, arms: Arms, options: ComparisonOptions) -> None:
         """Raises InputError for arms or options that the test is not made for."""
-        if options.alternative != "two-sided" and not self.one_sided:
-            raise InputError(
-                f"alternative = {options.alternative!r} has no {self.words}; use two-sided or another test"
-            )
         if self.of_shares and (arms.counts is None or arms.adjusted):
             raise InputError(
                 f"metrics.{arms.metric}.test = {self.name!r} is of plain shares of units; use welch for other values "

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from suisen.experiments.means import Effect, MeanTest, compare, tail_warning
+from suisen.experiments.means import Effect, MeanTest, agreeing, compare, tail_warning
 from suisen.experiments.proportions import few_warning, z_test
 from suisen.experiments.statistical_tests.contract import (
     Arms,
@@ -60,7 +60,8 @@ class Z(Welch):
     def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
         """The difference of plain shares is tested with the pooled variance, everything else by the estimates."""
         if scale == "absolute" and arms.counts is not None and not arms.adjusted:
-            return z_test(arms.counts, level=options.level, alternative=options.alternative)
+            found = z_test(arms.counts, level=options.level, alternative=options.alternative)
+            return agreeing(found, options.level, options.alternative)
         return super().effect(arms, scale, options)
 
     def sized_as(self, *, share: bool) -> PowerTest:

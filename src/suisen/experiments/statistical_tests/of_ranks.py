@@ -21,8 +21,8 @@ class MannWhitney(StatisticalTest):
     vectorised = True
 
     def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
-        """Of the means, by Welch's t, two-sided."""
-        return compare(*arms.estimates, scale=scale, level=options.level)
+        """Of the means, by Welch's t."""
+        return compare(*arms.estimates, scale=scale, level=options.level, alternative=options.alternative)
 
     def ranks(self, arms: Arms, options: ComparisonOptions) -> RankEffect | None:
         """Of the units' own values."""

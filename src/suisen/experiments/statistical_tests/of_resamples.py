@@ -15,7 +15,6 @@ class Permutation(StatisticalTest):
 
     name = "permutation"
     words = "permutation of t"
-    one_sided = False
     draw: ClassVar[Callable[..., Effect]] = staticmethod(permutation)
     """What is done to the two samples."""
 
@@ -23,8 +22,9 @@ class Permutation(StatisticalTest):
         """By as many draws as the options say."""
         control, treatment = arms.samples()
         return self.draw(
-            control, treatment, scale=scale, level=options.level, resamples=options.resamples, seed=options.seed
-        )
+            control, treatment, scale=scale, level=options.level, alternative=options.alternative,
+            resamples=options.resamples, seed=options.seed,
+        )  # fmt: skip
 
 
 class BootstrapT(Permutation):
@@ -57,7 +57,9 @@ class QuantileBootstrap(StatisticalTest):
     def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
         """By order statistics; nothing is resampled, so the number of draws is its own."""
         control, treatment = arms.samples()
-        return quantile(control.y, treatment.y, options.quantile, level=options.level, scale=scale)
+        return quantile(
+            control.y, treatment.y, options.quantile, level=options.level, scale=scale, alternative=options.alternative
+        )
 
     def refuse(self, arms: Arms, options: ComparisonOptions) -> None:
         """Ratios have no quantile."""

@@ -2,14 +2,17 @@
 
 import numpy as np
 
-from suisen.experiments.means import Effect
+from suisen.experiments.means import Effect, agreeing
 from suisen.experiments.proportions import Counts, chi_square, fisher, z_test
 from suisen.experiments.statistical_tests.contract import Arms, ComparisonOptions, EffectScale, PowerTest
 from suisen.experiments.statistical_tests.of_means import Z
 
 
 class ChiSquare(Z):
-    """Pearson's test of the 2 × 2 table, without a continuity correction; its interval is that of z."""
+    """Pearson's test of the 2 × 2 table, without a continuity correction; its interval is that of z.
+
+    One-sided it is the signed root of chi-square, which is z.
+    """
 
     name = "chi2"
     words = "chi-square"
@@ -20,7 +23,9 @@ class ChiSquare(Z):
     def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
         """The effect of z; p of the table where it is the difference."""
         found = super().effect(arms, scale, options)
-        return found._replace(p=chi_square(_table(arms)).p) if scale == "absolute" else found
+        if scale == "relative" or options.alternative != "two-sided":
+            return found
+        return agreeing(found._replace(p=chi_square(_table(arms)).p), options.level, options.alternative)
 
     def sized_as(self, *, share: bool) -> PowerTest:
         """Its p is that of z."""
@@ -39,8 +44,9 @@ class Fisher(ChiSquare):
         if scale == "relative":
             return super().effect(arms, scale, options)
         counts = _table(arms)
-        exact = z_test(counts, level=options.level, interval="newcombe")
-        return exact._replace(p=np.asarray(fisher(counts, alternative=options.alternative)))
+        found = z_test(counts, level=options.level, interval="newcombe", alternative=options.alternative)
+        exact = found._replace(p=np.asarray(fisher(counts, alternative=options.alternative)))
+        return agreeing(exact, options.level, options.alternative)
 
     def warnings(self, arms: Arms) -> list[str]:
         """It is exact."""
