@@ -309,7 +309,9 @@ def test_shifts_scales_and_signs(seed, shift, factor, scale, alternative, test):
     turned = {"greater": "less", "less": "greater", "two-sided": "two-sided"}[alternative]
     was = found(lambda v: v, scale, alternative)
     back = found(np.negative, scale, turned)
-    assert ends(back) == pytest.approx([-float(was.value), -float(was.high), -float(was.low), float(was.p)], rel=1e-6, abs=1e-9, nan_ok=True)
+    assert ends(back) == pytest.approx(
+        [-float(was.value), -float(was.high), -float(was.low), float(was.p)], rel=1e-6, abs=1e-9, nan_ok=True
+    )
     plain = found(lambda v: v, "absolute", alternative)
     assert ends(found(lambda v: v + 7, "absolute", alternative)) == pytest.approx(ends(plain), rel=1e-6, abs=1e-9)
     if scale != "absolute":

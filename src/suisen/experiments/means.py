@@ -4,19 +4,19 @@ A ratio is Σy/Σd over the units of an arm; its variance is that of the delta m
 independent and equals cluster-robust regression (Deng, Lu, Qin 2021).  A mean is the ratio whose d is 1.  Everything is
 computed from ``Moments`` and works on any leading axes.
 
-**Relative effects** are (b − a) / |a|: divided by the absolute value of the control's value, so that "up" is up whatever
-the sign of a metric: from −10 to −5 is +50 %.  Of a control of 0 they are not defined (NaN).
+**Relative effects** are (b − a) / |a|: divided by the absolute value of the control's value, so that "up" is up
+whatever the sign of a metric: from −10 to −5 is +50 %.  Of a control of 0 they are not defined (NaN).
 
-**CUPED and relative effects.**  An arm's value is e + θ c, with e = ȳ − θ x̄ its own part and c the covariate's value over
-all arms, which moves them all alike.  c falls out of the difference but not out of b / a = r:
+**CUPED and relative effects.**  An arm's value is e + θ c, with e = ȳ − θ x̄ its own part and c the covariate's value
+over all arms, which moves them all alike.  c falls out of the difference but not out of b / a = r:
 d(b/a) = (de_b − r de_a + (1 − r) θ dc) / a, and so the variance of the relative effect is
 
     (V_b + r² V_a + (1 − r)² C + 2 (1 − r) (L_b − r L_a)) / a²,   V = Var(e), C = θ² Var(c), L = Cov(e, θ c).
 
-L is not 0 where the slope of an arm is not θ: with an effect in proportion it takes off what C adds.  An arm of n of all N
-units has Cov(e, c) = Cov(unit's e, unit's x) / N.  Of a ratio y, x and c are linearised (delta method); with strata the sums
-run inside strata, whose shares are taken as given.  a is the *adjusted* value of the control, which is known better than the
-plain one (GrowthBook divides by the plain one).  Without an effect r is 1 and nothing changes.
+L is not 0 where the slope of an arm is not θ: with an effect in proportion it takes off what C adds.  An arm of n of
+all N units has Cov(e, c) = Cov(unit's e, unit's x) / N.  Of a ratio y, x and c are linearised (delta method); with strata
+the sums run inside strata, whose shares are taken as given.  a is the *adjusted* value of the control, which is known
+better than the plain one (GrowthBook divides by the plain one).  Without an effect r is 1 and nothing changes.
 """
 
 from typing import Literal, NamedTuple
@@ -209,8 +209,8 @@ def opened(effect: Effect, alternative: Alternative) -> Effect:
 def agreeing(effect: Effect, level: float, alternative: Alternative) -> Effect:
     """The effect of a test whose p comes from elsewhere than its interval, which then must not say otherwise.
 
-    Where p accepts 0, an end that excludes it moves to 0; where p rejects it, the end between 0 and the value moves to the
-    value's side of 0 (by a billionth of the value): the test of 0 is p's, that of every other difference the interval's.
+    Where p accepts 0, an end that excludes it moves to 0; where p rejects it, the end beyond 0 moves to the value's side
+    of 0 (by a billionth of the value): the test of 0 is p's, that of every other difference the interval's.
     """
     found, value = effect.p <= 1 - level, effect.value
     low = np.where(found & (effect.low <= 0) & (value > 0) & (alternative != "less"), 1e-9 * value, effect.low)

@@ -83,9 +83,9 @@ def z_test(
 
 
 def score_bounds(counts: Counts, *, level: float = 0.95) -> tuple[Floats, Floats]:
-    """One-sided bounds of the difference of shares, each of ``level``: where the score test begins to reject (Mee 1984).
+    """One-sided bounds of the difference of shares, each of ``level``: where the score test rejects (Mee 1984).
 
-    The test of a difference of δ has the variance of the likeliest shares that are δ apart; of 0 it is the pooled z test.
+    The test of a difference δ has the variance of the likeliest shares that are δ apart; of 0 it is the pooled z test.
     """
     z, value = special.ndtri(level), counts.treatment / counts.treatment_n - counts.control / counts.control_n
     ends = []

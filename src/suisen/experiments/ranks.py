@@ -70,8 +70,9 @@ def mann_whitney(
     """The test with everything that makes it legible.
 
     The interval of superiority is Brunner and Munzel's (2000) on the logit scale, which allows unequal spreads; where
-    all pairs point one way it is that of Newcombe (2006, method 5).  The shift's interval inverts the test.  A one-sided
-    alternative has one-sided bounds: the other ends are 0 or 1 and infinite.  Raises InputError for an arm without units.
+    all pairs point one way it is that of Newcombe (2006, method 5).  The shift's interval inverts the test.
+    A one-sided alternative has one-sided bounds: the other ends are 0 or 1, and infinite.
+    Raises InputError for an arm without units.
     """
     check_level(level)
     a, b = (np.sort(np.asarray(v, dtype=np.float64).ravel()) for v in (control, treatment))

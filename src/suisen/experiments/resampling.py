@@ -166,7 +166,9 @@ def _chance(less: float, greater: float, alternative: Alternative) -> Floats:
 def _acceleration(control: Sample, treatment: Sample, scale: Scale) -> float:
     """Σl³ / 6(Σl²)^1.5 of the influence of every unit of both arms on the effect."""
     a, b = control.estimate(), treatment.estimate()
-    weights = (-1.0, 1.0) if scale == "absolute" else (-float(b.value / a.value / abs(a.value)), float(1 / abs(a.value)))
+    weights = (
+        (-1.0, 1.0) if scale == "absolute" else (-float(b.value / a.value / abs(a.value)), float(1 / abs(a.value)))
+    )
     squares = cubes = 0.0
     for sample, arm, weight in ((control, a, weights[0]), (treatment, b, weights[1])):
         d = 1.0 if sample.d is None else sample.d
@@ -175,9 +177,7 @@ def _acceleration(control: Sample, treatment: Sample, scale: Scale) -> float:
     return cubes / (6 * squares**1.5) if squares > 0 else 0.0
 
 
-def _accelerated(
-    seen: Effect, drawn: Drawn, acceleration: float, level: float, alternative: Alternative
-) -> Effect:
+def _accelerated(seen: Effect, drawn: Drawn, acceleration: float, level: float, alternative: Alternative) -> Effect:
     value, count = drawn.value, drawn.value.size
     lost = np.isnan(value)
     least, most = np.sort(np.where(lost, -np.inf, value)), np.sort(np.where(lost, np.inf, value))
@@ -189,7 +189,7 @@ def _accelerated(
         q = float(special.ndtr(bias + shifted / (1 - acceleration * shifted)))
         return np.asarray(np.quantile(ordered, q, method="inverted_cdf"))
 
-    def beyond(under: Floats) -> float:
+    def beyond(under: npt.NDArray[np.bool_]) -> float:
         """The z at which an end reaches 0, from whether each resample is below it."""
         edge = 0.5 / (count + 1)
         w = float(special.ndtri(np.clip(float(under.sum()) / count, edge, 1 - edge))) - bias

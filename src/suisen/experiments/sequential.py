@@ -1,8 +1,8 @@
 """Looking before the end: confidence sequences for any number of looks, group-sequential bounds for planned ones.
 
-Confidence sequences are the normal mixture of Robbins (1970) in the asymptotic form of Waudby-Smith et al. (2021), two-
-or one-sided; group-sequential bounds follow from exact integration of the joint normal distribution (Armitage, McPherson,
-Rowe 1969) and spending functions (Lan, DeMets 1983).
+Confidence sequences are the normal mixture of Robbins (1970), two- or one-sided, in the asymptotic form of Waudby-Smith
+et al. (2021); group-sequential bounds follow from exact integration of the joint normal distribution (Armitage,
+McPherson, Rowe 1969) and spending functions (Lan, DeMets 1983).
 """
 
 from collections.abc import Callable, Sequence

@@ -10,7 +10,6 @@ from scipy import stats
 from statsmodels.stats.proportion import proportions_ztest
 from statsmodels.stats.weightstats import ztest
 
-from suisen.errors import InputError
 from suisen.experiments.analysis import AnalysisOptions, analyze_units
 from suisen.experiments.power import FREEDOM, Baseline, Design, sample_size
 from suisen.experiments.proportions import Counts
