@@ -305,8 +305,6 @@ def test_covariates_that_tell_nothing_are_said_to():
         ({"kind": "value", "quantile": 0.5}, {"y": ([1.0, 2.0],) * 2, "d": ([1.0, 2.0],) * 2}, {},
          "it is a ratio; drop"),
         ({"kind": "value"}, {"y": ([1.0], [1.0, 2.0])}, {}, "arm 'control' has 1 units with a value; a test needs 2"),
-        ({"kind": "value", "test": "permutation"}, {"y": ([1.0, 2.0],) * 2}, {"alternative": "greater"},
-         "alternative = 'greater' has no permutation of t"),
     ],
 )  # fmt: skip
 def test_tests_that_cannot_be_are_refused(metric, columns, more, message):

@@ -14,9 +14,9 @@ d(b/a) = (de_b − r de_a + (1 − r) θ dc) / a, and so the variance of the rel
     (V_b + r² V_a + (1 − r)² C + 2 (1 − r) (L_b − r L_a)) / a²,   V = Var(e), C = θ² Var(c), L = Cov(e, θ c).
 
 L is not 0 where the slope of an arm is not θ: with an effect in proportion it takes off what C adds.  An arm of n of
-all N units has Cov(e, c) = Cov(unit's e, unit's x) / N.  Of a ratio y, x and c are linearised (delta method); with strata
-the sums run inside strata, whose shares are taken as given.  a is the *adjusted* value of the control, which is known
-better than the plain one (GrowthBook divides by the plain one).  Without an effect r is 1 and nothing changes.
+all N units has Cov(e, c) = Cov(unit's e, unit's x) / N.  Of a ratio y, x and c are linearised (delta method); with
+strata the sums run inside strata, whose shares are taken as given.  a is the *adjusted* value of the control, which is
+known better than the plain one (GrowthBook divides by the plain one).  Without an effect r is 1 and nothing changes.
 """
 
 from typing import Literal, NamedTuple
@@ -209,8 +209,8 @@ def opened(effect: Effect, alternative: Alternative) -> Effect:
 def agreeing(effect: Effect, level: float, alternative: Alternative) -> Effect:
     """The effect of a test whose p comes from elsewhere than its interval, which then must not say otherwise.
 
-    Where p accepts 0, an end that excludes it moves to 0; where p rejects it, the end beyond 0 moves to the value's side
-    of 0 (by a billionth of the value): the test of 0 is p's, that of every other difference the interval's.
+    Where p accepts 0, an end that excludes it moves to 0; where p rejects it, the end beyond 0 moves to the value's
+    side of 0 (by a billionth of the value): the test of 0 is p's, that of every other difference the interval's.
     """
     found, value = effect.p <= 1 - level, effect.value
     low = np.where(found & (effect.low <= 0) & (value > 0) & (alternative != "less"), 1e-9 * value, effect.low)
