@@ -66,7 +66,7 @@ def test_sums_are_equal_to_the_last_digit_however_the_events_are_sorted():
 def test_each_event_once_is_polars_unique(rows):
     events = log(rows)
     single = events.unique()
-    found = tallied(events.lazy(), Places(pl.col(ROW), 4), [], hashed=True)
+    found = tallied(events.lazy(), Places(pl.col(ROW), 4), [], key=())
     kept, left = without_repeats(events.lazy(), repeated(found.hashes))
     assert left == events.height - single.height
     for each in (kept, once(events.lazy())):
@@ -77,7 +77,7 @@ def test_each_event_once_is_polars_unique(rows):
 
 
 def test_equal_hashes_alone_leave_nothing_out(monkeypatch):
-    monkeypatch.setattr(tally, "hash_of", lambda _: (pl.col(TIME) * 0).cast(pl.UInt64).alias(tally.HASH))
+    monkeypatch.setattr(tally, "hash_of", lambda *_: (pl.col(TIME) * 0).cast(pl.UInt64).alias(tally.HASH))
     events = log([(0, 1, "click", 1.0), (1, 1, "click", 1.0), (0, 1, "click", 2.0)])
     assert once(events.lazy()).collect().height == 3
     twice = pl.concat([events, events])
@@ -108,7 +108,7 @@ def test_files_that_are_streamed_are_tables_that_are_held(tmp_path):
     shown.write_parquet(tmp_path / "shown.parquet")
     events.write_parquet(tmp_path / "events.parquet", row_group_size=100)
     files = [pl.scan_parquet(tmp_path / name) for name in ("shown.parquet", "events.parquet")]
-    held, streamed = units(shown, events, plan(metrics)), units(*files, plan(metrics))
+    held, streamed = (units(*tables, plan(metrics), duplicates="drop") for tables in ((shown, events), files))
     assert held.notes == streamed.notes
     assert held.repeated == streamed.repeated == 50
     assert held.frame.columns == streamed.frame.columns

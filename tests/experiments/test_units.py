@@ -75,7 +75,9 @@ LOG = events(
 )  # fmt: skip
 @pytest.mark.parametrize("lazy", [False, True])
 def test_every_kind_of_metric(metric, expected, lazy):
-    given_ = (exposures().lazy(), LOG.lazy()) if lazy else (exposures(), LOG)
+    shown = exposures(("a", "control", at(0)), ("b", "treatment", at(0)), ("late", "control", at(8)))
+    log = pl.concat([LOG, events(("late", at(8), "impression"))])  # the log goes on
+    given_ = (shown.lazy(), log.lazy()) if lazy else (shown, log)
     found = units(*given_, plan({"m": metric}, end="2024-05-10"))
     assert {part: tuple(values(found, "m", part)[u] for u in "ab") for part in expected} == expected
     assert [name for name in found.frame.columns if name.startswith("m__")] == [f"m__{part}" for part in expected]
@@ -133,10 +135,14 @@ def test_testers_are_left_out():
 
 def test_repeated_events_count_once_or_as_they_are():
     twice = pl.concat([LOG, LOG[:2]])
-    found = units(exposures(), twice, plan())
+    found = units(exposures(), twice, plan(), duplicates="drop")
     assert values(found, "n") == {"a": 6, "b": 1}
     assert "2 events repeat another in every column and count once" in found.notes
-    assert values(units(exposures(), twice, plan(), duplicates="keep"), "n") == {"a": 8, "b": 1}
+    assert (found.repeated, found.events) == (2, 12)
+    for each in ("auto", "keep"):
+        all_ = units(exposures(), twice, plan(), duplicates=each)
+        assert values(all_, "n") == {"a": 8, "b": 1}
+        assert (all_.repeated, all_.events) == (None, 12)
 
 
 def test_events_before_may_be_a_table_of_their_own():
@@ -151,10 +157,12 @@ def test_events_before_may_be_a_table_of_their_own():
 def test_units_seen_too_briefly_do_not_count_for_what_takes_longer():
     rows = ("a", "control", at(0)), ("b", "treatment", at(0)), ("c", "control", at(6))
     metrics = {"r": {"kind": "retention", "first_day": 2, "last_day": 2}, "w": {"kind": "count", "window": "5d"}}
-    found = units(exposures(*rows), LOG, plan(metrics, end="2024-05-08"))
+    log = pl.concat([LOG, events(("c", at(6, 1), "impression"))])
+    found = units(exposures(*rows), log, plan(metrics, end="2024-05-08"))
     assert values(found, "r") == {"a": 1, "b": 0, "c": None}
     assert values(found, "w") == {"a": 6, "b": 1, "c": None}
-    assert "r: 1 units were seen for less than 3 days and do not count for it" in found.notes
+    assert "r: 1 units (1 of control) were seen for less than 3 days and do not count for it" in found.notes
+    assert found.immature == {"r": {"control": 1}, "w": {"control": 1}}
     with pytest.raises(InputError, match="metric 'r' needs 3 days after exposure, and no unit was seen for so long"):
         units(exposures(), LOG, plan(metrics, end="2024-05-03"))
 

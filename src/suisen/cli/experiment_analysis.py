@@ -17,8 +17,8 @@ from suisen.pages.experiment import write_report
 from suisen.runs import folder as place
 
 PLAN, RESULT, MARKDOWN, TABLE, PAGE = "plan.toml", "result.json", "result.md", "estimates.csv", "report.html"
-USUAL = {"moments": 12, "resamples": 2000, "seed": 0}
-"""Earlier moments of the cumulative plot, draws of the resampling tests and their seed."""
+USUAL: dict[str, Any] = {"moments": 12, "resamples": 2000, "seed": 0, "duplicates": "auto"}
+"""Earlier moments of the cumulative plot, draws of the resampling tests and their seed, which rows are one event."""
 
 
 @click.command(short_help="Exposures and events to a verdict, in a run folder.")
@@ -30,8 +30,12 @@ USUAL = {"moments": 12, "resamples": 2000, "seed": 0}
 @click.option("--overwrite", is_flag=True, help="Replace an older analysis in that folder.")
 @click.option("--cluster", metavar="COLUMN", help="Of the exposures: what holds units that are not independent.")
 @click.option("--aa", is_flag=True, help="A/A: the arms are alike; says whether they look it.")
-@click.option("--keep-duplicates", is_flag=True, help="Count events that repeat another in every column.")
-@click.option("--now", metavar="TIME", help="Moment of this look; else that of the latest event.")
+@click.option(
+    "--duplicates", type=click.Choice(["auto", "drop", "keep"]), default=USUAL["duplicates"],
+    help="One event are: auto, rows with an equal id (columns.event_id); drop, else equal rows; keep, none.",
+)  # fmt: skip
+@click.option("--keep-duplicates", is_flag=True, help="The same as --duplicates keep.")
+@click.option("--now", metavar="TIME", help="Moment of this look, from which on nothing counts; else the latest event.")
 @click.option("--moments", type=click.IntRange(0), default=USUAL["moments"], help="Of the cumulative plot.")
 @click.option("--resamples", type=click.IntRange(99), default=USUAL["resamples"], help="Of resampling tests.")
 @click.option("--seed", type=int, default=USUAL["seed"], help="Of resampling tests.")
@@ -67,7 +71,7 @@ def analysed(plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: 
     frames = same_ids(plan.unit, {name: read_table(name, given[name], texts) for name in names})
     chosen = {**USUAL, **given}
     options = experiments.AnalysisOptions(
-        duplicates="keep" if given.get("keep_duplicates") else "drop", cluster=given.get("cluster") or "",
+        duplicates="keep" if given.get("keep_duplicates") else chosen["duplicates"], cluster=given.get("cluster") or "",
         resamples=chosen["resamples"], seed=chosen["seed"], cumulative=chosen["moments"], now=given.get("now") or "",
     )  # fmt: skip
     with broken("events", given["events"]):

@@ -14,8 +14,8 @@ def frozen_beside(path: Path) -> Frozen | None:
 
 def texts_of(plan: Plan) -> list[str]:
     """Columns whose values are names and stay text."""
-    names = [plan.unit, plan.columns.arm, plan.columns.event, plan.columns.item, *plan.strata, *plan.segments]
-    return list(dict.fromkeys(names))
+    names = [plan.unit, plan.columns.arm, plan.columns.event, plan.columns.item, plan.columns.event_id]
+    return list(dict.fromkeys(name for name in (*names, *plan.strata, *plan.segments) if name))
 
 
 def effect_text(plan: Plan, size: float) -> str:

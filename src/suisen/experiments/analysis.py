@@ -14,6 +14,7 @@ from suisen.experiments.comparing import ARM, Comparing, corrected, with_stratum
 from suisen.experiments.covariates import combined
 from suisen.experiments.daily import by_day
 from suisen.experiments.earlier import Moment, by_reading, by_summing, moments_of, summable
+from suisen.experiments.families import DAY
 from suisen.experiments.frozen import Frozen
 from suisen.experiments.looks import look_of
 from suisen.experiments.metrics import transformed
@@ -23,7 +24,7 @@ from suisen.experiments.result import Cumulative, Estimated, Look, Result, Segme
 from suisen.experiments.sequential import spending_bounds
 from suisen.experiments.srm import Ratio, sample_ratio
 from suisen.experiments.statistical_tests import ComparisonOptions
-from suisen.experiments.units import Frame, Units, events_of, units
+from suisen.experiments.units import Duplicates, Frame, Units, events_of, units, until
 from suisen.experiments.verdict import verdict
 from suisen.stats import Floats, benjamini_hochberg, holm
 
@@ -37,8 +38,9 @@ CONTAMINATED = 0.01
 class AnalysisOptions:
     """What an analysis may be told beside the plan; nothing here changes what is tested."""
 
-    duplicates: Literal["drop", "keep"] = "drop"
-    """Events that repeat another in every column: count once, or as they are (which spares memory)."""
+    duplicates: Duplicates = "auto"
+    """auto: rows with an equal id (``columns.event_id`` of the plan) are one event, and without ids every row is one;
+    drop: without ids, rows that are equal in every column are one event; keep: every row is one, whatever its id."""
     cluster: str = ""
     """Column of the exposures whose ids hold units that depend on each other."""
     resamples: int = 2000
@@ -52,12 +54,18 @@ class AnalysisOptions:
     most: int = 20
     """Values of a segment column that are looked at, the most frequent ones."""
     now: str = ""
-    """ISO 8601: the moment of this look; empty: that of the latest event."""
+    """ISO 8601: the moment of this look, from which on nothing counts; empty: that of the latest event.  Data that stop
+    earlier reach no further for it."""
 
     @property
     def comparison(self) -> ComparisonOptions:
         """How the tests draw."""
         return ComparisonOptions(resamples=self.resamples, seed=self.seed)
+
+    @property
+    def looked_at(self) -> int | None:
+        """``now`` in microseconds; None: not stated."""
+        return moment("now", self.now, 0) if self.now else None
 
 
 def analyze(
@@ -78,18 +86,21 @@ def analyze(
     for plans that ask for what a test cannot do.
     """
     given = options or AnalysisOptions()
-    found = units(exposures, events, plan, pre=pre, duplicates=given.duplicates, cluster=given.cluster)
+    found = units(
+        exposures, events, plan, pre=pre, duplicates=given.duplicates, cluster=given.cluster, now=given.looked_at
+    )  # fmt: skip
     result = analyze_units(found, plan, frozen=frozen, mode=mode, options=given)
-    log = None if given.cluster else events_of(found, events, plan, pre=pre, duplicates=given.duplicates)
+    seen = until(plan, given.looked_at)
+    log = None if given.cluster else events_of(found, events, seen, pre=pre, duplicates=given.duplicates)
     if given.daily and log is not None:
-        days, trends = by_day(log, found, plan)
+        days, trends = by_day(log, found, seen)
         result = replace(result, days=days, trends=trends)
     if given.cumulative:
-        untils = moments_of(found, plan, given.cumulative)
+        untils = moments_of(found, seen, given.cumulative)
         if log is not None and summable(found, plan):
-            stood = by_summing(log, found, plan, untils)
+            stood = by_summing(log, found, seen, untils)
         else:
-            stood = by_reading(plan, untils, lambda one: units(
+            stood = by_reading(seen, untils, lambda one: units(
                 exposures, events, one, pre=pre, duplicates=given.duplicates, cluster=given.cluster
             ))  # fmt: skip
         result = replace(result, cumulative=_cumulative(stood, plan, given))
@@ -111,19 +122,20 @@ def analyze_units(
     given = options or AnalysisOptions()
     known = found if isinstance(found, Units) else _units_of(found, plan)
     ratio = sample_ratio(known.counts(), plan.arms, threshold=plan.srm_threshold)
-    look, times = look_of(plan, known.frame.height, _now(given, known))
+    look, times = look_of(plan, valued(known.frame, plan.primary), _now(given, known, plan))
     comparing = Comparing(known.frame, plan, look, times, given.comparison)
     looking = plan.sequential
     if times and looking is not None:
         design = spending_bounds(times, plan.alpha, spending=looking.spending, convention=looking.convention)
         look = replace(look, bound=design.bounds[-1])
-    estimates = _estimates(comparing, mode)
     notes = [*known.notes, with_stratum(known.frame, plan)[1]]
+    estimates = _with_immature(_estimates(comparing, mode, notes), known, plan.control)
     segments, skipped = _segments(comparing, given)
     result = Result(
         plan, mode, plan.fingerprint(), () if frozen is None else frozen.changes(plan), ratio, known.exposed or
         known.frame.height, known.contaminated, tuple(note for note in [*notes, *skipped] if note),
-        (*known.warnings, *_doubts(known, ratio)), look, estimates, segments,
+        (*known.warnings, *_doubts(known, ratio)), look, estimates, segments, repeated=known.repeated or 0,
+        events=known.events,
     )  # fmt: skip
     seen = int(comparing.moments(plan.primary).n.sum())
     return replace(result, verdict=verdict(result), outlook=outlook(plan, comparing.control(plan.primary), seen))
@@ -146,8 +158,16 @@ def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:
     return Units(combined(made, plan, said), exposed=frame.height, notes=tuple(said))
 
 
-def _now(given: AnalysisOptions, known: Units) -> int | None:
-    return moment("now", given.now, 0) if given.now else known.last
+def valued(frame: pl.DataFrame, name: str) -> int:
+    """Units that have a value of a metric: those that are not followed for long enough are no part of a sample yet."""
+    return int(frame[f"{name}__y"].count())
+
+
+def _now(given: AnalysisOptions, known: Units, plan: Plan) -> int | None:
+    """The moment of the look; the last event, where time is what was planned and the data stop a day or more before."""
+    now, last = given.looked_at, known.last
+    stops = now is not None and last is not None and plan.sample is None and now - last >= DAY
+    return last if now is None or stops else now
 
 
 def _doubts(known: Units, ratio: Ratio) -> list[str]:
@@ -165,11 +185,12 @@ def _doubts(known: Units, ratio: Ratio) -> list[str]:
 # -- estimates and corrections ----------------------------------------------------------------------------------------
 
 
-def _estimates(comparing: Comparing, mode: str) -> tuple[Estimated, ...]:
+def _estimates(comparing: Comparing, mode: str, notes: list[str]) -> tuple[Estimated, ...]:
     """Primary, guardrails, secondary.  In A/A mode all are one family; else guardrails stand alone, each to hold."""
     plan = comparing.plan
-    guards = [name for name in plan.guardrails if name != plan.primary]
-    secondary = [name for name in plan.secondary if name in comparing.present]
+    judged = _judged(comparing, notes)
+    guards = [name for name in plan.guardrails if name != plan.primary and name in judged]
+    secondary = [name for name in plan.secondary if name in judged]
     families = [
         comparing.estimated(plan.primary, "primary"),
         [each for name in guards for each in comparing.estimated(name, "guardrail")],
@@ -179,6 +200,28 @@ def _estimates(comparing: Comparing, mode: str) -> tuple[Estimated, ...]:
         return tuple(_family([each for family in families for each in family], plan))
     primary, guarded, rest = families
     return tuple([*_family(primary, plan), *guarded, *_family(rest, plan)])
+
+
+def _judged(comparing: Comparing, notes: list[str]) -> list[str]:
+    """The metrics beside the primary one that two units of every arm have; the others are left out with a note."""
+    names = [name for name in comparing.present if name != comparing.plan.primary]
+    counts = comparing.frame.group_by(ARM).agg(pl.col(f"{name}__y").count() for name in names)
+    few = {name: [arm for arm, n in counts.select(ARM, f"{name}__y").iter_rows() if n < 2] for name in names}
+    notes += [
+        f"{name} is left out: arm {min(arms)!r} has fewer than 2 units with a value of it"
+        for name, arms in few.items()
+        if arms
+    ]
+    return [name for name in names if not few[name]]
+
+
+def _with_immature(estimates: Sequence[Estimated], known: Units, control: str) -> tuple[Estimated, ...]:
+    """The estimates with the units that wait for their follow-up to be over, of control and arm."""
+    waiting = {name: known.immature.get(name, {}) for name in {each.metric for each in estimates}}
+    return tuple(
+        replace(each, immature=(waiting[each.metric].get(control, 0), waiting[each.metric].get(each.arm, 0)))
+        for each in estimates
+    )
 
 
 def _family(estimates: list[Estimated], plan: Plan, *, always: bool = False) -> list[Estimated]:
@@ -206,7 +249,7 @@ def _segments(comparing: Comparing, given: AnalysisOptions) -> tuple[tuple[Segme
             notes.append(f"segments: {column!r} has {len(values):,} values; the {given.most} most frequent are shown")
         for value in values[: given.most]:
             part = comparing.frame.filter(pl.col(column) == value)
-            counts = dict(part.group_by(ARM).len().iter_rows())
+            counts = dict(part.group_by(ARM).agg(pl.col(f"{plan.primary}__y").count()).iter_rows())
             if min(counts.get(arm, 0) for arm in plan.arms) < 2:
                 notes.append(f"segments: {column} = {value!r} has an arm with fewer than 2 units and is not shown")
                 continue
@@ -248,7 +291,7 @@ def _cumulative(stood: Iterable[Moment], plan: Plan, given: AnalysisOptions) -> 
         counts = Units(then.frame).counts()
         if min(counts.get(arm, 0) for arm in plan.arms) < 2:
             continue
-        look, times = look_of(plan, then.frame.height, then.until)
+        look, times = look_of(plan, valued(then.frame, plan.primary), then.until)
         comparing = Comparing(then.frame, then.plan, look, times, given.comparison)
         try:
             estimates = comparing.estimated(plan.primary, "primary")

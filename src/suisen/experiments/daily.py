@@ -30,11 +30,10 @@ SEEN = 0.5
 def by_day(joined: pl.LazyFrame, found: Units, plan: Plan) -> tuple[tuple[Day, ...], tuple[Trend, ...]]:
     """The primary metric by day since exposure, and its trend; empty for metrics that a single day does not have.
 
-    ``joined``: ``units.events_of``.  Of day k speak the units that were seen for k + 1 days; without covariate, log and
-    winsorising.  The p-values are Holm's over days and arms.
+    ``joined``: ``units.events_of``.  Of day k speak the units that were seen for k + 1 days (``Units.horizon``);
+    without covariate, log and caps.  The p-values are Holm's over days and arms.
     """
-    metric = plan.metrics[plan.primary]
-    horizon = plan.ends if plan.ends is not None else found.last
+    metric, horizon = plan.metrics[plan.primary], found.horizon
     if not metric.family.by_day or metric.quantile is not None or horizon is None:
         return (), ()
     seen = ((horizon - found.frame[SINCE]) // DAY).to_numpy()

@@ -17,7 +17,7 @@ from suisen.experiments.families import SINCE, TIME, Tally
 from suisen.experiments.metrics import Window, finish, tallies
 from suisen.experiments.plan import Plan
 from suisen.experiments.tally import ROW, Array, Places, tallied
-from suisen.experiments.units import Units, refuse_more_than_shown
+from suisen.experiments.units import Units, no_more_than_shown
 
 Read = Callable[[Plan], Units]
 """``units`` of the same tables under another plan."""
@@ -44,7 +44,8 @@ def primary_only(plan: Plan, end: str) -> Plan:
 def moments_of(found: Units, plan: Plan, count: int) -> list[int]:
     """``count`` evenly spaced moments until the latest one."""
     first = int(found.frame[SINCE].min())  # type: ignore[arg-type]
-    last = min(found.last or first, plan.ends or found.last or first) + 1
+    last = max(found.horizon or 0, (found.last or first) + 1)
+    last = last if plan.ends is None else min(last, plan.ends)
     return [int(each) for each in np.linspace(first, last, count + 1)[1:].astype(np.int64)]
 
 
@@ -82,18 +83,21 @@ def by_summing(events: pl.LazyFrame, found: Units, plan: Plan, untils: Sequence[
             so_far[each.name] += found_after[each.name][at * size : (at + 1) * size]
         then = replace(one, end=spelt(until))
         try:
-            yield Moment(until, then, _frame(extra, after, so_far, known, then))
+            yield Moment(until, then, _frame(extra, after, so_far, known, then, min(until, found.horizon or until)))
         except InputError:
             continue
 
 
 def _frame(
-    extra: pl.DataFrame, after: Sequence[Tally], so_far: dict[str, Array], known: dict[str, Array], plan: Plan
+    extra: pl.DataFrame,
+    after: Sequence[Tally],
+    so_far: dict[str, Array],
+    known: dict[str, Array],
+    plan: Plan,
+    horizon: int,
 ) -> pl.DataFrame:
-    """The units that were exposed before the plan's end."""
+    """The units that were exposed before the plan's end, with values where follow-up is over."""
     values = {each.name: np.minimum(so_far[each.name], 1) if each.once else so_far[each.name].copy() for each in after}
     values |= {name: each.astype(np.float64) for name, each in known.items()}
-    until = plan.ends
-    frame = extra.with_columns(pl.Series(name, each) for name, each in values.items()).filter(pl.col(SINCE) < until)
-    refuse_more_than_shown(frame, plan)
-    return finish(frame, plan, until)[0]
+    frame = extra.with_columns(pl.Series(name, each) for name, each in values.items()).filter(pl.col(SINCE) < plan.ends)
+    return finish(no_more_than_shown(frame, plan, []), plan, horizon).frame

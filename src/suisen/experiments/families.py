@@ -19,7 +19,7 @@ from suisen.errors import unknown
 from suisen.experiments.statistical_tests import TESTS, StatisticalTest
 from suisen.parameters import parameters
 
-UNIT, TIME, SINCE, EVENT = "__unit", "__time", "__since", "__event"
+UNIT, TIME, SINCE, EVENT, ARM = "__unit", "__time", "__since", "__event", "arm"
 DAY = 86_400 * 10**6
 """Microseconds."""
 

@@ -5,14 +5,18 @@ for all families alike: ratios of metrics, censoring, logs, caps.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import polars as pl
 
-from suisen.data.durations import duration
+from suisen.data.durations import MICRO, duration, spelt
 from suisen.errors import InputError
 from suisen.experiments.covariates import combined, with_past
-from suisen.experiments.families import DAY, SINCE, TIME, Metric, Tally, taken
+from suisen.experiments.families import ARM, DAY, SINCE, TIME, Metric, Tally, taken
 from suisen.experiments.plan import Columns, Plan
+
+NEARLY = 0.99
+"""Share of a follow-up that will do where no unit has the whole."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +74,35 @@ def sql_aggregates(name: str, metric: Metric, parts: str = "yd") -> list[pl.Expr
 # -- after the aggregation --------------------------------------------------------------------------------------------
 
 
-def finish(frame: pl.DataFrame, plan: Plan, horizon: int | None) -> tuple[pl.DataFrame, list[str]]:
-    """Ratios, censoring, logs and caps, in this order; the frame and what was done, in words."""
+class Finished(NamedTuple):
+    """Units with their final values."""
+
+    frame: pl.DataFrame
+    said: list[str]
+    """What was done, in words."""
+    immature: dict[str, dict[str, int]]
+    """Metric → arm → units that were not followed for long enough, and have no value of it."""
+
+
+def finish(frame: pl.DataFrame, plan: Plan, horizon: int | None) -> Finished:
+    """Ratios, follow-up, logs and caps, in this order.
+
+    ``horizon``: the first moment that was not seen (microseconds); None: all that will be was.  Raises InputError where
+    no unit was followed for as long as the primary metric asks.
+    """
     said: list[str] = []
+    immature: dict[str, dict[str, int]] = {}
     past = with_past(plan)
     for name, metric in past.metrics.items():
         if metric.parts:
             frame = frame.with_columns(_ratio(name, metric, past))
     for name, metric in past.metrics.items():
-        frame = _censored(frame, name, metric, horizon, said)
+        needed = follow_up(plan, name)
+        if needed and horizon is not None:
+            frame, immature[name] = _followed(frame, plan, name, needed, horizon, said)
         frame = transformed(frame, name, metric, said)
-    return combined(frame, plan, said), said
+    waiting = {name: arms for name, arms in immature.items() if arms}
+    return Finished(combined(frame, plan, said), said, waiting)
 
 
 def _ratio(name: str, metric: Metric, plan: Plan) -> list[pl.Expr]:
@@ -96,22 +118,43 @@ def _ratio(name: str, metric: Metric, plan: Plan) -> list[pl.Expr]:
     return [pl.col(f"{other}__{part}").alias(f"{name}__{mine}") for mine, (other, part) in parts.items()]
 
 
-def _censored(frame: pl.DataFrame, name: str, metric: Metric, horizon: int | None, said: list[str]) -> pl.DataFrame:
-    """Null where the unit was not seen for as long as the metric asks."""
+def follow_up(plan: Plan, name: str) -> int:
+    """For how long after its exposure a unit has to be followed to count for a metric, in microseconds."""
+    metric = plan.metrics[name]
     window = duration("window", metric.window) if metric.window else 0
-    needed = max(window, metric.family.days_needed(metric) * DAY)
-    if not needed or horizon is None:
-        return frame
+    own = max(window, metric.family.days_needed(metric) * DAY)
+    return max([own, *(follow_up(plan, part) for part in metric.parts.values())])
+
+
+def _followed(
+    frame: pl.DataFrame, plan: Plan, name: str, needed: int, horizon: int, said: list[str]
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Null where a unit's follow-up is not over (what is yet to come is no 0), and how many those are by arm."""
     short = pl.col(SINCE) + needed > horizon
-    few = int(frame.select(short.sum()).item())
-    if few == frame.height:
-        raise InputError(
-            f"metric {name!r} needs {needed / DAY:g} days after exposure, and no unit was seen for so long; shorten it "
-            "or wait"
-        )
-    if few:
-        said.append(f"{name}: {few:,} units were seen for less than {needed / DAY:g} days and do not count for it")
-    return frame.with_columns(pl.when(~short).then(pl.col(f"{name}__y")).alias(f"{name}__y"))
+    if frame.select(short.all()).item():  # all exposed at once, and the last event a little before the end
+        short = pl.col(SINCE) + int(NEARLY * needed) > horizon
+    counts = frame.filter(short).group_by(ARM).len().sort(ARM)
+    few = dict(zip(counts[ARM].to_list(), counts["len"].to_list(), strict=True))
+    days = f"{needed / DAY:g} days"
+    if sum(few.values()) == frame.height:
+        why = f"needs {days} after exposure, and no unit was seen for so long{_over(frame, needed, horizon)}"
+        if name == plan.primary:
+            raise InputError(f"metric {name!r} {why}; shorten it or wait")
+        said.append(f"{name} {why}")
+    elif few:
+        arms = ", ".join(f"{count:,} of {arm}" for arm, count in few.items())
+        count = f"{sum(few.values()):,} units ({arms})"
+        said.append(f"{name}: {count} were seen for less than {days} and do not count for it")
+    y = pl.col(f"{name}__y")
+    return frame.with_columns(pl.when(~short).then(y).alias(f"{name}__y")), few
+
+
+def _over(frame: pl.DataFrame, needed: int, horizon: int) -> str:
+    """When the first follow-up is over, in words; empty: there are no units."""
+    first = frame[SINCE].min()
+    if not isinstance(first, int):
+        return ""
+    return f" (the data reach {spelt(horizon // MICRO * MICRO)}, the first is over {spelt(first + needed)})"
 
 
 def transformed(frame: pl.DataFrame, name: str, metric: Metric, said: list[str]) -> pl.DataFrame:

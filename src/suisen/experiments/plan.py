@@ -187,6 +187,9 @@ class Columns:
     """events: what they are worth; used where a metric asks for it."""
     item: str = "item"
     """events: what they are about; used where a metric asks for it."""
+    event_id: str = ""
+    """events: the id of one event; a unit's rows of one type with an equal id are one event, logged again, and those
+    without an id are not compared.  Empty: there is none, and equal rows are as many events."""
 
 
 @parameters

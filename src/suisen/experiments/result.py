@@ -107,6 +107,8 @@ class Estimated:
     """Where the theory does not hold, with the remedy."""
     remedies: tuple[str, ...] = ()
     """Remedies that were planned and applied."""
+    immature: tuple[int, int] = (0, 0)
+    """Units of control and arm whose follow-up (a window, days of retention) is not over; they do not count."""
 
     @property
     def significant(self) -> bool:
@@ -235,6 +237,10 @@ class Result:
     """One line."""
     outlook: Outlook | None = None
     """What the units seen so far can find; None: the plan names no smallest effect."""
+    repeated: int = 0
+    """Events left out because they repeat another."""
+    events: int = 0
+    """Events of the units, repeated ones included."""
 
     def of(self, role: Role) -> tuple[Estimated, ...]:
         """The estimates of a role."""

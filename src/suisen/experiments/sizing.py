@@ -26,13 +26,14 @@ from suisen.data.durations import duration, spelt
 from suisen.data.times import parse_times
 from suisen.errors import InputError, unknown
 from suisen.experiments.covariates import needed
-from suisen.experiments.families import DAY
+from suisen.experiments.families import ARM, DAY
 from suisen.experiments.means import cuped_of, estimate
+from suisen.experiments.metrics import follow_up
 from suisen.experiments.moments import aggregate, moments
 from suisen.experiments.plan import Plan, Scale
 from suisen.experiments.power import Baseline, Design, arms_of, margin_power, margin_size, mde, power, sample_size
 from suisen.experiments.sequential import mixture_bound, mixture_rho, spending_bounds
-from suisen.experiments.units import ARM, Frame, units
+from suisen.experiments.units import Frame, units
 
 GRID = (1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 56)
 """Days that are tried, as far as the events reach."""
@@ -131,14 +132,15 @@ def size(plan: Plan, events: Frame, *, days: Sequence[int] | None = None, expose
     if metric.quantile is not None:
         raise InputError(f"metrics.{plan.primary}.quantile = {metric.quantile:g} cannot be sized; size it by its mean")
     log = _Log.of(plan, events, exposed_by)
-    tried = sorted(set(days)) if days is not None else [each for each in GRID if each <= log.reach]
+    least = ceil(follow_up(plan, plan.primary) / DAY)  # nobody is followed for long enough in a shorter one
+    tried = sorted(set(days)) if days is not None else [each for each in GRID if least < each <= log.reach]
     if not tried or tried[0] < 1 or tried[-1] > log.reach:
         raise InputError(f"days = {tried or list(days or ())} do not fit into {log.reach:g} days of events; give fewer")
     design = Design.of(plan, critical_of(plan))
     runs = {each: log.run(each, design) for each in tried}
     enough = next((each for each in tried if runs[each].power >= plan.power), None)
     if enough is not None and days is None:
-        below = max((each for each in tried if each < enough), default=0)
+        below = max((each for each in tried if each < enough), default=least)
         for each in range(below + 1, enough):
             runs[each] = log.run(each, design)
             if runs[each].power >= plan.power:
@@ -263,17 +265,20 @@ class _Log:
         return Margin(name, kind, rule.margin, rule.scale, needed, power)
 
     def _measured(self, days: int, name: str = "") -> tuple[Baseline, int]:
-        """A metric, the primary one without a name, in the last ``days`` days, and how many units they have."""
+        """A metric, the primary one without a name, in the last ``days`` days, and how many units have a value of it.
+
+        Units are in their own order: sums over another one differ in their last digits.
+        """
         start, name = self.end - days * DAY, name or self.plan.primary
         plan = _without_effect(self.plan, name, start, self.end)
-        first = self.exposing.filter(pl.col("at") >= start).group_by(plan.unit).agg(pl.col("at").min())
+        first = self.exposing.filter(pl.col("at") >= start).group_by(plan.unit).agg(pl.col("at").min()).sort(plan.unit)
         arm = pl.lit(plan.control).alias(plan.columns.arm)
         time = pl.col("at").cast(pl.Datetime("us", "UTC")).alias(plan.columns.time)
         found = units(first.select(plan.unit, arm, time), _in_utc(self.events, plan), plan, cut=True)
         self.notes += [note for note in found.notes if note not in self.notes]
         group = moments(aggregate(found.frame, [name], (ARM,)), name)
         cuped = cuped_of(group) if plan.metrics[name].adjusts else None
-        return Baseline.of(_only(estimate(group, cuped=cuped))), found.frame.height
+        return Baseline.of(_only(estimate(group, cuped=cuped))), int(group.n[0])
 
 
 def _only(many: Any) -> Any:

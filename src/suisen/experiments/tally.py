@@ -33,8 +33,10 @@ class Tallied:
     counts: dict[str, int]
     """Over all events."""
     events: int = 0
+    first: int | None = None
+    """The earliest moment."""
     last: int | None = None
-    """The latest moment."""
+    """The latest moment that counts."""
     hashes: list[Array] = field(default_factory=list)
     """Of every event, where they were asked for."""
 
@@ -58,16 +60,20 @@ def tallied(
     tallies: Sequence[Tally],
     counts: Mapping[str, pl.Expr] | None = None,
     *,
-    hashed: bool = False,
+    key: Sequence[str] | None = None,
+    now: int | None = None,
 ) -> Tallied:
-    """One pass: ``tallies`` by place, and how many events ``counts`` hold for."""
+    """One pass: ``tallies`` by place, and how many events ``counts`` hold for.
+
+    ``key``: events are hashed by it (``hash_of``); ``now``: from when on no event is the last (microseconds).
+    """
     counted = {name: expr.fill_null(value=False).alias(name) for name, expr in (counts or {}).items()}
     masks, mask_of = _shared([each.taken for each in tallies])
     values = list(dict.fromkeys(each.value for each in tallies if each.value))
     wanted = [places.at.alias(ROW), pl.col(TIME), *masks, *counted.values()]
     wanted += [pl.col(name).cast(pl.Float64).fill_null(0.0).alias(f"__value_{name}") for name in values]
-    if hashed:
-        wanted.append(hash_of(events))
+    if key is not None:
+        wanted.append(hash_of(events, key))
     found = Tallied(
         {each.name: np.zeros(places.size, np.float64 if each.value else np.uint32) for each in tallies},
         dict.fromkeys(counted, 0),
@@ -76,6 +82,7 @@ def tallied(
     masked = [(each, mask_of[i]) for i, each in enumerate(tallies)]
     for batch in events.select(wanted).collect_batches(maintain_order=False, engine="streaming"):
         _add(found, batch, masked, values_of)
+        _span(found, batch[TIME], now)
     for name, parts in values_of.items():
         _add_in_order(found.sums[name], parts)
     for each in tallies:
@@ -106,13 +113,10 @@ def _add(
     if not batch.height:
         return
     found.events += batch.height
-    latest = batch[TIME].max()
-    if isinstance(latest, int):
-        found.last = latest if found.last is None else max(found.last, latest)
     for name in found.counts:
         found.counts[name] += int(batch[name].sum())
     if HASH in batch.columns:
-        found.hashes.append(batch[HASH].to_numpy())
+        found.hashes.append(batch[HASH].drop_nulls().to_numpy())
     row = batch[ROW].to_numpy()
     masks = {name: batch[name].to_numpy() for name in dict.fromkeys(name for _, name in tallies)}
     places = {name: row[mask] for name, mask in masks.items()}
@@ -123,6 +127,17 @@ def _add(
         values = batch[f"__value_{each.value}"].to_numpy()[masks[name]]
         some = values != 0
         values_of[each.name].append((places[name][some].astype(_narrow(found.sums[each.name])), values[some]))
+
+
+def _span(found: Tallied, times: pl.Series, now: int | None) -> None:
+    """The batch's earliest and latest moment are added."""
+    first, last = times.min(), times.max()
+    if isinstance(last, int) and now is not None and last >= now:
+        last = times.filter(times < now).max()
+    if isinstance(first, int):
+        found.first = first if found.first is None else min(found.first, first)
+    if isinstance(last, int):
+        found.last = last if found.last is None else max(found.last, last)
 
 
 def _narrow(sums: Array) -> type[np.unsignedinteger[Any]]:
@@ -162,11 +177,19 @@ def grouped(events: pl.LazyFrame, places: Places, made: Sequence[pl.Expr], total
 # -- events that repeat another ---------------------------------------------------------------------------------------
 
 
-def hash_of(events: pl.LazyFrame) -> pl.Expr:
-    """A number that is equal for equal events; of columns that are no lists or structs, as it only finds candidates."""
+def hash_of(events: pl.LazyFrame, key: Sequence[str] = ()) -> pl.Expr:
+    """A number that is equal for events that are equal in ``key``, whose last column is an id; null without an id.
+
+    Without a key, in every column that is no list or struct, as it only finds candidates.
+    """
+    if key:
+        return pl.when(pl.col(key[-1]).is_not_null()).then(pl.struct(*key).hash()).alias(HASH)
+    return pl.struct(*_plain(events), TIME).hash().alias(HASH)
+
+
+def _plain(events: pl.LazyFrame) -> list[str]:
     schema = events.collect_schema()
-    plain = [name for name, dtype in schema.items() if not dtype.is_nested() and not name.startswith("__")]
-    return pl.struct(*plain, TIME).hash().alias(HASH)
+    return [name for name, dtype in schema.items() if not dtype.is_nested() and not name.startswith("__")]
 
 
 def repeated(hashes: Sequence[Array]) -> Array:
@@ -178,20 +201,25 @@ def repeated(hashes: Sequence[Array]) -> Array:
     return np.unique(whole[1:][whole[1:] == whole[:-1]])
 
 
-def without_repeats(events: pl.LazyFrame, candidates: Array) -> tuple[pl.LazyFrame, int]:
-    """The events, each once, and how many were left out.  Only those with a hash among the candidates are held."""
+def without_repeats(events: pl.LazyFrame, candidates: Array, key: Sequence[str] = ()) -> tuple[pl.LazyFrame, int]:
+    """The events, each once, and how many were left out.  Only those with a hash among the candidates are held.
+
+    Of events with an equal ``key`` (without one: equal in every column) the earliest stays.
+    """
     if not candidates.size:
         return events, 0
-    marked, some = events.with_columns(hash_of(events)), pl.LazyFrame({HASH: candidates})
+    marked, some = events.with_columns(hash_of(events, key)), pl.LazyFrame({HASH: candidates})
     held = marked.join(some, on=HASH, how="semi").collect(engine="streaming")
-    once = held.unique(maintain_order=False)
+    if key:
+        held = held.sort(TIME, *_plain(events))  # so that the file's order decides nothing
+    once = held.unique(subset=list(key) or None, keep="first" if key else "any", maintain_order=bool(key))
     left = held.height - once.height
     if not left:
         return events, 0
     return pl.concat([marked.join(some, on=HASH, how="anti"), once.lazy()]).drop(HASH), left
 
 
-def once(events: pl.LazyFrame) -> pl.LazyFrame:
+def once(events: pl.LazyFrame, key: Sequence[str] = ()) -> pl.LazyFrame:
     """The events, each once; their hashes are held while they are compared."""
-    batches = events.select(hash_of(events)).collect_batches(maintain_order=False, engine="streaming")
-    return without_repeats(events, repeated([batch[HASH].to_numpy() for batch in batches]))[0]
+    batches = events.select(hash_of(events, key)).collect_batches(maintain_order=False, engine="streaming")
+    return without_repeats(events, repeated([batch[HASH].drop_nulls().to_numpy() for batch in batches]), key)[0]

@@ -5,27 +5,31 @@ Rules, each counted in ``Units.notes`` where it took something out:
 * A unit belongs to the experiment from its first exposure inside the plan's dates; its events count from then on.
 * A unit seen in two arms is contaminated: left out of both, or kept in the arm seen first, as the plan says.
 * Testers (``assignment.overrides``) are left out.
-* Rows that repeat another in every column are one event, logged twice (``duplicates="keep"`` counts them all, and
-  spares the memory that finding them takes).
+* Nothing at or after ``now`` counts.  The data reach to the end, to ``now`` or to the last event, whichever is first,
+  and a unit counts for a metric where its follow-up (``window``, days of retention) was over by then.
+* Rows are one event where they have an equal id (``columns.event_id``); without ids every row is an event, as one can
+  see two lists in the same second.  ``duplicates="drop"``: rows that are equal in every column are one event.
 * Where ``cluster`` is named, its ids are what is independent: values are summed over each cluster, means become ratios
   over the cluster's number of units, and a cluster seen in two arms is contaminated.
 * Zones are converted; a column without one is UTC, unless the other table names zones.
-* Missing ids, times and arms, arms that are not planned, values that are no finite number, and more of ``ctr``'s events
-  than of what they are counted per are refused.
+* More clicks than impressions of a unit (``ctr``) count as many as its impressions.  To leave the unit out would choose
+  units by their outcome; the smaller of the two numbers is a metric like any, the same in every arm.  Where more than
+  ``MOST_OVER`` of an arm's units are like that the log is broken, and refused.
+* Missing ids, times and arms, arms that are not planned, and values that are no finite number are refused.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
 from suisen.data.durations import duration, spelt
-from suisen.data.times import PER_SECOND, parse_times
 from suisen.errors import InputError
+from suisen.experiments.clock import clocked, same_clock
 from suisen.experiments.covariates import PAST, columns_of, with_past
-from suisen.experiments.families import EVENT, SINCE, TIME, UNIT, Tally
+from suisen.experiments.families import ARM, DAY, EVENT, SINCE, TIME, UNIT, Metric, Tally
 from suisen.experiments.metrics import Window, finish, sql_aggregates, tallies, visits
 from suisen.experiments.plan import Plan
 from suisen.experiments.tally import (
@@ -42,11 +46,16 @@ from suisen.experiments.tally import (
 )
 
 Frame = pl.DataFrame | pl.LazyFrame
-ARM, USER = "arm", "user"
+Duplicates = Literal["auto", "drop", "keep"]
+"""auto: rows with an equal id (``columns.event_id``) are one event, all others count; drop: where the plan names no id,
+rows that are equal in every column are one event, too; keep: every row counts."""
+USER = "user"
 MIN_USERS, SAME_ARM = 20, 0.95
 """Users with several units, and their share in one arm, from which units are taken for clustered."""
-ZONED = r"([Zz]|[+-]\d{2}(:?\d{2})?)\s*$"
-"""How a written time ends that names its zone; a bare date ends like an offset and has no colon before."""
+MOST_OVER = 0.01
+"""Share of an arm's units with more clicks than impressions above which the log is refused."""
+SHORT = 0.1
+"""Share of ``pre`` that may be missing before the first exposure without a word."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +72,16 @@ class Units:
     """What was left out or changed, with its count."""
     last: int | None = None
     """The latest event or exposure, microseconds."""
+    horizon: int | None = None
+    """The first moment that was not seen: the earliest of the end, ``now`` and what follows the last event."""
     warnings: tuple[str, ...] = ()
     """What the tests assume and the data contradict."""
     repeated: int | None = None
     """Events left out because they repeat another; None: not looked for."""
+    events: int = 0
+    """Events of the units, repeated ones included."""
+    immature: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Metric → arm → units whose follow-up is not over, which do not count for it."""
 
     def counts(self) -> dict[str, int]:
         """Units by arm."""
@@ -80,14 +95,16 @@ def units(
     plan: Plan,
     *,
     pre: Frame | None = None,
-    duplicates: Literal["drop", "keep"] = "drop",
+    duplicates: Duplicates = "auto",
     cluster: str = "",
     cut: bool = False,
+    now: int | None = None,
 ) -> Units:
     """One row per unit.
 
     ``pre``: events before the experiment, where ``events`` does not hold them.  ``cut``: the first events may answer
-    what was shown before, so that single units may have more clicks than impressions.
+    what was shown before, so that single units may have more clicks than impressions.  ``now``: the first moment of
+    which nothing is known (microseconds), for a look at data that go on.
 
     ``cluster``: a column of the exposures whose ids hold units that are not independent of each other, like the user
     of sessions; it is then the cluster that is one row.  Lazy frames are read as a stream.  Raises InputError for what
@@ -98,28 +115,70 @@ def units(
     names = _names(exposures, "exposures", wanted)
     other = [USER] if plan.unit != USER and USER in exposures.lazy().collect_schema() else []
     notes: list[str] = []
-    exposed, zone = _clocked("exposures", exposures.lazy().select(list(dict.fromkeys([*names, *other]))), plan)
-    who, contaminated, seen = _exposed(exposed, plan, [*extra, *other], notes)
+    exposed, zone = clocked("exposures", exposures.lazy().select(list(dict.fromkeys([*names, *other]))), plan)
+    plan = until(plan, now)
+    who, contaminated, seen = _exposed(exposed, plan, [*extra, *other], notes, now)
     joined = _joined(events, pre, plan, who, zone)
-    frame, last, again = _measured(joined, who, plan, notes, drop=duplicates == "drop")
-    refuse_more_than_shown(frame, plan, cut=cut)
-    horizon = plan.ends if plan.ends is not None else last
-    frame, said = finish(frame, plan, horizon)
+    frame, log, again = _measured(joined, who, plan, notes, _key(plan, duplicates), now)
+    frame = no_more_than_shown(frame, plan, notes, cut=cut)
+    horizon = _horizon(log, who, plan)
+    frame, said, immature = finish(frame, plan, horizon)
+    notes += said if cut else [*_short_past(log, who, plan), *said]
     warnings: tuple[str, ...] = ()
     if cluster:
-        frame, mixed = _by_cluster(frame, plan, cluster, said)
+        frame, mixed = _by_cluster(frame, plan, cluster, notes)
         contaminated += mixed
     elif other:
         warnings = _alike(frame, plan)
-    return Units(frame, contaminated, seen, tuple(notes + said), last, warnings, again)
+    last = max(value for value in (log.last, who[SINCE].max()) if isinstance(value, int))
+    total = log.events + (again or 0)
+    return Units(frame, contaminated, seen, tuple(notes), last, horizon, warnings, again, total, immature)
+
+
+def until(plan: Plan, now: int | None) -> Plan:
+    """The plan, ending ``now`` where that is before its end.  Raises InputError for a moment before the start."""
+    if now is None or (plan.ends is not None and plan.ends <= now):
+        return plan
+    if plan.starts is not None and now <= plan.starts:
+        raise InputError(f"now = {spelt(now)} is not after start = {plan.start}; there is nothing to look at yet")
+    return replace(plan, end=spelt(now))
 
 
 def events_of(
-    found: Units, events: Frame, plan: Plan, *, pre: Frame | None = None, duplicates: Literal["drop", "keep"] = "drop"
+    found: Units, events: Frame, plan: Plan, *, pre: Frame | None = None, duplicates: Duplicates = "auto"
 ) -> pl.LazyFrame:
     """The events of units that ``units`` found, each with UNIT, TIME, SINCE, EVENT and ROW (its place in the frame)."""
-    joined = _joined(events, pre, plan, found.frame)
-    return once(joined) if duplicates == "drop" and found.repeated != 0 else joined
+    joined, key = _joined(events, pre, plan, found.frame), _key(plan, duplicates)
+    return joined if key is None or found.repeated == 0 else once(joined, key)
+
+
+def _key(plan: Plan, duplicates: Duplicates) -> Sequence[str] | None:
+    """Columns in which rows of one event are equal, the id last; empty: all of them; None: each row is an event."""
+    if plan.columns.event_id and duplicates != "keep":
+        return UNIT, EVENT, plan.columns.event_id
+    return () if duplicates == "drop" else None
+
+
+def _horizon(log: Tallied, who: pl.DataFrame, plan: Plan) -> int:
+    """``Units.horizon``.  A log of dates alone reaches to the end of its last day; without events, exposures say."""
+    timed = log.counts["__timed"] or log.last is None
+    last = int(who[SINCE].max()) if log.last is None else log.last  # type: ignore[arg-type]
+    reached = last + (1 if timed else DAY)
+    return reached if plan.ends is None else min(reached, plan.ends)
+
+
+def _short_past(log: Tallied, who: pl.DataFrame, plan: Plan) -> list[str]:
+    """Whether the log begins too late for the covariates of the first units, in words."""
+    since, pre = who[SINCE], duration("pre", plan.pre)
+    if log.first is None or not any(metric.covariate for metric in with_past(plan).metrics.values()):
+        return []
+    if log.first - (int(since.min()) - pre) <= SHORT * pre:  # type: ignore[arg-type]
+        return []
+    few = int((since - pre < log.first).sum())
+    return [
+        f"covariates: the log begins at {spelt(log.first)}, less than pre = {plan.pre} before the exposure of {few:,} "
+        "units, whose covariates hold what there is and explain less"
+    ]
 
 
 # -- exposures --------------------------------------------------------------------------------------------------------
@@ -135,7 +194,7 @@ def _names(frame: Frame, table: str, names: Sequence[str]) -> list[str]:
 
 
 def _exposed(
-    exposures: pl.LazyFrame, plan: Plan, extra: Sequence[str], notes: list[str]
+    exposures: pl.LazyFrame, plan: Plan, extra: Sequence[str], notes: list[str], now: int | None
 ) -> tuple[pl.DataFrame, int, int]:
     """(units, contaminated, all seen): one row per unit with UNIT, arm, SINCE, and the extra columns as text."""
     extra = list(dict.fromkeys(extra))
@@ -155,7 +214,7 @@ def _exposed(
             f"exposures: arm {unknown_arms[0]!r} is not in the plan ({', '.join(plan.arms)}); leave its rows out or "
             "plan it"
         )
-    table = _inside(table, plan, notes)
+    table = _inside(_before(table, now, notes), plan, notes)
     if plan.assignment.overrides:
         testers = table[UNIT].cast(pl.String).is_in(list(plan.assignment.overrides))
         if testers.any():
@@ -176,6 +235,16 @@ def _exposed(
         if plan.contamination == "drop":
             once = once.filter(pl.col("__arms") == 1)
     return once.drop("__arms"), mixed, seen
+
+
+def _before(table: pl.DataFrame, now: int | None, notes: list[str]) -> pl.DataFrame:
+    """The exposures before ``now``."""
+    kept = table if now is None else table.filter(pl.col(TIME) < now)
+    if now is not None and kept.height < table.height:
+        if not kept.height:
+            raise InputError(f"exposures: none of {table.height:,} is before now = {spelt(now)}; mend it or wait")
+        notes.append(f"{table.height - kept.height:,} exposures at or after now ({spelt(now)}) do not count")
+    return kept
 
 
 def _inside(table: pl.DataFrame, plan: Plan, notes: list[str]) -> pl.DataFrame:
@@ -214,7 +283,8 @@ def _by_cluster(frame: pl.DataFrame, plan: Plan, cluster: str, said: list[str]) 
         counted = pl.col(f"{name}__y").is_not_null()
         for part, whole in (("y", "d"), ("x", "w")):
             if f"{name}__{part}" in frame.columns:
-                made.append(pl.col(f"{name}__{part}").filter(counted).sum())
+                total = pl.col(f"{name}__{part}").filter(counted).sum()
+                made.append(pl.when(counted.any()).then(total) if part == "y" else total)
                 has = f"{name}__{whole}" in frame.columns
                 over = pl.col(f"{name}__{whole}").filter(counted).sum() if has else counted.sum().cast(pl.Float64)
                 made.append(over.alias(f"{name}__{whole}"))
@@ -244,70 +314,6 @@ def _alike(frame: pl.DataFrame, plan: Plan) -> tuple[str, ...]:
     )
 
 
-# -- times ------------------------------------------------------------------------------------------------------------
-
-
-def _clocked(where: str, frame: pl.LazyFrame, plan: Plan) -> tuple[pl.LazyFrame, bool | None]:
-    """The frame with TIME in microseconds UTC; whether its column names a zone (numbers: None)."""
-    name = plan.columns.time
-    dtype = frame.collect_schema()[name]
-    if isinstance(dtype, pl.Datetime):
-        micros = pl.col(name).dt.cast_time_unit("us").cast(pl.Int64)
-        return frame.with_columns(micros.alias(TIME)), dtype.time_zone is not None
-    if dtype == pl.Date:
-        return frame.with_columns(pl.col(name).cast(pl.Datetime("us")).cast(pl.Int64).alias(TIME)), False
-    if dtype.is_integer() and (factor := _unit_of(frame, name)) is not None:
-        micros = pl.col(name).cast(pl.Int64)
-        return frame.with_columns((micros * factor if factor >= 1 else micros // 1000).cast(pl.Int64).alias(TIME)), None
-    table = frame.collect(engine="streaming")
-    zone = _zone_of_text(where, table[name]) if dtype == pl.String else None
-    times = parse_times(name, table[name])
-    for reason, rows in times.faults:
-        if rows.any():
-            first = table[name].filter(rows)[0]
-            raise InputError(f"{where}: {name!r} {reason} in {rows.sum():,} rows (first: {first!r}); mend or leave out")
-    return table.with_columns(times.values.alias(TIME)).lazy(), zone
-
-
-def _unit_of(frame: pl.LazyFrame, name: str) -> int | float | None:
-    """Microseconds in one of a whole-number column, found without holding it; None: a row is no time."""
-    column = pl.col(name)
-    facts = frame.select(
-        column.null_count().alias("missing"), column.min().alias("least"), column.median().alias("middle"),
-        column.max().alias("most"),
-    ).collect(engine="streaming").row(0, named=True)  # fmt: skip
-    if facts["missing"] or facts["least"] is None or facts["least"] < 0:
-        return None
-    middle = int(facts["middle"])
-    micros = parse_times(name, pl.Series(name, [middle, int(facts["most"]), middle]))
-    if micros.values.null_count():
-        return None
-    read = micros.values[0]
-    return next(
-        (10**6 / per if per > 10**6 else 10**6 // per for per in PER_SECOND.values() if read == middle * 10**6 // per),
-        None,
-    )
-
-
-def _zone_of_text(where: str, values: pl.Series) -> bool | None:
-    timed = values.str.contains(":")
-    zoned = values.str.contains(ZONED) & timed
-    with_zone, without = int(zoned.sum()), int((timed & ~zoned).sum())
-    if with_zone and without:
-        raise InputError(
-            f"{where}: {values.name!r} names a zone in {with_zone:,} rows and none in {without:,}; write all alike"
-        )
-    return with_zone > 0 if with_zone or without else None
-
-
-def _same_clock(where: str, ours: bool | None, theirs: bool | None) -> None:
-    if ours is not None and theirs is not None and ours != theirs:
-        named, bare = (where, "exposures") if ours else ("exposures", where)
-        raise InputError(
-            f"times of {named} name a zone and times of {bare} none, so they cannot be compared; write both in UTC"
-        )
-
-
 # -- events -----------------------------------------------------------------------------------------------------------
 
 
@@ -318,19 +324,21 @@ def _events(where: str, events: Frame, plan: Plan, zone: bool | None) -> pl.Lazy
     wanted = [plan.unit, plan.columns.time]
     if any(metric.event_type is not None for metric in metrics):
         wanted.append(plan.columns.event)
+    if plan.columns.event_id:
+        wanted.append(plan.columns.event_id)
     if any(metric.family.reads_value for metric in metrics):
         wanted.append(plan.columns.value)
         if plan.columns.value in known and not known[plan.columns.value].is_numeric():
             raise InputError(f"{where}: {plan.columns.value!r} holds {known[plan.columns.value]}; give numbers")
     _names(events, where, wanted)
-    frame, clock = _clocked(where, events.lazy(), plan)
-    _same_clock(where, clock, zone)
+    frame, clock = clocked(where, events.lazy(), plan)
+    same_clock(where, clock, zone)
     event = pl.col(plan.columns.event).cast(pl.String) if plan.columns.event in known else pl.lit(None, pl.String)
     return frame.with_columns(pl.col(plan.unit).alias(UNIT), event.alias(EVENT))
 
 
 def _joined(events: Frame, pre: Frame | None, plan: Plan, who: pl.DataFrame, zone: bool | None = None) -> pl.LazyFrame:
-    """Every event of an exposed unit, with the unit's first exposure; ``zone``: as ``_clocked`` says of exposures."""
+    """Every event of an exposed unit, with the unit's first exposure; ``zone``: as ``clocked`` says of exposures."""
     ours = who.schema[UNIT]
     parts = []
     for where, frame in (("events", events), ("pre", pre)):
@@ -348,32 +356,29 @@ def _joined(events: Frame, pre: Frame | None, plan: Plan, who: pl.DataFrame, zon
 
 
 def _measured(
-    joined: pl.LazyFrame, who: pl.DataFrame, plan: Plan, notes: list[str], *, drop: bool
-) -> tuple[pl.DataFrame, int, int | None]:
-    """The units with their values (0 without events), the latest moment, and how many events were left out."""
+    joined: pl.LazyFrame, who: pl.DataFrame, plan: Plan, notes: list[str], key: Sequence[str] | None, now: int | None
+) -> tuple[pl.DataFrame, Tallied, int | None]:
+    """The units with their values (0 without events), what the pass found, and how many events were left out."""
     window, places = Window(plan.ends, duration("pre", plan.pre)), Places(pl.col(ROW), who.height)
     several, plan = any(metric.covariates for metric in plan.metrics.values()), with_past(plan)
     sums = [each for name, metric in plan.metrics.items() for each in tallies(name, metric, plan.columns, window)]
     sums += [Tally(window.before(), name=PAST)] if several else []
     counts = _checks(plan, window)
-    found = tallied(joined, places, sums, counts, hashed=drop)
-    left = 0 if drop else None
-    if drop:
-        joined, left = without_repeats(joined, repeated(found.hashes))
+    found, left = tallied(joined, places, sums, counts, key=key, now=now), None
+    if key is not None:
+        joined, left = without_repeats(joined, repeated(found.hashes), key)
         found.hashes.clear()
     if left:
-        notes.append(f"{left:,} events repeat another in every column and count once")
-        found = tallied(joined, places, sums, counts)
-    _judge(found, plan, notes)
+        notes.append(f"{left:,} events repeat another in {f'its {key[-1]}' if key else 'every column'} and count once")
+        found = tallied(joined, places, sums, counts, now=now)
+    _judge(found, plan, notes, "the end" if now is None or plan.ends != now else "now")
     values = found.sums | _ungrouped(joined, places, found.events, plan)
     columns = [
         pl.Series(name, values.pop(name).astype(np.float64, copy=False))
         for names in (*({f"{metric}__{part}" for part in "ydxw"} for metric in plan.metrics), {PAST})
         for name in [each for each in values if each in names]
     ]
-    frame = who.with_columns(columns)
-    last = max(value for value in (found.last, who[SINCE].max()) if isinstance(value, int))
-    return frame, last, left
+    return who.with_columns(columns), found, left
 
 
 def _ungrouped(joined: pl.LazyFrame, places: Places, total: int, plan: Plan) -> dict[str, Array]:
@@ -398,8 +403,10 @@ def _ungrouped(joined: pl.LazyFrame, places: Places, total: int, plan: Plan) -> 
 
 
 def _checks(plan: Plan, window: Window) -> dict[str, pl.Expr]:
-    """Events at or after the end, and those whose value is no number or negative, by metric that reads it."""
-    out = {"__late": pl.col(TIME) >= plan.ends} if plan.ends is not None else {}
+    """Events at a time of the day, at or after the end, and of no value or a negative one, by metric that reads it."""
+    out = {"__timed": pl.col(TIME) % DAY != 0}
+    if plan.ends is not None:
+        out["__late"] = pl.col(TIME) >= plan.ends
     for name, metric in plan.metrics.items():
         if metric.family.reads_value:
             taken = (pl.col(EVENT) == metric.event_type) & (window.during(metric) | window.before())
@@ -409,7 +416,7 @@ def _checks(plan: Plan, window: Window) -> dict[str, pl.Expr]:
     return out
 
 
-def _judge(found: Tallied, plan: Plan, notes: list[str]) -> None:
+def _judge(found: Tallied, plan: Plan, notes: list[str], end: str) -> None:
     for name, metric in plan.metrics.items():
         if not metric.family.reads_value:
             continue
@@ -422,23 +429,40 @@ def _judge(found: Tallied, plan: Plan, notes: list[str]) -> None:
         if negative:
             notes.append(f"{name}: {negative:,} negative values are counted as they are, as refunds")
     if late := found.counts.get("__late"):
-        notes.append(f"{late:,} events at or after the end do not count")
+        notes.append(f"{late:,} events at or after {end} do not count")
 
 
-def refuse_more_than_shown(frame: pl.DataFrame, plan: Plan, *, cut: bool = False) -> None:
-    """More clicks than impressions of a unit (``cut``: of all units together), or an arm without any impression."""
+def no_more_than_shown(frame: pl.DataFrame, plan: Plan, notes: list[str], *, cut: bool = False) -> pl.DataFrame:
+    """Clicks of a unit are at most its impressions; ``cut``: they may be more, but not those of an arm together.
+
+    Raises InputError for more than ``MOST_OVER`` of an arm's units with too many, and an arm without any impression.
+    """
     for name, metric in plan.metrics.items():
         if not metric.family.bounded:
             continue
         y, d = pl.col(f"{name}__y"), pl.col(f"{name}__d")
-        over = frame.filter((y > d) & (pl.lit(not cut) | (y.sum() > d.sum())))
-        if over.height:
-            first = over.row(0, named=True)
-            raise InputError(
-                f"metric {name!r}: {over.height:,} units have more {metric.event_type!r} than {metric.per!r} events "
-                f"(first: {first[UNIT]!r}, {first[f'{name}__y']:g} to {first[f'{name}__d']:g}); log every one, or make "
-                "it a ratio of two counts"
-            )
-        for arm, shown in frame.group_by(ARM).agg(d.sum()).sort(ARM).iter_rows():
+        arms = frame.group_by(ARM).agg(y.sum(), d.sum(), (y > d).sum().alias("over"), pl.len().alias("units")).sort(ARM)
+        if arms.filter(y > d if cut else pl.col("over") > MOST_OVER * pl.col("units")).height:
+            raise InputError(_over(frame, name, metric))
+        for arm, shown in arms.select(ARM, d).iter_rows():
             if shown == 0:
                 raise InputError(f"metric {name!r}: arm {arm!r} has no {metric.per!r} events; log them or mend 'per'")
+        if arms["over"].sum() and not cut:
+            some = ", ".join(f"{count:,} of {arm}" for arm, count in arms.select(ARM, "over").iter_rows())
+            notes.append(
+                f"{name}: units with more {metric.event_type!r} than {metric.per!r} events ({some}) count as many"
+            )
+            frame = frame.with_columns(pl.min_horizontal(y, d).alias(f"{name}__y"))
+    return frame
+
+
+def _over(frame: pl.DataFrame, name: str, metric: Metric) -> str:
+    """Which units have more clicks than impressions, in words."""
+    over = frame.filter(pl.col(f"{name}__y") > pl.col(f"{name}__d"))
+    first = over.row(0, named=True)
+    return (
+        f"metric {name!r}: {over.height:,} units have more {metric.event_type!r} than {metric.per!r} events "
+        f"(first: {first[UNIT]!r}, {first[f'{name}__y']:g} to {first[f'{name}__d']:g}), "
+        f"{100 * over.height / frame.height:.2g} % of all and more than {100 * MOST_OVER:g} % of an arm; log each one, "
+        "or make it a ratio of two counts"
+    )

@@ -5,6 +5,9 @@ from suisen.experiments.result import Equality, Estimated, Guard, Range, Result,
 EQUAL: dict[State, str] = {"holds": "equal", "fails": "NOT EQUAL", "undecided": "not shown to be equal"}
 """State of an equality → what is said of it."""
 
+REPEATED = 0.01
+"""Share of the events that were left out as repeated above which the verdict says so."""
+
 
 def verdict(result: Result) -> str:
     """One sentence.  A sample ratio mismatch, or a primary metric without variance, gives none."""
@@ -27,6 +30,8 @@ def verdict(result: Result) -> str:
         _guardrails(result),
         _equalities(result),
         _sample(result),
+        _waiting(result),
+        _repeated(result),
         result.ratio.doubt,
         _warned(primary),
     ]
@@ -136,6 +141,19 @@ def _sample(result: Result) -> str:
     if look.fraction is None:
         return "sample ratio as planned, but neither sample nor end was"
     return "sample as planned" if look.reached else f"sample ratio as planned, {look.said}"
+
+
+def _waiting(result: Result) -> str:
+    """Promises of the plan about metrics that nothing can be said of yet."""
+    known = {each.metric for each in result.estimates}
+    names = [name for name in (*result.plan.guardrails, *result.plan.equivalence) if name not in known]
+    return f"{', '.join(names)} CANNOT BE JUDGED yet" if names else ""
+
+
+def _repeated(result: Result) -> str:
+    if result.repeated <= REPEATED * result.events:
+        return ""
+    return f"{100 * result.repeated / result.events:.2g} % of the events were left out as repeated"
 
 
 def _warned(primary: tuple[Estimated, ...]) -> str:
