@@ -14,7 +14,6 @@ from suisen.experiments.comparing import ARM, Comparing, corrected, with_stratum
 from suisen.experiments.covariates import combined
 from suisen.experiments.daily import by_day
 from suisen.experiments.earlier import Moment, by_reading, by_summing, moments_of, summable
-from suisen.experiments.families import DAY
 from suisen.experiments.frozen import Frozen
 from suisen.experiments.looks import look_of
 from suisen.experiments.metrics import transformed
@@ -122,7 +121,8 @@ def analyze_units(
     given = options or AnalysisOptions()
     known = found if isinstance(found, Units) else _units_of(found, plan)
     ratio = sample_ratio(known.counts(), plan.arms, threshold=plan.srm_threshold)
-    look, times = look_of(plan, valued(known.frame, plan.primary), _now(given, known, plan))
+    now = known.last if given.looked_at is None else given.looked_at
+    look, times = look_of(plan, valued(known.frame, plan.primary), now)
     comparing = Comparing(known.frame, plan, look, times, given.comparison)
     looking = plan.sequential
     if times and looking is not None:
@@ -161,13 +161,6 @@ def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:
 def valued(frame: pl.DataFrame, name: str) -> int:
     """Units that have a value of a metric: those that are not followed for long enough are no part of a sample yet."""
     return int(frame[f"{name}__y"].count())
-
-
-def _now(given: AnalysisOptions, known: Units, plan: Plan) -> int | None:
-    """The moment of the look; the last event, where time is what was planned and the data stop a day or more before."""
-    now, last = given.looked_at, known.last
-    stops = now is not None and last is not None and plan.sample is None and now - last >= DAY
-    return last if now is None or stops else now
 
 
 def _doubts(known: Units, ratio: Ratio) -> list[str]:

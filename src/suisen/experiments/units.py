@@ -122,6 +122,8 @@ def units(
     frame, log, again = _measured(joined, who, plan, notes, _key(plan, duplicates), now)
     frame = no_more_than_shown(frame, plan, notes, cut=cut)
     horizon = _horizon(log, who, plan)
+    if now is not None and min(now, plan.ends or now) - horizon >= DAY:
+        notes.append(f"the data stop at {spelt(horizon - 1)}, before now: what came later is missing, and no 0")
     frame, said, immature = finish(frame, plan, horizon)
     notes += said if cut else [*_short_past(log, who, plan), *said]
     warnings: tuple[str, ...] = ()
