@@ -284,11 +284,12 @@ def _cumulative(stood: Iterable[Moment], plan: Plan, given: AnalysisOptions) -> 
         counts = Units(then.frame).counts()
         if min(counts.get(arm, 0) for arm in plan.arms) < 2:
             continue
-        look, times = look_of(plan, valued(then.frame, plan.primary), then.until)
+        n = valued(then.frame, plan.primary)
+        look, times = look_of(plan, n, then.until)
         comparing = Comparing(then.frame, then.plan, look, times, given.comparison)
         try:
             estimates = comparing.estimated(plan.primary, "primary")
         except InputError:  # too early for the metric
             continue
-        out += [Cumulative(then.until, each.arm, then.frame.height, each.effect) for each in estimates]
+        out += [Cumulative(then.until, each.arm, n, each.effect) for each in estimates]
     return tuple(out)
