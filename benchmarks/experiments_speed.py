@@ -32,11 +32,11 @@ PEERS = (
     ["polars==2.1.0"],
 )
 OURS: dict[str, dict[str, Any]] = {
-    "suisen": {"daily": False, "duplicates": "keep"},
-    "suisen, by day": {"duplicates": "keep"},
-    "suisen, all": {},
+    "suisen": {"daily": False},
+    "suisen, by day": {},
+    "suisen, all": {"duplicates": "drop"},
 }
-"""What the peers do; with the effect by day beside it; and with repeated events taken out, which is the default."""
+"""What the peers do; with the effect by day beside it, which is the default; and with repeated events taken out."""
 THEIRS = ("ibis", "polars-frame", "pandas-frame", "pandas")
 SIDES = (*OURS, *THEIRS)
 TOLERANCE = 1e-6

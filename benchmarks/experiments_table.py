@@ -9,8 +9,8 @@ from common import median
 Record = dict[str, Any]
 OURS = "suisen"
 NAMES = {
-    "suisen": "Suisen, as the peers", "suisen, by day": "Suisen, and the effect by day",
-    "suisen, all": "Suisen, by day and without repeated events (the default)",
+    "suisen": "Suisen, as the peers", "suisen, by day": "Suisen, and the effect by day (the default)",
+    "suisen, all": "Suisen, by day and without repeated events",
     "ibis": "tea-tasting, Ibis + DuckDB", "polars-frame": "tea-tasting, Polars frame",
     "pandas-frame": "tea-tasting, pandas frame", "pandas": "pandas + SciPy",
 }  # fmt: skip
