@@ -238,6 +238,9 @@ def test_the_command_on_the_page_repeats_the_analysis(files, tmp_path):
     assert again[0] == "suisen"
     second = json.loads(call(*again[1:], "--json").stdout)
     assert second["result"] == json.loads(first)["result"]
+    asked = call(*analyze_words(files, path, tmp_path / "b"), "--moments", "0", "--duplicates", "drop", "--json").stdout
+    assert "--duplicates drop" in json.loads(asked)["about"]["command"]
+    assert json.loads(asked)["result"]["repeated"] == 0
     line = refused(*analyze_words(files, path, out))
     assert "is not empty; give another --out, or pass --overwrite" in line
     assert "--overwrite" in line

@@ -228,6 +228,17 @@ def test_days_that_have_not_come_have_no_rows():
     assert all(int(each.late.split("-")[1]) < 6 for each in found.trends)
 
 
+def test_the_end_of_a_window_is_no_effect_that_wears_off():
+    rng = np.random.default_rng(5)
+    log = [
+        (i, day * DAY + HOUR, "x") for i in range(900) for day in range(8) for _ in range(1 + rng.poisson(1 + i % 2))
+    ]
+    shown = [(i, ARMS[i % 2], 0) for i in range(900)]
+    found = analyze(*tables(shown, log), plan({"n": {"kind": "count", "window": "2d"}}))
+    assert [day.day for day in found.days] == [0, 1]
+    assert [(each.early, each.late, each.change.p > 0.01) for each in found.trends] == [("0-0", "1-1", True)]
+
+
 def test_a_sample_is_of_those_who_were_followed():
     shown, log = buyers(2000)
     found = analyze(shown, log, plan(WEEK, sample=2000), options=replace(QUIET, now="2024-05-09"))
@@ -292,7 +303,7 @@ def test_an_end_moved_beyond_the_data_changes_nothing(exposed, happened, further
 
 
 @given(EXPOSED, HAPPENED)
-@settings(max_examples=40)
+@settings(max_examples=15)
 def test_whoever_counts_now_has_the_same_value_a_day_later(exposed, happened):
     """The value of a window that is over does not depend on when it is looked at."""
     shown, log = drawn(exposed, happened)

@@ -7,7 +7,7 @@ import pytest
 
 from suisen.errors import InputError
 from suisen.experiments.frozen import Change, changes, freeze, frozen_path, moving, read_frozen
-from suisen.experiments.plan import Plan, load
+from suisen.experiments.plan import Plan, fingerprint_of, load
 
 TOML = 'name = "x"\nprimary = "m"\nalpha = 0.05\n[arms]\ncontrol = 0.5\na = 0.3\nb = 0.2\n[metrics.m]\nkind = "count"\n'
 START = datetime(2024, 5, 1, tzinfo=UTC)
@@ -102,6 +102,16 @@ def test_a_frozen_plan_that_was_edited_is_refused(path):
     place.write_text(json.dumps(made), encoding="utf-8")
     with pytest.raises(InputError, match=r"x.frozen.json was edited after it was frozen: its hash is \w+…, not \w+…"):
         read_frozen(place)
+
+
+def test_a_plan_frozen_before_a_field_was_known_has_not_changed(path):
+    freeze(path, at=START)
+    place = frozen_path(path)
+    made = json.loads(place.read_text(encoding="utf-8"))
+    del made["plan"]["columns"]["event_id"]
+    made["fingerprint"] = fingerprint_of(made["plan"])
+    place.write_text(json.dumps(made), encoding="utf-8")
+    assert read_frozen(place).changes(load(path)) == ()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"plan": 5, "fingerprint": "", "frozen_at": ""}', "\udcff"])

@@ -260,3 +260,26 @@ def test_times_that_are_none_are_refused(events):
     broken = events.with_columns(pl.when(pl.col("user") > 5).then(pl.col("time")))
     with pytest.raises(InputError, match=r"events: 'time' is missing in \d+ rows"):
         size(plan({"kind": "ctr"}), broken)
+
+
+def test_who_was_not_followed_is_no_unit_and_shorter_runs_are_not_tried(events):
+    windowed = plan({"kind": "conversion", "window": "7d"}, mde=0.5)
+    found = size(windowed, events)
+    assert min(run.days for run in found.runs) > 7
+    (run,) = size(windowed, events, days=[14]).runs
+    first = last(events, 14).group_by("user").agg(since=pl.col("time").cast(pl.Int64).min())
+    followed = first.filter(pl.col("since") + 7 * DAY <= END)
+    assert 0 < followed.height < first.height
+    assert run.units == followed.height
+    bought = events.filter(event="purchase").join(followed, on="user").filter(
+        pl.col("time").cast(pl.Int64).is_between("since", pl.col("since") + 7 * DAY, closed="left")
+    )  # fmt: skip
+    assert run.baseline.value == pytest.approx(bought["user"].n_unique() / followed.height)
+    with pytest.raises(InputError, match="metric 'm' needs 7 days after exposure"):
+        size(windowed, events, days=[5])
+
+
+def test_the_order_of_the_events_changes_no_digit(events):
+    made = plan({"kind": "ctr", "covariate": True})
+    one, other = (size(made, each, days=[7, 9]) for each in (events, events.sample(fraction=1, shuffle=True, seed=1)))
+    assert one.runs == other.runs

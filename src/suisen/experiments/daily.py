@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from suisen.data.durations import duration
 from suisen.experiments.comparing import ARM
 from suisen.experiments.families import DAY, SINCE, TIME
 from suisen.experiments.means import Cuped, compare, estimate
@@ -37,6 +38,8 @@ def by_day(joined: pl.LazyFrame, found: Units, plan: Plan) -> tuple[tuple[Day, .
     if not metric.family.by_day or metric.quantile is not None or horizon is None:
         return (), ()
     seen = ((horizon - found.frame[SINCE]) // DAY).to_numpy()
+    if metric.window:  # later days hold nothing, which is no effect that wears off
+        seen = np.minimum(seen, max(duration("window", metric.window) // DAY, 1))
     length = int(min(MOST, max(seen.max(initial=0), 0)))
     if not length:
         return (), ()

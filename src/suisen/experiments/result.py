@@ -356,4 +356,4 @@ def _row(each: Estimated) -> dict[str, object]:
     out |= {"rho": each.rho, "superiority": None if each.ranks is None else each.ranks.superiority}
     out |= {"guardrail": None if each.guard is None else each.guard.state}
     out |= {"equality": None if each.equality is None else each.equality.state, "warnings": "; ".join(each.warnings)}
-    return out
+    return out | {"immature_control": each.immature[0], "immature_treatment": each.immature[1]}

@@ -45,7 +45,7 @@ class Run:
 
     days: int
     units: int
-    """Units in all arms together."""
+    """Units with a value of the primary metric (followed for as long as it asks), in all arms together."""
     baseline: Baseline
     """The primary metric of a unit after so many days, adjusted by its covariate where the plan says so."""
     needed: float

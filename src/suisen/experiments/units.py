@@ -47,8 +47,8 @@ from suisen.experiments.tally import (
 
 Frame = pl.DataFrame | pl.LazyFrame
 Duplicates = Literal["auto", "drop", "keep"]
-"""auto: rows with an equal id (``columns.event_id``) are one event, all others count; drop: where the plan names no id,
-rows that are equal in every column are one event, too; keep: every row counts."""
+"""auto: rows with an equal id (``columns.event_id``) are one event, and without ids every row is one; drop: without
+ids, rows that are equal in every column are one event; keep: every row is one, whatever its id."""
 USER = "user"
 MIN_USERS, SAME_ARM = 20, 0.95
 """Users with several units, and their share in one arm, from which units are taken for clustered."""
