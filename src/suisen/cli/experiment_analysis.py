@@ -13,6 +13,7 @@ from suisen.errors import InputError, MissingExtra
 from suisen.experiments.frozen import Frozen
 from suisen.experiments.plan import Plan, load
 from suisen.experiments.record import About, Record
+from suisen.files import write_text
 from suisen.pages.experiment import write_report
 from suisen.runs import folder as place
 
@@ -90,8 +91,8 @@ def save(folder: Path, record: Record, plan_file: Path) -> None:
     text = plan_file.read_text(encoding="utf-8-sig")
     place.new_folder(folder, mark=RESULT)
     record.save(folder / RESULT)
-    place.write_text(folder / PLAN, text)
-    place.write_text(folder / MARKDOWN, record.result.markdown())
+    write_text(folder / PLAN, text)
+    write_text(folder / MARKDOWN, record.result.markdown())
     record.result.frame().write_csv(folder / TABLE)
     try:
         write_report(folder / PAGE, record)

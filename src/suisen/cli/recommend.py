@@ -15,6 +15,7 @@ from rich.text import Text
 
 from suisen.cli.options import echo_json, note
 from suisen.errors import InputError
+from suisen.files import replacing
 from suisen.pipeline import Recommender
 from suisen.recommending.answering import Answers
 from suisen.recommending.queries import RawQueries, RecommendOptions
@@ -187,8 +188,6 @@ def _everybody(recommender: Recommender, out: Path, k: int, options: dict[str, A
             yield frame if columns is None else frame.select(columns)
 
     lazy = register_io_source(source, schema=first.schema)
-    aside = out.with_name(f".{out.name}.part")
-    write = lazy.sink_parquet if out.suffix == ".parquet" else lazy.sink_csv
-    write(aside)
-    aside.replace(out)
+    with replacing(out) as part:
+        (lazy.sink_parquet if out.suffix == ".parquet" else lazy.sink_csv)(part)
     click.echo(f"{rows:,} rows in {out}")

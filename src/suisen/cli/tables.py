@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from suisen.errors import InputError
+from suisen.files import replacing
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".parquet", ".jsonl", ".arrow")
 """Files that are read; of these .csv and .parquet are written."""
@@ -68,11 +69,9 @@ def same_ids(unit: str, frames: Mapping[str, pl.LazyFrame]) -> dict[str, pl.Lazy
 
 
 def write_table(place: Path, frame: pl.DataFrame) -> None:
-    """A .csv or .parquet file, aside and then renamed; ``check_table`` came before."""
-    aside = place.with_name(f"{place.name}.part")
-    write = frame.write_parquet if place.suffix.lower() == ".parquet" else frame.write_csv
-    write(aside)
-    aside.replace(place)
+    """A .csv or .parquet file; ``check_table`` came before."""
+    with replacing(place) as part:
+        (frame.write_parquet if place.suffix.lower() == ".parquet" else frame.write_csv)(part)
 
 
 def check_table(field: str, path: str | Path) -> None:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from suisen.cli.options import only, raw_of, with_settings
 from suisen.errors import InputError
 from suisen.evaluation.report import text_table
+from suisen.files import write_text
 from suisen.pipeline import tuning
 from suisen.runs import config as configs
 from suisen.runs import folder as place
@@ -100,7 +101,7 @@ def _run(job: Job, given: dict[str, Any]) -> None:
     if not job.resume:
         tables = {**config.tables(), "tune": values_of(job.settings, configs.settings_in("tune"))}  # all of --resume
         text = configs.written(tables, f"suisen tune --resume {folder.name} goes on")
-        place.write_text(place.new_folder(folder, place.TUNING) / place.TUNING, text)
+        write_text(place.new_folder(folder, place.TUNING) / place.TUNING, text)
     watch = _Watch(job, quiet=given["quiet"])
     with watch.bar:
         options = replace(config.run, callbacks=(watch,))
@@ -121,7 +122,7 @@ def _keep(job: Job, found: tuning.Tuned) -> None:
     """trials.json and, where there is a best trial, best.toml."""
     place.write_json(job.folder / place.TRIALS, [each._asdict() for each in found.trials])
     if found.best is not None:
-        place.write_text(job.folder / place.BEST, _best(job.config, found, found.best))
+        write_text(job.folder / place.BEST, _best(job.config, found, found.best))
 
 
 def _best(config: Config, found: tuning.Tuned, best: tuning.Trial) -> str:

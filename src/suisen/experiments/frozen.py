@@ -8,6 +8,7 @@ from typing import Any
 
 from suisen.errors import InputError
 from suisen.experiments.plan import Plan, fingerprint_of, load
+from suisen.files import write_text
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def freeze(path: Path | str, *, at: datetime | None = None) -> Frozen:
         return kept
     when = (at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     made = {"format": 1, "fingerprint": plan.fingerprint(), "frozen_at": when, "plan": plan.as_dict()}
-    place.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(place, json.dumps(made, indent=2, ensure_ascii=False) + "\n")
     return Frozen(plan, plan.fingerprint(), when)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from suisen.errors import InputError
 from suisen.experiments.result import Result
+from suisen.files import write_text
 
 FORMAT = 1
 
@@ -46,14 +46,12 @@ class Record:
     about: About = field(default_factory=About)
 
     def save(self, path: Path | str) -> None:
-        """As JSON, aside and then renamed.  NaN and infinities are text, as JSON has neither."""
+        """As JSON, whole or not at all.  NaN and infinities are text, as JSON has neither."""
         from pydantic import TypeAdapter
 
         place = Path(path)
         made = {"format": FORMAT, **_written(TypeAdapter(Record).dump_python(self))}
-        aside = place.with_name(f"{place.name}.part")
-        aside.write_text(json.dumps(made, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(aside, place)
+        write_text(place, json.dumps(made, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
     @staticmethod
     def load(path: Path | str) -> "Record":

@@ -13,7 +13,7 @@ from suisen.experiments.result import Estimated, Range, Result, margin_of
 from suisen.pages import charts
 from suisen.pages.charts import Bar, Figure, Point
 from suisen.pages.draw import Colour
-from suisen.pages.render import render, write
+from suisen.pages.render import render
 
 COLOURS: dict[str, Colour] = {"better": "accent", "worse": "bad", "": "muted"}
 """Of a tone."""
@@ -301,7 +301,7 @@ def render_record(record: Record) -> str:
 
 def write_report(path: Path | str, record: Record) -> None:
     """Writes the page.  Raises MissingExtra without the extra ``report``."""
-    write(Path(path), render_record(record))
+    write_text(Path(path), render_record(record))
 
 
 def _parts(result: Result, about: About) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """From a template and its parts to a page: one file that asks the network for nothing."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from suisen.errors import missing_extra
@@ -32,10 +30,3 @@ def render(template: str, parts: Mapping[str, Any], tools: Sequence[Callable[...
     page.filters.update(named, count=lambda value: f"{value:,}")
     style = Svg(asset("colours.css") + asset("report.css"))
     return page.from_string(asset("parts.html") + asset(template)).render(parts, style=style)
-
-
-def write(path: Path, page: str) -> None:
-    """Writes a page aside and renames it, so that a reader never sees half of one."""
-    half = path.with_name(f".{path.name}.half")
-    half.write_text(page, encoding="utf-8")
-    os.replace(half, path)

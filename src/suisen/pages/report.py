@@ -11,9 +11,10 @@ import numpy as np
 
 from suisen.evaluation.metrics import METRICS
 from suisen.evaluation.report import Comparison, Score, interval, number, probability
+from suisen.files import write_text
 from suisen.pages import report_charts as charts
 from suisen.pages.charts import Figure
-from suisen.pages.render import render, write
+from suisen.pages.render import render
 
 if TYPE_CHECKING:
     from suisen.pipeline.funnel import Funnel
@@ -214,7 +215,7 @@ def data_figures(data: DataFacts) -> list[Figure]:
 
 def write_report(path: Path, data: ReportData) -> None:
     """Writes the page.  Raises MissingExtra without the extra ``report``."""
-    write(path, render_report(data))
+    write_text(path, render_report(data))
 
 
 def render_report(data: ReportData) -> str:

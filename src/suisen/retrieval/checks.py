@@ -1,7 +1,5 @@
 """What every index checks, builds and saves in the same way: vectors, searches, files."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from suisen.errors import BundleError, InputError
+from suisen.files import replacing
 from suisen.retrieval.contract import Bools, Description, Excluded, Floats, Ints
 
 MAX_COORDINATE = 1e15
@@ -139,12 +138,3 @@ class StoredVectors:
         if vectors.dtype != np.float32 or vectors.shape != shape:
             raise BundleError(f"{path} holds {vectors.dtype} {vectors.shape}, the description says float32 {shape}")
         self._vectors = np.asarray(vectors)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to, which takes the place of ``path`` at the end: the old file may be mapped, by us or others."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
-    yield part
-    part.replace(path)

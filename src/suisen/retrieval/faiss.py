@@ -18,8 +18,9 @@ import numpy as np
 from pydantic import Field
 
 from suisen.errors import BundleError, InputError
+from suisen.files import replacing
 from suisen.parameters import parameters
-from suisen.retrieval.checks import CheckedSearch, StoredVectors, checked_search, checked_vectors, replacing
+from suisen.retrieval.checks import CheckedSearch, StoredVectors, checked_search, checked_vectors
 from suisen.retrieval.contract import Bools, Description, Excluded, Floats, Ints
 from suisen.retrieval.exact import inner_products, most_scanned, scan
 from suisen.retrieval.select import NONE, Keys, pack, unpack

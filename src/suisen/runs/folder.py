@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from suisen.errors import InputError
+from suisen.files import write_text
 
 CONFIG, METRICS, ENVIRONMENT, CURVES = "config.toml", "metrics.json", "environment.json", "curves.json"
 TUNING, TRIALS, BEST, JOURNAL = "tuning.toml", "trials.json", "best.toml", "study.journal"
@@ -49,15 +50,8 @@ def default_folder(models: str) -> Path:
     return Path("runs", f"{datetime.now():%Y%m%d-%H%M%S}-{models}")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Aside, then renamed."""
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
-
-
 def write_json(path: Path, data: Any) -> None:
-    """Aside, then renamed; NaN and infinities become null, as JSON has neither."""
+    """Whole or not at all; NaN and infinities become null, as JSON has neither."""
     write_text(path, json.dumps(finite(data), ensure_ascii=False, indent=1, allow_nan=False))
 
 

@@ -14,6 +14,7 @@ from suisen.data.ordered import OrderedLog
 from suisen.evaluation import Comparisons, Report, compare, evaluate
 from suisen.evaluation.metrics import facts_needed
 from suisen.evaluation.protocols import DEFAULT, DEFAULT_CLICKS
+from suisen.files import write_text
 from suisen.models import Popularity
 from suisen.pipeline.funnel import Funnel, funnel
 from suisen.pipeline.recommender import Recommender
@@ -65,7 +66,7 @@ def execute(
     read = time.perf_counter()
     environment = place.environment(config.run.threads)
     if not resume:
-        place.write_text(place.new_folder(folder) / place.CONFIG, config.toml())
+        write_text(place.new_folder(folder) / place.CONFIG, config.toml())
     place.write_json(folder / place.ENVIRONMENT, environment)
     options = replace(config.run, checkpoint=folder / place.CHECKPOINTS, resume=resume, callbacks=tuple(callbacks()))
     recommender = config.recommender().fit(split.train, split.valid, options)

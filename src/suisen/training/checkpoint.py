@@ -4,7 +4,6 @@ Loading runs no code: there is no pickle.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from suisen.errors import InputError
+from suisen.files import replacing
 
 TENSOR = "__tensor__"
 """Key of a dict that stands in the JSON for a tensor; its value is the tensor's name in the file."""
@@ -22,14 +22,12 @@ TENSOR = "__tensor__"
 def save_tree(path: Path, tree: Any) -> None:
     """Writes a tree of dicts, lists, plain values and tensors; tuples come back as lists.
 
-    The file is written beside ``path`` and then renamed, so that nobody reads half of one.
+    Nobody reads half of one (``files.replacing``).
     """
     tensors: dict[str, Tensor] = {}
     plain = _strip(tree, tensors)
-    aside = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, aside, metadata={"tree": json.dumps(plain)})
-    os.replace(aside, path)
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"tree": json.dumps(plain)})
 
 
 def load_tree(path: Path) -> Any:
