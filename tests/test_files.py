@@ -23,8 +23,13 @@ def test_a_file_is_replaced_at_the_end_and_its_readers_keep_the_old(tmp_path):
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     path = tmp_path / "a.csv"
     write_text(path, "old")
-    with pytest.raises(ValueError, match="half"), replacing(path) as part:
-        part.write_text("ha", encoding="utf-8")
-        raise ValueError("half")
+    with pytest.raises(OSError, match="full"):
+        _half_written(path)
     assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["a.csv"]
+
+
+def _half_written(path):
+    with replacing(path) as part:
+        part.write_text("ha", encoding="utf-8")
+        raise OSError("full")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to, which takes its place at the end; on an error it is removed and the old stays.
+    """A name beside ``path`` to write to, which takes its place at the end; after an error the old one stays.
 
     Who has the old file open or mapped keeps the old file.
     """

@@ -10,6 +10,7 @@ from suisen.data.durations import spelt
 from suisen.experiments.plan import Plan, Scale
 from suisen.experiments.record import About, Record, Truth
 from suisen.experiments.result import Estimated, Range, Result, margin_of
+from suisen.files import write_text
 from suisen.pages import charts
 from suisen.pages.charts import Bar, Figure, Point
 from suisen.pages.draw import Colour
