@@ -212,7 +212,10 @@ def test_an_analysis_is_said_kept_and_shown_again(files, tmp_path):
     assert pl.read_csv(out / "estimates.csv")["metric"].to_list() == ["ctr", "bought"]
     page = (out / "report.html").read_text()
     assert verdict in page
-    assert "Nothing was changed after" in page
+    for said in (verdict, page):
+        assert "lan frozen at 20" in said  # today, and so
+        assert "after the last event (2024-05-" in said
+    assert "Nothing was changed after" not in page
     (out / "report.html").unlink()
     assert call("experiment", "report", out).stdout.splitlines()[0] == verdict
     assert (out / "report.html").read_text() == page
@@ -244,6 +247,30 @@ def test_the_command_on_the_page_repeats_the_analysis(files, tmp_path):
     line = refused(*analyze_words(files, path, out))
     assert "is not empty; give another --out, or pass --overwrite" in line
     assert "--overwrite" in line
+
+
+def test_looks_are_kept_beside_the_plan_and_spend_what_is_left(files, tmp_path):
+    sequential = 'sample = 400\nsequential = {kind = "group", looks = [0.5, 1.0]}'
+    path = written(tmp_path, more=sequential)
+    exposures = pl.read_csv(files / "exposures.csv", infer_schema=False)
+
+    def seen(units):
+        exposures.head(units).write_csv(tmp_path / "exposures.csv")
+        pl.read_parquet(files / "events.parquet").write_parquet(tmp_path / "events.parquet")
+        words = [*analyze_words(tmp_path, path, tmp_path / "run"), "--moments", "0", "--overwrite"]
+        return call(*words).stdout.splitlines()[0]
+
+    first = seen(200)
+    assert "; look 1 of 2 (50 % of the planned sample), " in first
+    assert seen(200) == first
+    assert "; UNPLANNED LOOK (75 % of the planned sample; planned at 50 %, 100 %), which spends only" in seen(300)
+    assert "; look 2 of 2 (100 % of the planned sample), " in seen(400)
+    looks = json.loads((tmp_path / "plan.looks.json").read_text())["looks"]
+    assert [(one["share"], one["number"]) for one in looks] == [(0.5, 1), (0.75, 1), (1.0, 2)]
+    assert looks[0]["verdict"] == first
+    facts = json.loads((tmp_path / "run" / "result.json").read_text())["result"]
+    assert [one["verdict"] for one in facts["looks"]] == [one["verdict"] for one in looks[:2]]
+    assert "Looks before this one:" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_changed_plan_is_on_the_page(files, tmp_path):
@@ -317,6 +344,9 @@ def test_the_demo_prints_the_truth_beside_the_estimate(shown):
     assert facts["result"]["verdict"] in said
     assert facts["about"]["frozen_at"]
     assert "LOOKED AT EARLY" not in said
+    sample = facts["result"]["plan"]["sample"]
+    assert f"; sample ratio as planned; 600 of {sample:,} planned units ({60_000 / sample:.3g} %) at the end" in said
+    assert facts["result"]["late"] == ""  # frozen before its world began
     assert "true effect" in (out / "analysis" / "report.html").read_text()
 
 

@@ -36,7 +36,8 @@ def test_an_effect_is_found_and_said(result):
     assert first.relative.low < 0.3 < first.relative.high
     assert result.verdict == (
         f"Treatment raises ctr by {100 * first.relative.value:.3g} % [{100 * first.relative.low:.3g}, "
-        f"{100 * first.relative.high:.3g}]; guardrails hold; sample as planned"
+        f"{100 * first.relative.high:.3g}]; guardrails hold; sample ratio as planned; 3,000 of 3,000 planned "
+        "units (100 %)"
     )
     assert result.ratio.holds
     assert [each.role for each in result.estimates] == ["primary", "guardrail", "secondary", "secondary"]

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from suisen.data.durations import moment
 from suisen.errors import InputError
-from suisen.experiments.frozen import Change, changes, freeze, frozen_path, moving, read_frozen
+from suisen.experiments.frozen import Change, Frozen, changes, freeze, frozen_path, moving, read_frozen
 from suisen.experiments.plan import Plan, fingerprint_of, load
 
 TOML = 'name = "x"\nprimary = "m"\nalpha = 0.05\n[arms]\ncontrol = 0.5\na = 0.3\nb = 0.2\n[metrics.m]\nkind = "count"\n'
@@ -125,3 +126,24 @@ def test_what_is_no_frozen_plan_is_refused(path, text):
 def test_a_frozen_plan_that_is_not_there_is_named(path):
     with pytest.raises(InputError, match=r"x.frozen.json does not exist; freeze the plan at the start"):
         read_frozen(frozen_path(path))
+
+
+# -- when it was frozen -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ("2024-04-30T23:00:00Z", ""),
+        ("2024-05-01T00:00:00Z", ""),
+        ("2024-05-01T09:00:00+09:00", ""),
+        ("2024-05-03T00:00:00Z", "plan frozen at 2024-05-03T00:00:00Z, after the first exposure "
+         "(2024-05-01T00:00:00Z), so what was seen until then may be in it"),
+        ("2026-01-01T00:00:00Z", "plan frozen at 2026-01-01T00:00:00Z, after the last event (2024-05-15T00:00:00Z), "
+         "so it shows no earlier intent"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_was_frozen_after_data_were_seen_says_so(at, said):
+    first, last = moment("first", "2024-05-01", 0), moment("last", "2024-05-15", 0)
+    assert Frozen(plan(), "", at).late(first, last) == said
+    assert Frozen(plan(), "", at).late(None, None) == ""

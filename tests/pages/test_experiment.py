@@ -135,6 +135,29 @@ def test_a_mismatch_is_the_first_word():
     page = Reader(render_record(Record(analyze(kept, events, Plan.of({**TABLES, "segments": []})))))
     assert page.texts[0].startswith("No verdict: sample ratio mismatch (200 : 100 units")
     assert any(text.startswith("SAMPLE RATIO MISMATCH") for text in page.texts)
+    assert page.texts[0] in page.texts[1:]  # among the warnings
+    assert page.texts.count("not judged") == 3 + 1  # decisions, and the guardrail
+    assert not {"raised", "holds", "guardrail holds", "None."} & set(page.texts)
+    colours = {attrs["class"] for tag, attrs in page.seen if tag == "td" and "class" in attrs}
+    assert not {each for each in colours if {"better", "worse"} & set(each.split())}
+
+
+def test_a_plan_that_was_frozen_late_proves_nothing(record):
+    late = "plan frozen at 2026-01-01T00:00:00Z, after the last event"
+    page = render_record(Record(replace(record.result, late=late), record.about))
+    assert late[1:] in page
+    assert "Nothing was changed after" not in page
+
+
+def test_several_arms_show_the_intervals_that_hold_together():
+    exposures, events = tables(600)
+    arms = {arm: 0.25 for arm in ("control", "a", "b", "c")}
+    dealt = exposures.with_columns(arm=pl.Series(np.array(list(arms))[np.arange(600) % 4]))
+    result = analyze(dealt, events, Plan.of({**TABLES, "arms": arms, "segments": []}))
+    page = Reader(render_record(Record(result)))
+    for each in result.of("primary"):
+        assert f"all arms {each.joint.shown(each.scale)}" in page.texts
+    assert any("with 98.33 % intervals, which hold for all arms together." in text for text in page.texts)
 
 
 def test_the_plan_is_shown_without_its_defaults():

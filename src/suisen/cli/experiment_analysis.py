@@ -1,6 +1,7 @@
 """``suisen experiment analyze | report``: from files to a run folder with the verdict in four forms."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from suisen.cli.experiment_plan import frozen_beside, texts_of
 from suisen.cli.tables import broken, read_table, same_ids
 from suisen.errors import InputError, MissingExtra
 from suisen.experiments.frozen import Frozen
+from suisen.experiments.looks import looks_path, read_looks, remember
 from suisen.experiments.plan import Plan, load
 from suisen.experiments.record import About, Record
+from suisen.experiments.standing import Taken
 from suisen.files import write_text
 from suisen.pages.experiment import write_report
 from suisen.runs import folder as place
@@ -47,15 +50,19 @@ def analyze(**given: Any) -> None:
     \b
     suisen experiment analyze ranker.toml --exposures exposures.csv --events events.parquet --out runs/ranker
 
-    Where the plan was frozen (suisen experiment plan --freeze), the page says what was changed since.  Files are .csv,
-    .csv.gz, .tsv, .parquet, .jsonl or .arrow; their columns are named in the plan, under [columns].
+    Where the plan was frozen (suisen experiment plan --freeze), the page says what was changed since.  Every look is
+    kept beside the plan, in PLAN's .looks.json, and the next one spends only what it left; the same data again are the
+    same look.  Files are .csv, .csv.gz, .tsv, .parquet, .jsonl or .arrow; their columns are named in the plan, under
+    [columns].
     """  # noqa: D301 - \b keeps the lines for click
     path = Path(given["plan_file"])
     plan = load(path)
     safe = "".join(char if char.isalnum() or char in "-_" else "-" for char in plan.name)
     folder = Path(given["out"]) if given["out"] else place.default_folder(safe)
     place.check_folder(folder, given["overwrite"], mark=RESULT, resumes=False)
-    record = analysed(plan, frozen_beside(path), given, command_of(given, folder))
+    taken = looks_path(path)
+    record = analysed(plan, frozen_beside(path), given, command_of(given, folder), read_looks(taken, plan))
+    remember(taken, record.result)  # before anybody reads it
     save(folder, record, path)
     if given["as_json"]:
         click.echo((folder / RESULT).read_text(encoding="utf-8"), nl=False)
@@ -65,8 +72,10 @@ def analyze(**given: Any) -> None:
     click.echo(f"wrote {folder / written[0]}, {', '.join(written[1:])}")
 
 
-def analysed(plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: str) -> Record:
-    """The analysis of the files that are named."""
+def analysed(
+    plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: str, looks: Sequence[Taken] | None = None
+) -> Record:
+    """The analysis of the files that are named, after the looks that were taken."""
     names = [name for name in ("exposures", "events", "pre") if given.get(name)]
     texts = texts_of(plan) + ([given["cluster"]] if given.get("cluster") else [])
     frames = same_ids(plan.unit, {name: read_table(name, given[name], texts) for name in names})
@@ -77,7 +86,7 @@ def analysed(plan: Plan, frozen: Frozen | None, given: dict[str, Any], command: 
     )  # fmt: skip
     with broken("events", given["events"]):
         result = experiments.analyze(
-            frames["exposures"], frames["events"], plan, pre=frames.get("pre"), frozen=frozen,
+            frames["exposures"], frames["events"], plan, pre=frames.get("pre"), frozen=frozen, looks=looks,
             mode="A/A" if given.get("aa") else "A/B", options=options,
         )  # fmt: skip
     when = place.now()[:19].replace("T", " ") + " UTC"

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def demo(out: str, users: int, seed: int) -> None:
     plan, frozen = _planned(acted, folder, seed)
     _run(acted, plan, folder, seed)
     record = _judged(acted, plan, frozen, folder)
-    click.echo(f"\n{record.result.verdict}\n{record.result.ratio}\n")
+    click.echo(f"\n{record.result.verdict}\n{record.result.split}\n")
     click.echo("\n".join(beside(record)))
     page = folder / ANALYSIS / PAGE
     where = f"page: {page}   " if page.exists() else ""
@@ -117,10 +118,12 @@ def _planned(acted: Stage, folder: Path, seed: int) -> tuple[Plan, Frozen]:
     path = folder / PLAN
     dates = {"start": spelt(acted.start), "end": spelt(acted.start + LASTS * DAY), "before": BEFORE_DAYS}
     text = resources.files("suisen.cli").joinpath("experiment_demo.toml").read_text(encoding="utf-8")
-    path.write_text(text.format(**dates), encoding="utf-8")
+    path.write_text(text.format(**dates, sample=everybody.size), encoding="utf-8")
+    sized = size(load(path), earlier, days=(7, 14), exposed_by="impression")
+    click.echo(sized.text())
+    path.write_text(text.format(**dates, sample=sum(sized.arms.values())), encoding="utf-8")
     plan = load(path)
-    click.echo(size(plan, earlier, days=(7, 14), exposed_by="impression").text())
-    frozen = freeze(path)
+    frozen = freeze(path, at=datetime.fromtimestamp(acted.start / 10**6, UTC))  # by the world's clock
     click.echo(f"frozen: {path}, hash {frozen.fingerprint[:12]}")
     return plan, frozen
 

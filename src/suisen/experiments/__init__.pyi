@@ -18,6 +18,10 @@ from .interleaving import preference as preference
 from .interleaving import team_draft as team_draft
 from .logged import Logged as Logged
 from .logged import Policies as Policies
+from .looks import looks_path as looks_path
+from .looks import read_looks as read_looks
+from .looks import remember as remember
+from .looks import taken_of as taken_of
 from .off_policy import evaluate_policy as evaluate_policy
 from .plan import Plan as Plan
 from .plan import load as load
@@ -35,4 +39,6 @@ from .simulation.world import Browsing as Browsing
 from .simulation.world import Habits as Habits
 from .sizing import Sizing as Sizing
 from .sizing import size as size
+from .standing import Look as Look
+from .standing import Taken as Taken
 from .units import Units as Units

@@ -10,18 +10,20 @@ from scipy import special
 
 from suisen.data.durations import moment
 from suisen.errors import InputError
+from suisen.experiments.blocks import CONTAMINATED, block_of, contamination, unjudged
 from suisen.experiments.comparing import ARM, Comparing, corrected, with_stratum
 from suisen.experiments.covariates import combined
 from suisen.experiments.daily import by_day
 from suisen.experiments.earlier import Moment, by_reading, by_summing, moments_of, summable
+from suisen.experiments.families import SINCE
 from suisen.experiments.frozen import Frozen
 from suisen.experiments.looks import look_of
 from suisen.experiments.metrics import transformed
 from suisen.experiments.outlook import outlook
 from suisen.experiments.plan import Plan
-from suisen.experiments.result import Cumulative, Estimated, Look, Result, Segment
-from suisen.experiments.sequential import spending_bounds
-from suisen.experiments.srm import Ratio, sample_ratio
+from suisen.experiments.result import Cumulative, Estimated, Result, Segment
+from suisen.experiments.srm import Part, Ratio, mismatched, sample_ratio
+from suisen.experiments.standing import Look, Taken
 from suisen.experiments.statistical_tests import ComparisonOptions
 from suisen.experiments.units import Duplicates, Frame, Units, events_of, units, until
 from suisen.experiments.verdict import verdict
@@ -29,8 +31,8 @@ from suisen.stats import Floats, benjamini_hochberg, holm
 
 CORRECT: dict[str, Callable[[Sequence[float]], Floats]] = {"holm": holm, "bh": benjamini_hochberg}
 NAMES = {"holm": "Holm", "bh": "Benjamini-Hochberg"}
-CONTAMINATED = 0.01
-"""Share of the units in two arms above which the assignment itself is doubted."""
+NAMED = 3
+"""How many of the segments and days whose sample ratio does not hold are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ def analyze(
     *,
     pre: Frame | None = None,
     frozen: Frozen | None = None,
+    looks: Sequence[Taken] | None = None,
     mode: Literal["A/B", "A/A"] = "A/B",
     options: AnalysisOptions | None = None,
 ) -> Result:
@@ -81,14 +84,15 @@ def analyze(
 
     ``exposures``: unit, arm, time and columns of strata and segments; ``events``: unit, time, type, value, …, named by
     the plan's ``columns``; ``pre``: events before the experiment where ``events`` does not hold them; ``frozen``: the
-    plan as it was at the start.  Raises InputError for data that cannot be judged (``units`` states the rules), and
-    for plans that ask for what a test cannot do.
+    plan as it was at the start; ``looks``: those taken before (``looks.taken_of`` a result makes one of it), without
+    which a group-sequential plan's looks count as taken when they were planned.  Raises InputError for data that cannot
+    be judged (``units`` states the rules), and for plans that ask for what a test cannot do.
     """
     given = options or AnalysisOptions()
     found = units(
         exposures, events, plan, pre=pre, duplicates=given.duplicates, cluster=given.cluster, now=given.looked_at
     )  # fmt: skip
-    result = analyze_units(found, plan, frozen=frozen, mode=mode, options=given)
+    result = analyze_units(found, plan, frozen=frozen, looks=looks, mode=mode, options=given)
     seen = until(plan, given.looked_at)
     log = None if given.cluster else events_of(found, events, seen, pre=pre, duplicates=given.duplicates)
     if given.daily and log is not None:
@@ -111,6 +115,7 @@ def analyze_units(
     plan: Plan,
     *,
     frozen: Frozen | None = None,
+    looks: Sequence[Taken] | None = None,
     mode: Literal["A/B", "A/A"] = "A/B",
     options: AnalysisOptions | None = None,
 ) -> Result:
@@ -122,23 +127,28 @@ def analyze_units(
     known = found if isinstance(found, Units) else _units_of(found, plan)
     ratio = sample_ratio(known.counts(), plan.arms, threshold=plan.srm_threshold)
     now = known.last if given.looked_at is None else given.looked_at
-    look, times = look_of(plan, valued(known.frame, plan.primary), now)
+    look, times = look_of(plan, valued(known.frame, plan.primary), now, looks)
     comparing = Comparing(known.frame, plan, look, times, given.comparison)
-    looking = plan.sequential
-    if times and looking is not None:
-        design = spending_bounds(times, plan.alpha, spending=looking.spending, convention=looking.convention)
-        look = replace(look, bound=design.bounds[-1])
     notes = [*known.notes, with_stratum(known.frame, plan)[1]]
     estimates = _with_immature(_estimates(comparing, mode, notes), known, plan.control)
     segments, skipped = _segments(comparing, given)
+    parts = mismatched(known.frame, [*plan.segments, *plan.strata], plan.arms, threshold=plan.srm_threshold)
+    late = "" if frozen is None else frozen.late(*_span(known, plan))
     result = Result(
         plan, mode, plan.fingerprint(), () if frozen is None else frozen.changes(plan), ratio, known.exposed or
         known.frame.height, known.contaminated, tuple(note for note in [*notes, *skipped] if note),
-        (*known.warnings, *_doubts(known, ratio)), look, estimates, segments, repeated=known.repeated or 0,
-        events=known.events,
+        (*known.warnings, *_doubts(known, ratio, parts), *([late] if late else [])), look, estimates, segments,
+        repeated=known.repeated or 0, events=known.events, parts=parts, late=late,
+        looks=tuple(looks or ())[: look.order - 1],
     )  # fmt: skip
+    primary = [each for each in estimates if each.role == "primary"]
+    blocked = block_of(ratio, parts, result.contamination, look, primary)
+    if blocked is not None:
+        shown = [replace(each, estimate=unjudged(each.estimate)) for each in segments]
+        result = replace(result, blocked=blocked, estimates=tuple(map(unjudged, estimates)), segments=tuple(shown))
     seen = int(comparing.moments(plan.primary).n.sum())
-    return replace(result, verdict=verdict(result), outlook=outlook(plan, comparing.control(plan.primary), seen))
+    ahead = outlook(plan, comparing.control(plan.primary), seen) if blocked is None else None
+    return replace(result, verdict=verdict(result), outlook=ahead)
 
 
 def _units_of(frame: pl.DataFrame, plan: Plan) -> Units:
@@ -163,11 +173,20 @@ def valued(frame: pl.DataFrame, name: str) -> int:
     return int(frame[f"{name}__y"].count())
 
 
-def _doubts(known: Units, ratio: Ratio) -> list[str]:
+def _span(known: Units, plan: Plan) -> tuple[int | None, int | None]:
+    """The first exposure and the latest event, or the planned dates where the units have no times."""
+    first = known.frame[SINCE].min() if SINCE in known.frame.columns else plan.starts
+    return first, plan.ends if known.last is None else known.last  # type: ignore[return-value]
+
+
+def _doubts(known: Units, ratio: Ratio, parts: Sequence[Part]) -> list[str]:
     out = []
-    if known.exposed and known.contaminated > CONTAMINATED * known.exposed:
-        share = 100 * known.contaminated / known.exposed
-        out.append(f"contamination: {share:.2g} % of the units were seen in more than one arm; mend the assignment")
+    share = known.contaminated / known.exposed if known.exposed else 0.0
+    if share > CONTAMINATED:
+        out.append(f"{contamination(share)}; mend the assignment")
+    out += [f"sample ratio: {part} is not as planned" for part in parts[:NAMED]]
+    if len(parts) > NAMED:
+        out.append(f"sample ratio: nor are {len(parts) - NAMED:,} more segments and days")
     if ratio.doubt:
         out.append(f"{ratio.doubt}: look for what may lose units of one arm")
     if min(ratio.expected.values()) < 5:
@@ -234,7 +253,7 @@ def _family(estimates: list[Estimated], plan: Plan, *, always: bool = False) -> 
 def _segments(comparing: Comparing, given: AnalysisOptions) -> tuple[tuple[Segment, ...], list[str]]:
     """The primary metric in each value of each segment column, all corrected together; looks are not allowed for."""
     plan, notes = comparing.plan, []
-    alone = replace(plan, sequential=None, strata=(), segments=(), guardrails={}, equivalence={})
+    alone = replace(plan, sequential=None, strata=(), segments=(), guardrails={}, equivalence={}, correction="none")
     found: list[tuple[str, str, Estimated]] = []
     for column in plan.segments:
         values = comparing.frame[column].value_counts(sort=True)[column].to_list()
@@ -286,7 +305,7 @@ def _cumulative(stood: Iterable[Moment], plan: Plan, given: AnalysisOptions) -> 
             continue
         n = valued(then.frame, plan.primary)
         look, times = look_of(plan, n, then.until)
-        comparing = Comparing(then.frame, then.plan, look, times, given.comparison)
+        comparing = Comparing(then.frame, replace(then.plan, correction="none"), look, times, given.comparison)
         try:
             estimates = comparing.estimated(plan.primary, "primary")
         except InputError:  # too early for the metric

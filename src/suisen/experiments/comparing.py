@@ -30,8 +30,9 @@ from suisen.experiments.moments import Floats, Moments, aggregate, moments
 from suisen.experiments.plan import Plan
 from suisen.experiments.proportions import Counts
 from suisen.experiments.resampling import Sample
-from suisen.experiments.result import Equality, Estimated, Guard, Look, Range, Role
+from suisen.experiments.result import Equality, Estimated, Guard, Joint, Range, Role
 from suisen.experiments.sequential import confidence_sequence, repeated_p, spending_bounds
+from suisen.experiments.standing import Look
 from suisen.experiments.statistical_tests import QUANTILE, Arms, ComparisonOptions, Pair, StatisticalTest
 
 ARM, STRATUM = "arm", "__stratum"
@@ -87,7 +88,8 @@ class Comparing:
 
     def estimated(self, name: str, role: Role) -> list[Estimated]:
         """One estimate per treatment; ``corrected`` is p until ``corrections`` are made."""
-        return [_Metric(self, name, role).estimated(arm) for arm in self.plan.treatments]
+        metric = _Metric(self, name, role)
+        return [replace(metric.estimated(arm), joint=metric.joint(arm)) for arm in self.plan.treatments]
 
 
 def with_stratum(frame: pl.DataFrame, plan: Plan) -> tuple[pl.DataFrame, str]:
@@ -297,6 +299,18 @@ class _Metric:
             p = p / 2 if toward else 1 - p / 2
         half = design.bounds[-1] * effect.se
         return effect._replace(low=effect.value - half, high=effect.value + half, p=np.asarray(p))
+
+    def joint(self, arm: str) -> Joint | None:
+        """The interval that holds for all arms of the primary metric together: the same test's, at 1 − alpha / arms."""
+        plan, arms = self.of.plan, len(self.of.plan.treatments)
+        if self.role != "primary" or arms < 2 or plan.correction == "none":
+            return None
+        alpha = plan.alpha / arms
+        pair, _ = self.with_looks(self.found(arm, 1 - alpha), arm, alpha)
+        if pair.ranks is None:
+            return Joint(Range.of(pair.on(plan.scale)), 1 - alpha, arms)
+        ranks = pair.ranks
+        return Joint(Range(ranks.superiority, ranks.low, ranks.high, ranks.p), 1 - alpha, arms, none=0.5)
 
     # -- guardrails, warnings, words ----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from suisen.data.durations import moment, spelt
 from suisen.errors import InputError
 from suisen.experiments.plan import Plan, fingerprint_of, load
 from suisen.files import write_text
@@ -42,6 +43,21 @@ class Frozen:
     def changes(self, now: Plan) -> tuple[Change, ...]:
         """What ``now`` says otherwise, field by field; empty: as planned."""
         return changes(self.plan, now)
+
+    def late(self, first: int | None, last: int | None) -> str:
+        """What it proves where it was frozen after the ``first`` exposure or the ``last`` event (microseconds).
+
+        Empty where it was frozen before.
+        """
+        at = moment("frozen_at", self.frozen_at, 0)
+        if last is not None and at > last:
+            return (
+                f"plan frozen at {self.frozen_at}, after the last event ({spelt(last)}), so it shows no earlier intent"
+            )
+        if first is not None and at > first:
+            seen = f"after the first exposure ({spelt(first)})"
+            return f"plan frozen at {self.frozen_at}, {seen}, so what was seen until then may be in it"
+        return ""
 
 
 def changes(planned: Plan, now: Plan) -> tuple[Change, ...]:

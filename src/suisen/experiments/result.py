@@ -12,10 +12,11 @@ from suisen.experiments.means import Effect
 from suisen.experiments.outlook import Outlook
 from suisen.experiments.plan import Equivalence, Guardrail, Plan, Scale
 from suisen.experiments.ranks import RankEffect
-from suisen.experiments.srm import Ratio
+from suisen.experiments.srm import Part, Ratio
+from suisen.experiments.standing import Block, Look, Taken
 
 Role = Literal["primary", "secondary", "guardrail"]
-State = Literal["holds", "fails", "undecided"]
+State = Literal["holds", "fails", "undecided", "not judged"]
 Decision = Literal["raises", "lowers", "not shown", "no verdict"]
 
 
@@ -56,7 +57,8 @@ class Guard:
     p: float
     """One-sided, of "it is worse by the margin or more", at one look, held to alpha / 2; ``state`` allows for looks."""
     state: State
-    """holds: the interval is on the good side of the margin; fails: on the bad one; undecided: the margin is in it."""
+    """holds: the interval is on the good side of the margin; fails: on the bad one; undecided: the margin is in it; not
+    judged: the result is blocked."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,34 @@ class Equality:
     """With the interval that decides, of level 1 − 2 alpha (it allows for the planned looks); p: of "it differs by the
     margin or more", at one look, held to alpha."""
     state: State
-    """holds: the interval is between the margins; fails: beyond one of them; undecided: a margin is in it."""
+    """holds: the interval is between the margins; fails: beyond one of them; undecided: a margin is in it; not judged:
+    the result is blocked."""
+
+
+@dataclass(frozen=True)
+class Joint:
+    """An interval that holds together with those of the other arms (Bonferroni), as p is corrected over them."""
+
+    effect: Range
+    """On the deciding scale; of a test of ranks: the share of pairs in which the arm is above."""
+    level: float
+    """Of this interval; all of them together hold with the plan's."""
+    arms: int
+    none: float = 0.0
+    """What stands for "no effect": 0, or half of the pairs."""
+
+    @property
+    def reaches(self) -> bool:
+        """Whether no effect is inside."""
+        return self.effect.low <= self.none <= self.effect.high
+
+    def shown(self, scale: Scale) -> str:
+        """The interval in words, with its level."""
+        low, high = self.effect.low, self.effect.high
+        ends = (
+            f"[{100 * low:.3g}, {100 * high:.3g}] %" if self.none or scale == "relative" else f"[{low:.4g}, {high:.4g}]"
+        )
+        return f"{ends} at {100 * self.level:.4g} %"
 
 
 @dataclass(frozen=True)
@@ -109,11 +138,15 @@ class Estimated:
     """Remedies that were planned and applied."""
     immature: tuple[int, int] = (0, 0)
     """Units of control and arm whose follow-up (a window, days of retention) is not over; they do not count."""
+    judged: bool = True
+    """False: something blocks the verdict, so no decision follows from the numbers."""
+    joint: Joint | None = None
+    """Where p is corrected over the arms of the primary metric."""
 
     @property
     def significant(self) -> bool:
-        """Whether the corrected p-value is at or below alpha."""
-        return self.corrected <= self.alpha
+        """Whether the corrected p-value is at or below alpha, in a result that may be judged."""
+        return self.judged and self.corrected <= self.alpha
 
     @property
     def effect(self) -> Range:
@@ -121,9 +154,14 @@ class Estimated:
         return self.relative if self.scale == "relative" else self.absolute
 
     @property
+    def claimed(self) -> Range:
+        """The effect with the interval that a verdict names: the one of all arms together, where p is corrected so."""
+        return self.effect if self.joint is None or self.ranks is not None else self.joint.effect
+
+    @property
     def decision(self) -> Decision:
         """What the test says, in words."""
-        if isnan(self.p):
+        if isnan(self.p) or not self.judged:
             return "no verdict"
         if not self.significant:
             return "not shown"
@@ -193,26 +231,6 @@ class Cumulative:
 
 
 @dataclass(frozen=True)
-class Look:
-    """Where a sequential plan stands."""
-
-    kind: Literal["fixed", "always-valid", "group"]
-    fraction: float | None
-    """Units (or time) seen as a share of what was planned; None: nothing was planned."""
-    said: str
-    """In words, for the report."""
-    early: bool = False
-    """Looked at before the end without a sequential plan."""
-    reached: bool = False
-    """One look, at what was planned."""
-    number: int = 0
-    """group: which look, from 1; 0: before the first."""
-    of: int = 0
-    bound: float | None = None
-    """group: the bound on |z| at this look."""
-
-
-@dataclass(frozen=True)
 class Result:
     """An analysis."""
 
@@ -241,14 +259,36 @@ class Result:
     """Events left out because they repeat another."""
     events: int = 0
     """Events of the units, repeated ones included."""
+    blocked: Block | None = None
+    """What forbids a verdict; every estimate is then not judged, whatever its numbers are."""
+    parts: tuple[Part, ...] = ()
+    """Segments and days whose sample ratio does not hold, the one to blame first."""
+    late: str = ""
+    """Where the plan was frozen after data were seen: how late, in words."""
+    looks: tuple[Taken, ...] = ()
+    """The looks that were taken before, where they are known."""
+
+    @property
+    def contamination(self) -> float:
+        """Share of the units that were seen in more than one arm."""
+        return self.contaminated / self.exposed if self.exposed else 0.0
+
+    @property
+    def split(self) -> str:
+        """The sample ratio in words, with what is wrong in a part of the units."""
+        if not self.parts or not self.ratio.holds:
+            return str(self.ratio)
+        whole = str(self.ratio).replace("sample ratio", "sample ratio of all units together", 1)
+        return f"SAMPLE RATIO MISMATCH in {self.parts[0]}; {whole}"
 
     def of(self, role: Role) -> tuple[Estimated, ...]:
         """The estimates of a role."""
         return tuple(each for each in self.estimates if each.role == role)
 
     def frame(self) -> pl.DataFrame:
-        """One row per estimate."""
-        return pl.DataFrame([_row(each) for each in self.estimates])
+        """One row per estimate; ``blocked`` says why none is judged, and is empty where they are."""
+        blocked = "" if self.blocked is None else str(self.blocked)
+        return pl.DataFrame([_row(each) for each in self.estimates]).with_columns(blocked=pl.lit(blocked))
 
     def text(self) -> str:
         """For a terminal: the verdict, the sample ratio, a table, warnings, notes."""
@@ -256,25 +296,35 @@ class Result:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
         lines = ["  ".join(row).rstrip() for row in padded]
-        return "\n".join([self.verdict, str(self.ratio), self.look.said, "", *lines, *self._remarks("")]) + "\n"
+        return (
+            "\n".join([self.verdict, self.split, self.look.said, *self._told(), "", *lines, *self._remarks("")]) + "\n"
+        )
 
     def markdown(self) -> str:
         """The same as Markdown."""
         table = _filled([list(HEAD), *map(_cells, self.estimates)])
         rows = [_line(table[0]), _line(["---"] * len(table[0])), *map(_line, table[1:])]
-        head = [f"**{self.verdict}**", "", f"{self.ratio}.", "", f"{self.look.said}.", ""]
+        head = [f"**{self.verdict}**", "", f"{self.split}.", "", f"{self.look.said}.", ""]
+        head += [line for said in self._told() for line in (f"{said}.", "")]
         return "\n".join([*head, *rows, *self._remarks("* ")]) + "\n"
+
+    def _told(self) -> list[str]:
+        return [] if self.blocked is None else [UNJUDGED]
+
+    def warned(self) -> list[str]:
+        """All warnings; first what blocks the verdict."""
+        of_metric = [f"{each.metric}, {each.arm}: {said}" for each in self.estimates for said in each.warnings]
+        return [*([] if self.blocked is None else [str(self.blocked)]), *self.warnings, *of_metric]
 
     def _remarks(self, bullet: str) -> list[str]:
         """Warnings, remedies, other views and notes, each under its heading."""
-        of_metric = [f"{each.metric}, {each.arm}: {said}" for each in self.estimates for said in each.warnings]
         applied = [f"{each.metric}, {each.arm}: {said}" for each in self.estimates for said in each.remedies]
         parts = {
-            "Warnings": [*self.warnings, *of_metric],
+            "Warnings": self.warned(),
             "Remedies applied": applied,
             "Ranks": [_ranked(each) for each in self.estimates if each.ranks is not None],
-            "Segments (corrected)": [_segment(each) for each in self.segments],
-            "Days since exposure (corrected)": [*map(_day, self.days), *map(str, self.trends)],
+            "Segments (p corrected, intervals not)": [_segment(each) for each in self.segments],
+            "Days since exposure (p corrected, intervals not)": [*map(_day, self.days), *map(str, self.trends)],
             "Power so far": [] if self.outlook is None else [str(self.outlook)],
             "Changed after the start": [str(change) for change in self.changes],
             "Notes": list(self.notes),
@@ -286,9 +336,10 @@ class Result:
         return out
 
 
+UNJUDGED = "nothing below is judged: the numbers are there to find the fault"
 HEAD = (
-    "metric", "arm", "role", "control", "arm's", "relative", "absolute", "p", "corrected", "test", "guardrail",
-    "equality",
+    "metric", "arm", "role", "control", "arm's", "relative", "absolute", "p", "corrected", "all arms together", "test",
+    "guardrail", "equality",
 )  # fmt: skip
 
 
@@ -300,7 +351,8 @@ def _cells(each: Estimated) -> list[str]:
     mark[each.scale] += " *"  # the scale that decides
     return [
         each.metric, each.arm, each.role, f"{each.control:.5g}", f"{each.treatment:.5g}", mark["relative"],
-        mark["absolute"], f"{each.p:.3g}", f"{each.corrected:.3g}", each.test, guard, same,
+        mark["absolute"], f"{each.p:.3g}", f"{each.corrected:.3g}",
+        "" if each.joint is None else each.joint.shown(each.scale), each.test, guard, same,
     ]  # fmt: skip
 
 
@@ -353,6 +405,8 @@ def _row(each: Estimated) -> dict[str, object]:
     for name, effect in (("absolute", each.absolute), ("relative", each.relative)):
         out |= {name: effect.value, f"{name}_low": effect.low, f"{name}_high": effect.high, f"{name}_p": effect.p}
     out |= {"p": each.p, "corrected": each.corrected, "correction": each.correction, "decision": each.decision}
+    ends = (None,) * 3 if each.joint is None else (each.joint.effect.low, each.joint.effect.high, each.joint.level)
+    out |= dict(zip(("joint_low", "joint_high", "joint_level"), ends, strict=True))
     out |= {"rho": each.rho, "superiority": None if each.ranks is None else each.ranks.superiority}
     out |= {"guardrail": None if each.guard is None else each.guard.state}
     out |= {"equality": None if each.equality is None else each.equality.state, "warnings": "; ".join(each.warnings)}

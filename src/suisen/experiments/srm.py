@@ -4,18 +4,23 @@ A mismatch says that assignment, logging or filtering is broken, and that no com
 (Fabijan et al. 2019); hence no verdict below the threshold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from scipy import special
 
 from suisen.errors import InputError
+from suisen.experiments.families import ARM, DAY, SINCE
 from suisen.experiments.moments import Floats
+from suisen.stats import holm
 
 STRICT = 0.01
 """A common stricter threshold; a ratio that passes the plan's and fails this one is doubted."""
+LEAST = 10
+"""Expected units of an arm from which the ratio of a segment or a day is tested."""
 
 
 @dataclass(frozen=True)
@@ -85,3 +90,57 @@ def sample_ratio(counts: Mapping[str, int], weights: Mapping[str, float], *, thr
     whole = sum(seen) / sum(weights.values())
     expected = {arm: whole * weight for arm, weight in weights.items()}
     return Ratio(dict(zip(weights, seen, strict=True)), expected, float(statistic), float(p), threshold)
+
+
+# -- where units are missing -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """Units with one value of a column, or first exposed on one day, whose ratio does not hold."""
+
+    column: str
+    value: str
+    counts: Mapping[str, int]
+    corrected: float
+    """p, corrected by Holm over all values and days that were tested."""
+    alone: bool
+    """Whether the ratio of all other units holds."""
+
+    def __str__(self) -> str:
+        counts = " : ".join(f"{n:,}" for n in self.counts.values())
+        return f"{self.column} = {self.value} ({counts} units, corrected p = {self.corrected:.2g})"
+
+
+def mismatched(
+    frame: pl.DataFrame, columns: Sequence[str], weights: Mapping[str, float], *, threshold: float = 0.001
+) -> tuple[Part, ...]:
+    """The values of columns, and the days (UTC) of first exposure, whose sample ratio does not hold; to blame first.
+
+    ``frame``: one row per unit, with its arm.  Values with fewer than ``LEAST`` expected units in an arm are left out.
+    The first is one that leaves the ratio of all others as planned, if there is one; then the least p comes first.
+    """
+    values = {name: pl.col(name).cast(pl.String) for name in dict.fromkeys(columns) if name in frame.columns}
+    if SINCE in frame.columns:
+        values["day"] = (pl.col(SINCE) // DAY).cast(pl.Int32).cast(pl.Date).cast(pl.String)
+    of_arm = [(pl.col(ARM) == arm).sum().alias(str(i)) for i, arm in enumerate(weights)]
+    weight = np.array(list(weights.values())) / sum(weights.values())
+    tables = [frame.group_by(each.alias("value")).agg(of_arm).sort("value") for each in values.values()]
+    names = [(name, value) for name, table in zip(values, tables, strict=True) for value in table["value"]]
+    counts = np.concatenate([np.empty((0, weight.size)), *(table.drop("value").to_numpy() for table in tables)])
+    kept = counts.sum(1) * weight.min() >= LEAST
+    names, counts = [name for name, keep in zip(names, kept, strict=True) if keep], counts[kept]
+    if not names:
+        return ()
+    corrected = holm(ratio_p(counts, weight, continuity=True)[1])
+    whole = np.array([frame.select(of_arm).row(0)], dtype=float)
+    with np.errstate(invalid="ignore"):  # a value that all units have leaves none
+        others = ratio_p(whole - counts, weight)[1]
+    found = [
+        Part(
+            column, value, dict(zip(weights, row.astype(int).tolist(), strict=True)), float(p), bool(rest >= threshold)
+        )
+        for (column, value), row, p, rest in zip(names, counts, corrected, others, strict=True)
+        if p < threshold
+    ]
+    return tuple(sorted(found, key=lambda part: (not part.alone, part.corrected)))

@@ -1,6 +1,9 @@
 """The first line of a report: what the experiment says, in words that do not claim more than it does."""
 
+from suisen.experiments.blocks import CONTAMINATED, contamination
+from suisen.experiments.looks import ordinal
 from suisen.experiments.result import Equality, Estimated, Guard, Range, Result, State, margin_of
+from suisen.experiments.standing import Look
 
 EQUAL: dict[State, str] = {"holds": "equal", "fails": "NOT EQUAL", "undecided": "not shown to be equal"}
 """State of an equality → what is said of it."""
@@ -10,29 +13,26 @@ REPEATED = 0.01
 
 
 def verdict(result: Result) -> str:
-    """One sentence.  A sample ratio mismatch, or a primary metric without variance, gives none."""
-    if not result.ratio.holds:
-        ratio = result.ratio
-        return (
-            f"No verdict: sample ratio mismatch ({' : '.join(f'{n:,}' for n in ratio.counts.values())} units, p = "
-            f"{ratio.p:.2g} < {ratio.threshold:g}); assignment, logging or filtering is broken"
-        )
+    """One sentence.  What blocks it is said in its place; a primary metric without variance gives none."""
+    if result.blocked is not None:
+        return str(result.blocked)
     if result.mode == "A/A":
         return _same(result)
     primary = result.of("primary")
     if all(each.decision == "no verdict" for each in primary):
-        return f"No verdict: {primary[0].metric} does not vary, so it cannot be tested"
-    if result.look.kind == "group" and not result.look.number:
-        return f"No verdict yet: {result.look.said}"
+        none = f"No verdict: {primary[0].metric} does not vary, so it cannot be tested"
+        return "; ".join(part for part in (none, _guardrails(result).replace("guardrails hold", "")) if part)
     said = [_effect(each, result) for each in primary]
     parts = [
-        "; ".join(said),
+        "; ".join(said) + _together(primary),
         _guardrails(result),
         _equalities(result),
         _sample(result),
         _waiting(result),
         _repeated(result),
         result.ratio.doubt,
+        contamination(share) if (share := result.contamination) > CONTAMINATED else "",
+        result.late,
         _warned(primary),
     ]
     if result.changes:
@@ -52,6 +52,19 @@ def _effect(each: Estimated, result: Result) -> str:
     return f"{_shown(each, result)}, {EQUAL[equal.state]} {within}"
 
 
+def _together(primary: tuple[Estimated, ...]) -> str:
+    """Of the intervals of several arms: that they hold together, and where one contradicts its p."""
+    joint = primary[0].joint
+    if joint is None:
+        return ""
+    said = f" ({100 * joint.level:.4g} % intervals, which hold for all {joint.arms} arms together)"
+    apart = [each.arm for each in primary if each.significant and each.joint is not None and each.joint.reaches]
+    if not apart:
+        return said
+    rule = primary[0].correction.split()[0]
+    return f"{said}; that of {' and '.join(apart)} reaches no effect, though {rule}'s p shows one"
+
+
 def _begun(arm: str) -> str:
     """A word opens the sentence with a capital; a code like gate_40 stays as it is."""
     return arm[:1].upper() + arm[1:] if arm.isalpha() else arm
@@ -67,15 +80,15 @@ def _shown(each: Estimated, result: Result) -> str:
     if each.decision == "no verdict":
         return f"{arm}: {each.metric} does not vary"
     if each.ranks is not None:
-        found = each.ranks
-        pairs = f"{100 * found.superiority:.1f} % of pairs [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        found = each.ranks if each.joint is None else each.joint.effect
+        pairs = f"{100 * each.ranks.superiority:.1f} % of pairs [{100 * found.low:.1f}, {100 * found.high:.1f}]"
         shown = "is" if each.significant else "is not shown to be"
-        way = "below" if found.superiority < 0.5 else "above"
+        way = "below" if each.ranks.superiority < 0.5 else "above"
         return f"{arm} {shown} {way} {result.plan.control} in {each.metric}: above in {pairs} (ranks, not means)"
     if each.significant:
         sign = 1 if each.decision == "raises" else -1
         return f"{arm} {each.decision} {each.metric} by {_size(each, sign)}"
-    found_range = each.effect
+    found_range = each.claimed
     shown = found_range.shown(each.scale)
     mde = result.plan.mde
     ruled = ""
@@ -87,7 +100,7 @@ def _shown(each: Estimated, result: Result) -> str:
 
 def _size(each: Estimated, sign: int) -> str:
     """The effect's size in its own direction: ``3.1 % [1.2, 5.0]``."""
-    found = each.effect
+    found = each.claimed
     ends = sorted((sign * found.low, sign * found.high))
     if each.scale == "relative":
         return f"{100 * sign * found.value:.3g} % [{100 * ends[0]:.3g}, {100 * ends[1]:.3g}]"
@@ -131,16 +144,30 @@ def _state(each: Estimated) -> str:
 
 def _sample(result: Result) -> str:
     look = result.look
+    again = f", {ordinal(look.order)} look," if look.order > 1 else ""
     if look.early:
         seen = f"{100 * (look.fraction or 0):.0f} %"
-        return f"LOOKED AT EARLY ({seen} of what was planned) without a sequential plan: significance is overstated"
+        return (
+            f"LOOKED AT EARLY ({seen} of what was planned){again} without a sequential plan: significance is overstated"
+        )
     if look.kind == "group":
-        return f"{look.said.split(',')[0]}, sample ratio as planned"
+        return f"{look.said.rsplit(', ', 2)[0]}, sample ratio as planned"  # without the spending function
     if look.kind == "always-valid":
-        return "always-valid, sample ratio as planned"
+        return f"always-valid, sample ratio as planned; {_size_seen(look)}"
+    peeked = f"; {again[2:-1].upper()} without a sequential plan: significance is overstated" if again else ""
     if look.fraction is None:
-        return "sample ratio as planned, but neither sample nor end was"
-    return "sample as planned" if look.reached else f"sample ratio as planned, {look.said}"
+        return f"sample ratio as planned, but neither sample nor end was{peeked}"
+    less = "" if look.reached else " at the end; power is less than planned"
+    return f"sample ratio as planned; {_size_seen(look)}{less}{peeked}"
+
+
+def _size_seen(look: Look) -> str:
+    """How much was seen of how much; a ratio that is as planned says nothing about it."""
+    if look.sample is not None:
+        return f"{look.units:,} of {look.sample:,} planned units ({100 * look.units / look.sample:.3g} %)"
+    if look.fraction is None:
+        return "neither sample nor end was planned"
+    return "planned time reached" if look.reached else f"{100 * look.fraction:.3g} % of the planned time"
 
 
 def _waiting(result: Result) -> str:

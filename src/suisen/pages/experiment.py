@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from suisen.data.durations import spelt
 from suisen.experiments.plan import Plan, Scale
 from suisen.experiments.record import About, Record, Truth
-from suisen.experiments.result import Estimated, Range, Result, margin_of
+from suisen.experiments.result import UNJUDGED, Estimated, Range, Result, margin_of
 from suisen.files import write_text
 from suisen.pages import charts
 from suisen.pages.charts import Bar, Figure, Point
@@ -66,6 +66,8 @@ def effect(found: Range, scale: Scale) -> str:
 
 def decided(each: Estimated) -> str:
     """What the test of an estimate says."""
+    if not each.judged:
+        return "not judged"
     if each.guard is not None:
         return f"guardrail {'is undecided' if each.guard.state == 'undecided' else each.guard.state}"
     if each.equality is not None:
@@ -87,8 +89,8 @@ def tone(each: Estimated) -> str:
 
 def outcome(result: Result) -> str:
     """The tone of the whole page."""
-    if not result.ratio.holds:
-        return "worse"
+    if result.blocked is not None:
+        return "worse" if result.blocked.why in ("sample ratio", "contamination") else ""
     tones = [tone(each) for each in result.estimates if each.role == "primary" or each.guard is not None]
     return "worse" if "worse" in tones else "better" if "better" in tones else ""
 
@@ -130,12 +132,6 @@ def computed(result: Result) -> dict[str, list[str]]:
         ranked = each.ranks.says if each.ranks is not None else ""
         said += [part for part in (each.how, corrected, ranked) if part and part not in said]
     return out
-
-
-def warned(result: Result) -> list[str]:
-    """All warnings."""
-    of_metric = [f"{each.metric}, {each.arm}: {said}" for each in result.estimates for said in each.warnings]
-    return [*result.warnings, *of_metric]
 
 
 def remedied(result: Result) -> list[str]:
@@ -185,9 +181,16 @@ def _plain(value: Any) -> str:
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 
-def _bar(label: str, each: Estimated, scale: Scale, truth: Truth | None = None, margin: float | None = None) -> Bar:
-    """An estimate on one scale."""
-    found = each.relative if scale == "relative" else each.absolute
+def _bar(
+    label: str,
+    each: Estimated,
+    scale: Scale,
+    truth: Truth | None = None,
+    margin: float | None = None,
+    found: Range | None = None,
+) -> Bar:
+    """An estimate on one scale; ``found``: with another interval than its own."""
+    found = found or (each.relative if scale == "relative" else each.absolute)
     colour = COLOURS[tone(each)]
     said = effect(found, scale)
     return Bar(label, found.value, found.low, found.high, said, colour, _true_on(scale, truth), margin)
@@ -200,11 +203,15 @@ def _finite(bars: Iterable[Bar]) -> list[Bar]:
 def primary_figure(result: Result, truth: Sequence[Truth] = ()) -> Figure | None:
     """The metric that decides, one row per arm, on the planned scale; None where nothing was estimated."""
     known, scale, primary = _by_place(truth), result.plan.scale, result.plan.primary
-    bars = _finite(_bar(e.arm, e, e.scale, known.get((e.metric, e.arm))) for e in result.of("primary"))
+    found = result.of("primary")
+    bars = _finite(_bar(e.arm, e, e.scale, known.get((e.metric, e.arm)), found=e.claimed) for e in found)
     if not bars:
         return None
+    level, together = 1 - result.plan.alpha, ""
+    if found[0].joint is not None and found[0].ranks is None:
+        level, together = found[0].joint.level, ", which hold for all arms together"
     of = f"share of {result.plan.control}'s value" if scale == "relative" else "difference"
-    said = f"Effect on {primary}, {of}, with {100 * (1 - result.plan.alpha):g} % intervals."
+    said = f"Effect on {primary}, {of}, with {100 * level:.4g} % intervals{together}."
     told = f"{said} Diamonds: the true effect." if truth else said
     return Figure(f"Primary: {primary}", charts.intervals(primary, bars, percent=scale == "relative"), told)
 
@@ -223,7 +230,7 @@ def metric_figures(result: Result, truth: Sequence[Truth] = ()) -> list[Figure]:
         edge = _edge(bars)
         cut = " Intervals that go on are cut at the edge." if edge is not None else ""
         rails = " Dashes: the guardrail's margin." if any(bar.margin is not None for bar in bars) else ""
-        caption = f"Effects as shares of {result.plan.control}'s value.{rails}{cut}"
+        caption = f"Effects as shares of {result.plan.control}'s value, each interval by itself.{rails}{cut}"
         picture = charts.intervals(f"All metrics, {arm}", bars, percent=True, edge=edge)
         out.append(Figure(f"All metrics: {arm}", picture, caption))
     return out
@@ -262,7 +269,8 @@ def course_figures(result: Result) -> list[Figure]:
             said = "; ".join(str(trend) for trend in result.trends if trend.arm == arm)
             gone = len(days) - len(points)
             left = f" Not drawn for want of units: {gone} of {len(days)} days." if gone else ""
-            caption = f"Among units that were seen for so long, without covariate.{left}{f' {said}.' if said else ''}"
+            by_itself = "without covariate; each interval by itself"
+            caption = f"Among units that were seen for so long, {by_itself}.{left}{f' {said}.' if said else ''}"
             out.append(Figure(f"Effect by day: {arm}", picture, caption))
     return out
 
@@ -287,7 +295,8 @@ def segment_figures(result: Result) -> list[Figure]:
             bars = _finite(_bar(each.value, each.estimate, each.estimate.scale) for each in found)
             if bars:
                 picture = charts.intervals(f"{column}, {arm}", bars, percent=result.plan.scale == "relative")
-                caption = f"The same in all values of {column}: p = {probability(found[0].differ_p)}."
+                same = f"the same in all values of {column}: p = {probability(found[0].differ_p)}"
+                caption = f"Each interval by itself; {same}."
                 out.append(Figure(f"{column}: {arm}", picture, caption))
     return out
 
@@ -320,7 +329,8 @@ def _parts(result: Result, about: About) -> dict[str, Any]:
         "ranked": [each for each in result.estimates if each.ranks is not None],
         "guarded": [each for each in result.estimates if each.guard is not None],
         "equals": [each for each in result.estimates if each.equality is not None],
-        "warnings": warned(result),
+        "warnings": result.warned(),
+        "unjudged": UNJUDGED,
         "remedies": remedied(result),
         "computed": computed(result),
         "sections": sections(result.plan).items(),
