@@ -87,7 +87,7 @@ def test_the_fingerprint_knows_every_field_and_the_order_of_arms(written):
         "guardrails": {}, "mde": 0.5, "scale": "absolute", "alternative": "less", "alpha": 0.1, "power": 0.9,
         "correction": "bh", "start": "2024-04-01", "end": "2024-06-01", "sample": 9, "pre": "7d", "sequential": {},
         "strata": ("country",), "segments": ("device",), "contamination": "first", "srm_threshold": 0.01,
-        "assignment": {"holdout": 0.1}, "columns": {"arm": "group"},
+        "assignment": {"holdout": 0.1}, "columns": {"arm": "group"}, "bayes": {"prior_sd": 0.1},
         "equivalence": {next(name for name in plan.metrics if name not in plan.guardrails): {"margin": 0.1}},
     }  # fmt: skip
     assert set(other) == {field.name for field in fields(Plan)}

@@ -7,6 +7,7 @@ from .assignment import Assigner as Assigner
 from .assignment import check_layers as check_layers
 from .bandits import BernoulliBandit as BernoulliBandit
 from .bandits import LinearBandit as LinearBandit
+from .bayes import posterior as posterior
 from .frozen import Change as Change
 from .frozen import Frozen as Frozen
 from .frozen import changes as changes

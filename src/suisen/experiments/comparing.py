@@ -13,6 +13,7 @@ import polars as pl
 from scipy import special
 
 from suisen.errors import InputError
+from suisen.experiments.bayes import Posterior, posterior
 from suisen.experiments.equivalence import equalled, guarded
 from suisen.experiments.families import Metric
 from suisen.experiments.means import (
@@ -234,6 +235,7 @@ class _Metric:
             int(control.n), int(treatment.n), absolute, relative, p, p, "none", plan.alpha, self.metric.better,
             f"{self.how()}{looked}", None if self.cuped is None else float(self.cuped.rho), pair.ranks,
             self.guard(pair), self.equality(arm), tuple(warnings), tuple(self.remedies()),
+            posterior=self.posterior(pair),
         )  # fmt: skip
 
     @property
@@ -318,6 +320,15 @@ class _Metric:
         """Whether the metric is not worse than its margin, where the plan asks."""
         rule = self.of.plan.guardrails.get(self.name)
         return None if rule is None else guarded(pair.on(rule.scale), rule, self.metric.better)
+
+    def posterior(self, pair: Pair) -> Posterior | None:
+        """The Bayesian read-out where the plan asks; looks do not change it."""
+        bayes, effect = self.of.plan.bayes, pair.on(self.of.plan.scale)
+        if bayes is None or self.role != "primary" or not self.test.normal or not 0 < float(effect.se) < np.inf:
+            return None
+        prior = {"prior_sd": bayes.prior_sd, "prior_mean": bayes.prior_mean}
+        level, better = 1 - self.of.plan.alpha, self.metric.better
+        return posterior(float(effect.value), float(effect.se), **prior, better=better, level=level)
 
     def equality(self, arm: str) -> Equality | None:
         """Whether the metric is equal within its margins, where the plan asks; intervals of level 1 − 2 alpha."""

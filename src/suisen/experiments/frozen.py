@@ -100,6 +100,8 @@ def _tables(plan: Plan) -> dict[str, dict[str, Any]]:
     found = {f"{part}.{name}": getattr(plan, part)[name] for part, name in named}
     if plan.sequential is not None:
         found["sequential"] = plan.sequential
+    if plan.bayes is not None:
+        found["bayes"] = plan.bayes
     return {
         name: {each.name: getattr(of, each.name) for each in fields(of) if getattr(of, each.name) != each.default}
         for name, of in found.items()

@@ -118,6 +118,15 @@ class Sequential:
 
 
 @parameters
+class Bayes:
+    """A Bayesian read-out of the primary metric beside the verdict, which it does not change."""
+
+    prior_sd: Annotated[float, Field(gt=0)]
+    """How far true effects of such changes lie from ``prior_mean``: their standard deviation, on the plan's scale."""
+    prior_mean: float = 0.0
+
+
+@parameters
 class Assignment:
     """How units come to arms."""
 
@@ -250,6 +259,8 @@ class Plan:
     """How units come to arms."""
     columns: Columns = Field(default_factory=Columns)
     """Names of the columns in the caller's tables."""
+    bayes: Bayes | None = None
+    """None: no Bayesian read-out."""
 
     @model_validator(mode="after")
     def _sound(self) -> Plan:
@@ -347,7 +358,9 @@ class Plan:
         return cls(**values)
 
 
-_TABLES: dict[str, type[Any]] = {"assignment": Assignment, "columns": Columns, "sequential": Sequential}
+_TABLES: dict[str, type[Any]] = {
+    "assignment": Assignment, "columns": Columns, "sequential": Sequential, "bayes": Bayes,
+}  # fmt: skip
 _NAMED: dict[str, type[Any]] = {"metrics": Metric, "guardrails": Guardrail, "equivalence": Equivalence}
 
 

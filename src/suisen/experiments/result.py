@@ -7,6 +7,7 @@ from typing import Literal
 
 import polars as pl
 
+from suisen.experiments.bayes import Posterior
 from suisen.experiments.frozen import Change
 from suisen.experiments.means import Effect
 from suisen.experiments.outlook import Outlook
@@ -142,6 +143,8 @@ class Estimated:
     """False: something blocks the verdict, so no decision follows from the numbers."""
     joint: Joint | None = None
     """Where p is corrected over the arms of the primary metric."""
+    posterior: Posterior | None = None
+    """Of the primary metric on the scale that decides, where the plan has a prior and the test is a normal one."""
 
     @property
     def significant(self) -> bool:
@@ -322,6 +325,7 @@ class Result:
         parts = {
             "Warnings": self.warned(),
             "Remedies applied": applied,
+            "Bayesian read-out": [believed(each) for each in self.estimates if believed(each)],
             "Ranks": [_ranked(each) for each in self.estimates if each.ranks is not None],
             "Segments (p corrected, intervals not)": [_segment(each) for each in self.segments],
             "Days since exposure (p corrected, intervals not)": [*map(_day, self.days), *map(str, self.trends)],
@@ -369,6 +373,13 @@ def margin_of(rule: Guard | Equality | Guardrail | Equivalence) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def believed(each: Estimated) -> str:
+    """The Bayesian read-out in words; empty: none is planned, or nothing may be judged."""
+    if each.posterior is None or not each.judged:
+        return ""
+    return f"{each.metric}, {each.arm}: {each.posterior.says(each.scale)}"
 
 
 def _ranked(each: Estimated) -> str:

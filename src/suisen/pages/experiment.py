@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from suisen.data.durations import spelt
 from suisen.experiments.plan import Plan, Scale
 from suisen.experiments.record import About, Record, Truth
-from suisen.experiments.result import UNJUDGED, Estimated, Range, Result, margin_of
+from suisen.experiments.result import UNJUDGED, Estimated, Range, Result, believed, margin_of
 from suisen.files import write_text
 from suisen.pages import charts
 from suisen.pages.charts import Bar, Figure, Point
@@ -130,7 +130,7 @@ def computed(result: Result) -> dict[str, list[str]]:
         said = out.setdefault(each.metric, [])
         corrected = f"p corrected by {each.correction}" if each.correction != "none" else ""
         ranked = each.ranks.says if each.ranks is not None else ""
-        said += [part for part in (each.how, corrected, ranked) if part and part not in said]
+        said += [part for part in (each.how, corrected, ranked, believed(each)) if part and part not in said]
     return out
 
 
