@@ -160,7 +160,7 @@ def test_a_metric_for_which_nobody_was_followed_waits_alone():
 def test_a_segment_where_too_few_were_followed_is_not_shown():
     shown, log = buyers(2000)
     shown = shown.with_columns(
-        country=pl.when(pl.int_range(pl.len()) < 1990).then(pl.lit("FI")).otherwise(pl.lit("JP"))
+        country=pl.when(pl.int_range(pl.len()).is_between(700, 740)).then(pl.lit("JP")).otherwise(pl.lit("FI"))
     )
     found = analyze(shown, log, plan(WEEK, segments=["country"]), options=replace(QUIET, now="2024-05-10"))
     assert [each.value for each in found.segments] == ["FI"]
@@ -392,6 +392,10 @@ def test_an_event_id_says_which_rows_are_one_event():
     assert events_of(found, twice, named).collect().height == log.height
     clicks = log.with_columns(log_id=pl.lit("one request"))  # a click and an impression are never one event
     assert units(shown, clicks, named).frame["ctr__d"].max() == 1
+    first = plan({"n": {"kind": "count", "window": "2h"}}, columns={"event_id": "log_id"})
+    again = tables([(0, "control", 0), (1, "treatment", 0)], [(0, HOUR, "x"), (0, 3 * HOUR, "x"), (1, 4 * HOUR, "x")])
+    for order in (again[1], again[1].reverse()):  # the first of the two is in the window
+        assert units(again[0], order.with_columns(log_id=pl.lit(7)), first).frame["n__y"].to_list() == [1, 0]
     nameless = twice.with_columns(log_id=pl.lit(None, pl.String))
     assert units(shown, nameless, named).repeated == 0
     with pytest.raises(InputError, match="events has no column 'log_id'"):
