@@ -335,6 +335,18 @@ def test_moments_are_judged_by_their_own_horizon():
     assert fast[-1].frame["buys__y"].count() == found.frame["buys__y"].count()
 
 
+@pytest.mark.parametrize("kind", ["conversion", "sessions"])  # one pass, and each moment read anew
+def test_the_last_moment_is_the_headline_where_the_log_pauses_before_now(kind):
+    shown, log = buyers(1500)
+    micros = pl.col("time").cast(pl.Int64)
+    pause = log.filter((micros < START + 9 * DAY) | (micros >= START + 9.5 * DAY))
+    planned = plan({"m": {"kind": kind, "event": "purchase", "window": "5d"}})
+    found = analyze(shown, pause, planned, options=replace(QUIET, now=spelt(START + 9 * DAY + 12 * HOUR), cumulative=4))
+    (one,) = found.estimates
+    assert found.cumulative[-1].n == one.n_control + one.n_treatment
+    assert found.cumulative[-1].effect == one.effect
+
+
 # -- which rows are one event -----------------------------------------------------------------------------------------
 
 

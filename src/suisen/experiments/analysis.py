@@ -104,7 +104,8 @@ def analyze(
             stood = by_summing(log, found, seen, untils)
         else:
             stood = by_reading(seen, untils, lambda one: units(
-                exposures, events, one, pre=pre, duplicates=given.duplicates, cluster=given.cluster
+                exposures, events, one, pre=pre, duplicates=given.duplicates, cluster=given.cluster,
+                now=given.looked_at,
             ))  # fmt: skip
         result = replace(result, cumulative=_cumulative(stood, plan, given))
     return result
