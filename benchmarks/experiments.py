@@ -28,6 +28,7 @@ from common import append, parser, records, stamp
 from interleaving import Sizes, interleaving_gain
 from peeking import Looks, watch
 from theory import mismatches, variance_ratio
+from verdicts import BY_THEN, SIDED, adjusted, capped, early, one_sided, zero
 
 from suisen.data.synthetic import World
 from suisen.experiments.power import Baseline, Design, mde, power
@@ -43,8 +44,13 @@ METRICS = ("lognormal-1", "lognormal-2", "buyers", "pareto", "counts", "ctr", "c
 POWERED = {"before": "welch", "conversion": "z", "ctr": "delta", "counts": "welch"}
 COVERED = ("before", "conversion", "ctr", "counts", "lognormal-1")
 SRM = ((10_000, 0.5), (10_000, 0.52), (100_000, 0.5), (100_000, 0.507), (1_000_000, 0.502))
-TRAP = "z of impressions"
-"""The test that is shown for what it does wrong."""
+TRAPS = ("z of impressions", BY_THEN)
+"""Tests that are shown for what they do wrong."""
+ZERO = ((-1.0, 0.0), (-1.0, 0.5), (0.0, 0.0), (0.0, 0.2), (0.05, 0.0), (0.05, 0.5), (-0.3, 0.5))
+"""Value of the control, relative effect."""
+ADJUSTED = [
+    (kind, rho, lift) for kind in ("mean", "ratio") for rho in (0.0, 0.5, 0.9, 0.98) for lift in (0.0, 0.5, 1.5)
+]
 RHOS = (0.3, 0.5, 0.7, 0.9)
 
 
@@ -74,7 +80,25 @@ def jobs(repeat: int) -> Iterator[Job]:
         yield Job("looks", f"{metric}, effect", repeat, {"law": metric, "effect": True})
     for metric in METRICS:
         yield Job("looks", f"{metric}, A/A", repeat, {"law": metric, "effect": False})
+    yield from verdicts(repeat)
     yield from small(repeat)
+
+
+def verdicts(repeat: int) -> Iterator[Job]:
+    """What a verdict has to survive."""
+    for share in SPLITS:
+        for n in (20_000, 2_000):
+            cell = {"buyers": 0.03, "share": share, "n": n}
+            yield Job("caps", f"3 % buyers, n = {n}, {1 - share:.0%}/{share:.0%}", max(40, repeat // 5), cell)
+    yield Job("early", "bought later, looked at before the end", max(20, repeat // 10), {})
+    for name in SIDED:
+        for alternative in ("greater", "less"):
+            yield Job("one-sided", f"{name}, {alternative}", repeat, {"law_name": name, "alternative": alternative})
+    for mean, lift in ZERO:
+        yield Job("zero", f"control {mean:g}, effect {lift:+.0%}", repeat, {"mean": mean, "lift": lift})
+    for kind, rho, lift in ADJUSTED:
+        cell = {"kind": kind, "rho": rho, "lift": lift}
+        yield Job("adjusted", f"{kind}, correlation {rho:g}, effect {lift:+.0%}", repeat, cell)
 
 
 def tables(repeat: int) -> Iterator[Job]:
@@ -196,7 +220,12 @@ def cuped(runs: int, *, rho: float) -> list[dict[str, Any]]:
 PARTS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "errors": errors, "resampling": resampling, "coverage": coverage, "power": powered, "looks": looks,
     "browsing": browsing, "interleaving": interleaving, "srm": srm, "cuped": cuped,
+    "early": early, "zero": zero, "adjusted": adjusted, "one-sided": one_sided, "caps": capped,
 }  # fmt: skip
+
+
+VERDICTS = ("early", "zero", "adjusted", "one-sided", "caps")
+"""Parts whose rows are both false alarms and coverage."""
 
 
 def done(job: Job) -> dict[str, Any]:
@@ -226,7 +255,7 @@ class Row(NamedTuple):
             return "inside"
         if self.rate < self.low:
             return "below"
-        if self.test == TRAP:
+        if self.test in TRAPS:
             return "above, the trap"
         return "above, warned" if (self.warned or 0) > 0.5 else "above"
 
@@ -238,6 +267,26 @@ def rated(lines: list[dict[str, Any]], field: str, rate: float) -> list[Row]:
     return [
         Row(line["name"], row["test"], row[field] / line["runs"], *bands[line["runs"]], row.get("warned"))
         for line, row in flat
+    ]
+
+
+MISSED = ", its interval"
+"""Behind the name of a test: how often its 95 % interval missed the true effect."""
+
+
+def survived(lines: list[dict[str, Any]]) -> list[Row]:
+    """False alarms and missed intervals of the verdicts' parts, in one band for both."""
+    flat = [
+        (line, row, name, row[field] if field == "rejected" else row["runs"] - row[field])
+        for line in lines
+        for row in line["rows"]
+        for field, name in (("rejected", ""), ("covered", MISSED))
+        if row[field] is not None
+    ]
+    bands = {runs: band(0.05, runs, len(flat)) for runs in {row["runs"] for _, row, _, _ in flat}}
+    return [
+        Row(line["name"], row["test"] + name, count / row["runs"], *bands[row["runs"]], row["warned"])
+        for line, row, name, count in flat
     ]
 
 
@@ -259,7 +308,13 @@ def report(lines: list[dict[str, Any]]) -> list[str]:
     each = {part: [(line, row) for line in found for row in line["rows"]] for part, found in of.items()}
     alarms = rated(of["errors"] + of["resampling"], "rejected", 0.05)
     covered = rated(of["coverage"], "covered", 0.95)
+    found = survived([line for part in VERDICTS for line in of[part]])
     return [
+        *table(
+            "What a verdict has to survive",
+            "case, test, rate, band, warned, verdict",
+            [(r.cell, r.test, share(r.rate), f"{r.low:.2%}–{r.high:.2%}", share(r.warned), r.verdict) for r in found],
+        ),
         *table(
             "False alarms",
             "cell, test, rate, band, warned, verdict",
