@@ -28,7 +28,7 @@ from common import append, parser, records, stamp
 from interleaving import Sizes, interleaving_gain
 from peeking import Looks, watch
 from theory import mismatches, variance_ratio
-from verdicts import BY_THEN, SIDED, adjusted, capped, early, one_sided, zero
+from verdicts import AS_PLANNED, BY_THEN, SIDED, adjusted, capped, early, one_sided, unplanned, zero
 
 from suisen.data.synthetic import World
 from suisen.experiments.power import Baseline, Design, mde, power
@@ -44,10 +44,17 @@ METRICS = ("lognormal-1", "lognormal-2", "buyers", "pareto", "counts", "ctr", "c
 POWERED = {"before": "welch", "conversion": "z", "ctr": "delta", "counts": "welch"}
 COVERED = ("before", "conversion", "ctr", "counts", "lognormal-1")
 SRM = ((10_000, 0.5), (10_000, 0.52), (100_000, 0.5), (100_000, 0.507), (1_000_000, 0.502))
-TRAPS = ("z of impressions", BY_THEN)
+TRAPS = ("z of impressions", BY_THEN, AS_PLANNED)
 """Tests that are shown for what they do wrong."""
 ZERO = ((-1.0, 0.0), (-1.0, 0.5), (0.0, 0.0), (0.0, 0.2), (0.05, 0.0), (0.05, 0.5), (-0.3, 0.5))
 """Value of the control, relative effect."""
+LOOKED = {
+    "as planned, at 50 and 100 %": (0.5, 1.0),
+    "every 5 % from 50 %": tuple(np.arange(0.5, 1.001, 0.05).round(2)),
+    "late, at 90 and 100 %": (0.9, 1.0),
+    "every 5 % and past the end": tuple(np.arange(0.5, 1.301, 0.05).round(2)),
+}
+"""When a plan of looks at 50 and 100 % was looked at."""
 ADJUSTED = [
     (kind, rho, lift) for kind in ("mean", "ratio") for rho in (0.0, 0.5, 0.9, 0.98) for lift in (0.0, 0.5, 1.5)
 ]
@@ -94,6 +101,10 @@ def verdicts(repeat: int) -> Iterator[Job]:
     for name in SIDED:
         for alternative in ("greater", "less"):
             yield Job("one-sided", f"{name}, {alternative}", repeat, {"law_name": name, "alternative": alternative})
+    for name, shares in LOOKED.items():
+        for spending in ("obrien-fleming", "pocock"):
+            cell = {"shares": list(map(float, shares)), "spending": spending}
+            yield Job("unplanned", f"{name}, {spending}", 10 * repeat, cell)
     for mean, lift in ZERO:
         yield Job("zero", f"control {mean:g}, effect {lift:+.0%}", repeat, {"mean": mean, "lift": lift})
     for kind, rho, lift in ADJUSTED:
@@ -220,11 +231,11 @@ def cuped(runs: int, *, rho: float) -> list[dict[str, Any]]:
 PARTS: dict[str, Callable[..., list[dict[str, Any]]]] = {
     "errors": errors, "resampling": resampling, "coverage": coverage, "power": powered, "looks": looks,
     "browsing": browsing, "interleaving": interleaving, "srm": srm, "cuped": cuped,
-    "early": early, "zero": zero, "adjusted": adjusted, "one-sided": one_sided, "caps": capped,
+    "early": early, "unplanned": unplanned, "zero": zero, "adjusted": adjusted, "one-sided": one_sided, "caps": capped,
 }  # fmt: skip
 
 
-VERDICTS = ("early", "zero", "adjusted", "one-sided", "caps")
+VERDICTS = ("early", "unplanned", "zero", "adjusted", "one-sided", "caps")
 """Parts whose rows are both false alarms and coverage."""
 
 

@@ -7,7 +7,7 @@ that is not there (rejected), how often its interval held the true effect (cover
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +15,15 @@ import polars as pl
 
 from suisen.experiments import AnalysisOptions, Plan, analyze
 from suisen.experiments.analysis import analyze_units
+from suisen.experiments.looks import look_of
 from suisen.experiments.means import Alternative, Effect, Estimate, compare, cuped_of, estimate, share_warning
 from suisen.experiments.moments import Moments
 from suisen.experiments.proportions import Counts
 from suisen.experiments.result import Estimated
+from suisen.experiments.sequential import spending_bounds
 from suisen.experiments.simulation.laws import Floats, Units, correlated, law
 from suisen.experiments.simulation.simulate import Experiments
+from suisen.experiments.standing import Taken
 from suisen.experiments.statistical_tests import QUANTILE, TESTS, ComparisonOptions
 
 LEVEL, ALPHA = 0.95, 0.05
@@ -81,29 +84,29 @@ def _blocks(runs: int, n: int, *name: int) -> Iterator[tuple[np.random.Generator
 # -- before the end ---------------------------------------------------------------------------------------------------
 
 
-def early(runs: int, *, users: int, looks: tuple[float, ...]) -> list[dict[str, Any]]:
+BY_THEN = "z of what was bought by then"
+"""A trap: the treatment's buyers are late, and who has not bought yet counts as one who does not."""
+
+
+def early(runs: int, *, users: int = 2_000, day: float = 9.0) -> list[dict[str, Any]]:
     """Conversion within seven days, which the treatment makes as often and later; looked at on some days of 14.
 
-    Nothing is to be found.  What was bought by then, without the window, is the trap.
+    Nothing is to be found.
     """
-    found: dict[str, list[Seen]] = {
-        "z, one look": [],
-        "what was bought by then: z": [],
-        "always valid": [],
-        "group": [],
+    rules: dict[str, tuple[Sequence[float], dict[str, Any]]] = {
+        "z, one look": ((day,), {}),
+        BY_THEN: ((day,), {"window": ""}),
+        "always valid, 7 looks": (range(8, 15), {"sequential": {"kind": "always-valid", "tune": users}}),
+        "group, 3 looks": (
+            (10.5, 12.25, 14),
+            {"sequential": {"kind": "group", "looks": [0.5, 0.75, 1.0]}, "sample": users},
+        ),
     }
+    found: dict[str, list[Seen]] = {name: [] for name in rules}
     for run in range(runs):
         shown, bought = _late_buyers(users, np.random.default_rng([7, users, run]))
-        last = looks[-1]
-        found["z, one look"].append(_claims(shown, bought, last))
-        found["what was bought by then: z"].append(_claims(shown, bought, last, window=""))
-        group = {"kind": "group", "looks": [0.5, 0.75, 1.0]}
-        for name, sequential, at in (
-            ("always valid, 7 looks", {"kind": "always-valid", "tune": users}, np.arange(8.0, 15.0)),
-            ("group, 3 looks", group, (10.5, 12.25, 14.0)),
-        ):
-            claimed = [_claims(shown, bought, day, sequential=sequential, sample=users) for day in at]
-            found[name].append(Seen(any(one.rejected for one in claimed)))
+        for name, (days, more) in rules.items():
+            found[name].append(Seen(any(_claims(shown, bought, at, **more) for at in days)))
     return tallied(found)
 
 
@@ -118,8 +121,8 @@ def _late_buyers(users: int, rng: np.random.Generator) -> tuple[pl.DataFrame, pl
     return shown, pl.DataFrame({"user": np.flatnonzero(buys), "time": when, "event": ["purchase"] * int(buys.sum())})
 
 
-def _claims(shown: pl.DataFrame, bought: pl.DataFrame, day: float, *, window: str = "7d", **more: Any) -> Seen:
-    """What an analysis on a day says of the primary metric."""
+def _claims(shown: pl.DataFrame, bought: pl.DataFrame, day: float, *, window: str = "7d", **more: Any) -> bool:
+    """Whether an analysis on a day finds an effect on the primary metric."""
     now = START + (day * DAY).astype("timedelta64[us]")
     plan = Plan.of({
         "name": "late", "arms": HALVES, "primary": "buyers", "start": "2024-05-01", "end": "2024-05-15",
@@ -128,7 +131,7 @@ def _claims(shown: pl.DataFrame, bought: pl.DataFrame, day: float, *, window: st
     seen = shown.filter(pl.col("time") < now), bought.filter(pl.col("time") < now)
     result = analyze(*seen, plan, options=AnalysisOptions(now=str(now), daily=False))
     (one,) = result.of("primary")
-    return Seen(bool(one.p <= ALPHA))
+    return bool(one.p <= ALPHA)
 
 
 # -- at and below zero ------------------------------------------------------------------------------------------------
@@ -252,3 +255,45 @@ def capped(runs: int, *, buyers: float, share: float, n: int = 2_000) -> list[di
 
 def _holds(one: Estimated, truth: float) -> bool:
     return one.absolute.low <= truth <= one.absolute.high
+
+
+# -- looks that nobody planned ----------------------------------------------------------------------------------------
+
+AS_PLANNED = "every look with the bound of the planned one"
+"""A trap: what a plan of two looks allows whoever forgets the looks that were taken."""
+
+
+def unplanned(runs: int, *, shares: tuple[float, ...], spending: str) -> list[dict[str, Any]]:
+    """A plan of two looks, at half of its sample and all of it, that is looked at whenever somebody likes.
+
+    z of the data at each share, under no effect; a look claims where |z| reaches its bound.
+    """
+    sample = 10_000
+    plan = Plan.of({
+        "name": "looked-at", "arms": HALVES, "primary": "m", "metrics": {"m": {"kind": "value"}}, "sample": sample,
+        "sequential": {"kind": "group", "looks": [0.5, 1.0], "spending": spending},
+    })  # fmt: skip
+    units = [round(share * sample) for share in shares]
+    kept, forgot, taken = [], [], list[Taken]()
+    for n in units:
+        look, _ = look_of(plan, n, None, taken)
+        kept.append(np.inf if look.bound is None or look.barred else look.bound)
+        alone, times = look_of(plan, n, None)
+        free = min(alone.fraction or 0.0, 1.0) if times else None
+        forgot.append(
+            np.inf if free is None else spending_bounds([*times[:-1], free], plan.alpha, spending=spending).bounds[-1]
+        )
+        taken.append(Taken("group", look.fraction, n, str(n), look.number, look.spent, look.bound, "", f"look {n}"))
+    rng = np.random.default_rng([23, *units])
+    steps = rng.standard_normal((runs, len(units))) * np.sqrt(np.diff(units, prepend=0))
+    z = np.abs(steps.cumsum(1) / np.sqrt(units))
+    return [
+        {
+            "test": name,
+            "runs": runs,
+            "rejected": int((z >= np.array(bounds)).any(1).sum()),
+            "covered": None,
+            "warned": None,
+        }
+        for name, bounds in (("looks that are remembered", kept), (AS_PLANNED, forgot))
+    ]

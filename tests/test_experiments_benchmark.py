@@ -17,6 +17,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent / "benchmarks")]
 
 import common  # noqa: E402
 import off_policy  # noqa: E402
+import verdicts  # noqa: E402
 
 import experiments  # noqa: E402
 from suisen.experiments.off_policy import Settings, evaluate_policy  # noqa: E402
@@ -38,7 +39,7 @@ def test_every_part_leaves_its_lines_and_is_not_run_twice(results, monkeypatch, 
     whole = list(experiments.jobs(10_000))
     assert len({job.key for job in whole}) == len(whole)
     assert {job.part for job in whole} == set(experiments.PARTS)
-    chosen = ["errors", "resampling", "coverage", "power", "srm", "cuped"]
+    chosen = ["errors", "resampling", "coverage", "power", "srm", "cuped", "unplanned", "zero", "adjusted"]
     monkeypatch.setattr(experiments, "jobs", lambda repeat: (job._replace(runs=20) for job in whole))
     todo = experiments.wanted(Namespace(repeat=20, part=chosen))
     assert {job.part for job in todo} == set(chosen)
@@ -52,6 +53,29 @@ def test_every_part_leaves_its_lines_and_is_not_run_twice(results, monkeypatch, 
     report = "\n".join(experiments.report(lines))
     assert "| ctr, n = 40, 50%/50% | delta |" in report
     assert "| rho = 0.5 | 0.7" in report
+    assert "| mean, correlation 0.98, effect +150% | cuped, relative, its interval |" in report
+    zero = next(line for line in lines if line["name"] == "control 0, effect +0%")
+    assert [row["test"] for row in zero["rows"]] == ["welch"]  # there is no share of 0
+    row = next(line for line in lines if line["name"] == "control -1, effect +50%")["rows"][1]
+    assert (row["test"], row["rejected"]) == ("welch, relative", None)  # an effect that is found is no false alarm
+    assert row["covered"] >= 15
+
+
+def test_verdicts_before_the_end_of_rare_buyers_and_on_one_side():
+    early = {row["test"]: row for row in verdicts.early(3, users=1_500)}
+    assert early[verdicts.BY_THEN]["rejected"] == 3
+    assert early["z, one look"]["rejected"] < 3
+    caps = {row["test"]: row for row in verdicts.capped(20, buyers=0.03, share=0.5, n=500)}
+    assert set(caps) == {"welch", "winsorised, 0.95", "winsorised, 0.99", "cap = 5", "log"}
+    assert all(row["covered"] + row["rejected"] == 20 for row in caps.values())
+    up, down = (verdicts.one_sided(50, law_name="conversion", alternative=each) for each in ("greater", "less"))
+    assert all(row["covered"] + row["rejected"] == 50 for row in (*up, *down))
+    assert [row["rejected"] for row in up] != [row["rejected"] for row in down]
+
+
+def test_looks_that_are_forgotten_find_what_is_not_there():
+    kept, forgot = verdicts.unplanned(20_000, shares=(0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2), spending="pocock")
+    assert kept["rejected"] < 0.055 * 20_000 < 0.09 * 20_000 < forgot["rejected"]
 
 
 def test_the_worlds_parts_answer(monkeypatch):
