@@ -32,6 +32,8 @@ from .record import About as About
 from .record import Record as Record
 from .result import Estimated as Estimated
 from .result import Result as Result
+from .share_sequences import share_difference_sequence as share_difference_sequence
+from .share_sequences import share_sequence as share_sequence
 from .simulation.repeats import Repeats as Repeats
 from .simulation.repeats import browse as browse
 from .simulation.rerandomised import Rerandomised as Rerandomised
