@@ -140,7 +140,7 @@ def test_a_frozen_plan_that_is_not_there_is_named(path):
         ("2024-05-03T00:00:00Z", "plan frozen at 2024-05-03T00:00:00Z, after the first exposure "
          "(2024-05-01T00:00:00Z), so what was seen until then may be in it"),
         ("2026-01-01T00:00:00Z", "plan frozen at 2026-01-01T00:00:00Z, after the last event (2024-05-15T00:00:00Z), "
-         "so it shows no earlier intent"),
+         "so nothing shows what was planned before the data were seen"),
     ],
 )  # fmt: skip
 def test_a_plan_that_was_frozen_after_data_were_seen_says_so(at, said):

@@ -76,8 +76,9 @@ def walk(planned, shares):
     for share in shares:
         look, times = look_of(planned, round(share * planned.sample), None, taken)
         found.append((look, times))
-        seen = SimpleNamespace(look=look, verdict=f"at {share}")
-        if look.order > len(taken):
+        blocked = look.barred or (look.kind == "group" and not look.number) or None
+        seen = SimpleNamespace(look=look, verdict=f"at {share}", blocked=blocked)
+        if look.order > sum(one.judged for one in taken):
             taken.append(taken_of(seen, datetime(2024, 5, 1 + len(taken), tzinfo=UTC)))
     return found
 
@@ -119,8 +120,8 @@ def test_the_same_data_are_the_same_look():
 def test_there_is_no_new_chance_behind_a_look_or_past_the_end():
     found = [look for look, _ in walk(group([0.5, 1.0]), [0.3, 0.6, 0.55, 1.0, 1.1, 1.5])]
     assert [look.bound is None for look in found] == [True, False, True, False, True, True]
-    assert found[2].barred == "these data hold no more than those: first look on 2024-05-02, at 60 %"
-    assert found[4].barred == "nothing is left of alpha to spend: second look on 2024-05-04, at 100 %"
+    assert found[2].barred == "these data hold no more than those of the first look (2024-05-02, at 60 %)"
+    assert found[4].barred == "nothing is left of alpha since the second look (2024-05-04, at 100 %)"
     ((over, times),) = walk(group([0.5, 1.0]), [1.4])  # never looked before: the one look at the end
     assert (over.bound, times) == (pytest.approx(1.959964), (1.0,))
 
@@ -185,9 +186,9 @@ def test_looks_under_another_plan_are_refused(more):
 # -- on disk ----------------------------------------------------------------------------------------------------------
 
 
-def result_at(units, planned):
+def result_at(units, planned, blocked=None):
     look, _ = look_of(planned, units, None, ())
-    return SimpleNamespace(look=look, verdict=f"seen {units}", plan=planned)
+    return SimpleNamespace(look=look, verdict=f"seen {units}", plan=planned, blocked=blocked)
 
 
 def test_looks_are_kept_beside_the_plan_and_only_ever_added(tmp_path):
@@ -203,6 +204,19 @@ def test_looks_are_kept_beside_the_plan_and_only_ever_added(tmp_path):
     ]
     assert looks[0].spent == pytest.approx(float(spent(0.5)))
     assert [each.name for each in tmp_path.iterdir()] == ["a.looks.json"]
+
+
+def test_a_look_whose_verdict_was_blocked_spends_nothing(tmp_path):
+    place, planned = looks_path(tmp_path / "a.toml"), group([0.5, 1.0])
+    for blocked in ("sample ratio", "sample ratio", None, None):  # what was broken is mended on the same data
+        remember(place, result_at(6_000, planned, blocked))
+    broken, good = read_looks(place, planned)
+    assert (broken.judged, broken.spent, broken.bound) == (False, None, None)
+    assert (good.judged, good.spent) == (True, pytest.approx(float(spent(0.6))))
+    assert look_of(planned, 6_000, None, [broken])[1] == (0.6,)
+    assert look_of(planned, 8_000, None, [broken, good])[1] == (0.6, 0.8)
+    again = [replace(each, kind="fixed", spent=None, bound=None) for each in (broken, good)]
+    assert look_of(plan(sample=10_000), 8_000, None, again)[0].order == 2
 
 
 @pytest.mark.parametrize(

@@ -271,9 +271,10 @@ def test_a_look_that_gives_no_new_chance_has_no_verdict():
     again = analyze_units(frame_of(800), plan(METRICS, **rules), looks=[taken_of(first)], options=QUICK)
     assert "; look 2 of 2 (100 % of the planned sample), sample ratio as planned" in again.verdict  # the same data
     more = analyze_units(frame_of(1000), plan(METRICS, **rules), looks=[taken_of(first)], options=QUICK)
-    assert more.verdict.startswith("No verdict: no new look: nothing is left of alpha to spend: first look on 20")
+    assert more.verdict.startswith("No verdict: no new look: nothing is left of alpha since the first look (20")
     assert set(more.frame()["decision"]) == {"no verdict"}
     assert more.looks == (taken_of(first, datetime.fromisoformat(more.looks[0].when)),)
+    assert f"Looks before this one:\n  {more.looks[0]}" in more.text()
     assert str(more.looks[0]).endswith(
         f"800 units, 100 % of what was planned, alpha 0.05 spent until then: {first.verdict}"
     )

@@ -17,7 +17,7 @@ from suisen.experiments.daily import by_day
 from suisen.experiments.earlier import Moment, by_reading, by_summing, moments_of, summable
 from suisen.experiments.families import SINCE
 from suisen.experiments.frozen import Frozen
-from suisen.experiments.looks import look_of
+from suisen.experiments.looks import earlier, look_of
 from suisen.experiments.metrics import transformed
 from suisen.experiments.outlook import outlook
 from suisen.experiments.plan import Plan
@@ -140,7 +140,7 @@ def analyze_units(
         known.frame.height, known.contaminated, tuple(note for note in [*notes, *skipped] if note),
         (*known.warnings, *_doubts(known, ratio, parts), *([late] if late else [])), look, estimates, segments,
         repeated=known.repeated or 0, events=known.events, parts=parts, late=late,
-        looks=tuple(looks or ())[: look.order - 1],
+        looks=earlier(looks or (), look),
     )  # fmt: skip
     primary = [each for each in estimates if each.role == "primary"]
     blocked = block_of(ratio, parts, result.contamination, look, primary)

@@ -51,9 +51,8 @@ class Frozen:
         """
         at = moment("frozen_at", self.frozen_at, 0)
         if last is not None and at > last:
-            return (
-                f"plan frozen at {self.frozen_at}, after the last event ({spelt(last)}), so it shows no earlier intent"
-            )
+            none = "so nothing shows what was planned before the data were seen"
+            return f"plan frozen at {self.frozen_at}, after the last event ({spelt(last)}), {none}"
         if first is not None and at > first:
             seen = f"after the first exposure ({spelt(first)})"
             return f"plan frozen at {self.frozen_at}, {seen}, so what was seen until then may be in it"

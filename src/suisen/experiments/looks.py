@@ -50,8 +50,10 @@ def look_of(
     until = "" if now is None else spelt(now)
     look = Look("fixed" if sequential is None else sequential.kind, fraction, "", units=units, sample=plan.sample,
                 until=until)  # fmt: skip
-    before = None if looks is None else _before(looks, look, plan)
-    look = replace(look, order=1 + len(before or ()))
+    for one in looks or ():
+        _refuse_another_plan(one, plan)
+    before = None if looks is None else earlier(looks, look)
+    look = replace(look, order=1 + sum(one.judged for one in before or ()))
     if sequential is None:
         return _fixed(plan, look, of_what, now), ()
     seen = f"{100 * min(fraction, 9.99):.0f} % of the {of_what}" if fraction is not None else "no sample or end planned"
@@ -100,16 +102,16 @@ def _group(
         said = f"before the first planned look ({seen}; the first is at {100 * planned[0]:g} %)"
         return replace(look, said=said), ()
     chances = [one for one in before or () if one.bound is not None]
-    earlier = planned[: number - 1] if before is None else tuple(_time(one.share) for one in chances)
+    used = planned[: number - 1] if before is None else tuple(_time(one.share) for one in chances)
     time = _time(fraction)
     look = replace(look, number=number, unplanned=any(one.number == number for one in chances))
     how = f"{sequential.spending} spending, {sequential.convention}"
-    if earlier and time <= earlier[-1]:
+    if used and time <= used[-1]:
         last = chances[-1]
-        left = "nothing is left of alpha to spend" if earlier[-1] == 1 else "these data hold no more than those"
-        barred = f"{left}: {ordinal(len(chances))} look on {last.when[:10]}, at {_percent(last.share)}"
+        left = "nothing is left of alpha since" if used[-1] == 1 else "these data hold no more than those of"
+        barred = f"{left} the {ordinal(len(chances))} look ({last.when[:10]}, at {_percent(last.share)})"
         return replace(look, said=f"no new look ({seen}), {how}", barred=barred), ()
-    times = (*earlier, time)
+    times = (*used, time)
     design = spending_bounds(times, plan.alpha, spending=sequential.spending, convention=sequential.convention)
     bound = float(design.bounds[-1]) if np.isfinite(design.bounds[-1]) else None
     said = f"{_named(look, sequential, seen)}, {how}"
@@ -147,11 +149,9 @@ def ordinal(n: int) -> str:
 # -- looks that were taken --------------------------------------------------------------------------------------------
 
 
-def _before(looks: Sequence[Taken], look: Look, plan: Plan) -> tuple[Taken, ...]:
-    """The looks before this one; the one that saw the same data, if any, is this one."""
-    for one in looks:
-        _refuse_another_plan(one, plan)
-    again = [(apart, i) for i, one in enumerate(looks) if (apart := _apart(one, look)) is not None]
+def earlier(looks: Sequence[Taken], look: Look) -> tuple[Taken, ...]:
+    """The looks before this one; the one that was judged on the same data, if any, is this one."""
+    again = [(apart, i) for i, one in enumerate(looks) if one.judged and (apart := _apart(one, look)) is not None]
     return tuple(looks[: min(again)[1]] if again else looks)
 
 
@@ -182,9 +182,11 @@ def taken_of(result: Result, when: datetime | None = None) -> Taken:
     """The look that a result is, to be passed to the next analysis; ``when``: by the clock, else now."""
     look, at = result.look, (when or datetime.now(UTC)).astimezone(UTC)
     stamp = at.isoformat(timespec="seconds").replace("+00:00", "Z")
+    spent, bound = (look.spent, look.bound) if result.blocked is None else (None, None)
     return Taken(
-        look.kind, look.fraction, look.units, look.until, look.number, look.spent, look.bound, result.verdict, stamp
-    )
+        look.kind, look.fraction, look.units, look.until, look.number, spent, bound, result.verdict, stamp,
+        judged=result.blocked is None,
+    )  # fmt: skip
 
 
 def looks_path(path: Path | str) -> Path:
@@ -219,10 +221,10 @@ def remember(path: Path | str, result: Result, when: datetime | None = None) -> 
     Raises InputError for a file that is damaged, of another experiment, or cannot be written.
     """
     place = Path(path)
-    looks = read_looks(place, result.plan)
-    if any(_apart(one, result.look) is not None for one in looks):
+    looks, taken = read_looks(place, result.plan), taken_of(result, when)
+    if any(_apart(one, result.look) is not None and (one.judged or not taken.judged) for one in looks):
         return
-    made = {"format": 1, "name": result.plan.name, "looks": [asdict(one) for one in (*looks, taken_of(result, when))]}
+    made = {"format": 1, "name": result.plan.name, "looks": [asdict(one) for one in (*looks, taken)]}
     try:
         write_text(place, json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:

@@ -330,6 +330,7 @@ class Result:
             "Segments (p corrected, intervals not)": [_segment(each) for each in self.segments],
             "Days since exposure (p corrected, intervals not)": [*map(_day, self.days), *map(str, self.trends)],
             "Power so far": [] if self.outlook is None else [str(self.outlook)],
+            "Looks before this one": [str(one) for one in self.looks],
             "Changed after the start": [str(change) for change in self.changes],
             "Notes": list(self.notes),
         }

@@ -56,6 +56,8 @@ class Taken:
     verdict: str
     when: str
     """By the clock, ISO 8601 UTC."""
+    judged: bool = True
+    """False: something blocked its verdict, so it gave no chance to find an effect and counts as none."""
 
     def __str__(self) -> str:
         share = "" if self.share is None else f", {100 * self.share:.3g} % of what was planned"

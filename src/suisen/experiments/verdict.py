@@ -61,8 +61,9 @@ def _together(primary: tuple[Estimated, ...]) -> str:
     apart = [each.arm for each in primary if each.significant and each.joint is not None and each.joint.reaches]
     if not apart:
         return said
-    rule = primary[0].correction.split()[0]
-    return f"{said}; that of {' and '.join(apart)} reaches no effect, though {rule}'s p shows one"
+    rule, whose = primary[0].correction.split()[0], " and ".join(apart)
+    reach = f"those of {whose} reach" if len(apart) > 1 else f"that of {whose} reaches"
+    return f"{said}; {reach} no effect, though {rule}'s p shows one"
 
 
 def _begun(arm: str) -> str:

@@ -255,6 +255,8 @@ def course_figures(result: Result) -> list[Figure]:
     looks = "intervals allow for the planned looks"
     if result.look.kind == "fixed":
         looks = "intervals hold for one look alone, so this is to see the course, not to stop at"
+    if len(result.plan.treatments) > 1:
+        looks += "; each arm by itself"
     for arm in result.plan.treatments:
         stood = [each for each in result.cumulative if each.arm == arm and isfinite(each.effect.value)]
         points = [_point(spelt(each.until)[5:10], each.effect) for each in stood]
