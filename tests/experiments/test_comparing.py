@@ -159,7 +159,7 @@ def lifted(lift, ratio, seed=8):
     ("how", "ratio"),
     [
         ({"test": test}, ratio) for test in ("bootstrap-t", "bootstrap-bca", "permutation") for ratio in (False, True)
-    ] + [({"quantile": 0.5}, False)],
+    ],
 )  # fmt: skip
 def test_effects_with_a_covariate_are_the_true_ones_by_every_resampling_test(how, ratio):
     """+9.4 %: the covariate takes noise away and moves no effect, neither the absolute one nor the relative one."""
@@ -170,13 +170,23 @@ def test_effects_with_a_covariate_are_the_true_ones_by_every_resampling_test(how
     assert each.relative.value == pytest.approx(0.094, abs=0.03)
     assert each.absolute.value == pytest.approx(0.094 * 12, abs=0.4)
     assert each.control == pytest.approx(12, abs=0.4)
-    if "test" in how:
-        welch = found({"kind": "value", "covariate": True}, columns)
-        assert each.relative.value == pytest.approx(welch.relative.value, abs=0.004)
-        for scale in ("absolute", "relative"):
-            ours, theirs, wide = (getattr(one, scale) for one in (each, welch, plain))
-            assert ours.high - ours.low == pytest.approx(theirs.high - theirs.low, rel=0.25)
-            assert ours.high - ours.low < 0.7 * (wide.high - wide.low)
+    welch = found({"kind": "value", "covariate": True}, columns)
+    assert each.relative.value == pytest.approx(welch.relative.value, abs=0.004)
+    for scale in ("absolute", "relative"):
+        ours, theirs, wide = (getattr(one, scale) for one in (each, welch, plain))
+        assert ours.high - ours.low == pytest.approx(theirs.high - theirs.low, rel=0.25)
+        assert ours.high - ours.low < 0.7 * (wide.high - wide.low)
+
+
+@pytest.mark.parametrize("how", [{"quantile": 0.5}, {"test": "mann-whitney"}])
+def test_a_test_without_a_covariate_says_so_and_compares_plain_values(how):
+    """The quantile of values that a covariate adjusted is that of nothing."""
+    columns = lifted(0.094, ratio=False)
+    each = found({"kind": "value", "covariate": True, **how}, columns)
+    plain = found({"kind": "value", **how}, {"y": columns["y"]})
+    assert (each.absolute, each.relative, each.p) == (plain.absolute, plain.relative, plain.p)
+    assert each.rho is None
+    assert any(said.startswith("the covariate is not used by ") for said in each.warnings)
 
 
 # -- looks ------------------------------------------------------------------------------------------------------------
@@ -196,7 +206,8 @@ def test_group_sequential_intervals_and_the_p_that_goes_with_them(samples):
     effect = compare(*(estimate(Moments.of(y)) for y in samples["y"]))
     times = [0.25, 950 / 1600]
     bound = spending_bounds(times).bounds[-1]
-    assert each.absolute.low == pytest.approx(float(effect.value - bound * effect.se))
+    far = -scipy_stats.t.ppf(scipy_stats.norm.cdf(-bound), float(effect.df))  # as rare as the bound, which p is held to
+    assert each.absolute.low == pytest.approx(float(effect.value - far * effect.se))
     z = scipy_stats.norm.isf(float(effect.p) / 2)
     assert each.p == pytest.approx(repeated_p(z, times), rel=1e-6)
     assert (each.p <= 0.05) == (z >= bound)
@@ -211,6 +222,15 @@ def test_one_sided_looks(samples):
                      for way in ("two-sided", "greater", "less"))  # fmt: skip
     assert up.p == pytest.approx(two.p / 2)
     assert down.p == pytest.approx(1 - two.p / 2)
+    assert (up.relative.high, down.relative.low) == (np.inf, -np.inf)
+    assert up.relative.low > two.relative.low
+    for alpha in (0.2, 0.05, 0.01, 0.001, 1e-4):
+        for kind in ({"kind": "group", "looks": [0.5, 1.0]}, {"kind": "always-valid", "tune": 800}):
+            for way in ("two-sided", "greater", "less"):
+                each = found({"kind": "value"}, {"y": samples["y"]}, alternative=way, alpha=alpha, sample=1600,
+                             sequential=kind)  # fmt: skip
+                for effect in (each.absolute, each.relative):
+                    assert (effect.p <= alpha) == (effect.low > 0 or effect.high < 0)
 
 
 def test_looks_need_a_test_that_knows_them(samples):
@@ -280,7 +300,11 @@ def test_absolute_and_relative_may_disagree_and_that_is_said():
 def test_a_control_near_zero_has_no_shares():
     rng = np.random.default_rng(5)
     each = found({"kind": "value"}, {"y": (rng.normal(0, 1, 200), rng.normal(0.5, 1, 200))})
-    assert any("decide by the absolute" in warning for warning in each.warnings)
+    assert any("not clear of 0" in warning for warning in each.warnings)
+    assert (each.scale, each.p) == ("absolute", each.absolute.p)
+    near = found({"kind": "value"}, {"y": (rng.normal(1, 2, 100), rng.normal(1.5, 2, 100))})
+    assert any("decide by the absolute" in warning for warning in near.warnings)  # between 3 and 10 standard errors
+    assert near.scale == "relative"
 
 
 def test_a_metric_without_variance_is_not_tested():

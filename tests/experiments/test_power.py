@@ -319,3 +319,35 @@ def test_margins_take_their_level_from_the_plan():
 def test_what_cannot_be_planned_is_refused(call, said):
     with pytest.raises(InputError, match=said):
         call()
+
+
+@given(
+    value=st.floats(0.5, 20), deviation=st.floats(0.1, 5), effect=st.floats(0.02, 0.4), share=st.floats(0.2, 0.8),
+    alternative=st.sampled_from(list(ALTERNATIVES)),
+)  # fmt: skip
+def test_a_metric_below_zero_is_sized_as_its_mirror(value, deviation, effect, share, alternative):
+    """Up by a share of |value| from below 0 is what down by it is from above."""
+    mirrored = {"greater": "less", "less": "greater", "two-sided": "two-sided"}
+    shares = (share, 1 - share)
+    above = Design(scale="relative", alternative=alternative, shares=shares)
+    below = Design(scale="relative", alternative=mirrored[alternative], shares=shares)
+    one, two = Baseline(value, deviation**2), Baseline(-value, deviation**2)
+    signed = -effect if alternative == "less" else effect
+    size = sample_size(one, above, effect=signed)
+    assert sample_size(two, below, effect=-signed) == pytest.approx(size, rel=1e-9)
+    assert power(two, below, units=2 * size, effect=-signed) == pytest.approx(
+        power(one, above, units=2 * size, effect=signed), rel=1e-9
+    )
+    if alternative != "two-sided":
+        assert mde(two, below, units=size) == pytest.approx(-mde(one, above, units=size), rel=1e-6)
+
+
+@pytest.mark.parametrize("effect", [0.15, -0.15])
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_the_power_below_zero_is_what_the_test_reaches(effect, alternative):
+    rng = np.random.default_rng(1)
+    runs, units = 6000, 400
+    a, b = (estimate_of(rng.normal(mean, 0.55, (runs, units // 2))) for mean in (-1, -1 + effect))
+    found = (compare(a, b, scale="relative", alternative=alternative).p < 0.05).mean()
+    design = Design(scale="relative", alternative=alternative)
+    assert found == pytest.approx(power(Baseline(-1.0, 0.55**2), design, units=units, effect=effect), abs=0.02)

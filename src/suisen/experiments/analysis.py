@@ -107,7 +107,7 @@ def analyze(
                 exposures, events, one, pre=pre, duplicates=given.duplicates, cluster=given.cluster,
                 now=given.looked_at,
             ))  # fmt: skip
-        result = replace(result, cumulative=_cumulative(stood, plan, given))
+        result = replace(result, cumulative=_cumulative(stood, result, given))
     return result
 
 
@@ -282,14 +282,16 @@ def _segments(comparing: Comparing, given: AnalysisOptions) -> tuple[tuple[Segme
 
 def _differ(estimates: Sequence[Estimated]) -> float:
     """The p-value of Cochran's Q: whether effects differ by more than chance; 1 where there is nothing to compare."""
-    ranges = [each.effect for each in estimates]
-    widths = np.array([each.high - each.low for each in ranges])
-    values = np.array([each.value for each in ranges])
+    share = all(each.scale == "relative" for each in estimates)
+    ranges = [each.on("relative" if share else "absolute") for each in estimates]
+    values, low, high = (np.array([getattr(each, end) for each in ranges]) for end in ("value", "low", "high"))
+    one = np.isinf(low) != np.isinf(high)  # a one-sided interval has its width on one side
+    widths = np.where(one, np.fmin(values - low, high - values), (high - low) / 2)
     good = np.isfinite(widths) & (widths > 0) & np.isfinite(values)
     if good.sum() < 2:
         return 1.0
-    quantile = -special.ndtri(estimates[0].alpha / 2)
-    weight = (2 * quantile / widths[good]) ** 2
+    quantile = -special.ndtri(estimates[0].alpha / np.where(one[good], 1, 2))
+    weight = (quantile / widths[good]) ** 2
     mean = (weight * values[good]).sum() / weight.sum()
     return float(special.chdtrc(int(good.sum()) - 1, float((weight * (values[good] - mean) ** 2).sum())))
 
@@ -297,8 +299,9 @@ def _differ(estimates: Sequence[Estimated]) -> float:
 # -- as it stood earlier ----------------------------------------------------------------------------------------------
 
 
-def _cumulative(stood: Iterable[Moment], plan: Plan, given: AnalysisOptions) -> tuple[Cumulative, ...]:
+def _cumulative(stood: Iterable[Moment], result: Result, given: AnalysisOptions) -> tuple[Cumulative, ...]:
     """The primary metric at moments that had two units in every arm, and enough of them for its test."""
+    plan, scales = result.plan, {each.arm: each.scale for each in result.of("primary")}
     out = []
     for then in stood:
         counts = Units(then.frame).counts()
@@ -311,5 +314,5 @@ def _cumulative(stood: Iterable[Moment], plan: Plan, given: AnalysisOptions) -> 
             estimates = comparing.estimated(plan.primary, "primary")
         except InputError:  # too early for the metric
             continue
-        out += [Cumulative(then.until, each.arm, n, each.effect) for each in estimates]
+        out += [Cumulative(then.until, each.arm, n, each.on(scales[each.arm])) for each in estimates]
     return tuple(out)

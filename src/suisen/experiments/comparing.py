@@ -24,23 +24,24 @@ from suisen.experiments.means import (
     Estimate,
     cuped_of,
     estimate,
+    opened,
     share_warning,
     shares_of,
+    statistic_of,
 )
 from suisen.experiments.moments import Floats, Moments, aggregate, moments
 from suisen.experiments.plan import Plan
 from suisen.experiments.proportions import Counts
 from suisen.experiments.resampling import Sample
 from suisen.experiments.result import Equality, Estimated, Guard, Joint, Range, Role
-from suisen.experiments.sequential import confidence_sequence, repeated_p, spending_bounds
+from suisen.experiments.scales import NOTHING, decides, held_to, separated
+from suisen.experiments.sequential import both_sides, confidence_sequence, repeated_p, spending_bounds
 from suisen.experiments.standing import Look
 from suisen.experiments.statistical_tests import QUANTILE, Arms, ComparisonOptions, Pair, StatisticalTest
 
 ARM, STRATUM = "arm", "__stratum"
 MIN_WITH_EVENTS = 30
 """Units of an arm with any event below which a ratio's or a sum's normal interval is a guess."""
-UNSURE = 1 / 3
-"""Standard error of the control's value, as a share of it, above which shares of it mean little by any test."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class _Metric:
 
     @cached_property
     def cuped(self) -> Cuped | None:
-        if not self.metric.adjusts or f"{self.name}__x" not in self.of.frame.columns:
+        if not (self.metric.adjusts and self.test.uses_covariate and f"{self.name}__x" in self.of.frame.columns):
             return None
         if not bool((self.flat.mean[:, 3] > 0).all()):  # an arm without any unit seen before
             return None
@@ -215,28 +216,50 @@ class _Metric:
 
     def estimated(self, arm: str) -> Estimated:
         """The estimate of one treatment."""
-        plan, control = self.of.plan, self.value(self.of.plan.control)
-        treatment, level = self.value(arm), 1 - plan.alpha
-        pair, warnings = self.found(arm, level), self.warnings(arm)
-        pair, looked = self.with_looks(pair, arm, plan.alpha)
-        if not bool(control.var + treatment.var > 0):
-            none = np.asarray(np.nan)
-            pair = Pair(pair.absolute._replace(p=none), pair.relative._replace(p=none))
-            warnings = [f"{self.name} does not vary, so it cannot be tested; {self.unseen()}"]
-        absolute, relative = Range.of(pair.absolute), Range.of(pair.relative)
-        p = pair.p if pair.p is not None else (relative.p if plan.scale == "relative" else absolute.p)
-        if pair.p is None and (absolute.p <= plan.alpha) != (relative.p <= plan.alpha) and not np.isnan(p):
-            warnings.append(
-                f"the tests of the absolute effect (p = {absolute.p:.3g}) and of the relative one (p = "
-                f"{relative.p:.3g}) disagree; the plan decides by the {plan.scale} one"
-            )
+        plan, control, treatment = self.of.plan, self.value(self.of.plan.control), self.value(arm)
+        none = self.untestable(arm)
+        self.test.refuse(self.arms(arm), self.options(1 - plan.alpha, self.alternative))
+        pair, looked = (Pair(NOTHING, NOTHING), "") if none else self.judged(arm, plan.alpha, self.alternative)
+        scale, why = decides(pair, self.base(arm), plan.scale)
+        guard, equal = self.guard(arm, pair), self.equality(arm)
+        if none:
+            warnings = [none]
+        else:
+            warnings = [*self.warnings(arm, why), *(each.why for each in (guard, equal) if each and each.why)]
+            warnings += [self.disagree(pair)] if scale == plan.scale and self.disagree(pair) else []
+        p = pair.p if pair.p is not None else float(pair.on(scale).p)
         return Estimated(
-            self.name, arm, self.role, self.test.words, plan.scale, float(control.value), float(treatment.value),
-            int(control.n), int(treatment.n), absolute, relative, p, p, "none", plan.alpha, self.metric.better,
-            f"{self.how()}{looked}", None if self.cuped is None else float(self.cuped.rho), pair.ranks,
-            self.guard(pair), self.equality(arm), tuple(warnings), tuple(self.remedies()),
-            posterior=self.posterior(pair),
+            self.name, arm, self.role, self.test.words, scale, float(control.value), float(treatment.value),
+            int(control.n), int(treatment.n), Range.of(pair.absolute), Range.of(pair.relative), p, p, "none",
+            plan.alpha, self.metric.better, f"{self.how()}{looked}",
+            None if self.cuped is None else float(self.cuped.rho), pair.ranks, guard, equal, tuple(warnings),
+            tuple(self.remedies()),
+            posterior=self.posterior(pair) if scale == plan.scale else None,
         )  # fmt: skip
+
+    def untestable(self, arm: str) -> str:
+        """Why there is no test of an arm against the control; empty: there is one."""
+        a, b = self.value(self.of.plan.control), self.value(arm)
+        for name, value in ((self.of.plan.control, a.value), (arm, b.value)):
+            if not np.isfinite(value):
+                return f"{self.name} has no value in {name}: its denominator is 0 in all units; check its definition"
+        if self.flat_arms(arm) and a.value == b.value:
+            return f"{self.name} does not vary, so it cannot be tested; {self.unseen()}"
+        return ""
+
+    def flat_arms(self, arm: str) -> bool:
+        """Whether neither arm has any spread."""
+        return not bool(self.value(self.of.plan.control).var + self.value(arm).var > 0)
+
+    def disagree(self, pair: Pair) -> str:
+        """That the tests of both scales say different things; empty: they do not, or neither decides."""
+        plan, absolute, relative = self.of.plan, float(pair.absolute.p), float(pair.relative.p)
+        if pair.p is not None or np.isnan(absolute + relative) or (absolute <= plan.alpha) == (relative <= plan.alpha):
+            return ""
+        return (
+            f"the tests of the absolute effect (p = {absolute:.3g}) and of the relative one (p = {relative:.3g}) "
+            f"disagree; the plan decides by the {plan.scale} one"
+        )
 
     @property
     def alternative(self) -> Alternative:
@@ -244,12 +267,27 @@ class _Metric:
 
     # -- tests --------------------------------------------------------------------------------------------------------
 
-    def found(self, arm: str, level: float) -> Pair:
-        """By the planned test."""
-        options = replace(self.of.options, level=level, alternative=self.alternative)
-        if self.metric.quantile is not None:
-            options = replace(options, quantile=self.metric.quantile)
-        return self.test.judged(self.arms(arm), options)
+    def judged(self, arm: str, alpha: float, alternative: Alternative) -> tuple[Pair, str]:
+        """The planned test, with intervals of level 1 − alpha and p that hold under the plan's looks."""
+        pair = self.test.judged(self.arms(arm), self.options(1 - alpha, alternative))
+        if not self.flat_arms(arm):
+            return self.with_looks(pair, arm, alpha, alternative)
+        places = [self.place(each) for each in (self.of.plan.control, arm)]
+        n = (self.by_stratum.n if self.stratified else self.flat.n[:, None])[places]
+        looks = "" if self.of.plan.sequential is None else ", for one look"
+        said = f"; all units of an arm are alike: p is the share of the ways to deal the units that part them so{looks}"
+        return separated(pair, n, alternative, alpha), said
+
+    def options(self, level: float, alternative: Alternative) -> ComparisonOptions:
+        """How the test is to compare."""
+        made = replace(self.of.options, level=level, alternative=alternative)
+        return made if self.metric.quantile is None else replace(made, quantile=self.metric.quantile)
+
+    def base(self, arm: str) -> Estimate:
+        """What relative effects are shares of."""
+        if not np.isfinite(self.value(self.of.plan.control).value):
+            return self.value(self.of.plan.control)
+        return self.test.base(self.arms(arm), self.options(0.95, "two-sided"))
 
     def own(self, arm: str) -> Floats:
         """A unit's own value: y, or y/d of the units that have a d."""
@@ -261,7 +299,7 @@ class _Metric:
 
     # -- looks --------------------------------------------------------------------------------------------------------
 
-    def with_looks(self, pair: Pair, arm: str, alpha: float) -> tuple[Pair, str]:
+    def with_looks(self, pair: Pair, arm: str, alpha: float, alternative: Alternative) -> tuple[Pair, str]:
         """Intervals of level 1 − alpha and p that hold under the plan's looks."""
         plan, sequential = self.of.plan, self.of.plan.sequential
         if sequential is None or self.of.look.kind == "fixed":
@@ -275,51 +313,59 @@ class _Metric:
             return pair, "; holds for one look only"
         if sequential.kind == "group":
             return (
-                Pair(self._bounded(pair.absolute, alpha), self._bounded(pair.relative, alpha)),
+                Pair(
+                    self._bounded(pair.absolute, alpha, alternative), self._bounded(pair.relative, alpha, alternative)
+                ),
                 f"; bounds of {sequential.spending} spending ({sequential.convention}) at look {self.of.look.number}",
             )
         part = plan.arms[plan.control] + plan.arms[arm]
         n = float(self.flat.n[self.place(plan.control)] + self.flat.n[self.place(arm)])
         absolute, relative = (
-            confidence_sequence(effect, n, alpha=alpha, tune=sequential.tune * part, alternative=self.alternative)
+            confidence_sequence(effect, n, alpha=alpha, tune=sequential.tune * part, alternative=alternative)
             for effect in (pair.absolute, pair.relative)
         )
         return Pair(absolute, relative), f"; confidence sequence tuned for {sequential.tune:,} units"
 
-    def _bounded(self, effect: Effect, alpha: float) -> Effect:
-        """The repeated interval and p of a group-sequential plan (Jennison, Turnbull 2000)."""
+    def _bounded(self, effect: Effect, alpha: float, alternative: Alternative) -> Effect:
+        """The repeated interval and p of a group-sequential plan (Jennison, Turnbull 2000); one-sided: half of one."""
         sequential, times = self.of.plan.sequential, self.of.times
         if sequential is None or not times:
             inf = np.asarray(np.inf)
             return effect._replace(low=-inf, high=inf, p=np.asarray(1.0))
-        design = spending_bounds(times, alpha, spending=sequential.spending, convention=sequential.convention)
-        two_sided = special.stdtr(effect.df, -np.abs(effect.statistic))
-        z = float(-special.ndtri(max(float(two_sided), 1e-300)))
-        p = repeated_p(z, times, spending=sequential.spending, convention=sequential.convention)
-        if self.alternative != "two-sided":
-            toward = (effect.statistic > 0) == (self.alternative == "greater")
-            p = p / 2 if toward else 1 - p / 2
-        half = design.bounds[-1] * effect.se
-        return effect._replace(low=effect.value - half, high=effect.value + half, p=np.asarray(p))
+        sides = 1 if alternative == "two-sided" else 2
+        spending, convention = sequential.spending, sequential.convention
+        both = both_sides(alpha, alternative)
+        bound = spending_bounds(times, both, spending=spending, convention=convention).bounds[-1]
+        t = float(statistic_of(effect.value, effect.se))
+        z = float(-special.ndtri(max(float(special.stdtr(effect.df, -abs(t))), 1e-300)))
+        p = repeated_p(z, times, spending=spending, convention=convention) / sides
+        if alternative != "two-sided" and (t > 0) != (alternative == "greater"):
+            p = 1 - p
+        half = -special.stdtrit(effect.df, special.ndtr(-bound)) * effect.se  # as far out in t as the bound in z
+        return opened(effect._replace(low=effect.value - half, high=effect.value + half, p=np.asarray(p)), alternative)
 
     def joint(self, arm: str) -> Joint | None:
         """The interval that holds for all arms of the primary metric together: the same test's, at 1 − alpha / arms."""
         plan, arms = self.of.plan, len(self.of.plan.treatments)
-        if self.role != "primary" or arms < 2 or plan.correction == "none":
+        if self.role != "primary" or arms < 2 or plan.correction == "none" or self.untestable(arm):
             return None
         alpha = plan.alpha / arms
-        pair, _ = self.with_looks(self.found(arm, 1 - alpha), arm, alpha)
+        pair, _ = self.judged(arm, alpha, self.alternative)
         if pair.ranks is None:
-            return Joint(Range.of(pair.on(plan.scale)), 1 - alpha, arms)
+            return Joint(Range.of(pair.on(decides(pair, self.base(arm), plan.scale)[0])), 1 - alpha, arms)
         ranks = pair.ranks
         return Joint(Range(ranks.superiority, ranks.low, ranks.high, ranks.p), 1 - alpha, arms, none=0.5)
 
     # -- guardrails, warnings, words ----------------------------------------------------------------------------------
 
-    def guard(self, pair: Pair) -> Guard | None:
-        """Whether the metric is not worse than its margin, where the plan asks."""
+    def guard(self, arm: str, pair: Pair) -> Guard | None:
+        """Whether the metric is not worse than its margin, where the plan asks; by two-sided intervals."""
         rule = self.of.plan.guardrails.get(self.name)
-        return None if rule is None else guarded(pair.on(rule.scale), rule, self.metric.better)
+        if rule is None:
+            return None
+        if self.alternative != "two-sided" and not np.isnan(pair.absolute.value):
+            pair, _ = self.judged(arm, self.of.plan.alpha, "two-sided")
+        return guarded(held_to(rule, "guardrail", pair, self.base(arm)), self.metric.better)
 
     def posterior(self, pair: Pair) -> Posterior | None:
         """The Bayesian read-out where the plan asks; looks do not change it."""
@@ -335,15 +381,18 @@ class _Metric:
         rule, alpha = self.of.plan.equivalence.get(self.name), self.of.plan.alpha
         if rule is None:
             return None
-        pair, _ = self.with_looks(self.found(arm, 1 - 2 * alpha), arm, 2 * alpha)
-        return equalled(pair.on(rule.scale), rule, alpha)
+        none = bool(self.untestable(arm)) and not self.flat_arms(arm)
+        pair = Pair(NOTHING, NOTHING) if none else self.judged(arm, 2 * alpha, "two-sided")[0]
+        return equalled(held_to(rule, "equivalence", pair, self.base(arm)), alpha)
 
-    def warnings(self, arm: str) -> list[str]:
-        """Where the theory of the test does not hold for these data."""
+    def warnings(self, arm: str, scale: str) -> list[str]:
+        """Where the theory of the test does not hold for these data; ``scale``: why another scale decides, if so."""
         plan, out = self.of.plan, self.test.warnings(self.arms(arm))
         if plan.scale == "relative":
-            out.append(share_warning(self.value(plan.control), SURE if self.test.normal else UNSURE))
-        if self.metric.adjusts and self.cuped is None:
+            out.append(scale or (share_warning(self.value(plan.control), SURE) if self.test.normal else ""))
+        if self.metric.adjusts and not self.test.uses_covariate:
+            out.append(f"the covariate is not used by {self.test.words}")
+        elif self.metric.adjusts and self.cuped is None:
             out.append("the covariate tells nothing (no events before the exposure, or no spread) and is not used")
         if plan.strata and not self.test.uses_strata:
             out.append(f"strata are not used by {self.test.words}")
@@ -390,10 +439,11 @@ class _Metric:
         what = "Σy/Σd over units, variance by the delta method" if self.has_denominator else "mean over units"
         if self.metric.quantile is not None:
             what = f"quantile {self.metric.quantile:g} of units"
-        parts = [f"{what}; {self.test.words}, {100 * (1 - plan.alpha):g} % intervals"]
+        ends = {"two-sided": "intervals", "greater": "lower bounds", "less": "upper bounds"}[self.alternative]
+        parts = [f"{what}; {self.test.words}, {100 * (1 - plan.alpha):g} % {ends}"]
         if self.test.note:
             parts.append(self.test.note)
-        if self.cuped is not None and self.test.uses_covariate:
+        if self.cuped is not None:
             rho = float(self.cuped.rho)
             parts.append(f"CUPED with rho = {rho:.3f}, which leaves {100 * (1 - rho**2):.3g} % of the variance")
         if self.stratified:

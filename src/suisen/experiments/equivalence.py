@@ -9,8 +9,8 @@ from scipy import special
 from suisen.errors import InputError
 from suisen.experiments.means import Effect, statistic_of
 from suisen.experiments.moments import Floats
-from suisen.experiments.plan import Equivalence, Guardrail
 from suisen.experiments.result import Equality, Guard, Range, State
+from suisen.experiments.scales import LEAST, Held
 
 
 class Margins(NamedTuple):
@@ -49,24 +49,27 @@ def equivalent(effect: Effect, low: float, high: float, *, alpha: float = 0.05) 
     return Margins(np.asarray(np.maximum(above, below)), *_interval(effect, alpha))
 
 
-def guarded(effect: Effect, rule: Guardrail, better: Literal["higher", "lower"]) -> Guard:
-    """Whether the interval lies on the good side of a guardrail's margin."""
+def guarded(held: Held, better: Literal["higher", "lower"]) -> Guard:
+    """Whether the interval, which is two-sided, lies on the good side of a guardrail's margin."""
+    effect, margin, scale, why = held
     sign = 1.0 if better == "higher" else -1.0
     ends = sorted((sign * float(effect.low), sign * float(effect.high)))
-    state: State = "holds" if ends[0] > -rule.margin else "fails" if ends[1] < -rule.margin else "undecided"
-    return Guard(rule.margin, rule.scale, float(non_inferior(effect, rule.margin, better=better).p), state)
+    state: State = "holds" if ends[0] > -margin else "fails" if ends[1] < -margin else "undecided"
+    p = float(non_inferior(effect, max(margin, LEAST), better=better).p)
+    return Guard(margin, scale, p, state, why)
 
 
-def equalled(effect: Effect, rule: Equivalence, alpha: float) -> Equality:
+def equalled(held: Held, alpha: float) -> Equality:
     """Whether the interval, of level 1 − 2 alpha, lies between the margins; undecided where nothing varies."""
-    low, high, margin = float(effect.low), float(effect.high), rule.margin
+    effect, margin, scale, why = held
+    low, high = float(effect.low), float(effect.high)
     if not float(effect.se) > 0:
-        return Equality(margin, rule.scale, Range(float(effect.value), low, high, float("nan")), "undecided")
+        return Equality(margin, scale, Range(float(effect.value), low, high, float("nan")), "undecided", why)
     state: State = "holds" if -margin < low and high < margin else "undecided"
     if low >= margin or high <= -margin:
         state = "fails"
-    p = float(equivalent(effect, -margin, margin, alpha=alpha).p)
-    return Equality(margin, rule.scale, Range(float(effect.value), low, high, p), state)
+    p = float(equivalent(effect, -max(margin, LEAST), max(margin, LEAST), alpha=alpha).p)
+    return Equality(margin, scale, Range(float(effect.value), low, high, p), state, why)
 
 
 def _interval(effect: Effect, alpha: float) -> tuple[Floats, Floats]:

@@ -17,7 +17,7 @@ from suisen.data.durations import spelt
 from suisen.errors import InputError
 from suisen.experiments.plan import Plan, Sequential
 from suisen.experiments.result import Result
-from suisen.experiments.sequential import spending_bounds, spent
+from suisen.experiments.sequential import both_sides, spending_bounds, spent
 from suisen.experiments.standing import Look, Taken
 from suisen.files import write_text
 
@@ -112,10 +112,11 @@ def _group(
         barred = f"{left} the {ordinal(len(chances))} look ({last.when[:10]}, at {_percent(last.share)})"
         return replace(look, said=f"no new look ({seen}), {how}", barred=barred), ()
     times = (*used, time)
-    design = spending_bounds(times, plan.alpha, spending=sequential.spending, convention=sequential.convention)
+    both = both_sides(plan.alpha, plan.alternative)
+    design = spending_bounds(times, both, spending=sequential.spending, convention=sequential.convention)
     bound = float(design.bounds[-1]) if np.isfinite(design.bounds[-1]) else None
     said = f"{_named(look, sequential, seen)}, {how}"
-    return replace(look, said=said, bound=bound, spent=_spent(sequential, time, plan.alpha)), times
+    return replace(look, said=said, bound=bound, spent=_spent(plan, sequential, time)), times
 
 
 def _named(look: Look, sequential: Sequential, seen: str) -> str:
@@ -133,8 +134,10 @@ def _time(share: float | None) -> float:
     return 1.0 if share is None or share >= 1 - NEAR else share
 
 
-def _spent(sequential: Sequential, time: float, alpha: float) -> float:
-    return float(spent(time, alpha, spending=sequential.spending, convention=sequential.convention))
+def _spent(plan: Plan, sequential: Sequential, time: float) -> float:
+    both = both_sides(plan.alpha, plan.alternative)
+    found = spent(time, both, spending=sequential.spending, convention=sequential.convention)
+    return float(found) * plan.alpha / both
 
 
 def _percent(share: float | None) -> str:
@@ -170,7 +173,7 @@ def _refuse_another_plan(taken: Taken, plan: Plan) -> None:
     kind = "fixed" if sequential is None else sequential.kind
     due = taken.spent
     if sequential is not None and taken.spent is not None:
-        due = _spent(sequential, _time(taken.share), plan.alpha)
+        due = _spent(plan, sequential, _time(taken.share))
     if taken.kind != kind or (due is not None and taken.spent is not None and abs(due - taken.spent) > 1e-6):
         raise InputError(
             f"looks: the one of {taken.when} was taken under another plan (kind {taken.kind!r}, alpha spent "

@@ -11,10 +11,10 @@ follows from p.
 * **proportions**: z with the pooled variance under "no effect" and each arm's own under the effect (statsmodels'
   ``power_proportions_2indep``).
 
-With ``scale = "relative"`` effects are shares of the control's value and the test is that of the ratio of the arms,
-whose standard error grows with the effect: it needs more units for a rise, and fewer for a fall, than the test of the
-difference.  To have the difference tested against a relative effect, give ``effect = share * baseline.value`` on the
-absolute scale.
+With ``scale = "relative"`` effects are shares of the control's absolute value (above 0 is up, whatever its sign) and
+the test is that of the ratio of the arms, whose standard error grows with the effect: it needs more units where the
+ratio rises, and fewer where it falls, than the test of the difference.  To have the difference tested against a share,
+give ``effect = share * abs(baseline.value)`` on the absolute scale.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ def _spread(baseline: Baseline, design: Design, n_a: float, n_b: float, effect: 
     var_b = b * (1 - b) if design.of_shares else var
     if design.scale == "relative":
         null = sqrt(var_b / n_b / a**2 + var / n_a * b**2 / a**4)
-        se = null * _statistic_spread(var / n_a, var_b / n_b, effect)
+        se = null * _statistic_spread(var / n_a, var_b / n_b, b / a)
     else:
         se = null = sqrt(var / n_a + var_b / n_b)
         if design.of_shares:
@@ -307,24 +307,23 @@ def _spread(baseline: Baseline, design: Design, n_a: float, n_b: float, effect: 
     return null, se, FREEDOM[design.test](n_a, n_b)
 
 
-def _statistic_spread(var_a: float, var_b: float, effect: float) -> float:
-    """Standard deviation of the statistic of a relative effect, which is 1 where there is none.
+def _statistic_spread(var_a: float, var_b: float, r: float) -> float:
+    """Standard deviation of the statistic of a relative effect, which is 1 where there is none; ``r``: b / a.
 
     An arm whose control came out low has a larger effect and a larger standard error at once, so that the statistic
     (b − a) / √(var_b + var_a (b / a)²) varies less than the effect; first-order, by its derivatives by a and b.
     """
-    r = 1 + effect
     square = var_b + var_a * r**2
     if square == 0:
         return 1.0
-    k = effect * var_a * r / square
+    k = (r - 1) * var_a * r / square
     return sqrt(((1 - k) ** 2 * var_b + (1 - k * r) ** 2 * var_a) / square)
 
 
 def _largest(baseline: Baseline, design: Design, sign: float) -> float:
-    """Beyond it there is no effect: a share of units stays in [0, 1], a value that is compared by a ratio above 0."""
+    """Beyond it there is no effect: a share of units stays in [0, 1], a value compared by a ratio keeps its sign."""
     if not design.of_shares:
-        return inf if design.scale == "absolute" else 1.0 if sign < 0 else HIGHEST
+        return inf if design.scale == "absolute" else 1.0 if sign * baseline.value < 0 else HIGHEST
     room = 1 - baseline.value if sign > 0 else baseline.value
     return (room / baseline.value if design.scale == "relative" else room) * (1 - 1e-12)
 
@@ -353,7 +352,7 @@ def _check_effect(baseline: Baseline, design: Design, effect: float) -> None:
 
 def _treated(baseline: Baseline, design: Design, effect: float) -> float:
     """The metric's value in the treatment."""
-    return baseline.value * (1 + effect) if design.scale == "relative" else baseline.value + effect
+    return baseline.value + effect * (abs(baseline.value) if design.scale == "relative" else 1)
 
 
 def _check_margin(margin: float) -> None:

@@ -316,6 +316,12 @@ def quantile(
     return opened(Effect(np.asarray(seen), se, np.asarray(np.inf), low, high, p, statistic), alternative)
 
 
+def quantile_of(values: npt.ArrayLike, q: float, *, resamples: int = 20_000, seed: int = 0) -> Estimate:
+    """A quantile as the value of an arm, with its variance by the bootstrap."""
+    point, draws = _order_statistics(values, q, resamples, np.random.default_rng(seed))
+    return Estimate(point[0], np.asarray(draws.var(ddof=1)), np.asarray(np.inf), np.asarray(float(np.size(values))))
+
+
 def _order_statistics(
     values: npt.ArrayLike, q: float, resamples: int, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:

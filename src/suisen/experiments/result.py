@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import isinf, isnan
 from typing import Literal
 
 import polars as pl
@@ -37,16 +37,41 @@ class Range:
         return cls(float(effect.value), float(effect.low), float(effect.high), float(effect.p))
 
     def percent(self) -> str:
-        """As a share of the control's value: ``+3.1 % [1.2, 5.0]``."""
-        return f"{100 * self.value:+.3g} % [{100 * self.low:.3g}, {100 * self.high:.3g}]"
+        """As a share of the control's value: ``+3.1 % [1.2, 5.0]``, one-sided ``+3.1 %, at least 1.2 %``."""
+        return told(self.value, self.low, self.high, "relative")
 
     def plain(self) -> str:
-        """In the metric's own unit: ``+0.0031 [0.0012, 0.005]``."""
-        return f"{self.value:+.4g} [{self.low:.4g}, {self.high:.4g}]"
+        """In the metric's own unit: ``+0.0031 [0.0012, 0.005]``, one-sided ``+0.0031, at least 0.0012``."""
+        return told(self.value, self.low, self.high, "absolute")
 
     def shown(self, scale: Scale) -> str:
         """On the scale that decides."""
         return self.percent() if scale == "relative" else self.plain()
+
+
+def told(value: float, low: float, high: float, scale: Scale, *, sign: Literal["+", "-"] = "+") -> str:
+    """An effect with its interval in words; ``sign``: + before values above 0, - before those below 0 alone.
+
+    >>> from math import inf, nan
+    >>> told(0.031, 0.012, inf, "relative"), told(-2, -inf, -0.5, "absolute"), told(nan, nan, nan, "relative")
+    ('+3.1 %, at least 1.2 %', '-2, at most -0.5', 'not defined')
+    """
+    if isnan(value):
+        return "not defined"
+    factor, digits, unit = (100, ".3g", " %") if scale == "relative" else (1, ".4g", "")
+    said = f"{factor * value:{sign}{digits}}{unit}"
+    bound = bounded(low, high, scale)
+    return f"{said}, {bound}" if bound else f"{said} [{factor * low:{digits}}, {factor * high:{digits}}]"
+
+
+def bounded(low: float, high: float, scale: Scale) -> str:
+    """The one end of an interval in words; empty: it has both."""
+    factor, digits, unit = (100, ".3g", " %") if scale == "relative" else (1, ".4g", "")
+    if isinf(low) and isinf(high):
+        return "without bounds"
+    if isinf(high):
+        return f"at least {factor * low:{digits}}{unit}"
+    return f"at most {factor * high:{digits}}{unit}" if isinf(low) else ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +85,8 @@ class Guard:
     state: State
     """holds: the interval is on the good side of the margin; fails: on the bad one; undecided: the margin is in it; not
     judged: the result is blocked."""
+    why: str = ""
+    """Why it is judged on another scale than planned, with another margin."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +101,8 @@ class Equality:
     state: State
     """holds: the interval is between the margins; fails: beyond one of them; undecided: a margin is in it; not judged:
     the result is blocked."""
+    why: str = ""
+    """Why it is judged on another scale than planned, with another margin."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +128,7 @@ class Joint:
         ends = (
             f"[{100 * low:.3g}, {100 * high:.3g}] %" if self.none or scale == "relative" else f"[{low:.4g}, {high:.4g}]"
         )
-        return f"{ends} at {100 * self.level:.4g} %"
+        return f"{bounded(low, high, scale) or ends} at {100 * self.level:.4g} %"
 
 
 @dataclass(frozen=True)
@@ -112,7 +141,7 @@ class Estimated:
     test: str
     """Which test, in words."""
     scale: Scale
-    """The scale whose test decides, as planned."""
+    """The scale whose test decides: the planned one, but absolute where shares of the control's value say nothing."""
     control: float
     treatment: float
     n_control: int
@@ -154,7 +183,11 @@ class Estimated:
     @property
     def effect(self) -> Range:
         """On the scale that decides."""
-        return self.relative if self.scale == "relative" else self.absolute
+        return self.on(self.scale)
+
+    def on(self, scale: Scale) -> Range:
+        """The effect on a scale."""
+        return self.relative if scale == "relative" else self.absolute
 
     @property
     def claimed(self) -> Range:
@@ -168,7 +201,9 @@ class Estimated:
             return "no verdict"
         if not self.significant:
             return "not shown"
-        value = self.ranks.superiority - 0.5 if self.ranks is not None else self.effect.value
+        value, found = self.ranks.superiority - 0.5 if self.ranks is not None else self.effect.value, self.effect
+        if isinf(found.low) != isinf(found.high):  # a one-sided test finds one way alone
+            return "raises" if isinf(found.high) else "lowers"
         return "raises" if value > 0 else "lowers"
 
     @property
@@ -230,7 +265,7 @@ class Cumulative:
     arm: str
     n: int
     effect: Range
-    """On the plan's scale; its interval is the one that the plan's looks allow."""
+    """On the scale that decides in the end; its interval is the one that the plan's looks allow."""
 
 
 @dataclass(frozen=True)
@@ -389,8 +424,8 @@ def _ranked(each: Estimated) -> str:
         return ""
     return (
         f"{each.metric}, {each.arm}: above the control in {100 * found.superiority:.1f} % of pairs "
-        f"[{100 * found.low:.1f}, {100 * found.high:.1f}] ({100 * found.ties:.0f} % tied), shift {found.shift:.4g} "
-        f"[{found.shift_low:.4g}, {found.shift_high:.4g}].  {found.says}"
+        f"[{100 * found.low:.1f}, {100 * found.high:.1f}] ({100 * found.ties:.0f} % tied), shift "
+        f"{told(found.shift, found.shift_low, found.shift_high, 'absolute', sign='-')}.  {found.says}"
     )
 
 

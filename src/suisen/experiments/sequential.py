@@ -136,6 +136,11 @@ class GroupDesign:
         return float(self.crossing(drift).sum())
 
 
+def both_sides(alpha: float, alternative: Alternative) -> float:
+    """The alpha whose bounds on |z| are those of an alternative: a one-sided one has all of its alpha on its side."""
+    return alpha if alternative == "two-sided" else min(2 * alpha, 0.999)
+
+
 def spending_bounds(
     times: Sequence[float],
     alpha: float = 0.05,

@@ -32,7 +32,7 @@ from suisen.experiments.metrics import follow_up
 from suisen.experiments.moments import aggregate, moments
 from suisen.experiments.plan import Plan, Scale
 from suisen.experiments.power import Baseline, Design, arms_of, margin_power, margin_size, mde, power, sample_size
-from suisen.experiments.sequential import mixture_bound, mixture_rho, spending_bounds
+from suisen.experiments.sequential import both_sides, mixture_bound, mixture_rho, spending_bounds
 from suisen.experiments.units import Frame, units
 
 GRID = (1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 56)
@@ -185,7 +185,7 @@ def _critical(plan: Plan, level: float, *, one_sided: bool) -> Callable[[float],
         sides: Literal[1, 2] = 1 if one_sided else 2
         rho = mixture_rho(looking.tune, level, sides=sides)
         return lambda n: float(mixture_bound(n, rho, level, sides=sides)) / sqrt(n)
-    level = min(2 * level, 0.999) if one_sided else level  # the bounds are on |z|
+    level = both_sides(level, "greater" if one_sided else "two-sided")
     group = spending_bounds(looking.looks, level, spending=looking.spending, convention=looking.convention)
     drift = float(optimize.brentq(lambda drift: group.power(drift) - plan.power, 0.0, 20.0, xtol=1e-9))
     same = drift - float(special.ndtri(plan.power))  # the fixed bound that needs as many units

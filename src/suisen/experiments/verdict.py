@@ -2,7 +2,7 @@
 
 from suisen.experiments.blocks import CONTAMINATED, contamination
 from suisen.experiments.looks import ordinal
-from suisen.experiments.result import Equality, Estimated, Guard, Range, Result, State, margin_of
+from suisen.experiments.result import Equality, Estimated, Guard, Range, Result, State, margin_of, told
 from suisen.experiments.standing import Look
 
 EQUAL: dict[State, str] = {"holds": "equal", "fails": "NOT EQUAL", "undecided": "not shown to be equal"}
@@ -20,7 +20,7 @@ def verdict(result: Result) -> str:
         return _same(result)
     primary = result.of("primary")
     if all(each.decision == "no verdict" for each in primary):
-        none = f"No verdict: {primary[0].metric} does not vary, so it cannot be tested"
+        none = f"No verdict: {primary[0].warnings[0].split(';')[0]}"
         return "; ".join(part for part in (none, _guardrails(result).replace("guardrails hold", "")) if part)
     said = [_effect(each, result) for each in primary]
     parts = [
@@ -79,7 +79,7 @@ def _interval(equal: Equality, result: Result) -> str:
 def _shown(each: Estimated, result: Result) -> str:
     arm = _begun(each.arm)
     if each.decision == "no verdict":
-        return f"{arm}: {each.metric} does not vary"
+        return f"{arm}: {each.warnings[0].split(';')[0]}"
     if each.ranks is not None:
         found = each.ranks if each.joint is None else each.joint.effect
         pairs = f"{100 * each.ranks.superiority:.1f} % of pairs [{100 * found.low:.1f}, {100 * found.high:.1f}]"
@@ -93,7 +93,7 @@ def _shown(each: Estimated, result: Result) -> str:
     shown = found_range.shown(each.scale)
     mde = result.plan.mde
     ruled = ""
-    if mde is not None and -mde < found_range.low and found_range.high < mde:
+    if mde is not None and each.scale == result.plan.scale and -mde < found_range.low and found_range.high < mde:
         size = f"{100 * mde:g} %" if each.scale == "relative" else f"{mde:g}"
         ruled = f", and one of {size} is ruled out"
     return f"No effect of {each.arm} on {each.metric} is shown: {shown}{ruled}"
@@ -102,10 +102,8 @@ def _shown(each: Estimated, result: Result) -> str:
 def _size(each: Estimated, sign: int) -> str:
     """The effect's size in its own direction: ``3.1 % [1.2, 5.0]``."""
     found = each.claimed
-    ends = sorted((sign * found.low, sign * found.high))
-    if each.scale == "relative":
-        return f"{100 * sign * found.value:.3g} % [{100 * ends[0]:.3g}, {100 * ends[1]:.3g}]"
-    return f"{sign * found.value:.4g} [{ends[0]:.4g}, {ends[1]:.4g}]"
+    low, high = sorted((sign * found.low, sign * found.high))
+    return told(sign * found.value, low, high, each.scale, sign="-")
 
 
 def _guardrails(result: Result) -> str:

@@ -98,5 +98,6 @@ def course(title: str, points: Sequence[Point], *, percent: bool, below: str) ->
     panel = Panel(marks=marks, x=level, y=Axis(percent=percent, signed=True))
     last = shown[-1]
     scale, unit = (100, " %") if percent else (1, "")
-    numbers = f"{scale * last.value:+.3g}{unit} [{scale * last.low:+.3g}, {scale * last.high:+.3g}]"
+    low, high = (f"{scale * end:+.3g}" if isfinite(end) else "no end" for end in (last.low, last.high))
+    numbers = f"{scale * last.value:+.3g}{unit} [{low}, {high}]"
     return draw.picture(title, f"{len(shown)} points; the last, {last.label}: {numbers}", [panel])

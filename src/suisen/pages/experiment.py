@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from suisen.data.durations import spelt
 from suisen.experiments.plan import Plan, Scale
 from suisen.experiments.record import About, Record, Truth
-from suisen.experiments.result import UNJUDGED, Estimated, Range, Result, believed, margin_of
+from suisen.experiments.result import UNJUDGED, Estimated, Range, Result, believed, margin_of, told
 from suisen.files import write_text
 from suisen.pages import charts
 from suisen.pages.charts import Bar, Figure, Point
@@ -60,8 +60,8 @@ def number(x: float) -> str:
 
 
 def effect(found: Range, scale: Scale) -> str:
-    """An effect with its interval; a dash where there is none."""
-    return found.shown(scale) if isfinite(found.value) else "–"
+    """An effect with its interval; in words where it has none."""
+    return found.shown(scale)
 
 
 def decided(each: Estimated) -> str:
@@ -200,11 +200,19 @@ def _finite(bars: Iterable[Bar]) -> list[Bar]:
     return [bar for bar in bars if isfinite(bar.value)]
 
 
+def _scale(estimates: Iterable[Estimated]) -> Scale:
+    """The one scale of a picture: shares only where they decide everywhere."""
+    return "relative" if all(each.scale == "relative" for each in estimates) else "absolute"
+
+
 def primary_figure(result: Result, truth: Sequence[Truth] = ()) -> Figure | None:
     """The metric that decides, one row per arm, on the planned scale; None where nothing was estimated."""
-    known, scale, primary = _by_place(truth), result.plan.scale, result.plan.primary
+    known, scale, primary = _by_place(truth), _scale(result.of("primary")), result.plan.primary
     found = result.of("primary")
-    bars = _finite(_bar(e.arm, e, e.scale, known.get((e.metric, e.arm)), found=e.claimed) for e in found)
+    bars = _finite(
+        _bar(e.arm, e, scale, known.get((e.metric, e.arm)), found=e.claimed if e.scale == scale else None)
+        for e in found
+    )
     if not bars:
         return None
     level, together = 1 - result.plan.alpha, ""
@@ -251,13 +259,14 @@ def _edge(bars: Sequence[Bar]) -> float | None:
 
 def course_figures(result: Result) -> list[Figure]:
     """The primary metric as it stood at earlier moments, and by day since exposure."""
-    percent, out = result.plan.scale == "relative", []
+    out = []
     looks = "intervals allow for the planned looks"
     if result.look.kind == "fixed":
         looks = "intervals hold for one look alone, so this is to see the course, not to stop at"
     if len(result.plan.treatments) > 1:
         looks += "; each arm by itself"
     for arm in result.plan.treatments:
+        percent = _scale(each for each in result.of("primary") if each.arm == arm) == "relative"
         stood = [each for each in result.cumulative if each.arm == arm and isfinite(each.effect.value)]
         points = [_point(spelt(each.until)[5:10], each.effect) for each in stood]
         if len(points) > 1:
@@ -266,7 +275,7 @@ def course_figures(result: Result) -> list[Figure]:
             out.append(Figure(f"Cumulative effect: {arm}", picture, caption))
         days = [each for each in result.days if each.arm == arm]
         points = _told([_point(str(day.day), day.relative if percent else day.effect) for day in days])
-        if len(days) > 1:
+        if len(days) > 1 and points:
             picture = charts.course(f"By day, {arm}", points, percent=percent, below="days since first exposure")
             said = "; ".join(str(trend) for trend in result.trends if trend.arm == arm)
             gone = len(days) - len(points)
@@ -283,6 +292,7 @@ def _point(label: str, found: Range) -> Point:
 
 def _told(points: Sequence[Point]) -> list[Point]:
     """Without those whose interval is so wide that it would flatten the others."""
+    points = [point for point in points if isfinite(point.value)]
     widths = sorted(point.high - point.low for point in points)
     most = WIDE * widths[(len(widths) - 1) // 2] if widths else 0.0
     return [point for point in points if not point.high - point.low > most > 0]
@@ -294,9 +304,10 @@ def segment_figures(result: Result) -> list[Figure]:
     for arm in result.plan.treatments:
         for column in dict.fromkeys(each.column for each in result.segments):
             found = [each for each in result.segments if (each.column, each.estimate.arm) == (column, arm)]
-            bars = _finite(_bar(each.value, each.estimate, each.estimate.scale) for each in found)
+            scale = _scale(each.estimate for each in found)
+            bars = _finite(_bar(each.value, each.estimate, scale) for each in found)
             if bars:
-                picture = charts.intervals(f"{column}, {arm}", bars, percent=result.plan.scale == "relative")
+                picture = charts.intervals(f"{column}, {arm}", bars, percent=scale == "relative")
                 same = f"the same in all values of {column}: p = {probability(found[0].differ_p)}"
                 caption = f"Each interval by itself; {same}."
                 out.append(Figure(f"{column}: {arm}", picture, caption))
@@ -308,7 +319,9 @@ def segment_figures(result: Result) -> list[Figure]:
 
 def render_record(record: Record) -> str:
     """The page as text."""
-    return render("experiment.html", _parts(record.result, record.about), [number, probability, margin_of, effect])
+    return render(
+        "experiment.html", _parts(record.result, record.about), [number, probability, margin_of, effect, told]
+    )
 
 
 def write_report(path: Path | str, record: Record) -> None:

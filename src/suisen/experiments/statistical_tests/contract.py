@@ -107,6 +107,10 @@ class StatisticalTest(ABC):
         The interval follows the alternative, and excludes 0 exactly where p <= 1 − level.
         """
 
+    def base(self, arms: Arms, options: ComparisonOptions) -> Estimate:
+        """The control's value, of which relative effects are shares."""
+        return arms.estimates[0]
+
     def ranks(self, arms: Arms, options: ComparisonOptions) -> RankEffect | None:
         """What a test of ranks finds; its p then decides."""
         return None

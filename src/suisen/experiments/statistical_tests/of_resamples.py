@@ -5,8 +5,8 @@ from functools import partial
 from typing import ClassVar
 
 from suisen.errors import InputError
-from suisen.experiments.means import Effect, tail_warning
-from suisen.experiments.resampling import bootstrap, permutation, quantile
+from suisen.experiments.means import Effect, Estimate, tail_warning
+from suisen.experiments.resampling import bootstrap, permutation, quantile, quantile_of
 from suisen.experiments.statistical_tests.contract import Arms, ComparisonOptions, EffectScale, StatisticalTest
 
 
@@ -60,6 +60,10 @@ class QuantileBootstrap(StatisticalTest):
         return quantile(
             control.y, treatment.y, options.quantile, level=options.level, scale=scale, alternative=options.alternative
         )
+
+    def base(self, arms: Arms, options: ComparisonOptions) -> Estimate:
+        """The control's quantile."""
+        return quantile_of(arms.samples()[0].y, options.quantile)
 
     def refuse(self, arms: Arms, options: ComparisonOptions) -> None:
         """Ratios have no quantile."""
