@@ -135,6 +135,13 @@ def test_namespaces_are_growthbooks(how):
             assert made.assign(pl.Series([user]))["why"].to_list() == [made.one(user).why]
 
 
+def test_experiments_of_the_older_hash_assign_as_growthbook_says():
+    """The same file's "feature": key "feature", three equal variations, users 123, 456 and fds."""
+    arms = {"control": 1 / 3, "b": 1 / 3, "c": 1 / 3}
+    made = Assigner.of(plan("feature", arms, hash="growthbook-1"))
+    assert [made.one(user).arm for user in ("123", "456", "fds")] == ["c", "control", "b"]
+
+
 def test_a_namespace_and_a_filter_of_one_name_are_two_draws():
     spaced = plan("one", hash="growthbook-2", layer="home", slots=(0.0, 0.5), namespace=True)
     older = plan("two", hash="growthbook-1", layer="home", slots=(0.5, 1.0))

@@ -185,6 +185,11 @@ def test_a_lift_is_as_sure_as_estimate_and_log_are_together():
     assert found.lift == pytest.approx(terms.mean())
     half = scipy_stats.norm.ppf(0.975) * terms.std() / 20
     assert [found.lift_low, found.lift_high] == pytest.approx([terms.mean() - half, terms.mean() + half])
+    value, own = (log.weight * log.reward).mean(), log.reward.mean()
+    both = np.cov(log.weight * log.reward, log.reward, ddof=0) / 400  # the delta method of value / own
+    slope = np.array([1 / own, -value / own**2])
+    half = scipy_stats.norm.ppf(0.975) * np.sqrt(slope @ both @ slope)
+    assert [found.relative_low, found.relative_high] == pytest.approx([value / own - 1 - half, value / own - 1 + half])
 
 
 @given(rows, st.floats(0.1, 9))

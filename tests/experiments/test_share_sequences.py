@@ -72,6 +72,9 @@ def test_a_difference_of_shares_is_held_and_found():
         out |= (low > 0.1) | (high < 0.1)
     assert out.mean() <= 0.05
     assert (low > 0).mean() > 0.75
+    for end, (upper, lower) in ((low, (0, 1)), (high, (1, 0))):  # each share errs with half of alpha
+        parts = share_sequence(b, n, alpha=0.025)[upper], share_sequence(a, n, alpha=0.025)[lower]
+        assert end == pytest.approx(parts[0] - parts[1])
 
 
 @pytest.mark.parametrize(
