@@ -257,7 +257,7 @@ def test_looks_are_kept_beside_the_plan_and_spend_what_is_left(files, tmp_path):
     def seen(units):
         exposures.head(units).write_csv(tmp_path / "exposures.csv")
         pl.read_parquet(files / "events.parquet").write_parquet(tmp_path / "events.parquet")
-        words = [*analyze_words(tmp_path, path, tmp_path / "run"), "--moments", "0", "--overwrite"]
+        words = [*analyze_words(tmp_path, path, tmp_path / "run"), "--moments", "3", "--overwrite"]
         return call(*words).stdout.splitlines()[0]
 
     first = seen(200)

@@ -13,6 +13,7 @@ from suisen.errors import InputError
 from suisen.experiments import AnalysisOptions, Plan, analyze
 from suisen.experiments.frozen import changes
 from suisen.experiments.record import About, Record, Truth
+from suisen.experiments.standing import Taken
 from suisen.pages.experiment import render_record, sections, write_report
 
 VOID = {"meta", "link", "br", "circle", "line", "polygon", "polyline"}
@@ -210,6 +211,26 @@ def test_a_broken_record_is_named(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(InputError, match=message):
         Record.load(path)
+
+
+def test_what_blocks_and_the_looks_before_come_back(tmp_path):
+    exposures, events = tables(800)
+    arms = {"control": 0.4, "a": 0.3, "b": 0.3}
+    dealt = exposures.with_columns(arm=pl.Series(np.array(list(arms))[np.arange(800) % 3]))
+    lost = dealt.filter((pl.col("arm") != "a") | (pl.col("country") == "JP"))
+    looks = {"kind": "group", "looks": [0.5, 1.0]}
+    changed = Plan.of({**TABLES, "arms": arms, "metrics": {"ctr": {"kind": "ctr"}}, "guardrails": {}, "sample": 800,
+                       "sequential": looks})  # fmt: skip
+    result = analyze(lost, events, changed, looks=[Taken("group", 0.2, 160, "", 0, None, None, "none", "2024-05-02")])
+    assert result.blocked.why == "sample ratio"
+    assert result.parts
+    assert result.looks
+    assert all(each.joint for each in result.of("primary"))
+    Record(result).save(tmp_path / "result.json")
+    again = Record.load(tmp_path / "result.json").result
+    assert again == result
+    assert render_record(Record(again)) == render_record(Record(result))
+    assert json.loads((tmp_path / "result.json").read_text())["result"]["blocked"]["todo"].startswith("find where")
 
 
 def test_the_json_is_strict(record, tmp_path):

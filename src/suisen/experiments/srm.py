@@ -120,20 +120,19 @@ def mismatched(
     ``frame``: one row per unit, with its arm.  Values with fewer than ``LEAST`` expected units in an arm are left out.
     The first is one that leaves the ratio of all others as planned, if there is one; then the least p comes first.
     """
-    values = {name: pl.col(name).cast(pl.String) for name in dict.fromkeys(columns) if name in frame.columns}
+    values = {name: pl.col(name) for name in dict.fromkeys(columns) if name in frame.columns}
     if SINCE in frame.columns:
-        values["day"] = (pl.col(SINCE) // DAY).cast(pl.Int32).cast(pl.Date).cast(pl.String)
-    of_arm = [(pl.col(ARM) == arm).sum().alias(str(i)) for i, arm in enumerate(weights)]
+        values["day"] = (pl.col(SINCE) // DAY).cast(pl.Int32).cast(pl.Date)
     weight = np.array(list(weights.values())) / sum(weights.values())
-    tables = [frame.group_by(each.alias("value")).agg(of_arm).sort("value") for each in values.values()]
-    names = [(name, value) for name, table in zip(values, tables, strict=True) for value in table["value"]]
+    tables = [_counted(frame, each, weights) for each in values.values()]
+    names = [(name, str(value)) for name, table in zip(values, tables, strict=True) for value in table["value"]]
     counts = np.concatenate([np.empty((0, weight.size)), *(table.drop("value").to_numpy() for table in tables)])
     kept = counts.sum(1) * weight.min() >= LEAST
     names, counts = [name for name, keep in zip(names, kept, strict=True) if keep], counts[kept]
     if not names:
         return ()
     corrected = holm(ratio_p(counts, weight, continuity=True)[1])
-    whole = np.array([frame.select(of_arm).row(0)], dtype=float)
+    whole = _counted(frame, pl.lit(""), weights).drop("value").to_numpy()
     with np.errstate(invalid="ignore"):  # a value that all units have leaves none
         others = ratio_p(whole - counts, weight)[1]
     found = [
@@ -144,3 +143,10 @@ def mismatched(
         if p < threshold
     ]
     return tuple(sorted(found, key=lambda part: (not part.alone, part.corrected)))
+
+
+def _counted(frame: pl.DataFrame, by: pl.Expr, weights: Mapping[str, float]) -> pl.DataFrame:
+    """Units by value, a column per arm."""
+    table = frame.lazy().group_by(by.alias("value"), ARM).len().collect(engine="streaming")
+    of_arm = [pl.col("len").filter(pl.col(ARM) == arm).sum().alias(str(i)) for i, arm in enumerate(weights)]
+    return table.group_by("value").agg(of_arm).sort("value")
