@@ -158,7 +158,7 @@ def evaluate_policy(
     if not clear:
         said[2], influence[2] = np.nan, 0.0
     ends = _interval(log, estimators, (sums, said, influence), settings)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         relative = values[:-1] / logged
     columns = (said[0], errors[:-1], *ends[0], relative, said[1], *ends[1], said[2], *ends[2])
     return OffPolicy(
