@@ -264,7 +264,9 @@ def test_looks_are_kept_beside_the_plan_and_spend_what_is_left(files, tmp_path):
     assert "; look 1 of 2 (50 % of the planned sample), " in first
     assert seen(200) == first
     assert "; UNPLANNED LOOK (75 % of the planned sample; planned at 50 %, 100 %), which spends only" in seen(300)
+    assert "* looks: UNPLANNED LOOK (75 %" in (tmp_path / "run" / "result.md").read_text()
     assert "; look 2 of 2 (100 % of the planned sample), " in seen(400)
+    assert "looks: UNPLANNED" not in (tmp_path / "run" / "result.md").read_text()
     looks = json.loads((tmp_path / "plan.looks.json").read_text())["looks"]
     assert [(one["share"], one["number"]) for one in looks] == [(0.5, 1), (0.75, 1), (1.0, 2)]
     assert looks[0]["verdict"] == first

@@ -299,6 +299,10 @@ def test_looks_without_a_sequential_plan_are_in_the_headline():
     assert "LOOKED AT EARLY (12 % of what was planned) without a sequential plan" in first.verdict
     second = analyze_units(frame_of(2000), early, looks=[taken_of(first)], options=QUICK)
     assert "LOOKED AT EARLY (25 % of what was planned), second look, without a sequential plan: " in second.verdict
+    assert second.warnings[-1] == (
+        "looks: 25 % of the planned sample, looked at early without a sequential plan; second look, so significance is "
+        "overstated"
+    )
     at_end = analyze_units(frame_of(8000), early, looks=[taken_of(first), taken_of(second)], options=QUICK)
     assert at_end.verdict.endswith("; THIRD LOOK without a sequential plan: significance is overstated")
 

@@ -138,8 +138,8 @@ def analyze_units(
     result = Result(
         plan, mode, plan.fingerprint(), () if frozen is None else frozen.changes(plan), ratio, known.exposed or
         known.frame.height, known.contaminated, tuple(note for note in [*notes, *skipped] if note),
-        (*known.warnings, *_doubts(known, ratio, parts), *([late] if late else [])), look, estimates, segments,
-        repeated=known.repeated or 0, events=known.events, parts=parts, late=late,
+        (*known.warnings, *_doubts(known, ratio, parts), *(said for said in (late, look.doubt) if said)), look,
+        estimates, segments, repeated=known.repeated or 0, events=known.events, parts=parts, late=late,
         looks=earlier(looks or (), look),
     )  # fmt: skip
     primary = [each for each in estimates if each.role == "primary"]

@@ -36,6 +36,13 @@ class Look:
     until: str = ""
     """Moment of the look, ISO 8601 UTC."""
 
+    @property
+    def doubt(self) -> str:
+        """What a reader has to know of a look that was not planned, in words; else empty."""
+        if self.early or (self.kind == "fixed" and self.order > 1):
+            return f"looks: {self.said}, so significance is overstated"
+        return f"looks: {self.said}" if self.unplanned and not self.barred else ""
+
 
 @dataclass(frozen=True)
 class Taken:
