@@ -373,3 +373,18 @@ def test_ranks_of_several_arms_speak_of_pairs_together():
     assert (first.joint.none, first.joint.reaches) == (0.5, False)
     assert f"of pairs [{100 * first.joint.effect.low:.1f}, {100 * first.joint.effect.high:.1f}] (ranks" in made.verdict
     assert several([0.3]).estimates[0].joint is None
+
+
+@pytest.mark.parametrize(
+    ("alternative", "said"),
+    [
+        ("greater", "Treatment is not shown to be above control in m: above in 47.5 % of pairs, at least 46.3 % ("),
+        ("less", "Treatment is below control in m: above in 47.5 % of pairs, at most 48.7 % (ranks"),
+        ("two-sided", "Treatment is below control in m: above in 47.5 % of pairs [46.1, 48.9] (ranks"),
+    ],
+)
+def test_ranks_are_told_on_the_side_that_was_planned(alternative, said):
+    rule = {"m": {"kind": "value", "test": "mann-whitney"}}
+    y = np.repeat([1.0, 0.0], [150, 850]), np.repeat([1.0, 0.0], [100, 900])
+    found = analyze_units(units_of(["control", "treatment"], m__y=y), plan(rule, alternative=alternative))
+    assert found.verdict.startswith(said)

@@ -82,9 +82,16 @@ def _shown(each: Estimated, result: Result) -> str:
         return f"{arm}: {each.warnings[0].split(';')[0]}"
     if each.ranks is not None:
         found = each.ranks if each.joint is None else each.joint.effect
-        pairs = f"{100 * each.ranks.superiority:.1f} % of pairs [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        side = result.plan.alternative
+        ends = {
+            "two-sided": f" [{100 * found.low:.1f}, {100 * found.high:.1f}]",
+            "greater": f", at least {100 * found.low:.1f} %",
+            "less": f", at most {100 * found.high:.1f} %",
+        }
+        pairs = f"{100 * each.ranks.superiority:.1f} % of pairs{ends[side]}"
         shown = "is" if each.significant else "is not shown to be"
-        way = "below" if each.ranks.superiority < 0.5 else "above"
+        below = each.ranks.superiority < 0.5 if side == "two-sided" else side == "less"
+        way = "below" if below else "above"
         return f"{arm} {shown} {way} {result.plan.control} in {each.metric}: above in {pairs} (ranks, not means)"
     if each.significant:
         sign = 1 if each.decision == "raises" else -1
