@@ -178,6 +178,21 @@ def test_effects_with_a_covariate_are_the_true_ones_by_every_resampling_test(how
         assert ours.high - ours.low < 0.7 * (wide.high - wide.low)
 
 
+@pytest.mark.parametrize("ratio", [False, True])
+@pytest.mark.parametrize("test", ["bootstrap-t", "bootstrap-bca", "permutation"])
+@pytest.mark.parametrize("added", [True, False])
+def test_a_large_relative_effect_is_as_sure_by_resampling_as_by_the_delta_method(test, ratio, added):
+    """The covariate's mean moves both arms in every resample, too: without that the interval is a third too narrow."""
+    columns = lifted(0.0 if added else 0.8, ratio)
+    if added:
+        columns["y"] = (columns["y"][0], columns["y"][1] + 10 * columns["d"][1] if ratio else columns["y"][1] + 10)
+    each, welch = (
+        found({"kind": "value", "covariate": True, "test": name}, columns).relative for name in (test, "welch")
+    )
+    assert each.value == pytest.approx(welch.value, rel=0.02)
+    assert each.high - each.low == pytest.approx(welch.high - welch.low, rel=0.2)
+
+
 @pytest.mark.parametrize("how", [{"quantile": 0.5}, {"test": "mann-whitney"}])
 def test_a_test_without_a_covariate_says_so_and_compares_plain_values(how):
     """The quantile of values that a covariate adjusted is that of nothing."""

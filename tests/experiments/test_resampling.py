@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -6,7 +7,8 @@ from scipy import stats as scipy_stats
 
 from suisen.errors import InputError
 from suisen.experiments import resampling
-from suisen.experiments.means import compare
+from suisen.experiments.means import compare, cuped_of, estimate
+from suisen.experiments.moments import Moments
 from suisen.experiments.resampling import Sample, bootstrap, permutation, quantile
 
 
@@ -127,6 +129,30 @@ def test_the_relative_interval_of_a_permutation_is_fiellers(arms, sign):
     assert found.value == pytest.approx(sign * float(two.value / one.value - 1))
     near = Sample.of(arms[0] - arms[0].mean() + 1e-3)
     assert np.isinf(permutation(near, b, scale="relative").low)  # a is not clear of 0
+
+
+def test_relative_intervals_of_adjusted_units_cover_a_large_effect():
+    """+50 %, correlation 0.98: with the covariate's mean taken as known 83 to 87 % of these were covered."""
+    rng, runs, lift = np.random.default_rng(13), 120, 0.5
+    held = dict.fromkeys(("t", "bca", "permutation", "as known"), 0)
+    for seed in range(runs):
+        x = rng.standard_normal((2, 100)) + 5
+        y = 1 + 0.98 * (x - 5) + 0.2 * rng.standard_normal(x.shape) + np.array([[0], [lift]])
+        arms = Moments.of(y, None, x)
+        cuped = cuped_of(arms)
+        made, known = [], []
+        for i in (0, 1):
+            gap, each = float(cuped.theta) * (x[i] - float(cuped.centre)), estimate(arms[i], cuped=cuped)
+            known.append(Sample.of(y[i] - gap))
+            made.append(replace(known[i], shift=gap / 2, shared=float(each.shared), along=float(each.along)))
+        how = {"scale": "relative", "resamples": 199, "seed": seed}
+        for name, effect in (
+            ("t", bootstrap(*made, **how)), ("bca", bootstrap(*made, method="bca", **how)),
+            ("permutation", permutation(*made, **how)), ("as known", bootstrap(*known, **how)),
+        ):  # fmt: skip
+            held[name] += bool(effect.low <= lift <= effect.high)
+    assert min(held[name] for name in ("t", "bca", "permutation")) > 0.895 * runs
+    assert held["as known"] < 0.895 * runs
 
 
 def test_one_sided_resampling_is_half_of_two_sided_on_good_data():

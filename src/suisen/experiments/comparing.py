@@ -197,7 +197,10 @@ class _Metric:
             x = table[f"{self.name}__x"].to_numpy()
             w = table[f"{self.name}__w"].to_numpy() if f"{self.name}__w" in names else np.ones_like(y)
             whole = self.flat.pooled().mean
-            y = y - float(self.cuped.theta) * whole[1] / whole[3] * (x - float(self.cuped.centre) * w)
+            gap = float(self.cuped.theta) / whole[3] * (x - float(self.cuped.centre) * w)
+            value, part = self.value(arm), len(y) / float(self.flat.n.sum())
+            made = Sample.of(y - whole[1] * gap, d)
+            return replace(made, shift=part * gap, shared=float(value.shared), along=float(value.along))
         return Sample.of(y, d)
 
     def arms(self, arm: str) -> Arms:

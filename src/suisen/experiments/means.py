@@ -175,7 +175,7 @@ def compare(
             value, se = b - a, np.sqrt(var_a + var_b)
         elif scale == "relative":
             size, ratio = np.abs(np.where(a == 0, np.nan, a)), b / np.where(a == 0, np.nan, a)
-            square = var_b + ratio**2 * var_a + _shared(control, treatment, ratio)
+            square = var_b + ratio**2 * var_a + shared_of(control.shared, control.along, treatment.along, ratio)
             value, se = (b - a) / size, np.sqrt(np.maximum(square, 0.0)) / size
         elif scale == "log-relative":
             return _log_relative(control, treatment, test, level, alternative)
@@ -187,10 +187,10 @@ def compare(
         return opened(Effect(value, se, df, value - half, value + half, p, statistic), alternative)
 
 
-def _shared(control: Estimate, treatment: Estimate, ratio: Floats) -> Floats:
+def shared_of(shared: Floats, along_a: Floats, along_b: Floats, ratio: Floats) -> Floats:
     """What the variance of treatment − ratio · control gets from what moves both alike (see above)."""
     gap = 1 - ratio
-    return np.asarray(gap**2 * control.shared + 2 * gap * (treatment.along - ratio * control.along))
+    return np.asarray(gap**2 * shared + 2 * gap * (along_b - ratio * along_a))
 
 
 def cut(level: float, alternative: Alternative) -> float:
@@ -226,7 +226,7 @@ def _log_relative(
     a, b = control.value, treatment.value
     good, sign = a * b > 0, np.sign(a)
     a, b = np.where(good, a, np.nan), np.where(good, b, np.nan)
-    common = _shared(control, treatment, b / a) / b**2
+    common = shared_of(control.shared, control.along, treatment.along, b / a) / b**2
     control, treatment = control._replace(var=control.var / a**2), treatment._replace(var=treatment.var / b**2)
     var_a, var_b, df = _variances(control, treatment, test)
     log, se = np.log(b / a), np.sqrt(np.maximum(var_a + var_b + common, 0.0))

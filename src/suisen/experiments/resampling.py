@@ -12,7 +12,17 @@ import numpy.typing as npt
 from scipy import special
 
 from suisen.errors import InputError, unknown
-from suisen.experiments.means import Alternative, Effect, Estimate, check_level, compare, cut, estimate, opened
+from suisen.experiments.means import (
+    Alternative,
+    Effect,
+    Estimate,
+    check_level,
+    compare,
+    cut,
+    estimate,
+    opened,
+    shared_of,
+)
 from suisen.experiments.moments import Floats, Moments
 
 NUMBERS_PER_CHUNK = 2**17
@@ -26,6 +36,11 @@ class Sample:
 
     y: Floats
     d: Floats | None = None
+    shift: Floats | None = None
+    """With CUPED: (n,) what a unit adds to the covariate's overall value, whose mean over the arm moves both arms."""
+    shared: float = 0.0
+    along: float = 0.0
+    """As those of ``Estimate``."""
 
     @classmethod
     def of(cls, y: npt.ArrayLike, d: npt.ArrayLike | None = None) -> "Sample":
@@ -42,7 +57,8 @@ class Sample:
 
     def estimate(self) -> Estimate:
         """Value and variance by the delta method."""
-        return estimate(Moments.of(self.y, self.d))
+        found = estimate(Moments.of(self.y, self.d))
+        return found._replace(shared=np.asarray(self.shared), along=np.asarray(self.along))
 
     def spread(self, ratio: float) -> Floats:
         """(n, 2 or 5) columns u = y − ratio·d, u² and for a ratio u·d, d, d²: a resample's value and variance."""
@@ -58,6 +74,10 @@ class Drawn(NamedTuple):
 
     value: Floats
     var: Floats
+    moved: Floats = np.zeros(())
+    """By how much the resampled arm moves both, through the covariate's overall value."""
+    shared: Floats = np.zeros(())
+    along: Floats = np.zeros(())
 
 
 def _values(means: Floats, ratio: float, n: int | Floats) -> Drawn:
@@ -73,12 +93,14 @@ def _values(means: Floats, ratio: float, n: int | Floats) -> Drawn:
 
 def _resampled(sample: Sample, resamples: int, rng: np.random.Generator) -> Drawn:
     """Of n units drawn with replacement: counts of the draws × the columns."""
-    value = float(sample.estimate().value)
-    columns, n = sample.spread(value), sample.n
+    value, n = float(sample.estimate().value), sample.n
+    moving = np.zeros(n) if sample.shift is None else sample.shift - sample.shift.mean()
+    columns = np.column_stack([sample.spread(value), moving])
     out = np.empty((resamples, columns.shape[1]))
     for rows, counts in drawn_counts(n, resamples, rng, NUMBERS_PER_CHUNK):
         out[rows] = counts @ columns / n
-    return _values(out, value, n)
+    found = _values(out[:, :-1], value, n)
+    return found._replace(moved=out[:, -1], shared=np.asarray(sample.shared), along=np.asarray(sample.along))
 
 
 def drawn_counts(n: int, resamples: int, rng: np.random.Generator, per_chunk: int) -> Iterator[tuple[slice, Floats]]:
@@ -98,8 +120,11 @@ def _difference(a: Drawn, b: Drawn, scale: Scale) -> Drawn:
     if scale != "relative":
         raise unknown("scale", scale, ("absolute", "relative"))
     with np.errstate(divide="ignore", invalid="ignore"):
-        base = np.where(a.value == 0, np.nan, a.value)
-        return Drawn((b.value - base) / np.abs(base), b.var / base**2 + a.var * b.value**2 / base**4)
+        base, treated = a.value + a.moved + b.moved, b.value + a.moved + b.moved
+        base = np.where(base == 0, np.nan, base)
+        ratio = treated / base
+        square = b.var + a.var * ratio**2 + shared_of(a.shared, a.along, b.along, ratio)
+        return Drawn((treated - base) / np.abs(base), np.maximum(square, 0.0) / base**2)
 
 
 def bootstrap(
@@ -253,12 +278,13 @@ def _fieller(a: Estimate, b: Estimate, far: Floats) -> tuple[Floats, Floats]:
 
     Infinite where a itself is not so far from 0.
     """
-    free = a.value**2 - far**2 * a.var
+    free = a.value**2 - far**2 * a.error**2
     if not free > 0:
         end = np.asarray(np.nan if a.value == 0 else np.inf)
         return -end, end
-    half = far * np.sqrt(np.maximum(b.value**2 * a.var + a.value**2 * b.var - far**2 * a.var * b.var, 0.0)) / free
-    middle = np.abs(a.value) * b.value / free - np.sign(a.value)
+    middle = a.value * b.value - far**2 * (a.shared + a.along + b.along)
+    half = np.sign(far) * np.sqrt(np.maximum(middle**2 - free * (b.value**2 - far**2 * b.error**2), 0.0)) / free
+    middle = np.sign(a.value) * (middle / free - 1)
     return middle - half, middle + half
 
 
