@@ -9,6 +9,7 @@ import inspect
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -104,8 +105,10 @@ def test_an_experiments_test_of_one_file_and_one_line_passes_the_contract_suite(
     for name, case in vars(suite).items():
         parameters = case.__code__.co_varnames[: case.__code__.co_argcount] if name.startswith("test_") else ()
         if parameters[:1] == ("test",):
-            for lift in (0.0, 0.3) if "lift" in parameters else (None,):
-                case(made) if lift is None else case(made, lift)
+            known = {"lift": (0.0, 0.3), "alternative": ("two-sided", "greater", "less")}
+            asked = [name for name in parameters if name in known]
+            for values in product(*(known[name] for name in asked)):
+                case(made, **dict(zip(asked, values)))
                 cases += 1
     assert cases > 10
     del sys.modules["brunner_munzel"]
