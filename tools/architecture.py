@@ -19,6 +19,7 @@ ROOMS = (
     "pages",
     "pipeline",
     "recommending",
+    "recommending/kernels",
     "experiments",
     "experiments/simulation",
     "training",

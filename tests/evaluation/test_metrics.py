@@ -21,7 +21,17 @@ with warnings.catch_warnings():  # numba and friends warn when ranx is imported
     numba.config.DISABLE_JIT = True  # compiling the oracle takes a minute, running it as plain Python a second
     import ranx
 
+    numba.config.DISABLE_JIT = False  # for the tests of other files in this process
+
 KS = (1, 3, 10)
+
+
+@pytest.fixture(autouse=True)
+def _uncompiled(monkeypatch):
+    """The oracle's containers ask again when it runs."""
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
+
+
 ranks_of_queries = st.lists(
     st.tuples(st.sets(st.integers(1, 14), max_size=6), st.integers(0, 2)), min_size=1, max_size=5
 )

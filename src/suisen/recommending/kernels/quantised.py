@@ -1,0 +1,160 @@
+"""Vectors in int8: a quarter of the bytes, in the order that the scan reads them.
+
+A level is u = round((v - low_j) / scale_j), 0 to 255, with the dimension's own lowest value and step: no coordinate is
+further than half a step from its level.  A query is multiplied by the steps and then rounded to ±127 times a step of
+its own: q'_j = round(q_j · scale_j / s).  Then v·q ≈ s · Σ u_j q'_j + Σ low_j q_j, and the last sum is the same for
+every item, so that integers alone put the items of a query in order.  (Nothing saturates: 255 · 127 · MAX_DIM < 2^31.)
+
+Tiles of 64 items hold four neighbouring levels of each item side by side, as ``vpdpbusd`` multiplies them.  Items
+stand in a random order, which is stored: the first tiles are a sample of all of them, from which the scan guesses how
+good the best will be, however the catalogue was sorted.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from suisen.errors import BundleError, InputError
+from suisen.files import replacing
+from suisen.retrieval.checks import checked_vectors
+from suisen.retrieval.contract import Bools, Floats, Ints
+
+Doubles = npt.NDArray[np.float64]
+
+ITEMS = 64
+"""Items in a tile."""
+MAX_DIM = 1024
+"""Sums of products centred on 0 stay below 2^24, so that the path without compiled code is exact in float32, too."""
+LARGEST = 127
+"""Largest level of a query."""
+ALIGNMENT = 64
+"""Bytes: a tile's rows lie on cache lines; .npy files keep that when they are mapped."""
+CENTRE = 128
+"""The level that ``centred`` calls 0."""
+TILES_PER_CHUNK = 1024
+"""Tiles that are quantised together: 64 MiB of float64 where d is 128."""
+FILES = ("tiles", "scale", "order", "slots")
+
+
+@dataclass(frozen=True, eq=False)
+class Quantised:
+    """n vectors of d numbers, float32 and in int8; not to be written to."""
+
+    vectors: Floats
+    """(n, d) as they were given: survivors of the scan are scored with them."""
+    tiles: npt.NDArray[np.uint8]
+    """(tiles, ⌈d / 4⌉, 64, 4): [t, q, i, j] is the level of dimension 4·q + j of slot 64·t + i; 0 behind the end."""
+    scale: npt.NDArray[np.float64]
+    """(d,) step of a level."""
+    order: npt.NDArray[np.int32]
+    """(64 · (tiles + 1),) position of each slot; 0 behind the end, with room for one tile more."""
+    slots: npt.NDArray[np.int32]
+    """(n,) slot of each position."""
+
+    @classmethod
+    def of(cls, vectors: Floats, seed: int = 0) -> "Quantised":
+        """(n, d) finite float32 vectors, d at most 1,024; the array itself is kept where it is contiguous and writable.
+
+        Bytes: n·d and 8·n beside the vectors.  Raises InputError as an index does.
+        """
+        checked = checked_vectors(vectors)
+        n, d = checked.shape
+        if d > MAX_DIM:
+            raise InputError(f"vectors has {d} dimensions; an int8 table holds at most {MAX_DIM}: search exactly")
+        if n >= 2**31 - 2 * ITEMS:
+            raise InputError(f"vectors has {n} rows; an int8 table holds fewer than 2^31: use several tables")
+        places = np.random.default_rng(seed).permutation(n)
+        order = np.zeros(ITEMS * (-(-n // ITEMS) + 1), dtype=np.int32)
+        order[:n] = places
+        slots = np.empty(n, dtype=np.int32)
+        slots[places] = np.arange(n)
+        low = checked.min(axis=0).astype(np.float64)
+        scale = (checked.max(axis=0).astype(np.float64) - low) / 255
+        tiles = _tiles(checked, places, low, scale)
+        return cls(np.require(vectors, requirements=["C", "A", "W"]), tiles, scale, order, slots)
+
+    def levels_of(self, queries: Floats) -> npt.NDArray[np.int8]:
+        """(B, 4 · ⌈d / 4⌉) levels of (B, d) queries, ±127 at the largest; a query of zeros is zeros."""
+        stretched = queries * self.scale  # (B, d) float64
+        largest = np.abs(stretched).max(axis=1, keepdims=True)
+        out = np.zeros((len(queries), 4 * self.tiles.shape[1]), dtype=np.int8)
+        out[:, : queries.shape[1]] = np.rint(stretched * (LARGEST / np.where(largest > 0, largest, 1)))
+        return out
+
+    def open_to(self, allowed: Bools | None) -> npt.NDArray[np.uint64]:
+        """(tiles,) a bit per slot, the lowest first: whether an item stands there that ``allowed`` (n,) lets pass."""
+        bits = np.zeros(ITEMS * len(self.tiles), dtype=np.bool_)
+        n = len(self.slots)
+        bits[:n] = True if allowed is None else allowed[self.order[:n]]
+        return np.packbits(bits, bitorder="little").view("<u8")
+
+    @cached_property
+    def centred(self) -> Floats:
+        """(n, 4 · ⌈d / 4⌉) levels less 128 by position, as float32: what the path without compiled code multiplies.
+
+        4·n·d bytes of this process alone, made when they are first asked for.
+        """
+        by_slot = self.tiles.transpose(0, 2, 1, 3).reshape(ITEMS * len(self.tiles), -1)
+        return by_slot[self.slots].astype(np.float32) - np.float32(CENTRE)
+
+    def save(self, folder: Path) -> None:
+        """Writes all but the vectors as .npy files; ``folder`` is made where it is missing."""
+        for name in FILES:
+            with replacing(folder / f"{name}.npy") as path:
+                np.save(path, getattr(self, name), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path, vectors: Floats) -> "Quantised":
+        """Maps what ``save`` wrote into memory: pages are read when touched and shared between processes.
+
+        ``vectors``: (n, d) what the table was made of, memory-mapped too where an index was loaded.  Raises BundleError
+        for a file that is missing, damaged or another table's.
+        """
+        n, d = vectors.shape
+        count = -(-n // ITEMS)
+        return cls(
+            np.require(vectors, requirements=["C", "A", "W"]),
+            tiles=_mapped(folder / "tiles.npy", (count, -(-d // 4), ITEMS, 4), np.uint8),
+            scale=_mapped(folder / "scale.npy", (d,), np.float64),
+            order=_mapped(folder / "order.npy", (ITEMS * (count + 1),), np.int32),
+            slots=_mapped(folder / "slots.npy", (n,), np.int32),
+        )
+
+
+def _tiles(vectors: Floats, places: Ints, low: Doubles, scale: Doubles) -> npt.NDArray[np.uint8]:
+    """The tiles of (n, d) vectors whose slots hold the positions ``places``."""
+    n, d = vectors.shape
+    count, quads = -(-n // ITEMS), -(-d // 4)
+    out = _aligned((count, quads, ITEMS, 4))
+    step = np.where(scale > 0, scale, 1)  # a dimension that is the same for all items is level 0
+    for first in range(0, count, TILES_PER_CHUNK):
+        here = out[first : first + TILES_PER_CHUNK]
+        chosen = places[ITEMS * first : ITEMS * (first + len(here))]
+        levels = np.zeros((ITEMS * len(here), 4 * quads), dtype=np.uint8)
+        levels[: len(chosen), :d] = np.rint((vectors[chosen] - low) / step)
+        here[:] = levels.reshape(len(here), ITEMS, quads, 4).transpose(0, 2, 1, 3)
+    return out
+
+
+def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Zeros whose first byte stands at a multiple of 64, as in a mapped .npy file."""
+    size = math.prod(shape)
+    raw = np.zeros(size + ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].reshape(shape)
+
+
+def _mapped(path: Path, shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A .npy file as an array that no other process sees the writes of; nobody writes to it."""
+    try:
+        array: Any = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{path} cannot be read ({error}); save the table again") from error
+    if array.dtype != kind or array.shape != shape or not array.flags.c_contiguous:
+        raise BundleError(f"{path} holds {array.dtype} {array.shape}, the table needs {np.dtype(kind)} {shape}")
+    return np.asarray(array)

@@ -1,0 +1,168 @@
+"""The integers of every path are those of NumPy, whatever the shapes, ties, exclusions and bars."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from suisen.recommending.kernels import Quantised, plain
+from suisen.recommending.kernels.search import _kernel
+from suisen.retrieval.checks import checked_search
+from tests.recommending.kernels.conftest import (
+    excluded,
+    levels_by_definition,
+    product_by_definition,
+    query_levels_by_definition,
+)
+
+
+def keys_by_definition(levels, asked, k, gone, allowed):
+    """(B, k) sorted keys of (n, d) item levels and (B, d) query levels; the lowest number where there is none."""
+    out = np.full((len(asked), k), -(2**63), dtype=np.int64)
+    for row, scores in enumerate(asked @ levels.T):
+        left = [i for i in range(len(levels)) if i not in gone[row] and (allowed is None or allowed[i])]
+        keys = sorted((int(scores[i]) * 2**32 + 2**32 - 1 - i for i in left), reverse=True)[:k]
+        out[row, : len(keys)] = keys
+    return out
+
+
+def survivors(vectors, queries, k, gone, allowed, path):
+    table = Quantised.of(vectors)
+    search = checked_search(table.vectors, queries, k, excluded(gone), allowed)
+    keys = _kernel(path).survivors(table, table.levels_of(queries), search, path)
+    return np.sort(keys, axis=1)[:, ::-1]
+
+
+def compare(vectors, queries, k, gone, allowed, path):
+    levels, step = levels_by_definition(vectors)
+    asked = query_levels_by_definition(queries, step)
+    want = keys_by_definition(levels, asked, k, gone, allowed)
+    np.testing.assert_array_equal(survivors(vectors, queries, k, gone, allowed, path), want)
+
+
+@st.composite
+def searches(draw):
+    n = draw(st.one_of(st.integers(1, 12), st.sampled_from([63, 64, 65, 130])))
+    d, b = draw(st.integers(1, 9)), draw(st.integers(1, 8))
+    few = draw(st.sampled_from([st.integers(-1, 1), st.integers(-300, 300)])).map(np.float32)  # ties, or hardly any
+    vectors, queries = (draw(arrays(np.float32, (rows, d), elements=few)) for rows in (n, b))
+    some = st.lists(st.integers(0, n - 1), max_size=n + 3)
+    gone = draw(st.lists(st.one_of(st.just([]), st.just([*range(n)]), some), min_size=b, max_size=b))
+    allowed = draw(st.one_of(st.none(), arrays(np.bool_, n)))
+    return vectors, queries, draw(st.integers(1, n)), gone, allowed
+
+
+@given(search=searches())
+def test_survivors_are_the_largest_integers(path, search):
+    compare(*search, path)
+
+
+@pytest.mark.parametrize("b", [1, 2, 7])
+@pytest.mark.parametrize("d", [1, 3, 4, 61, 64, 130])
+def test_dimensions_that_fill_no_word_and_no_register(path, d, b):
+    draw = np.random.default_rng(d)
+    vectors, queries = (draw.normal(size=(n, d)).astype(np.float32) for n in (150, b))
+    compare(vectors, queries, 20, [[*range(i)] for i in range(b)], None, path)
+
+
+def test_the_largest_levels_do_not_saturate(path):
+    """255 · ±127 in every place, at the largest d: sums of 33 million that 16 bits, or 24, would not hold."""
+    vectors = np.zeros((70, 1024), dtype=np.float32)
+    vectors[::2] = 1
+    vectors[3, :512] = 1
+    queries = np.stack([np.ones(1024), -np.ones(1024), np.tile([1, -1], 512)]).astype(np.float32)
+    compare(vectors, queries, 70, [[]] * 3, None, path)
+    assert survivors(vectors, queries, 1, [[]] * 3, None, path)[0, 0] >> 32 == 255 * 127 * 1024
+
+
+def test_zero_vectors_and_zero_queries_come_in_the_order_of_their_positions(path):
+    vectors, queries = np.zeros((2_000, 5), dtype=np.float32), np.ones((2, 5), dtype=np.float32)
+    for one, other in ((vectors, queries), (vectors + 3, queries), (vectors, 0 * queries)):
+        keys = survivors(one, other, 300, [[0, 5], []], None, path)
+        assert plain.positions_of(keys)[0].tolist() == [i for i in range(302) if i not in (0, 5)]
+        assert plain.positions_of(keys)[1].tolist() == [*range(300)]
+        assert (keys >> 32 == 0).all()
+
+
+def by_sorting(vectors, queries, k, gone, allowed):
+    """``keys_by_definition`` for large tables: by the library's own levels, sorted by NumPy."""
+    table = Quantised.of(vectors)
+    scores = (table.centred.astype(np.int64) + 128) @ table.levels_of(queries).astype(np.int64).T
+    keys = (scores.T << 32) + 2**32 - 1 - np.arange(len(vectors))
+    for row, positions in enumerate(gone):
+        keys[row, positions] = -(2**63)
+    if allowed is not None:
+        keys[:, ~allowed] = -(2**63)
+    return np.sort(keys, axis=1)[:, ::-1][:, :k]
+
+
+ORDERS = ("random", "rising", "falling", "twice")
+
+
+@settings(max_examples=20)
+@given(data=st.data())
+def test_bars_leave_nothing_out(path, data):
+    """Tables of many strips, in whatever order the catalogue stands, with few and many distinct scores."""
+    n, b = data.draw(st.sampled_from([1_024, 3_000, 8_001])), data.draw(st.integers(1, 7))
+    draw = np.random.default_rng(data.draw(st.integers(0, 1_000)))
+    scale = data.draw(st.sampled_from([0.6, 100]))
+    vectors = np.rint(draw.normal(size=(n, 3)) * scale).astype(np.float32)
+    order = data.draw(st.sampled_from(ORDERS))
+    by_sum = np.argsort(vectors.sum(axis=1), kind="stable")
+    vectors = {"rising": vectors[by_sum], "falling": vectors[by_sum[::-1]]}.get(order, vectors)
+    if order == "twice":
+        vectors = np.repeat(vectors[: n // 2], 2, axis=0)
+    queries = draw.normal(size=(b, 3)).astype(np.float32)
+    gone = [draw.integers(0, len(vectors), data.draw(st.sampled_from([0, 5, 900]))) for _ in range(b)]
+    allowed = data.draw(st.sampled_from([None, 0.5, 0.02]))
+    mask = None if allowed is None else draw.random(len(vectors)) < allowed
+    k = data.draw(st.sampled_from([1, 40, 700]))
+    want = by_sorting(vectors, queries, k, gone, mask)
+    np.testing.assert_array_equal(survivors(vectors, queries, k, gone, mask, path), want)
+
+
+def test_a_guess_that_was_too_high_is_taken_back(path):
+    """The best stand in the first strips of the table's own order, so that the sample promises more than there is."""
+    n, k = 20_000, 200
+    vectors = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    order = Quantised.of(vectors).order[:n]
+    best_first = np.empty_like(vectors)
+    best_first[order] = vectors[np.argsort(-vectors[:, 0])]
+    queries = np.array([[1, 0], [-1, 0], [0, 1]], dtype=np.float32)
+    want = by_sorting(best_first, queries, k, [[]] * 3, None)
+    np.testing.assert_array_equal(survivors(best_first, queries, k, [[]] * 3, None, path), want)
+    if path != "plain":
+        from suisen.recommending.kernels import compiled
+
+        table = Quantised.of(best_first)
+        search = checked_search(table.vectors, queries, k, None, None)
+        _, counts = compiled._scanned(table, table.levels_of(queries), search, path, True)
+        assert counts[0] < k
+        assert (counts[1:] == k).all()
+
+
+def test_rows_overflow_and_are_cut_to_the_best(path, monkeypatch):
+    """Items that get better all the way fill a query's keys again and again."""
+    n, k = 6_000, 30
+    vectors = np.random.default_rng(1).normal(size=(n, 2)).astype(np.float32)
+    rising = np.empty_like(vectors)
+    rising[Quantised.of(vectors).order[:n]] = vectors[np.argsort(vectors[:, 0])]
+    if path != "plain":
+        monkeypatch.setattr("suisen.recommending.kernels.compiled.SPARE", 1_100)
+    queries = np.array([[1, 0], [0, 1]], dtype=np.float32)
+    want = by_sorting(rising, queries, k, [[]] * 2, None)
+    np.testing.assert_array_equal(survivors(rising, queries, k, [[]] * 2, None, path), want)
+
+
+@given(data=st.data())
+def test_rescored_is_the_product_by_definition(path, data):
+    d, n, b = data.draw(st.integers(1, 40)), 9, 2
+    numbers = st.floats(-(2.0**49), 2.0**49, width=32)
+    vectors, queries = (data.draw(arrays(np.float32, (rows, d), elements=numbers)) for rows in (n, b))
+    positions = data.draw(arrays(np.int64, (b, 5), elements=st.integers(-1, n - 1)))
+    found = _kernel(path).rescored(vectors, queries, positions)
+    for row, column in np.ndindex(b, 5):
+        at = positions[row, column]
+        want = -np.inf if at < 0 else product_by_definition(vectors[at], queries[row])
+        assert found[row, column] == want
