@@ -277,6 +277,24 @@ def test_guardrails_and_other_metrics_stay_two_sided():
     assert found[1].relative == usual[1].relative
 
 
+def test_a_guardrail_on_the_metric_of_a_one_sided_plan_has_both_ends():
+    """1.4 % is 1.78 standard errors: within a one-sided bound of 95 %, beyond a two-sided one."""
+    y, rule = (spread(9), spread(9, seed=1)), {"m": {"margin": 0.014}}
+    assert (
+        analysed({"kind": "value"}, y, alternative="greater", guardrails=rule).estimates[0].guard.state == "undecided"
+    )
+    assert analysed({"kind": "value"}, y, alternative="greater").estimates[0].relative.low > -0.014
+
+
+@pytest.mark.parametrize("test", ["welch", "mann-whitney", "bootstrap-bca"])
+@pytest.mark.parametrize(("alternative", "after"), [("greater", 8.97), ("less", 9.03)])
+def test_not_even_an_alpha_of_nine_tenths_finds_the_other_side(test, alternative, after):
+    each = analysed({"kind": "value", "test": test}, (spread(9), spread(after, seed=1)), alternative=alternative,
+                    alpha=0.9).estimates[0]  # fmt: skip
+    assert each.p > 0.5
+    assert each.decision != {"greater": "lowers", "less": "raises"}[alternative]
+
+
 def test_infinite_ends_come_back_from_disk_and_are_drawn_to_the_edge(tmp_path):
     pytest.importorskip("jinja2")
     rng = np.random.default_rng(3)
