@@ -130,6 +130,17 @@ def test_hardly_anybody_in_the_control(few):
     assert each.p == each.absolute.p < 1e-8 < each.relative.p
 
 
+@pytest.mark.parametrize("looks", [{"kind": "always-valid", "tune": 2000}, {"kind": "group", "looks": [0.5, 1.0]}])
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_nobody_in_the_control_with_looks(looks, alternative):
+    y = (buyers(0, 1000), buyers(50, 1000))
+    each = analysed({"kind": "conversion"}, y, sequential=looks, sample=2000, alternative=alternative).estimates[0]
+    assert each.scale == "absolute"
+    assert np.isnan(each.relative.p)
+    assert each.decision == ("not shown" if alternative == "less" else "raises")
+    assert (each.absolute.p <= 0.05) == (each.absolute.low > 0)
+
+
 def test_an_effect_that_is_ruled_out_is_on_the_scale_of_the_plan():
     """0.05 as a share is no difference of 0.05."""
     result = analysed({"kind": "value"}, (spread(0.001, 4000), spread(0.001, 4000, 1)), mde=0.05)
@@ -185,7 +196,10 @@ def test_a_ratio_without_a_denominator_has_no_value_and_no_verdict(test, empty):
     assert result.verdict.startswith(f"No verdict: {said}")
     assert "not defined" in result.text()
     pytest.importorskip("jinja2")
-    assert "not defined" in render_record(Record(result))
+    page = render_record(Record(result))
+    assert "not defined" in page
+    assert ">nan" not in page
+    assert " nan" not in result.text()
 
 
 # -- properties --------------------------------------------------------------------------------------------------------

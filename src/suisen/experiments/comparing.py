@@ -335,6 +335,8 @@ class _Metric:
         if sequential is None or not times:
             inf = np.asarray(np.inf)
             return effect._replace(low=-inf, high=inf, p=np.asarray(1.0))
+        if np.isnan(effect.value):
+            return effect
         sides = 1 if alternative == "two-sided" else 2
         spending, convention = sequential.spending, sequential.convention
         both = both_sides(alpha, alternative)

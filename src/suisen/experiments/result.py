@@ -389,9 +389,10 @@ def _cells(each: Estimated) -> list[str]:
     same = "" if equal is None else f"{equal.state} (± {margin_of(equal)}: {equal.effect.shown(equal.scale)})"
     mark = {"relative": each.relative.percent(), "absolute": each.absolute.plain()}
     mark[each.scale] += " *"  # the scale that decides
+    control, treatment = (f"{x:.5g}".replace("nan", "–") for x in (each.control, each.treatment))
+    p, corrected = (f"{x:.3g}".replace("nan", "–") for x in (each.p, each.corrected))
     return [
-        each.metric, each.arm, each.role, f"{each.control:.5g}", f"{each.treatment:.5g}", mark["relative"],
-        mark["absolute"], f"{each.p:.3g}", f"{each.corrected:.3g}",
+        each.metric, each.arm, each.role, control, treatment, mark["relative"], mark["absolute"], p, corrected,
         "" if each.joint is None else each.joint.shown(each.scale), each.test, guard, same,
     ]  # fmt: skip
 

@@ -51,11 +51,13 @@ def probability(p: float) -> str:
 
 
 def number(x: float) -> str:
-    """Five digits and thousands apart.
+    """Five digits and thousands apart; nothing where there is none.
 
-    >>> number(1234.5678), number(0.0312345), number(12)
-    ('1,234.6', '0.031234', '12')
+    >>> number(1234.5678), number(0.0312345), number(12), number(float("nan"))
+    ('1,234.6', '0.031234', '12', '–')
     """
+    if not isfinite(x):
+        return "–"
     return f"{x:,.5g}" if abs(x) < 1e5 else f"{x:,.0f}"
 
 
