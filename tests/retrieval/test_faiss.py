@@ -54,6 +54,36 @@ def test_only_queries_that_lack_answers_are_asked_again(monkeypatch):
     assert scanned == [1]
 
 
+def test_a_query_that_excludes_much_is_scanned_and_not_fetched(monkeypatch):
+    vectors, queries = clustered(n=4_000)
+    index = create_index(IVFSQ8(lists=100, probe=90))
+    index.build(vectors)
+    fetched, ask = [], wrapped.FaissIndex._found
+    monkeypatch.setattr(
+        wrapped.FaissIndex,
+        "_found",
+        lambda self, r, rows, fetch, *rest: fetched.append(fetch) or ask(self, r, rows, fetch, *rest),
+    )
+    gone = [list(range(most)) for most in (0, 900, 991, 2_500)]
+    ids, _ = index.search(queries[:4], 10, excluded(gone))
+    assert max(fetched) <= 1_000  # a quarter of the vectors
+    assert all(len(set(row) - set(out)) == 10 for row, out in zip(ids.tolist(), gone, strict=True))
+
+
+@pytest.mark.parametrize(("k", "asked"), [(10, True), (100, True), (150, False), (900, False)])
+def test_a_search_that_would_visit_most_lists_is_a_scan(k, asked, monkeypatch):
+    vectors, queries = clustered(n=4_000)
+    index = create_index(IVFSQ8(lists=100, probe=2))
+    index.build(vectors)
+    made, params = [], wrapped.FaissIndex._params
+    monkeypatch.setattr(wrapped.FaissIndex, "_params", lambda self, *rest: made.append(params(self, *rest)) or made[-1])
+    index.search(queries, k)
+    assert (made[0] is not None) is asked
+    lists = wrapped.VECTORS_PER_RESULT * k * 100 // 4_000
+    assert not asked or made[0].nprobe == max(2, lists)
+    assert asked is (2 * lists <= 100)
+
+
 @pytest.mark.parametrize("settings", [Flat(), HNSW(), IVFSQ8(), IVFPQ()])
 def test_a_large_mask_is_seen_by_faiss_itself(settings, monkeypatch):
     vectors, queries = clustered(n=12_000, d=8)

@@ -367,3 +367,15 @@ def test_a_small_clip_and_the_right_number_of_epochs():
     assert RunOptions(clip=0.5).clip == 0.5
     with pytest.raises(ValueError, match="zip"):
         fit(Popularity(), little(users=4), epochs_per_phase=[1])
+
+
+def test_the_loss_of_an_epoch_is_the_mean_of_its_batches():
+    net = LineNet(float)  # the n-th batch: n · w, and w falls by n / 4
+    losses, w = [], 0.0
+    for batch in range(1, 4):
+        losses.append(batch * w)
+        w -= LEARNING_RATE * batch
+    assert run(line_phase(net, 1), VIEW, little()).rows[0].loss == pytest.approx(sum(losses) / 3)
+    lone = LineNet(lambda n: 1.0)
+    lone.w.data.fill_(3.0)
+    assert run(line_phase(lone, 1), VIEW, little(users=4)).rows[0].loss == 3.0  # an epoch of one batch
