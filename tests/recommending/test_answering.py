@@ -1,5 +1,7 @@
 """Answers as frames: what is padded, what is numbered, what is refused."""
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 
@@ -34,3 +36,16 @@ def test_queries_without_a_user_are_numbered_and_never_taken_for_one(system):
     assert frame["rank"].to_list() == [1, 2, 1]
     with pytest.raises(InputError, match="query 0 names no user, and user '0' is asked for too"):
         to_frame(system, RawQueries(users=[None, "0"]), answers)
+
+
+def test_users_keep_the_type_of_their_ids():
+    answers = Answers(torch.tensor([[1], [2]]), torch.tensor([[2.0], [1.0]]), ["model", "model"])
+    of = fitted("mf", "int").system
+    assert to_frame(of, RawQueries(users=[3, None]), answers)["user_id"].to_list() == [3, 1]
+    assert to_frame(of, RawQueries(users=[3, "new"]), answers)["user_id"].to_list() == ["3", "new"]
+
+
+def test_answers_are_not_assigned_to():
+    answers = Answers(torch.tensor([[1]]), torch.tensor([[2.0]]), ["model"])
+    with pytest.raises(FrozenInstanceError):
+        answers.by = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, replace
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ import torch
 from suisen.data.views import Pairs
 from suisen.errors import InputError, TrainingError
 from suisen.models import EASE, IALS, MF, DeepFM, Popularity, SASRec
+from suisen.training import options as options_
 from suisen.training import trainer
 from suisen.training.options import RunOptions, pick_device, pick_precision
 from suisen.training.trainer import fit, run
@@ -379,3 +380,17 @@ def test_the_loss_of_an_epoch_is_the_mean_of_its_batches():
     lone = LineNet(lambda n: 1.0)
     lone.w.data.fill_(3.0)
     assert run(line_phase(lone, 1), VIEW, little(users=4)).rows[0].loss == 3.0  # an epoch of one batch
+
+
+def test_options_are_named_and_not_assigned_to():
+    with pytest.raises(TypeError, match="positional"):
+        RunOptions("cpu")
+    with pytest.raises(FrozenInstanceError):
+        RunOptions().seed = 3
+
+
+def test_a_warning_of_precision_points_at_the_caller(monkeypatch):
+    monkeypatch.setattr(options_, "emulates_bf16", lambda device: True)
+    with pytest.warns(UserWarning, match="is emulated") as said:
+        options_.pick_precision("bf16", torch.device("cpu"))
+    assert said[0].filename == __file__
