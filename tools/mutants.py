@@ -232,7 +232,7 @@ def copied(folder: Path) -> Path:
 
 
 def run(seed: int, each: int, part: int, parts: int, again: bool) -> None:
-    """Tries the sample's mutants that have no record of this seed yet; ``again``: those too that survived for no reason."""
+    """Tries the sample's mutants that have no record of this seed yet; ``again``: survivors without a reason, too."""
     os.environ.update(CI="true", OMP_NUM_THREADS="1")  # Hypothesis draws the same examples every time
     for name in PRELOADED:
         __import__(name)
@@ -305,7 +305,9 @@ def main() -> int:
     options.add_argument("--mutants", type=int, default=300, help="of all rooms together")
     options.add_argument("--part", type=int, default=0, help="this one of --parts processes")
     options.add_argument("--parts", type=int, default=1)
-    options.add_argument("--again", action="store_true", help="try survivors without a reason again: tests were written since")
+    options.add_argument(
+        "--again", action="store_true", help="survivors without a reason, too: tests were written since"
+    )
     options.add_argument("--page", action="store_true")
     options.add_argument("--check", action="store_true")
     given = options.parse_args()
