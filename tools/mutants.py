@@ -305,9 +305,7 @@ def main() -> int:
     options.add_argument("--mutants", type=int, default=300, help="of all rooms together")
     options.add_argument("--part", type=int, default=0, help="this one of --parts processes")
     options.add_argument("--parts", type=int, default=1)
-    options.add_argument(
-        "--again", action="store_true", help="survivors without a reason, too"
-    )
+    options.add_argument("--again", action="store_true", help="survivors without a reason, too")
     options.add_argument("--page", action="store_true")
     options.add_argument("--check", action="store_true")
     given = options.parse_args()

@@ -57,7 +57,7 @@ def test_only_queries_that_lack_answers_are_asked_again(monkeypatch):
 
 def test_a_query_that_excludes_much_is_scanned_and_not_fetched(monkeypatch):
     vectors, queries = clustered(n=4_000)
-    index = create_index(IVFSQ8(lists=100, probe=90))
+    index = create_index(HNSW())
     index.build(vectors)
     fetched, ask = [], wrapped.FaissIndex._found
     monkeypatch.setattr(
