@@ -146,6 +146,8 @@ def test_diversity_is_one_minus_the_mean_cosine_of_pairs(seed, k):
     ("name", "message"),
     [
         ("ndgc@10", r"metric = 'ndgc@10' is unknown; did you mean 'ndcg@10'\?"),
+        ("ndgc@7", r"metric = 'ndgc@7' is unknown; did you mean 'ndcg@7'\?"),
+        ("gain", r"metric = 'gain' is unknown; known: hr@10, recall@10, "),
         ("ndcg", "needs a cut-off; write 'ndcg@10'"),
         ("auc@5", "auc has no cut-off; write 'auc'"),
         ("hr@0", "whole number from 1"),

@@ -45,6 +45,7 @@ def test_tiles_are_the_definition_whatever_their_size(world, budget):
 def test_lists_are_the_definition_and_a_tie_at_the_cut_is_a_miss(world, k):
     queries = world.queries()
     ranking = from_lists(ListsOnly(world.scorer), queries, distinct(queries.truth), queries.seen, k)
+    assert ranking.peak_bytes == 0  # lists hold no table of scores
     for row, got in enumerate(plain(ranking.ranks)):
         pool = full_pool(world, row)
         best = sorted((score for _, score in pool), reverse=True)
@@ -205,6 +206,7 @@ def test_double_precision_keeps_its_order():
 
 def test_plan_keeps_to_the_budget_and_names_the_least():
     scorer = Table(torch.zeros(1, 5001))
+    assert Plan.of(scorer, 9999, 10**6).bytes_per_score == 8  # a scorer that says nothing needs 4 bytes a score
     for budget in (12, 1000, 10**6, 10**9):
         plan = Plan.of(scorer, 9999, budget)
         assert plan.peak_bytes(plan.kept) <= budget

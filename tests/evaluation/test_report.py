@@ -21,6 +21,12 @@ def report(name="A", seed=0, shift=0.0, **changes):
     return Report(name=name, **{**plain, "seconds": 1.5, "peak_bytes": 2**20, **changes})
 
 
+def test_each_metric_is_found_by_its_name():
+    found = report()
+    assert [found[name].metric for name in ("hr@10", "ndcg@10")] == ["hr@10", "ndcg@10"]
+    assert [found[name].value for name in ("hr@10", "ndcg@10")] == [found.value("hr@10"), found.value("ndcg@10")]
+
+
 def test_scores_carry_value_interval_n_and_protocol():
     score = report()["ndcg@10"]
     assert score.value == pytest.approx(float(report().values["ndcg@10"].mean()), abs=1e-6)

@@ -84,6 +84,10 @@ def test_strata_are_weighted_and_small_ones_joined(samples):
     cuped, shares = cuped_of(both, strata=True), shares_of(both)
     same(each.absolute, compare(*(estimate(both[i], cuped=cuped, shares=shares) for i in (0, 1))))
     assert "post-stratified by country" in each.how
+    assert not any("strata" in said for said in each.warnings)
+    ranked = found({"kind": "value", "test": "mann-whitney"}, {"y": samples["y"]}, country=country, strata=["country"])
+    assert "strata are not used by Mann-Whitney U" in ranked.warnings
+    assert "post-stratified" not in ranked.how
     frame = pl.DataFrame({"arm": ARMS * 3, "country": ["JP"] * 4 + ["DE"] * 2})
     joined, said = with_stratum(frame, plan({"m": {"kind": "count"}}, strata=["country"]))
     assert joined["__stratum"].unique().to_list() == ["JP"]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from suisen.errors import InputError
 from suisen.models import MODELS, model_of
 from tests.fitted import small_split
 from tests.models.toys import bound
@@ -276,3 +277,12 @@ def test_dropout_reaches_every_layer_it_should(name):
     model = base(name, **{"groups": 1} if hasattr(MODELS[name], "groups") else {})
     for one in (model, replace(model, **{"layers": 2} if hasattr(model, "layers") else {})):
         assert draws(one) - draws(replace(one, dropout=0.0)) == DROPS[name](one)
+
+
+WIDTHS = [(name, field.name) for name in MODELS for field in fields(model_of(name)) if field.name.endswith("dim")]
+
+
+@pytest.mark.parametrize(("name", "field"), WIDTHS)
+def test_vectors_have_a_length(name, field):
+    with pytest.raises(InputError, match=rf"{field} = 0 should be greater than or equal to 1"):
+        replace(model_of(name), **{field: 0})

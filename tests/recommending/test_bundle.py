@@ -145,6 +145,7 @@ def test_without_time_and_without_tables(tmp_path):
     back = Recommender.load(rec.save(tmp_path / "b"))
     assert back.recommend([1, 2], 5).equals(rec.recommend([1, 2], 5))
     assert not back.store.has_time
+    assert back.store.history_times.tolist() == rec.store.history_times.tolist()
     assert back.store.title_list == ["", "5", "6", "7"]
 
 

@@ -131,3 +131,12 @@ def test_expected_scores_are_the_networks():
     contexts = dense_queries(rec.store, RawQueries(history=[row["history"]]), row["at"]).contexts
     scores = rec.engine.first.net.score(contexts, Candidates(dense[None]))[0].tolist()
     assert row["scores"] == pytest.approx(scores, abs=1e-6)
+
+
+def test_the_share_that_is_found_is_of_what_was_expected():
+    row = {"items": ["a", "b"], "scores": [3.0, 1.0]}
+    assert parity._compare(row, ["a", "b"], [3.0, 1.0]) == (1.0, 0.0)
+    assert parity._compare(row, ["c", "b"], [9.0, 1.0]) == (0.5, 0.0)
+    alone = {"items": ["a"], "scores": [3.0]}
+    assert parity._compare(alone, ["c"], [9.0]) == (0.0, 0.0)
+    assert parity._compare({"items": [], "scores": []}, [], []) == (1.0, 0.0)

@@ -95,3 +95,11 @@ def test_an_engine_is_a_scorer_of_lists():
     engine = fitted("ease + fm").engine
     assert isinstance(engine, Scorer)
     assert not isinstance(engine, TileScorer)
+
+
+def test_nothing_that_is_scored_can_be_learnt_from(scorer):
+    contexts = small_split().train.contexts(torch.arange(3))
+    state = scorer.prepare(contexts)
+    assert not state.requires_grad
+    assert not scorer.tile(state, 0, 5).requires_grad
+    assert not scorer.given(state, torch.ones(3, 2, dtype=torch.int64)).requires_grad

@@ -64,3 +64,4 @@ def test_inner_products_in_tiles(monkeypatch):
     monkeypatch.setattr(exact, "FLOATS_PER_CHUNK", 30)
     np.testing.assert_allclose(inner_products(vectors, queries, ids), want, rtol=1e-5)
     assert inner_products(vectors, queries[:0], ids[:0]).shape == (0, 3)
+    assert inner_products(vectors, queries, ids[:, :0]).shape == (len(queries), 0)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 import suisen.retrieval.faiss as wrapped
-from suisen.errors import InputError
+from suisen.errors import BundleError, InputError
 from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Flat, create_index
+from suisen.retrieval.checks import checked_search
 from tests.retrieval.conftest import clustered, excluded
 
 
@@ -54,6 +55,36 @@ def test_only_queries_that_lack_answers_are_asked_again(monkeypatch):
     assert scanned == [1]
 
 
+def test_a_query_that_excludes_much_is_scanned_and_not_fetched(monkeypatch):
+    vectors, queries = clustered(n=4_000)
+    index = create_index(HNSW())
+    index.build(vectors)
+    fetched, ask = [], wrapped.FaissIndex._found
+    monkeypatch.setattr(
+        wrapped.FaissIndex,
+        "_found",
+        lambda self, r, rows, fetch, *rest: fetched.append(fetch) or ask(self, r, rows, fetch, *rest),
+    )
+    gone = [list(range(most)) for most in (0, 900, 991, 2_500)]
+    ids, _ = index.search(queries[:4], 10, excluded(gone))
+    assert max(fetched) <= 1_000  # a quarter of the vectors
+    assert all(len(set(row) - set(out)) == 10 for row, out in zip(ids.tolist(), gone, strict=True))
+
+
+@pytest.mark.parametrize(("k", "asked"), [(10, True), (100, True), (150, False), (900, False)])
+def test_a_search_that_would_visit_most_lists_is_a_scan(k, asked, monkeypatch):
+    vectors, queries = clustered(n=4_000)
+    index = create_index(IVFSQ8(lists=100, probe=2))
+    index.build(vectors)
+    made, params = [], wrapped.FaissIndex._params
+    monkeypatch.setattr(wrapped.FaissIndex, "_params", lambda self, *rest: made.append(params(self, *rest)) or made[-1])
+    index.search(queries, k)
+    assert (made[0] is not None) is asked
+    lists = wrapped.VECTORS_PER_RESULT * k * 100 // 4_000
+    assert not asked or made[0].nprobe == max(2, lists)
+    assert asked is (2 * lists <= 100)
+
+
 @pytest.mark.parametrize("settings", [Flat(), HNSW(), IVFSQ8(), IVFPQ()])
 def test_a_large_mask_is_seen_by_faiss_itself(settings, monkeypatch):
     vectors, queries = clustered(n=12_000, d=8)
@@ -86,3 +117,27 @@ def test_settings_name_field_value_and_bound():
     for cls in (IVFSQ8, IVFPQ):
         with pytest.raises(InputError, match="probe = 0 should be greater than or equal to 1"):
             cls(probe=0)
+
+
+def test_an_index_has_lists_and_a_file_that_was_cut_says_so(tmp_path):
+    with pytest.raises(InputError, match="lists = 0 should be greater than or equal to 1"):
+        IVFSQ8(lists=0)
+    vectors, _ = clustered(n=2_000)
+    index = create_index(HNSW(ef_search=1))
+    index.build(vectors)
+    assert index._params(1, 50, 0, {}).efSearch == 100  # twice what is asked for, whatever was set
+    assert index._params(4, 50, 7, {}).efSearch == 414
+    index.save(tmp_path)
+    file = next(path for path in tmp_path.iterdir() if path.suffix == ".faiss")
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(BundleError, match=r"cannot be read \(its end is missing\); save the bundle again"):
+        wrapped._read(file)
+
+
+def test_a_refined_search_fetches_twice_what_is_excluded():
+    vectors, queries = clustered(n=8_000)
+    index = create_index(IVFPQ(refine=4))
+    index.build(vectors)
+    search = checked_search(index.vectors, queries[:2], 10, excluded([[], list(range(30))]), None)
+    fetched = {int(rows[0]): fetch for rows, fetch, _ in index._groups(search, np.arange(2))}
+    assert fetched == {0: 40, 1: 100}

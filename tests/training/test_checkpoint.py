@@ -94,3 +94,9 @@ def test_weights_are_put_back_in_place():
         copy_weights(other, {name: value for name, value in weights_of(one).items() if name != "mean"})
     with pytest.raises(InputError, match=r"weight 'more' has shape None here and \(1,\) in what was saved"):
         copy_weights(other, {**weights_of(one), "more": torch.zeros(1)})
+
+
+def test_folders_are_made_on_the_way(tmp_path):
+    path = tmp_path / "runs" / "first" / "checkpoint"
+    save_tree(path, {"epoch": 3})
+    assert load_tree(path) == {"epoch": 3}

@@ -102,3 +102,13 @@ def test_a_bar_on_a_terminal(monkeypatch, metric):
     assert "loss 0.7000" in shown
     assert "1,234 samples/s" in shown
     assert ("best epoch 1 with 0.5000" in shown) == (metric is not None)
+
+
+def test_the_rate_of_the_first_moments_is_of_what_has_passed(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    bar = Progress(Console(file=StringIO(), force_terminal=False))
+    bar.on_start("s", 1, 100)
+    bar.on_batch(50, 1.0)
+    clock.now += 0.25
+    assert bar._facts() == "loss 1.0000, 200 samples/s"

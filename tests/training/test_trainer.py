@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, replace
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ import torch
 from suisen.data.views import Pairs
 from suisen.errors import InputError, TrainingError
 from suisen.models import EASE, IALS, MF, DeepFM, Popularity, SASRec
+from suisen.training import options as options_
 from suisen.training import trainer
 from suisen.training.options import RunOptions, pick_device, pick_precision
 from suisen.training.trainer import fit, run
@@ -367,3 +368,29 @@ def test_a_small_clip_and_the_right_number_of_epochs():
     assert RunOptions(clip=0.5).clip == 0.5
     with pytest.raises(ValueError, match="zip"):
         fit(Popularity(), little(users=4), epochs_per_phase=[1])
+
+
+def test_the_loss_of_an_epoch_is_the_mean_of_its_batches():
+    net = LineNet(float)  # the n-th batch: n · w, and w falls by n / 4
+    losses, w = [], 0.0
+    for batch in range(1, 4):
+        losses.append(batch * w)
+        w -= LEARNING_RATE * batch
+    assert run(line_phase(net, 1), VIEW, little()).rows[0].loss == pytest.approx(sum(losses) / 3)
+    lone = LineNet(lambda n: 1.0)
+    lone.w.data.fill_(3.0)
+    assert run(line_phase(lone, 1), VIEW, little(users=4)).rows[0].loss == 3.0  # an epoch of one batch
+
+
+def test_options_are_named_and_not_assigned_to():
+    with pytest.raises(TypeError, match="takes 1 positional argument but 2 were given"):
+        RunOptions("cpu")
+    with pytest.raises(FrozenInstanceError):
+        RunOptions().seed = 3
+
+
+def test_a_warning_of_precision_points_at_the_caller(monkeypatch):
+    monkeypatch.setattr(options_, "emulates_bf16", lambda device: True)
+    with pytest.warns(UserWarning, match="is emulated") as said:
+        options_.pick_precision("bf16", torch.device("cpu"))
+    assert said[0].filename == __file__

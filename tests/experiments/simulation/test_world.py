@@ -243,3 +243,8 @@ def test_a_log_without_prices_is_refused(world, arms):
     bare = replace(world.generated, log=replace(world.generated.log, items=None))
     with pytest.raises(InputError, match="no item table with a column 'price'"):
         Browsing(bare, world.habits).chances(arms["own"])
+
+
+@pytest.mark.parametrize("users", [6, 7])
+def test_every_user_of_the_world_is_one(users):
+    assert Browsing.of(World(users=users, items=20, seed=0).generate()).users.tolist() == list(range(1, users + 1))

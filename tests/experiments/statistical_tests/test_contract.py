@@ -15,7 +15,7 @@ from suisen.experiments.power import FREEDOM, Baseline, Design, sample_size
 from suisen.experiments.proportions import Counts
 from suisen.experiments.simulation.laws import Units
 from suisen.experiments.simulation.simulate import Cell, Experiments, band, run, trial
-from suisen.experiments.statistical_tests import QUANTILE, TESTS, ComparisonOptions
+from suisen.experiments.statistical_tests import QUANTILE, TESTS, Arms, ComparisonOptions
 from tests.experiments.made import plan, units_of
 
 OPTIONS = ComparisonOptions(resamples=999)
@@ -267,3 +267,9 @@ def test_bca_is_scipys_up_to_the_draw():
     ours = judged(TESTS["bootstrap-bca"], control, treatment, ComparisonOptions(resamples=9999)).absolute
     room = 0.03 * (found.high - found.low)
     assert (float(ours.low), float(ours.high)) == pytest.approx((found.low, found.high), abs=room)
+
+
+def test_arms_and_options_are_given_by_name():
+    for cls in (Arms, ComparisonOptions):
+        with pytest.raises(TypeError, match="takes 1 positional argument but 2 were given"):
+            cls("m")
