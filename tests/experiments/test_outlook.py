@@ -9,6 +9,7 @@ from suisen.experiments.moments import Moments, aggregate, moments
 from suisen.experiments.outlook import outlook
 from suisen.experiments.power import Baseline, Design, power
 from suisen.experiments.units import units
+from suisen.pages.experiment import write_report
 from tests.experiments.made import made, plan
 
 METRIC = {"m": {"kind": "value"}}
@@ -65,6 +66,8 @@ def test_an_analysis_says_it_and_remembers_it(tmp_path):
     assert found.outlook.power == pytest.approx(slow, rel=1e-6)
     assert found.outlook.units == 2000
     assert "Power so far:\n  an effect of 5 % is found with power" in found.text()
+    write_report(tmp_path / "page.html", Record(found))
+    assert f"Power so far: {found.outlook}." in (tmp_path / "page.html").read_text(encoding="utf-8")
     Record(found).save(tmp_path / "result.json")
     assert Record.load(tmp_path / "result.json").result.outlook == found.outlook
     assert analyze(shown, log, plan({"ctr": {"kind": "ctr"}})).outlook is None
