@@ -1,5 +1,7 @@
 """Values at and below 0: which scale decides, what a margin is of, and that a plan of one side finds one side alone."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -14,6 +16,8 @@ from suisen.experiments.record import Record
 from suisen.experiments.result import told
 from suisen.experiments.scales import clear
 from suisen.experiments.statistical_tests import TESTS
+from suisen.pages import charts
+from suisen.pages.draw import SIDE, WIDTH
 from suisen.pages.experiment import render_record
 from tests.experiments.made import plan, units_of
 
@@ -294,9 +298,11 @@ def test_guardrails_and_other_metrics_stay_two_sided():
 def test_a_guardrail_on_the_metric_of_a_one_sided_plan_has_both_ends():
     """1.4 % is 1.78 standard errors: within a one-sided bound of 95 %, beyond a two-sided one."""
     y, rule = (spread(9), spread(9, seed=1)), {"m": {"margin": 0.014}}
-    assert (
-        analysed({"kind": "value"}, y, alternative="greater", guardrails=rule).estimates[0].guard.state == "undecided"
-    )
+    result = analysed({"kind": "value"}, y, alternative="greater", guardrails=rule)
+    guard = result.estimates[0].guard
+    assert guard.state == "undecided"
+    assert f"guardrail m is undecided ({guard.effect.percent()}, margin 1.4 %)" in result.verdict
+    assert guard.effect.low < -0.014 < 0.014 < guard.effect.high
     assert analysed({"kind": "value"}, y, alternative="greater").estimates[0].relative.low > -0.014
 
 
@@ -328,6 +334,34 @@ def test_infinite_ends_come_back_from_disk_and_are_drawn_to_the_edge(tmp_path):
         again.estimates[0].relative.percent()
         == f"{100 * again.estimates[0].relative.value:+.3g} %, at least {100 * low:.3g} %"
     )
+
+
+def test_an_end_that_is_not_there_is_drawn_to_the_edge():
+    bars = [charts.Bar("a", 0.02, 0.01, np.inf, ""), charts.Bar("b", -0.02, -np.inf, -0.01, "")]
+    lines = re.findall(
+        r'<line x1="([0-9.]+)" y1="([0-9.]+)" x2="([0-9.]+)"[^>]*stroke-width: 2.4', str(charts.intervals("t", bars))
+    )
+    assert [float(lines[0][2]), float(lines[1][0])] == [WIDTH - SIDE, SIDE]
+    assert float(lines[0][0]) > SIDE
+    points = [charts.Point(str(day), 0.02, 0.01 / day, np.inf) for day in (1, 2, 3)]
+    drawn = str(charts.course("t", points, percent=True, below="days"))
+    assert "nan" not in drawn
+    assert "+2 % [+0.333, no end]" in drawn
+
+
+def test_several_arms_of_one_side_and_with_nobody_in_the_control():
+    """What holds for all arms together has one end too, and is on the scale that decides."""
+    frame = units_of(["control", "b", "c"], m__y=(buyers(0, 600), buyers(30, 600), buyers(12, 600)))
+    three = {"control": 1 / 3, "b": 1 / 3, "c": 1 / 3}
+    made = analyze_units(
+        frame, plan({"m": {"kind": "conversion"}}, arms=three, alternative="greater", start="", end="")
+    )
+    for each in made.estimates:
+        assert (each.scale, each.decision) == ("absolute", "raises")
+        assert each.joint.effect.high == np.inf
+        assert 0 < each.joint.effect.low < each.absolute.low
+    assert "B raises m by 0.05, at least 0.0" in made.verdict
+    assert "at least" in made.estimates[0].joint.shown("absolute")
 
 
 def test_segments_of_one_side_differ_by_as_much_as_of_two():

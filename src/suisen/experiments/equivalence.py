@@ -56,7 +56,7 @@ def guarded(held: Held, better: Literal["higher", "lower"]) -> Guard:
     ends = sorted((sign * float(effect.low), sign * float(effect.high)))
     state: State = "holds" if ends[0] > -margin else "fails" if ends[1] < -margin else "undecided"
     p = float(non_inferior(effect, max(margin, LEAST), better=better).p)
-    return Guard(margin, scale, p, state, why)
+    return Guard(margin, scale, p, state, why, Range.of(effect))
 
 
 def equalled(held: Held, alpha: float) -> Equality:

@@ -87,6 +87,8 @@ class Guard:
     judged: the result is blocked."""
     why: str = ""
     """Why it is judged on another scale than planned, with another margin."""
+    effect: Range | None = None
+    """With the two-sided interval that decides, also where the plan looks one way; None: records of before."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from suisen.experiments.blocks import CONTAMINATED, contamination
 from suisen.experiments.looks import ordinal
-from suisen.experiments.result import Equality, Estimated, Guard, Range, Result, State, margin_of, told
+from suisen.experiments.result import Equality, Estimated, Guard, Result, State, margin_of, told
 from suisen.experiments.standing import Look
 
 EQUAL: dict[State, str] = {"holds": "equal", "fails": "NOT EQUAL", "undecided": "not shown to be equal"}
@@ -143,7 +143,7 @@ def _state(each: Estimated) -> str:
     guard = each.guard
     if guard is None:
         return ""
-    effect: Range = each.relative if guard.scale == "relative" else each.absolute
+    effect = guard.effect or each.on(guard.scale)
     word = "FAILS" if guard.state == "fails" else "is undecided"
     return f"{word} ({effect.shown(guard.scale)}, margin {margin_of(guard)})"
 
