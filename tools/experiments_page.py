@@ -140,18 +140,40 @@ def unwarned(rows: Rows) -> str:
     return f"Above the band without a warning in most of the experiments: {said}."
 
 
+def _case(line: Record) -> str:
+    """The row of a job: those of large effects with a covariate share one."""
+    if line["part"] != "adjusted":
+        return str(line["name"])
+    rhos, lifts = ([each[at] for each in experiments.ADJUSTED] for at in (1, 2))
+    return f"{line['kind']}, correlations {min(rhos):g} to {max(rhos):g}, effects {min(lifts):.0%} to {max(lifts):.0%}"
+
+
+def span(rows: Rows | None) -> str:
+    """Least to most of some rates; bold where one is above its band, with a sign where the analysis warns."""
+    if not rows or len(rows) == 1:
+        return rated(rows[0] if rows else None)
+    worst = max(rows, key=lambda row: row.rate / row.high)
+    text = ends(row.rate for row in rows)
+    return f"**{text}**" if worst.rate > worst.high else text
+
+
 def survives(results: Path) -> str:
     """Verdicts before the end, at and below zero, with large effects, on one side, of rare buyers."""
     lines = lines_of(results, *experiments.VERDICTS)
     if not lines:
         return absent("make bench-experiments")
     rows = experiments.survived(lines)
-    of = {(row.cell, row.test): row for row in rows}
-    names = dict.fromkeys((row.cell, row.test.removesuffix(experiments.MISSED)) for row in rows)
     runs = {(line["name"], row["test"]): f"{row['runs']:,}" for line in lines for row in line["rows"]}
+    cases = {line["name"]: _case(line) for line in lines}
+    of: dict[tuple[str, str], Rows] = {}
+    names: dict[tuple[str, str], str] = {}
+    for row in rows:
+        test = row.test.removesuffix(experiments.MISSED)
+        names[cases[row.cell], test] = runs[row.cell, test]
+        of.setdefault((cases[row.cell], row.test), []).append(row)
     shown = [
-        [cell, test, runs[cell, test], rated(of.get((cell, test))), rated(of.get((cell, test + experiments.MISSED)))]
-        for cell, test in names
+        [case, test, count, span(of.get((case, test))), span(of.get((case, test + experiments.MISSED)))]
+        for (case, test), count in names.items()
     ]
     kinds = {kind: sum(row.verdict == kind for row in rows) for kind in dict.fromkeys(row.verdict for row in rows)}
     found = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
