@@ -148,7 +148,7 @@ def test_a_bar_that_rises_onto_ties_keeps_them_all(path):
     vectors = np.zeros((n, 1), dtype=np.float32)
     order = Quantised.of(vectors).order
     vectors[order[:512]] = 1
-    vectors[order[3_000:3_300]] = 1
+    vectors[order[15_000:15_300]] = 1
     queries = np.ones((2, 1), dtype=np.float32)
     want = by_sorting(vectors, queries, k, [[]] * 2, None)
     np.testing.assert_array_equal(survivors(vectors, queries, k, [[]] * 2, None, path), want)
