@@ -282,6 +282,23 @@ def test_chi_square_of_one_side_is_the_signed_z():
     assert chi.p == pytest.approx(stats.chi2_contingency([[150, 850], [100, 900]], correction=False).pvalue / 2)
 
 
+@pytest.mark.parametrize("test", ["chi2", "fisher"])
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_the_share_of_a_tests_own_p_says_what_that_p_says(test, alternative):
+    """One p decides on either scale, so the interval of either excludes 0 where it rejects, and nowhere else."""
+    seen = set()
+    for successes in range(20, 61, 2):
+        y = (buyers(40, 400), buyers(successes, 400))
+        each = analysed({"kind": "conversion", "test": test}, y, alternative=alternative).estimates[0]
+        assert each.p == each.relative.p == each.absolute.p
+        for effect in (each.absolute, each.relative):
+            assert (each.p <= 0.05) == (effect.low > 0 or effect.high < 0)
+            assert effect.low <= effect.value <= effect.high
+        seen.add(each.decision)
+    assert seen == {"two-sided": {"raises", "lowers", "not shown"}, "greater": {"raises", "not shown"},
+                    "less": {"lowers", "not shown"}}[alternative]  # fmt: skip
+
+
 def test_guardrails_and_other_metrics_stay_two_sided():
     frame = units_of(ARMS, m__y=(spread(9), spread(9.2, seed=1)), k__y=(spread(5), spread(5, seed=2)))
     one = plan({"m": {"kind": "value"}, "k": {"kind": "value"}}, alternative="greater",

@@ -206,15 +206,32 @@ def opened(effect: Effect, alternative: Alternative) -> Effect:
     return effect._replace(high=far) if alternative == "greater" else effect._replace(low=-far)
 
 
-def agreeing(effect: Effect, level: float, alternative: Alternative) -> Effect:
+def fieller(control: Estimate, treatment: Estimate, far: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Ends of (b − a) / |a|: the ratios r for which b − r a is ``far`` standard errors from 0 (Fieller 1954).
+
+    They decide as the test of the difference does.  Infinite where a itself is not so far from 0.
+    """
+    a, b, far = control.value, treatment.value, np.asarray(far)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        free = a**2 - far**2 * control.error**2
+        middle = a * b - far**2 * (control.shared + control.along + treatment.along)
+        square = middle**2 - free * (b**2 - far**2 * treatment.error**2)
+        half = np.sign(far) * np.sqrt(np.maximum(square, 0.0)) / free
+        middle = np.sign(a) * (middle / free - 1)
+    none = np.where(a == 0, np.nan, np.inf)
+    return np.where(free > 0, middle - half, -none), np.where(free > 0, middle + half, none)
+
+
+def agreeing(effect: Effect, level: float) -> Effect:
     """The effect of a test whose p comes from elsewhere than its interval, which then must not say otherwise.
 
     Where p accepts 0, an end that excludes it moves to 0; where p rejects it, the end beyond 0 moves to the value's
     side of 0 (by a billionth of the value): the test of 0 is p's, that of every other difference the interval's.
     """
     found, value = effect.p <= 1 - level, effect.value
-    low = np.where(found & (effect.low <= 0) & (value > 0) & (alternative != "less"), 1e-9 * value, effect.low)
-    high = np.where(found & (effect.high >= 0) & (value < 0) & (alternative != "greater"), 1e-9 * value, effect.high)
+    below, above = np.isfinite(effect.low) & (effect.low <= 0), np.isfinite(effect.high) & (effect.high >= 0)
+    low = np.where(found & below & (value > 0), 1e-9 * value, effect.low)
+    high = np.where(found & above & (value < 0), 1e-9 * value, effect.high)
     low, high = np.where(~found & (low > 0), 0.0, low), np.where(~found & (high < 0), 0.0, high)
     return effect._replace(low=low, high=high)
 

@@ -20,6 +20,7 @@ from suisen.experiments.means import (
     compare,
     cut,
     estimate,
+    fieller,
     opened,
     shared_of,
 )
@@ -261,7 +262,7 @@ def permutation(
     p = (1 + float((t >= observed - 1e-10 * abs(observed)).sum())) / (t.size + 1)
     far = _quantile(t, level)
     if scale == "relative" and studentised:
-        low, high = _fieller(a, b, far)
+        low, high = fieller(a, b, far)
     else:
         half = far * (seen.se if studentised else seen.se / plain.se)
         low, high = seen.value - half, seen.value + half
@@ -271,21 +272,6 @@ def permutation(
 def _toward(values: Floats, alternative: Alternative) -> Floats:
     """What an alternative calls large."""
     return np.abs(values) if alternative == "two-sided" else -values if alternative == "less" else values
-
-
-def _fieller(a: Estimate, b: Estimate, far: Floats) -> tuple[Floats, Floats]:
-    """Ends of (b − a) / |a|: the ratios r for which b − r a is ``far`` standard errors from 0 (Fieller 1954).
-
-    Infinite where a itself is not so far from 0.
-    """
-    free = a.value**2 - far**2 * a.error**2
-    if not free > 0:
-        end = np.asarray(np.nan if a.value == 0 else np.inf)
-        return -end, end
-    middle = a.value * b.value - far**2 * (a.shared + a.along + b.along)
-    half = np.sign(far) * np.sqrt(np.maximum(middle**2 - free * (b.value**2 - far**2 * b.error**2), 0.0)) / free
-    middle = np.sign(a.value) * (middle / free - 1)
-    return middle - half, middle + half
 
 
 def permuted(units: Sample, treated: int, resamples: int, rng: np.random.Generator) -> Drawn:

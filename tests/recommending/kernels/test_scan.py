@@ -142,6 +142,18 @@ def test_a_guess_that_was_too_high_is_taken_back(path):
         assert (counts[1:] == k).all()
 
 
+def test_a_bar_that_rises_onto_ties_keeps_them_all(path):
+    """All of the sample ties with a few of the rest, more of it than was expected: the lowest positions win."""
+    n, k = 20_000, 200
+    vectors = np.zeros((n, 1), dtype=np.float32)
+    order = Quantised.of(vectors).order
+    vectors[order[:512]] = 1
+    vectors[order[15_000:15_300]] = 1
+    queries = np.ones((2, 1), dtype=np.float32)
+    want = by_sorting(vectors, queries, k, [[]] * 2, None)
+    np.testing.assert_array_equal(survivors(vectors, queries, k, [[]] * 2, None, path), want)
+
+
 def test_rows_overflow_and_are_cut_to_the_best(path, monkeypatch):
     """Items that get better all the way fill a query's keys again and again."""
     n, k = 6_000, 30

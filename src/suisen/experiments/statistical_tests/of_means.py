@@ -61,7 +61,7 @@ class Z(Welch):
         """The difference of plain shares is tested with the pooled variance, everything else by the estimates."""
         if scale == "absolute" and arms.counts is not None and not arms.adjusted:
             found = z_test(arms.counts, level=options.level, alternative=options.alternative)
-            return agreeing(found, options.level, options.alternative)
+            return agreeing(found, options.level)
         return super().effect(arms, scale, options)
 
     def sized_as(self, *, share: bool) -> PowerTest:

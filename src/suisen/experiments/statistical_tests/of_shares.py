@@ -1,8 +1,10 @@
 """Tests of the table of successes: Pearson's chi-square, Fisher's exact test."""
 
 import numpy as np
+from scipy import special
 
-from suisen.experiments.means import Effect, agreeing
+from suisen.experiments.means import Effect, agreeing, cut, fieller, opened
+from suisen.experiments.moments import Floats
 from suisen.experiments.proportions import Counts, chi_square, fisher, z_test
 from suisen.experiments.statistical_tests.contract import Arms, ComparisonOptions, EffectScale, PowerTest
 from suisen.experiments.statistical_tests.of_means import Z
@@ -21,11 +23,23 @@ class ChiSquare(Z):
     of_shares = True
 
     def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
-        """The effect of z; p of the table where it is the difference."""
-        found = super().effect(arms, scale, options)
-        if scale == "relative" or options.alternative != "two-sided":
-            return found
-        return agreeing(found._replace(p=chi_square(_table(arms)).p), options.level, options.alternative)
+        """The effect of z, as a share with Fieller's interval; p is that of the table on either scale."""
+        found, level, alternative = self.ends(arms, scale, options), options.level, options.alternative
+        if scale == "relative":
+            low, high = fieller(*arms.estimates, special.ndtri(cut(level, alternative)))
+            found = opened(found._replace(low=low, high=high), alternative)
+        p = np.where(np.isnan(found.value), np.nan, self.chance(arms, options))
+        return agreeing(found._replace(p=p), level)
+
+    def ends(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
+        """The effect with an interval that p is not yet held against."""
+        return super().effect(arms, scale, options)
+
+    def chance(self, arms: Arms, options: ComparisonOptions) -> Floats:
+        """The p of the table."""
+        if options.alternative == "two-sided":
+            return chi_square(_table(arms)).p
+        return z_test(_table(arms), alternative=options.alternative).p
 
     def sized_as(self, *, share: bool) -> PowerTest:
         """Its p is that of z."""
@@ -39,14 +53,15 @@ class Fisher(ChiSquare):
     words = "Fisher's exact"
     normal = False
 
-    def effect(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
-        """The difference by Fisher and Newcombe; the share of the control by z."""
+    def ends(self, arms: Arms, scale: EffectScale, options: ComparisonOptions) -> Effect:
+        """Newcombe's interval of the difference."""
         if scale == "relative":
-            return super().effect(arms, scale, options)
-        counts = _table(arms)
-        found = z_test(counts, level=options.level, interval="newcombe", alternative=options.alternative)
-        exact = found._replace(p=np.asarray(fisher(counts, alternative=options.alternative)))
-        return agreeing(exact, options.level, options.alternative)
+            return super().ends(arms, scale, options)
+        return z_test(_table(arms), level=options.level, interval="newcombe", alternative=options.alternative)
+
+    def chance(self, arms: Arms, options: ComparisonOptions) -> Floats:
+        """The exact p."""
+        return np.asarray(fisher(_table(arms), alternative=options.alternative))
 
     def warnings(self, arms: Arms) -> list[str]:
         """It is exact."""

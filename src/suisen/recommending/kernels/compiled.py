@@ -32,6 +32,8 @@ ITEMS = 64
 """Items in a tile of the table."""
 STRIP = 8
 """Tiles whose scores are made before any is chosen from them: 512 items."""
+AHEAD = 8
+"""Vectors that are fetched from memory while one is multiplied."""
 LOWEST = -(2**31) + 1
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -252,6 +254,22 @@ def _product(typing: Any, vectors: Any, position: Any, queries: Any, row: Any) -
     return signature, codegen
 
 
+@intrinsic
+def _prefetch(typing: Any, vectors: Any, position: Any, column: Any) -> Any:
+    """Asks for the cache line of an element of (n, d) float32, which is wanted soon."""
+    signature = types.void(vectors, types.intp, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        emit = _Emitter(context, builder, signature.args, values)
+        made = context.make_array(signature.args[0])(context, builder, value=values[0])
+        element = builder.add(builder.mul(values[1], builder.extract_value(made.shape, 1)), values[2])
+        line = emit.pointer(emit.address(0, element, 4), I8)
+        emit.call("llvm.prefetch.p0", ir.VoidType(), line, I32(0), I32(3), I32(1))  # to read, to stay, data
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 @_compiled
 def _partitioned(row: npt.NDArray[np.int64], count: int, k: int) -> int:
     """The k-th largest (k from 1) of row[:count]; the k largest come to its front (quickselect, Hoare 1961)."""
@@ -375,8 +393,12 @@ def shut(open_: Any, slots: Any, rows: Any, positions: Any) -> None:
 @_compiled
 def products(vectors: Any, queries: Any, positions: Any, out: Any) -> None:
     """Inner products of (B, m) positions into ``out``; -inf beside -1."""
-    for row in range(positions.shape[0]):
-        for column in range(positions.shape[1]):
+    rows, columns = positions.shape
+    for row in range(rows):
+        for column in range(columns):
+            soon = positions[row, min(column + AHEAD, columns - 1)]
+            for line in range(0, vectors.shape[1], 16):
+                _prefetch(vectors, soon, line)
             position = positions[row, column]
             out[row, column] = _product(vectors, position, queries, row) if position >= 0 else np.float32(-np.inf)
 
