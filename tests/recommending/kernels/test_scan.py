@@ -167,6 +167,22 @@ def test_rows_overflow_and_are_cut_to_the_best(path, monkeypatch):
     np.testing.assert_array_equal(survivors(rising, queries, k, [[]] * 2, None, path), want)
 
 
+@given(numbers=st.lists(st.integers(-(2**62), 2**62), unique=True, min_size=1, max_size=40), data=st.data())
+def test_the_largest_come_to_the_front(path, numbers, data):
+    if path == "plain":
+        pytest.skip("plain sorts")
+    from suisen.recommending.kernels import compiled
+
+    count = data.draw(st.integers(1, len(numbers)))
+    k = data.draw(st.integers(1, count))
+    row = np.array(numbers)
+    best = sorted(numbers[:count], reverse=True)
+    assert compiled._partitioned(row, count, k) == best[k - 1]
+    assert sorted(row[:k], reverse=True) == best[:k]
+    assert sorted(row[k:count], reverse=True) == best[k:]
+    assert row[count:].tolist() == numbers[count:]
+
+
 @given(data=st.data())
 def test_rescored_is_the_product_by_definition(path, data):
     d, n, b = data.draw(st.integers(1, 40)), 9, 2

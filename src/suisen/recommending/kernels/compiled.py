@@ -218,7 +218,7 @@ def _lowest_bit(typing: Any, word: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.cttz(values[0], I1(0))
 
-    return types.int64(types.uint64), codegen
+    return types.uint64(types.uint64), codegen
 
 
 @intrinsic
@@ -272,27 +272,32 @@ def _prefetch(typing: Any, vectors: Any, position: Any, column: Any) -> Any:
 
 @_compiled
 def _partitioned(row: npt.NDArray[np.int64], count: int, k: int) -> int:
-    """The k-th largest (k from 1) of row[:count]; the k largest come to its front (quickselect, Hoare 1961)."""
-    low, high, target = 0, count - 1, k - 1
-    while low < high:
-        one, two, three = row[low], row[(low + high) >> 1], row[high]
-        pivot = max(min(one, two), min(max(one, two), three))
-        left, right = low, high
-        while left <= right:
-            while row[left] > pivot:
-                left += 1
-            while row[right] < pivot:
-                right -= 1
-            if left <= right:
-                row[left], row[right] = row[right], row[left]
-                left += 1
-                right -= 1
-        if target <= right:
-            high = right
-        elif target >= left:
-            low = left
-        else:
+    """The k-th largest (k from 1) of row[:count], all different; the k largest come to its front.
+
+    Quickselect (Hoare 1961) with Lomuto's pass, which has no branch: half of them would be foreseen wrongly.
+    """
+    low, last, target = np.uint64(0), np.uint64(count - 1), np.uint64(k - 1)
+    one = np.uint64(1)
+    while low < last:
+        middle = (low + last) >> one
+        first, between, end = row[low], row[middle], row[last]
+        pivot = max(min(first, between), min(max(first, between), end))
+        at = low if pivot == first else middle if pivot == between else last
+        row[at] = end
+        cut = low
+        for place in range(low, last):
+            key = row[place]
+            row[place] = row[cut]
+            row[cut] = key
+            cut += np.uint64(key > pivot)
+        row[last] = row[cut]
+        row[cut] = pivot
+        if target == cut:
             break
+        if target < cut:
+            last = cut - one
+        else:
+            low = cut + one
     return row[target]
 
 
@@ -351,7 +356,7 @@ def scan(
                 if counts[row] + STRIP * ITEMS + 2 > keys.shape[1]:
                     bars[row] = _partitioned(keys[row], counts[row], best) >> 32
                     counts[row] = best  # a tie that is left out here lost to best others by its position
-                counts[row] = _chosen(scores, reached, open_[row], order, start, end, member, keys[row], counts[row])
+                counts[row] = _chosen(scores, reached, member, open_, order, start, end, keys, row, counts[row])
     for row in range(rows):
         if counts[row] > best:
             _partitioned(keys[row], counts[row], best)
@@ -360,26 +365,37 @@ def scan(
 
 @_compiled
 def _chosen(
-    scores: Any, reached: Any, open_: Any, order: Any, start: int, end: int, member: int, row: Any, count: Any
+    scores: Any,
+    reached: Any,
+    member: int,
+    open_: Any,
+    order: Any,
+    start: int,
+    end: int,
+    keys: Any,
+    row: int,
+    count: Any,
 ) -> Any:
-    """Adds the open items of a strip that reach the bar to a query's keys; how many it has then."""
-    one, low = np.uint64(1), np.int64(LOW)
-    flat = scores.ravel()
-    size = scores.shape[1]
-    for tile in range(end - start):
-        word = reached[tile, member] & open_[start + tile]
-        slot, at = (start + tile) * ITEMS, (tile * size + member) * ITEMS
+    """Adds the open items of a strip that reach the bar to a query's keys; how many it has then.
+
+    A word without a bit left has bit 64: what is read there, behind the scores of a tile, is written and not counted.
+    Numbers without a sign, because numba would let a negative one count from an array's end.
+    """
+    one, low, place, query = np.uint64(1), np.int64(LOW), np.uint64(count), np.uint64(row)
+    for tile in range(np.uint64(end - start)):
+        word = reached[tile, member] & open_[query, np.uint64(start) + tile]
+        slot = (np.uint64(start) + tile) * np.uint64(ITEMS)
         for _ in range(2):  # most words have none, one or two bits: without a branch, for it could not be foreseen
             bit = _lowest_bit(word)
-            row[count] = (np.int64(flat[at + bit]) << 32) | (low - order[slot + bit])
-            count += np.int64(word != 0)
+            keys[query, place] = (np.int64(scores[tile, member, bit]) << 32) | (low - order[slot + bit])
+            place += np.uint64(word != 0)
             word &= word - one
         while word != 0:
             bit = _lowest_bit(word)
-            row[count] = (np.int64(flat[at + bit]) << 32) | (low - order[slot + bit])
-            count += 1
+            keys[query, place] = (np.int64(scores[tile, member, bit]) << 32) | (low - order[slot + bit])
+            place += one
             word &= word - one
-    return count
+    return np.int64(place)
 
 
 @_compiled
