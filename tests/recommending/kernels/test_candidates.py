@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -71,6 +73,16 @@ def test_every_path_and_every_batch_gives_the_same_bits(path, b, monkeypatch):
     for row in range(b):
         alone = candidates(table, queries[[row]], 50, excluded(gone[row : row + 1]), allowed, path=path)
         same(alone, (whole[0][[row]], whole[1][[row]]))
+
+
+def test_threads_do_not_disturb_each_other(path):
+    """The compiled paths run without Python's lock."""
+    vectors, queries = clustered(3_000, 16, 24, 0.4)
+    table = Quantised.of(vectors)
+    want = candidates(table, queries, 20, path="plain")
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda row: candidates(table, queries[row : row + 3], 20, path=path), range(0, 22, 3)))
+    same([np.concatenate(side) for side in zip(*parts)], want)
 
 
 def test_the_seed_of_the_table_changes_nothing_but_its_order():
