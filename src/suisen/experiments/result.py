@@ -64,6 +64,15 @@ def told(value: float, low: float, high: float, scale: Scale, *, sign: Literal["
     return f"{said}, {bound}" if bound else f"{said} [{factor * low:{digits}}, {factor * high:{digits}}]"
 
 
+def chance(p: float) -> str:
+    """A p-value with three digits; doubles end at 1e-300, and where there is none stands a dash.
+
+    >>> chance(0.04213), chance(3e-9), chance(0.0), chance(float("nan"))
+    ('0.0421', '3e-09', '<1e-300', '–')
+    """
+    return "–" if isnan(p) else f"{p:.3g}" if p > 0 else "<1e-300"
+
+
 def bounded(low: float, high: float, scale: Scale) -> str:
     """The one end of an interval in words; empty: it has both."""
     factor, digits, unit = (100, ".3g", " %") if scale == "relative" else (1, ".4g", "")
@@ -392,7 +401,7 @@ def _cells(each: Estimated) -> list[str]:
     mark = {"relative": each.relative.percent(), "absolute": each.absolute.plain()}
     mark[each.scale] += " *"  # the scale that decides
     control, treatment = (f"{x:.5g}".replace("nan", "–") for x in (each.control, each.treatment))
-    p, corrected = (f"{x:.3g}".replace("nan", "–") for x in (each.p, each.corrected))
+    p, corrected = chance(each.p), chance(each.corrected)
     return [
         each.metric, each.arm, each.role, control, treatment, mark["relative"], mark["absolute"], p, corrected,
         "" if each.joint is None else each.joint.shown(each.scale), each.test, guard, same,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from suisen.data.durations import spelt
 from suisen.experiments.plan import Plan, Scale
 from suisen.experiments.record import About, Record, Truth
-from suisen.experiments.result import UNJUDGED, Estimated, Range, Result, believed, margin_of, told
+from suisen.experiments.result import UNJUDGED, Estimated, Range, Result, believed, chance, margin_of, told
 from suisen.files import write_text
 from suisen.pages import charts
 from suisen.pages.charts import Bar, Figure, Point
@@ -47,7 +47,7 @@ def probability(p: float) -> str:
     >>> probability(0.04213), probability(3e-9), probability(float("nan"))
     ('0.0421', '3e-09', '–')
     """
-    return f"{p:.3g}" if isfinite(p) else "–"
+    return chance(p)
 
 
 def number(x: float) -> str:
