@@ -2,7 +2,7 @@
 
 Levels are multiplied as float32.  Less 128 they are whole numbers whose sums of products stay below 2^24, and float32
 adds whole numbers up to there without error, in any order.  Cost: a float32 search (B·n·d multiply-adds over 4·n·d
-bytes, one pass over the scores) and then the rescoring; where there is no compiled path an exact index is faster.
+bytes, one pass over the scores) and then the rescoring; without a compiled path an exact index is faster.
 """
 
 import numpy as np
