@@ -353,3 +353,13 @@ def test_covariates_that_tell_nothing_are_said_to():
 def test_tests_that_cannot_be_are_refused(metric, columns, more, message):
     with pytest.raises(InputError, match=message):
         found(metric, columns, **more)
+
+
+@pytest.mark.parametrize("q", [0.1, 0.5, 0.9])
+def test_the_columns_of_a_quantile_are_what_is_compared(q):
+    rng = np.random.default_rng(2)
+    y = rng.lognormal(0, 1, 400), rng.lognormal(0.2, 1, 300)
+    each = found({"kind": "value", "quantile": q}, {"y": y}, scale="absolute")
+    control, treatment = (np.sort(one)[int(np.ceil(len(one) * q - 1e-9)) - 1] for one in y)
+    assert (each.control, each.treatment) == (control, treatment)
+    assert each.absolute.value == pytest.approx(treatment - control, rel=1e-12)

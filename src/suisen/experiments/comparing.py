@@ -232,13 +232,19 @@ class _Metric:
             warnings += [self.disagree(pair)] if scale == plan.scale and self.disagree(pair) else []
         p = pair.p if pair.p is not None else float(pair.on(scale).p)
         return Estimated(
-            self.name, arm, self.role, self.test.words, scale, float(control.value), float(treatment.value),
+            self.name, arm, self.role, self.test.words, scale, self.shown(plan.control), self.shown(arm),
             int(control.n), int(treatment.n), Range.of(pair.absolute), Range.of(pair.relative), p, p, "none",
             plan.alpha, self.metric.better, f"{self.how()}{looked}",
             None if self.cuped is None else float(self.cuped.rho), pair.ranks, guard, equal, tuple(warnings),
             tuple(self.remedies()),
             posterior=self.posterior(pair) if scale == plan.scale else None,
         )  # fmt: skip
+
+    def shown(self, arm: str) -> float:
+        """What an arm's column says: the metric's value, or the quantile that is compared."""
+        if self.metric.quantile is None:
+            return float(self.value(arm).value)
+        return float(np.quantile(self.own(arm), self.metric.quantile, method="inverted_cdf"))
 
     def untestable(self, arm: str) -> str:
         """Why there is no test of an arm against the control; empty: there is one."""
