@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from suisen.recommending.queries import RecommendOptions
 from suisen.serving import answering as room
 from suisen.serving.answering import Answering, Recommend, Similar
+from suisen.serving.event_log import LoggedEvent
 from suisen.serving.messages import Query
 from suisen.serving.problems import Refusal
 
@@ -18,9 +21,9 @@ def asked(recommender, monkeypatch):
     """(Answering, the sizes of the calls that it makes)."""
     sizes, answer = [], room.answer
 
-    def counted(system, queries, options):
+    def counted(system, queries, *others):
         sizes.append(len(queries))
-        return answer(system, queries, options)
+        return answer(system, queries, *others)
 
     monkeypatch.setattr(room, "answer", counted)
     return Answering(recommender.system), sizes
@@ -67,6 +70,6 @@ def test_faults_of_ours_stay_what_they_are(recommender, monkeypatch):
 
 def test_ids_are_known_whatever_their_type(recommender):
     answering = Answering(recommender.system)
-    assert answering.knows(7)
-    assert answering.knows("7")
-    assert not answering.knows("x")
+    events = [LoggedEvent("1", None, item, "view", datetime.now(UTC), None, None) for item in ("7", "x", "7")]
+    assert answering.took(events) == 1
+    assert len(answering.recent) == 1

@@ -181,3 +181,14 @@ def concat(parts: Sequence[Ragged]) -> Ragged:
     return Ragged(
         torch.cat([part.values for part in parts]), offsets_of(torch.cat([part.lengths for part in parts])), weights
     )
+
+
+def side_by_side(first: Ragged, second: Ragged) -> Ragged:
+    """Row i of ``first`` with row i of ``second`` behind it; both have the same number of rows.
+
+    >>> side_by_side(Ragged.of([[1], [2, 3]]), Ragged.of([[4], []])).tolist()
+    [[1, 4], [2, 3]]
+    """
+    rows = len(first)
+    pairs = concat([first, second]).take(torch.arange(2 * rows).view(2, rows).T.reshape(-1))
+    return replace(pairs, offsets=pairs.offsets[::2])

@@ -22,6 +22,7 @@ from suisen.recommending.queries import (
     refusal,
 )
 from suisen.recommending.system import System
+from suisen.recommending.users import RecentEvents
 from suisen.retrieval.select import top_of
 
 AnsweredBy = Literal["model", "popular", "nobody"]
@@ -39,13 +40,15 @@ class Answers:
     """What answered each query: the model, the popular list, or nobody (skipped)."""
 
 
-def answer(system: System, queries: RawQueries, options: RecommendOptions) -> Answers:
+def answer(
+    system: System, queries: RawQueries, options: RecommendOptions, recent: RecentEvents | None = None
+) -> Answers:
     """The best ``options.k`` items for each query: exactly min(k, allowed) of them.
 
-    Raises UnsupportedQuery for a query that the model cannot answer, unless ``options.unknown`` says otherwise, and
-    InputError for features that do not exist.
+    ``recent`` is what users did since the system was made.  Raises UnsupportedQuery for a query that the model cannot
+    answer, unless ``options.unknown`` says otherwise, and InputError for features that do not exist.
     """
-    dense = dense_queries(system.store, queries, options.at)
+    dense = dense_queries(system.store, queries, options.at, recent)
     able = answerable(dense, system.abilities)
     if options.unknown == "error" and not bool(able.all()):
         at = int((~able).nonzero()[0])

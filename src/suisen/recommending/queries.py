@@ -13,10 +13,11 @@ from torch import Tensor
 
 from suisen.data.batch import Contexts, Features, joined
 from suisen.data.ids import RawId
-from suisen.data.ragged import Ragged, concat, offsets_of
+from suisen.data.ragged import Ragged, concat, offsets_of, side_by_side
 from suisen.errors import InputError, UnsupportedQuery, unknown
 from suisen.recommending.engine import Filters
 from suisen.recommending.store import Store, saying
+from suisen.recommending.users import RecentEvents
 
 UnknownPolicy = Literal["error", "popular", "skip"]
 POLICIES: tuple[UnknownPolicy, ...] = ("error", "popular", "skip")
@@ -44,8 +45,8 @@ class RecommendOptions:
     diversity: float = 0.0
     """0: by score alone; towards 1: lists of unlike items (maximal marginal relevance)."""
     at: int | None = None
-    """Time of the query, microseconds since 1970 UTC: what stored histories hold from then on is left out, as if it
-    had not happened yet.  None: now, and nothing is left out."""
+    """Time of the query, microseconds since 1970 UTC: what stored histories and events since hold from then on is left
+    out, as if it had not happened yet.  None: now, and nothing is left out."""
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or not 1 <= self.k <= MAX_ITEMS:
@@ -137,15 +138,20 @@ class DenseQueries:
         return len(self.contexts)
 
 
-def dense_queries(store: Store, queries: RawQueries, at: int | None) -> DenseQueries:
-    """The queries in dense ids, with all that is stored of their users; what they bring takes the place of that.
+def dense_queries(
+    store: Store, queries: RawQueries, at: int | None, recent: RecentEvents | None = None
+) -> DenseQueries:
+    """The queries in dense ids, with all that is known of their users; what they bring takes the place of that.
 
-    ``at`` is the time of the queries, as in ``RecommendOptions``.  Raises InputError for features that do not exist.
+    ``at`` is the time of the queries, as in ``RecommendOptions``; ``recent`` is what happened since the store was made.
+    Raises InputError for features that do not exist.
     """
     size = len(queries)
     dense = np.zeros(size, dtype=np.int64) if queries.users is None else store.users.dense(queries.users)
     user = torch.from_numpy(dense)
     contexts = store.contexts(user, time.time_ns() // 1000 if at is None else at)
+    if recent is not None and queries.users is not None:
+        contexts = recent.followed(contexts, queries.users)
     if at is not None and store.has_time:
         contexts = _before(contexts, at)
     if queries.histories is not None:
@@ -279,9 +285,7 @@ def filters_of(store: Store, options: RecommendOptions, queries: DenseQueries) -
         among = torch.arange(1, n_items) if among is None else among
         among = among[~torch.isin(among, barred)]
     elif barred.numel():
-        both = concat([seen, Ragged(barred.repeat(rows), torch.arange(rows + 1) * barred.numel())])
-        pairs = both.take(torch.arange(2 * rows).view(2, rows).T.reshape(-1))  # each row's own, then what all exclude
-        seen = Ragged(pairs.values, pairs.offsets[::2])
+        seen = side_by_side(seen, Ragged(barred.repeat(rows), torch.arange(rows + 1) * barred.numel()))
     return Filters(seen, among)
 
 

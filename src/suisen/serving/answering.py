@@ -1,11 +1,12 @@
 """The computation behind the answers: the queries of a batch of jobs are answered in as few calls as possible.
 
-Everything here runs in the worker thread of a lane.
+Everything here but ``Answering.took`` runs in the worker thread of a lane.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -17,8 +18,11 @@ from suisen.errors import InputError, UnsupportedQuery
 from suisen.recommending.answering import answer, similar
 from suisen.recommending.queries import RawQueries, RecommendOptions
 from suisen.recommending.system import System
-from suisen.serving.messages import Answer, Item, Query
+from suisen.recommending.users import RecentEvents
+from suisen.serving.event_log import LoggedEvent
+from suisen.serving.messages import Answer, Item, Query, microseconds
 from suisen.serving.problems import Refusal
+from suisen.serving.settings import STATE_BYTES
 
 G = TypeVar("G")
 LIST_ITEMS = 100_000
@@ -59,18 +63,27 @@ Result = list[Answer] | list[Item]
 
 
 class Answering:
-    """One System that takes raw ids and answers in messages."""
+    """One System that takes raw ids and answers in messages; events that it is told of count from then on."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, state_bytes: int = STATE_BYTES) -> None:
         system.store.ready()
         self.system = system
+        self.recent = RecentEvents(system.store, state_bytes)
         self.version = system.version or f"{system.name.replace(' ', '')}-unsaved"
         self._raw: list[RawId] = [0, *system.store.items.raw_ids.to_list()]
         self._titles = system.store.title_list
 
-    def knows(self, item: RawId) -> bool:
-        """Whether the bundle has the item."""
-        return self.system.store.items.dense_one(item) > 0
+    def took(self, events: Sequence[LoggedEvent]) -> int:
+        """Counts logged events from now on, of whatever kind; returns how many are of items that the bundle lacks.
+
+        An event of the future (a client's clock) counts as one of now.  This runs in the event loop.
+        """
+        now = datetime.now(UTC)
+        return self.recent.add(
+            [event.user_id for event in events],
+            [event.item_id for event in events],
+            [microseconds(min(event.time, now)) for event in events],
+        )
 
     def work(self, jobs: list[Job]) -> list[Result | Exception]:
         """One result or error per job.  Queries of the same options are one call, whichever jobs they belong to."""
@@ -89,7 +102,7 @@ class Answering:
         other.
         """
         try:
-            found = answer(self.system, self._raw_queries(queries), options)
+            found = answer(self.system, self._raw_queries(queries), options, self.recent)
             lists = zip(queries, found.by, found.items.tolist(), found.scores.tolist(), strict=True)
             return [Answer(query.user_id, by, self._items(ids, scores)) for query, by, ids, scores in lists]
         except Exception as error:

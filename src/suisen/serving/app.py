@@ -57,7 +57,9 @@ class App:
         service = self.service
         try:
             system = await asyncio.to_thread(self._load)
-            service.answering = await asyncio.to_thread(Answering, system)
+            answering = await asyncio.to_thread(Answering, system, service.settings.state_bytes)
+            service.telemetry.watch_users(answering.recent)
+            service.answering = answering
         except Exception as error:
             service.state = "failed"
             service.failure = error

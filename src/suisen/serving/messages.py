@@ -3,7 +3,7 @@
 Defaults and bounds of what a caller may choose are those of ``RecommendOptions``.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -15,6 +15,7 @@ HISTORY = 10_000
 DEFAULTS = RecommendOptions()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """No time of a message is earlier."""
+MICROSECOND = timedelta(microseconds=1)
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -29,6 +30,11 @@ Policy = Annotated[
     Meta(description="What a query gets that the model cannot answer: a refusal, the popular list, or an empty list."),
 ]
 Diversity = Annotated[float, Meta(ge=0, le=1, description="0: by score alone; towards 1: lists of unlike items.")]
+
+
+def microseconds(moment: datetime) -> int:
+    """Since 1970 UTC, whole ones."""
+    return (moment - EPOCH) // MICROSECOND
 
 
 class Message(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):

@@ -9,11 +9,12 @@ from suisen.parameters import parameters
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(gt=0, strict=True)]
+STATE_BYTES = 256 << 20
 
 
 @parameters
 class Settings:
-    """Options of the server; none of them changes an answer."""
+    """Options of the server; none but ``state_bytes`` changes an answer."""
 
     deadline_s: Seconds = 1.0
     """Seconds until a request that has no answer yet is refused with 503."""
@@ -27,6 +28,9 @@ class Settings:
     """Folder of the event log; None: events are refused (``serve`` puts it beside the bundle)."""
     impressions: bool = False
     """Log the lists that were answered, too."""
+    state_bytes: Annotated[int, Field(ge=0, strict=True)] = STATE_BYTES
+    """Memory for what users did since the bundle was made, about 460 bytes each; beyond it those who were longest
+    neither heard nor asked of are answered from the bundle again; 0: events are written and nothing else."""
     access_log: bool = False
     """One log line per request."""
     drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 1.0

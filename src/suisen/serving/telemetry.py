@@ -10,6 +10,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from suisen.recommending.users import RecentEvents
 from suisen.serving.lane import Lane
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -35,6 +36,8 @@ class Telemetry:
         self.unknown_items = counter(
             "suisen_events_unknown_items", "Logged events of items that the bundle does not know."
         )
+        self._users = gauge("suisen_users_with_events", "Users whose events since the bundle was made count.")
+        self._user_bytes = gauge("suisen_users_bytes", "Memory of their events.")
         self.impressions = counter("suisen_impressions_written", "Lists in the impression log.")
         self.impressions_lost = counter("suisen_impressions_lost", "Lists that the impression log could not take.")
         self.ready = gauge("suisen_ready", "1 while the server takes requests.")
@@ -43,6 +46,11 @@ class Telemetry:
     def watch(self, lane: Lane[Any, Any]) -> None:
         """Reads a lane's length whenever metrics are collected."""
         self._waiting.labels(lane.name).set_function(lambda: lane.waiting)
+
+    def watch_users(self, recent: RecentEvents) -> None:
+        """Reads how many users' events are held, and in how many bytes, whenever metrics are collected."""
+        self._users.set_function(lambda: len(recent))
+        self._user_bytes.set_function(lambda: recent.nbytes)
 
     def render(self) -> bytes:
         """Prometheus text format."""

@@ -53,12 +53,14 @@ class EventsAnswer(Struct, frozen=True):
 
 
 async def events(service: Service, exchange: Exchange, message: EventsRequest) -> EventsAnswer:
-    """Takes events into the log: all of a request, or none."""
+    """Takes events into the log, all of a request or none, and counts those of users in answers from now on.
+
+    Whatever its name, an event says that the user took the item, as it will when a model learns from the log.
+    """
     now = datetime.now(UTC)
     rows = [_logged(place, event, now) for place, event in enumerate(message.events)]
     accepted = await service.journal.take(rows)
-    knows = service.loaded().knows
-    unknown_items = sum(not knows(event.item_id) for event in message.events)
+    unknown_items = service.loaded().took(rows)
     service.telemetry.unknown_items.inc(unknown_items)
     return EventsAnswer(exchange.request_id, accepted, unknown_items)
 

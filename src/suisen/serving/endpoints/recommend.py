@@ -1,7 +1,7 @@
 """``POST /v1/recommend``."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
@@ -10,7 +10,7 @@ from suisen.recommending.queries import RecommendOptions
 from suisen.serving.answering import Recommend
 from suisen.serving.contract import COMPUTING, Endpoint
 from suisen.serving.exchange import Exchange
-from suisen.serving.messages import EPOCH, Answer, Ids, ListOptions, Query, Zoned
+from suisen.serving.messages import EPOCH, Answer, Ids, ListOptions, Query, Zoned, microseconds
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 
@@ -18,7 +18,6 @@ QUERIES = 256
 """Most queries of one request."""
 CODES = (*COMPUTING, "unanswerable")
 """Problems of a handler that recommends."""
-MICROSECOND = timedelta(microseconds=1)
 
 
 class RecommendRequest(ListOptions, frozen=True, kw_only=True):
@@ -66,10 +65,9 @@ async def answered(
 
 
 def _microseconds(at: datetime) -> int:
-    moment = (at - EPOCH) // MICROSECOND
-    if moment < 0:
+    if at < EPOCH:
         raise Refusal("invalid_value", f"at = {at.isoformat()} must be 1970 or later; leave it out for now")
-    return moment
+    return microseconds(at)
 
 
 ENDPOINT = Endpoint(
