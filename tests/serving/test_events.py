@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import torch
 
+from suisen.models import MODELS
 from suisen.serving.answering import Answering
 from suisen.serving.event_log import LoggedEvent
 from suisen.serving.settings import Settings
@@ -59,7 +61,17 @@ def test_the_next_answer_is_the_offline_one_of_the_whole_history(name, tmp_path)
                 assert by == ("model" if able else "popular")
                 assert not (exclude_seen and {item for item, _ in got} & set(history))
         if name == "mf":  # the vector is kept: only what was seen is gone
-            assert list_of(client, USER)[0][:8] == pytest.approx(before[2:])
+            assert list_of(client, USER)[0][:8] == before[2:]
+
+
+def test_the_page_says_of_every_model_what_an_event_updates():
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    told = {name.strip("`"): says for names, says in rows for name in names.split()}
+    assert told.keys() == MODELS.keys()
+    for name, says in told.items():
+        reads = "history" in MODELS[name].abilities
+        assert reads == (says not in ("what is left out", "what is left out; the user's vector stays that of training"))
 
 
 def test_what_an_event_is_called_does_not_matter(tmp_path):
@@ -79,12 +91,15 @@ def test_sessions_and_unknown_items_are_logged_and_change_nothing(tmp_path):
         assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 2
 
 
-def test_refused_events_count_nowhere(tmp_path):
+def test_refused_events_count_nowhere(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError("no space left")
+
     with served(fitted("ease"), tmp_path) as client:
         before = list_of(client, USER)
         bad = event(USER, before[0][1][0], time="1960-01-01T00:00:00Z")
         assert client.post("/v1/events", {"events": [event(USER, before[0][0][0]), bad]}).status == 422
-        client.app.service.journal._logs["events"].close()  # the disk is gone
+        monkeypatch.setattr(client.app.service.journal._logs["events"], "append", full)
         assert client.post("/v1/events", {"events": [event(USER, before[0][0][0])]}).status == 503
         assert list_of(client, USER) == before
 

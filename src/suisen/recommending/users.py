@@ -6,8 +6,9 @@ A user who acted is known by their dense id, or, where the bundle does not know 
 Memory: 240 bytes of a user, the key (28 bytes of a known user, the text of another), 33 and 16 per event: 461 bytes of
 ten events, 461 MB of a million such users.  ``nbytes`` counts exactly so and never passes the limit: users who were
 longest neither heard nor asked of are forgotten, and are answered from the bundle again.
-Time: an event costs one sort of its user's row, 15 µs for a short row and 0.5 ms for a full one; all events of a user
-that arrive together cost one sort.  A query costs one look-up in a dict; rows are joined by array operations.
+Time: the ids of n events are looked up together (0.4 ms, 2 ms for 1,000).  An event alone and newer than all of its
+user's is put behind them (3 µs); else the user's events are sorted once (25 to 100 µs).  A query without events costs
+one look-up in a dict (2 µs), with them 0.2 ms, 256 together 0.4 ms.
 """
 
 import sys
@@ -76,16 +77,15 @@ class RecentEvents:
         if not any(found):
             return contexts
         events = np.frombuffer(b"".join(found), dtype=EVENT)
+        items = torch.cat([contexts.history.values, torch.from_numpy(events["item"].copy())])
+        times = torch.cat([contexts.history_time, torch.from_numpy(events["time"] * self._store.has_time)])
         lengths = torch.tensor([len(row) // EVENT.itemsize for row in found], dtype=torch.int64)
-        new = Ragged(torch.from_numpy(events["item"].copy()), offsets_of(lengths))
-        moments = torch.from_numpy(events["time"] * self._store.has_time)
-        history = side_by_side(contexts.history, new)
-        times = side_by_side(contexts.history.with_values(contexts.history_time), new.with_values(moments)).values
-        rows = history.rows()
-        if bool(((times.diff() < 0) & (rows.diff() == 0)).any()):  # rare: most events are newer than the bundle
-            order = torch.from_numpy(np.lexsort((times.numpy(), rows.numpy())))
-            history, times = history.with_values(history.values[order]), times[order]
-        return replace(contexts, history=history, history_time=times)
+        stored, new = torch.arange(items.numel()).split([len(contexts.history_time), len(events)])
+        both = side_by_side(contexts.history.with_values(stored), Ragged(new, offsets_of(lengths)))
+        order, rows = both.values, both.rows()
+        if bool(((times[order].diff() < 0) & (rows.diff() == 0)).any()):  # rare: an event older than the bundle
+            order = order[torch.from_numpy(np.lexsort((times[order].numpy(), rows.numpy())))]
+        return replace(contexts, history=both.with_values(items[order]), history_time=times[order])
 
     @staticmethod
     def _keys(users: Sequence[RawId | None], dense: Sequence[int]) -> list[RawId | None]:
@@ -102,22 +102,25 @@ class RecentEvents:
 
     def _append(self, key: RawId, new: Row) -> None:
         with self._lock:
-            old = self._rows.pop(key, None)
-            if old is not None:
+            old = self._rows.pop(key, b"")
+            if old:
                 self.nbytes -= _size(key, old)
-                new = np.concatenate([np.frombuffer(old, dtype=EVENT), new])
-            self._rows[key] = row = _in_order(new)[-self._most :].tobytes()
+            self._rows[key] = row = _joined(old, new)[-self._most * EVENT.itemsize :]
             self.nbytes += _size(key, row)
             while self.nbytes > self._max_bytes:
                 self.nbytes -= _size(*self._rows.popitem(last=False))
 
 
-def _in_order(events: Row) -> Row:
+def _joined(old: bytes, new: Row) -> bytes:
     """By time, equal times in order of arrival; of equal events the first."""
+    events = np.frombuffer(old, dtype=EVENT)
+    if len(new) == 1 and (not old or events["time"][-1] < new["time"][0]):
+        return old + new.tobytes()  # what nearly every event is: alone, and the newest
+    events = np.concatenate([events, new])
     order = np.lexsort((events["item"], events["time"]))  # stable: equal events stay in order of arrival
     again = np.flatnonzero(events[order[1:]] == events[order[:-1]])
     events = np.delete(events, order[1:][again])
-    return events[np.argsort(events["time"], kind="stable")]
+    return events[np.argsort(events["time"], kind="stable")].tobytes()
 
 
 def _size(key: RawId, row: bytes) -> int:
