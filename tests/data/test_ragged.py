@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suisen.data.ragged import Ragged, concat, largest, offsets_of, spans
+from suisen.data.ragged import Ragged, concat, largest, offsets_of, side_by_side, spans
 
 lists = st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=6)
 
@@ -38,6 +38,12 @@ def test_padded_is_the_double_loop(rows, extra):
     padded = Ragged.of(rows).padded(width, fill=-1)
     assert padded.tolist() == [row + [-1] * (width - len(row)) for row in rows]
     assert Ragged.of(rows).mask(width).tolist() == [[j < len(row) for j in range(width)] for row in rows]
+
+
+@given(st.lists(st.tuples(*[st.lists(st.integers(0, 9), max_size=4)] * 2), max_size=6))
+def test_side_by_side_adds_lists(pairs):
+    joined = side_by_side(Ragged.of([one for one, _ in pairs]), Ragged.of([two for _, two in pairs]))
+    assert joined.tolist() == [one + two for one, two in pairs]
 
 
 def test_padded_is_as_wide_as_the_longest_row():

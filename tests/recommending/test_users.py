@@ -180,6 +180,15 @@ def test_bytes_never_pass_the_limit_and_the_least_recent_go_first(steps, limit):
         assert len(held(recent, user)[0]) == events
 
 
+def test_who_is_asked_for_stays():
+    recent = RecentEvents(store_of(), 3 * size("guest 1", 1))
+    for who in (1, 2, 3):
+        recent.add([f"guest {who}"], ["i001"], [who])
+    assert held(recent, "guest 1")[1] == [1]
+    recent.add(["guest 4"], ["i001"], [4])
+    assert [held(recent, f"guest {who}")[1] for who in (1, 2, 3, 4)] == [[1], [], [3], [4]]
+
+
 def test_the_bytes_that_are_counted_are_there():
     store = store_of()
     _ = store.users.table, store.items.table

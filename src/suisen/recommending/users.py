@@ -80,8 +80,9 @@ class RecentEvents:
         items = torch.cat([contexts.history.values, torch.from_numpy(events["item"].copy())])
         times = torch.cat([contexts.history_time, torch.from_numpy(events["time"] * self._store.has_time)])
         lengths = torch.tensor([len(row) // EVENT.itemsize for row in found], dtype=torch.int64)
-        stored, new = torch.arange(items.numel()).split([len(contexts.history_time), len(events)])
-        both = side_by_side(contexts.history.with_values(stored), Ragged(new, offsets_of(lengths)))
+        places = torch.arange(items.numel())
+        stored = contexts.history.with_values(places[: -len(events)])
+        both = side_by_side(stored, Ragged(places[-len(events) :], offsets_of(lengths)))
         order, rows = both.values, both.rows()
         if bool(((times[order].diff() < 0) & (rows.diff() == 0)).any()):  # rare: an event older than the bundle
             order = order[torch.from_numpy(np.lexsort((times[order].numpy(), rows.numpy())))]
