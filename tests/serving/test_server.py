@@ -219,11 +219,11 @@ from suisen.serving.server import serve
 from suisen.serving.settings import Settings
 
 answer = answering.answer
-def slow(system, queries, options):
+def slow(system, queries, *others):
     if queries.users == ["slow"]:
         print("computing", flush=True)
         sys.stdin.readline()
-    return answer(system, queries, options)
+    return answer(system, queries, *others)
 answering.answer = slow
 try:
     serve(Path(sys.argv[1]), port=int(sys.argv[2]), settings=Settings(deadline_s=60, drain_s=float(sys.argv[3])),
