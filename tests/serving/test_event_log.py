@@ -188,3 +188,11 @@ def test_files_that_cannot_be_are_refused(tmp_path):
         FileLog(tmp_path / "file" / "events.jsonl")
     with pytest.raises(InputError, match=r"none\.jsonl cannot be read \(No such file"):
         read_events(tmp_path / "none.jsonl")
+
+
+def test_a_closed_log_takes_nothing(tmp_path):
+    log = FileLog(tmp_path / "events.jsonl")
+    log.close()
+    log.close()
+    with pytest.raises(OSError, match=r"events\.jsonl is closed"):
+        log.append([])

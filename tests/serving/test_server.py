@@ -240,7 +240,12 @@ def started(place, port=0, drain_s=0.0):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
-    return process, process.stdout.readline().strip()
+    late = threading.Timer(SECONDS, process.kill)  # a child that says nothing does not hold the suite
+    late.start()
+    try:
+        return process, process.stdout.readline().strip()
+    finally:
+        late.cancel()
 
 
 def ended(process):

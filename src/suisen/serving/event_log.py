@@ -79,6 +79,8 @@ class FileLog:
 
     def append(self, batch: Sequence[msgspec.Struct]) -> None:
         """One write.  A write cut short (a full disk) is taken back and raised as OSError."""
+        if self._file < 0:
+            raise OSError(f"{self.path} is closed")
         lines = self._encoder.encode_lines(batch)
         with self._alone():
             end = os.fstat(self._file).st_size

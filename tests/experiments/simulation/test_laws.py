@@ -60,5 +60,6 @@ def test_a_units_own_value_is_its_rate():
 def test_mistakes_are_named():
     with pytest.raises(InputError, match="law = 'lognormal' is unknown; did you mean 'lognormal-"):
         law("lognormal")
-    with pytest.raises(InputError, match="rho = 1; give a correlation between"):
-        correlated(1)
+    for rho in (1, -1, -1.5):
+        with pytest.raises(InputError, match=f"rho = {rho}; give a correlation between"):
+            correlated(rho)
