@@ -379,8 +379,7 @@ def request_cost(lines: list[Record]) -> str:
         f"{params['excluded']} excluded items, {params['k']} wanted. Popularity chooses among {params['among']:,} "
         "given items by exact search; the one-row index always returns the same item of the whole catalogue, so that "
         f"look-ups alone are left. Target: at most {MAX_GROWTH}x from the smallest to the largest size. Ids are text; "
-        "their table is built once, when a server starts. The machine had other work meanwhile: ratios say more than "
-        "milliseconds."
+        "their table is built once, when a server starts."
     )
     head = ("users, and as many items", *cases, "bytes per id of the table", "building it, wall")
     title = "## A request's cost (`benchmarks/request_cost.py`)"

@@ -1,6 +1,6 @@
 """What one request costs, by the number of users and items it is not about.
 
-    python benchmarks/request_cost.py      # 2 minutes and 2 GB at 10 million users and items
+    python benchmarks/request_cost.py      # half a minute and 2 GB at 10 million users and items
 
 A request names one user and gives a history of HISTORY items; EXCLUDED items are excluded, and the list is chosen among
 AMONG items.  Systems of every size are made directly, of ids that are text and of counts that are drawn, since nothing
