@@ -124,6 +124,10 @@ def test_what_cannot_be_used_is_said_and_what_is_wrong_is_refused():
         combined(
             frame.with_columns(pl.col("age").cast(pl.String)), plan({"m": {"kind": "value", "covariates": ["age"]}}), []
         )
+    with pytest.raises(
+        InputError, match=r"metrics.m.covariates: 'age' is a stratum or a segment, whose values are names"
+    ):
+        plan({"m": {"kind": "value", "covariates": ["age"]}}, strata=["age"])
     with pytest.raises(InputError, match="both adjust; keep covariates"):
         plan({"m": {"kind": "value", "covariate": True, "covariates": ["m"]}})
 

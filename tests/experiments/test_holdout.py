@@ -32,6 +32,12 @@ def test_the_held_out_are_those_whom_no_experiment_assigns(hashed):
         assert held_out(plan, users).equals(read)
 
 
+def test_whom_an_experiment_takes_does_not_matter_to_the_read_out():
+    users = pl.DataFrame({"user": [str(i) for i in range(2000)], "country": ["JP", "FI"] * 1000})
+    picky = of(assignment={**KEPT["assignment"], "eligible": "country = 'JP'", "layer": "l", "slots": [0.0, 0.5]})
+    assert held_out(picky, users).equals(held_out(of(), users))
+
+
 def test_what_was_shipped_is_read_against_the_holdout():
     shown, log = made(8000, lift=0.3, share=0.9, seed=4)  # "treatment": all that was shipped
     plan = holdout_plan(of(), start="2024-05-01", end="2024-05-11")

@@ -69,3 +69,15 @@ def test_without_others_there_is_nothing_to_dilute():
     zero = of(np.array([-1.0, 1.0, 0.0]))
     with pytest.raises(InputError, match="among all units is 0, so no effect is a share of it"):
         diluted(zero, few, zero, scale="relative")
+
+
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_the_bound_says_what_p_says(scale, alternative):
+    for seed in range(30):
+        (a, in_a), (b, in_b) = drawn(seed, n=300, share=0.3)
+        others = of(np.r_[a[~in_a], b[~in_b]])
+        found = diluted(of(a[in_a]), of(b[in_b]), others, scale=scale, alternative=alternative)
+        assert (found.p <= 0.05) == (not found.low <= 0 <= found.high)
+        assert np.isinf(found.high) == (alternative == "greater")
+        assert np.isinf(found.low) == (alternative == "less")

@@ -11,11 +11,11 @@ from scipy import special
 from suisen.data.durations import moment
 from suisen.errors import InputError
 from suisen.experiments.blocks import CONTAMINATED, block_of, contamination, unjudged
-from suisen.experiments.comparing import ARM, Comparing, corrected, with_stratum
+from suisen.experiments.comparing import Comparing, corrected, with_stratum
 from suisen.experiments.covariates import combined
 from suisen.experiments.daily import by_day
 from suisen.experiments.earlier import Moment, by_reading, by_summing, moments_of, summable
-from suisen.experiments.families import SINCE
+from suisen.experiments.families import ARM, SINCE
 from suisen.experiments.frozen import Frozen
 from suisen.experiments.looks import earlier, look_of
 from suisen.experiments.metrics import transformed

@@ -128,7 +128,7 @@ class Assigner:
         ``units``: a Polars frame or lazy frame, an Arrow table, or a column of either.  Raises InputError for a missing
         column, units that are null or empty, and a predicate that the columns cannot answer.
         """
-        frame = self.frame_of(units)
+        frame = self._frame(units)
         arms, why = self._drawn(as_units(frame[self.plan.unit], self.plan.unit), frame)
         taken = [name for name in ("arm", "why") if name in frame.columns]
         if taken:
@@ -137,12 +137,11 @@ class Assigner:
 
     def arms(self, units: Any) -> pl.Series:
         """(n,) arms of a column of units, as an Enum; null where there is none."""
-        frame = self.frame_of(units)
+        frame = self._frame(units)
         places, _ = self._drawn(as_units(frame[self.plan.unit], self.plan.unit), frame)
         return _enum("arm", places, tuple(self.plan.arms))
 
-    def frame_of(self, units: Any) -> pl.DataFrame:
-        """Units of any form as a frame with the plan's column of units."""
+    def _frame(self, units: Any) -> pl.DataFrame:
         name = self.plan.unit
         if isinstance(units, pl.LazyFrame):
             units = units.collect()

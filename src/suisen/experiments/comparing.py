@@ -4,7 +4,7 @@ Tests of means, ratios and shares need nothing but the table of moments; ranks, 
 units.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
@@ -15,7 +15,7 @@ from scipy import special
 from suisen.errors import InputError
 from suisen.experiments.bayes import Posterior, posterior
 from suisen.experiments.equivalence import equalled, guarded
-from suisen.experiments.families import Metric
+from suisen.experiments.families import ARM, Metric
 from suisen.experiments.means import (
     SURE,
     Alternative,
@@ -39,7 +39,7 @@ from suisen.experiments.sequential import both_sides, confidence_sequence, repea
 from suisen.experiments.standing import Look
 from suisen.experiments.statistical_tests import QUANTILE, Arms, ComparisonOptions, Pair, StatisticalTest
 
-ARM, STRATUM = "arm", "__stratum"
+STRATUM = "__stratum"
 MIN_WITH_EVENTS = 30
 """Units of an arm with any event below which a ratio's or a sum's normal interval is a guess."""
 
@@ -162,8 +162,12 @@ class _Metric:
         """Whether the test uses the strata."""
         return self.divided and self.test.uses_strata
 
-    def value(self, arm: str) -> Estimate:
-        """The metric in an arm, with all adjustments that are planned and possible."""
+    @cached_property
+    def value(self) -> Callable[[str], Estimate]:
+        """The metric in an arm, with all adjustments that are planned and possible; each is computed once."""
+        return cache(self._value)
+
+    def _value(self, arm: str) -> Estimate:
         i = self.place(arm)
         if not self.stratified:
             return estimate(self.flat[i], cuped=self.cuped)
@@ -203,8 +207,12 @@ class _Metric:
             return replace(made, shift=part * gap, shared=float(value.shared), along=float(value.along))
         return Sample.of(y, d)
 
-    def arms(self, arm: str) -> Arms:
-        """The control and an arm, as a test is given them."""
+    @cached_property
+    def arms(self) -> Callable[[str], Arms]:
+        """The control and an arm, as a test is given them; their samples and values are made once for all questions."""
+        return cache(self._arms)
+
+    def _arms(self, arm: str) -> Arms:
         control = self.of.plan.control
         return Arms(
             metric=self.name,
@@ -212,7 +220,7 @@ class _Metric:
             adjusted=self.cuped is not None or self.stratified,
             moments=(self.flat[self.place(control)], self.flat[self.place(arm)]),
             counts=self.counts(arm),
-            values=lambda: (self.own(control), self.own(arm)),
+            values=cache(lambda: (self.own(control), self.own(arm))),
             samples=cache(lambda: (self.sample(control), self.sample(arm))),
             rare=lambda: self.few(arm),
         )

@@ -58,13 +58,13 @@ def combined(frame: pl.DataFrame, plan: Plan, said: list[str]) -> pl.DataFrame:
         mine = frame.filter(pl.col(f"{name}__y").is_not_null())
         used = {label: each for source in metric.covariates for label, each in _columns(mine, plan, source).items()}
         used |= _new(mine, plan, metric.covariates)
-        z = np.stack(list(used.values()), -1) if used else np.empty((mine.height, 0))
-        z = z - z.mean(0) if mine.height else z
-        kept = z.std(0) > 0 if mine.height else np.zeros(z.shape[1], bool)
+        kept = np.array([bool(np.ptp(each) > 0) if mine.height else False for each in used.values()])
         if not kept.any() or mine.height < UNITS_EACH * kept.sum():
             said.append(f"{name}: {_unused(mine.height, int(kept.sum()))}")
             made[name] = None
             continue
+        z = np.stack(list(used.values()), -1)
+        z -= z.mean(0)
         x = np.zeros(frame.height)
         x[frame[f"{name}__y"].is_not_null().to_numpy()] = _predicted(mine, name, z[:, kept])
         made[name] = x

@@ -11,8 +11,7 @@ import numpy as np
 import polars as pl
 
 from suisen.data.durations import duration
-from suisen.experiments.comparing import ARM
-from suisen.experiments.families import DAY, SINCE, TIME
+from suisen.experiments.families import ARM, DAY, SINCE, TIME
 from suisen.experiments.means import Cuped, compare, estimate
 from suisen.experiments.metrics import Window, tallies, visits
 from suisen.experiments.moments import Moments, aggregate, moments

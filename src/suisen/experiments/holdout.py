@@ -13,7 +13,6 @@ import polars as pl
 
 from suisen.errors import InputError
 from suisen.experiments.assignment import Assigner
-from suisen.experiments.hashing import as_units, hashed_by
 from suisen.experiments.plan import Assignment, Plan
 
 HELD, REST = "holdout", "everybody else"
@@ -41,9 +40,9 @@ def held_out(plan: Plan, units: Any) -> pl.DataFrame:
 
     ``units``: a frame or a column of them, as ``Assigner.assign`` takes it.  Testers get no arm and are left out.
     """
-    assigner = Assigner.of(plan)
-    frame = assigner.frame_of(units)
-    ids = as_units(frame[plan.unit], plan.unit)
-    (draw,) = hashed_by([assigner.salts.holdout], ids, plan.assignment.hash)
-    arm = pl.Series(plan.columns.arm, draw < plan.assignment.holdout).replace_strict({True: HELD, False: REST})
-    return frame.with_columns(arm).filter(~ids.is_in(list(plan.assignment.overrides)))
+    everybody = replace(
+        plan, assignment=replace(plan.assignment, eligible="")
+    )  # whom the experiment takes is no matter
+    drawn = Assigner.of(everybody).assign(units).filter(pl.col("why") != "override")
+    arm = pl.when(pl.col("why") == "holdout").then(pl.lit(HELD)).otherwise(pl.lit(REST))
+    return drawn.drop("arm").with_columns(arm.alias(plan.columns.arm)).drop("why")

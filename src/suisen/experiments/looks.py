@@ -115,8 +115,9 @@ def _group(
     both = both_sides(plan.alpha, plan.alternative)
     design = spending_bounds(times, both, spending=sequential.spending, convention=sequential.convention)
     bound = float(design.bounds[-1]) if np.isfinite(design.bounds[-1]) else None
-    said = f"{_named(look, sequential, seen)}, {how}"
-    return replace(look, said=said, bound=bound, spent=_spent(plan, sequential, time)), times
+    named = _named(look, sequential, seen)
+    spent_until = _spent(plan, sequential, time)
+    return replace(look, named=named, said=f"{named}, {how}", bound=bound, spent=spent_until), times
 
 
 def _named(look: Look, sequential: Sequential, seen: str) -> str:

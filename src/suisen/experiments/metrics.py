@@ -181,9 +181,7 @@ def _capped(frame: pl.DataFrame, name: str, metric: Metric, part: str, said: lis
     what = "" if top is None else f"cap {top:,.6g}"
     if metric.winsorize is not None:
         some = frame.select((column == 0).any()).item() and not metric.winsorize_zeros
-        top = frame.select(
-            column.filter(column != 0 if some else pl.lit(value=True)).quantile(metric.winsorize, "higher")
-        ).item()
+        top = frame.select((column.filter(column != 0) if some else column).quantile(metric.winsorize, "higher")).item()
         if top is None:  # nothing but zeros
             return frame
         if some and top < 0:  # of losses: 0 is above them and no large value

@@ -292,6 +292,12 @@ class Plan:
             if name not in self.metrics:
                 raise unknown("guardrails", name, self.metrics)
         for name, metric in self.metrics.items():
+            for other in (each for each in metric.covariates if each not in self.metrics):
+                if other in (*self.strata, *self.segments):
+                    raise ValueError(
+                        f"metrics.{name}.covariates: {other!r} is a stratum or a segment, whose values are names; give "
+                        "its numbers in a column of their own"
+                    )
             for part, other in metric.parts.items():
                 if other not in self.metrics or other == name or self.metrics[other].is_ratio:
                     plain = [each for each in self.metrics if not self.metrics[each].is_ratio]

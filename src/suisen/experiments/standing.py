@@ -13,6 +13,8 @@ class Look:
     """Units (or time) seen as a share of what was planned; None: nothing was planned."""
     said: str
     """In words, for the report."""
+    named: str = ""
+    """group: which look it is, in words, without how alpha is spent."""
     early: bool = False
     """Looked at before the end without a sequential plan."""
     reached: bool = False

@@ -13,7 +13,17 @@ import numpy as np
 from scipy import special
 
 from suisen.errors import InputError
-from suisen.experiments.means import Alternative, Effect, Estimate, check_level, compare, p_of, statistic_of
+from suisen.experiments.means import (
+    Alternative,
+    Effect,
+    Estimate,
+    check_level,
+    compare,
+    cut,
+    opened,
+    p_of,
+    statistic_of,
+)
 from suisen.experiments.plan import Scale
 
 
@@ -51,5 +61,6 @@ def diluted(
     spread = {"a": float(control.var), "b": float(treatment.var), "c": float(others.var), "r": r * (1 - r) / all_units}
     se = np.asarray(sum(slopes[name] ** 2 * spread[name] for name in slopes) ** 0.5)
     value, df = np.asarray(gain), compare(control, treatment).df
-    half, statistic = special.stdtrit(df, (1 + level) / 2) * se, statistic_of(value, se)
-    return Effect(value, se, df, value - half, value + half, p_of(statistic, df, alternative), statistic)
+    half, statistic = special.stdtrit(df, cut(level, alternative)) * se, statistic_of(value, se)
+    p = p_of(statistic, df, alternative)
+    return opened(Effect(value, se, df, value - half, value + half, p, statistic), alternative)

@@ -157,7 +157,7 @@ def _sample(result: Result) -> str:
             f"LOOKED AT EARLY ({seen} of what was planned){again} without a sequential plan: significance is overstated"
         )
     if look.kind == "group":
-        return f"{look.said.rsplit(', ', 2)[0]}, sample ratio as planned"  # without the spending function
+        return f"{look.named}, sample ratio as planned"
     if look.kind == "always-valid":
         return f"always-valid, sample ratio as planned; {_size_seen(look)}"
     peeked = f"; {again[2:-1].upper()} without a sequential plan: significance is overstated" if again else ""
