@@ -5,7 +5,7 @@ from scipy import stats as scipy_stats
 
 from suisen.errors import InputError
 from suisen.experiments.analysis import AnalysisOptions, analyze_units
-from suisen.experiments.comparing import with_stratum
+from suisen.experiments.comparing import _Metric, with_stratum
 from suisen.experiments.means import compare, cuped_of, estimate, shares_of
 from suisen.experiments.moments import Moments
 from suisen.experiments.proportions import Counts, newcombe
@@ -363,3 +363,13 @@ def test_the_columns_of_a_quantile_are_what_is_compared(q):
     control, treatment = (np.sort(one)[int(np.ceil(len(one) * q - 1e-9)) - 1] for one in y)
     assert (each.control, each.treatment) == (control, treatment)
     assert each.absolute.value == pytest.approx(treatment - control, rel=1e-12)
+
+
+def test_units_are_taken_once_for_all_that_is_asked_of_a_metric(monkeypatch):
+    taken, sample = [], _Metric.sample
+    monkeypatch.setattr(_Metric, "sample", lambda self, arm: taken.append(arm) or sample(self, arm))
+    rng = np.random.default_rng(0)
+    y = rng.gamma(2, 1, 200), rng.gamma(2, 1, 200)
+    rule = {"kind": "value", "test": "bootstrap-t"}
+    found(rule, {"y": y}, guardrails={"m": {"margin": 0.2}}, alternative="greater")
+    assert sorted(taken) == ["control", "treatment"]
