@@ -116,8 +116,7 @@ def _group(
     design = spending_bounds(times, both, spending=sequential.spending, convention=sequential.convention)
     bound = float(design.bounds[-1]) if np.isfinite(design.bounds[-1]) else None
     named = _named(look, sequential, seen)
-    spent_until = _spent(plan, sequential, time)
-    return replace(look, named=named, said=f"{named}, {how}", bound=bound, spent=spent_until), times
+    return replace(look, named=named, said=f"{named}, {how}", bound=bound, spent=_spent(plan, sequential, time)), times
 
 
 def _named(look: Look, sequential: Sequential, seen: str) -> str:

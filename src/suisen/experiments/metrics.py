@@ -181,11 +181,11 @@ def _capped(frame: pl.DataFrame, name: str, metric: Metric, part: str, said: lis
     what = "" if top is None else f"cap {top:,.6g}"
     if metric.winsorize is not None:
         some = frame.select((column == 0).any()).item() and not metric.winsorize_zeros
-        top = frame.select((column.filter(column != 0) if some else column).quantile(metric.winsorize, "higher")).item()
+        among = column.filter(column != 0) if some else column
+        top = frame.select(among.quantile(metric.winsorize, "higher")).item()
         if top is None:  # nothing but zeros
             return frame
-        if some and top < 0:  # of losses: 0 is above them and no large value
-            top = 0.0
+        top = max(top, 0.0) if some else top  # of losses: 0 is above them and no large value
         of = " of those other than 0" if some else ""
         what = f"quantile {metric.winsorize:g}{of}, {top:,.6g}"
     cut = frame.with_columns(column.clip(upper_bound=top))
