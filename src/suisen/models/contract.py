@@ -20,6 +20,7 @@ from suisen.data.batch import Batch, Candidates, Contexts, Features, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged
 from suisen.data.views import View
+from suisen.models.form import Form
 from suisen.models.layers import adam
 from suisen.models.tables import distinct, lookup
 from suisen.parameters import parameters
@@ -227,6 +228,12 @@ class Ranker(Net):
         ``weights`` (B, C) is given in training: batch norm sees only what weighs more than 0.
         """
         raise TypeError(f"{type(self).__name__} does not combine")
+
+    def form(self) -> Form | None:
+        """``combine`` as arrays, in eval mode, for compiled kernels.  None where it is no inner product of the sides
+        beside a split deep net (see ``Form``): then serving combines on torch.
+        """
+        return None
 
     def score(self, contexts: Contexts, candidates: Candidates, weights: Tensor | None = None) -> Tensor:
         """(B, C).  States of the unique candidates are computed once and gathered: 256 × 500 states of 256 floats

@@ -12,6 +12,7 @@ from suisen.data.batch import Contexts, Schema
 from suisen.models.contract import hyper_parameters
 from suisen.models.field_ranker import DeepRanker
 from suisen.models.fm import FMNet
+from suisen.models.form import Form
 from suisen.models.layers import SplitMLP
 
 
@@ -61,3 +62,7 @@ class DeepFMNet(FMNet):
         shallow = self.core(of_context, of_item, pair)
         deep = self.deep(deep_context, deep_item, pair, weights)
         return shallow + self.out(deep).squeeze(-1)
+
+    def form(self) -> Form:
+        """The FM's beside the deep net's."""
+        return self.core.form().beside(self.deep, self.out.weight[0])

@@ -22,6 +22,7 @@ from suisen.data.batch import Contexts, Schema
 from suisen.data.dataset import Dataset
 from suisen.models.contract import hyper_parameters
 from suisen.models.field_ranker import DeepRanker, FieldRankerNet
+from suisen.models.form import Form, additive
 from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, pooled, retrieval_prior
 from suisen.parameters import After, Search
 
@@ -99,3 +100,7 @@ class DNNNet(FieldRankerNet):
         """(B, C) logits."""
         score = self.out(self.tower(context, item, pair, weights)).squeeze(-1)
         return score if pair is None or not self.pair.numel() else score + pair @ self.pair
+
+    def form(self) -> Form:
+        """The tower's, and the pair features' direct way."""
+        return additive(self.out.bias, self.pair, own=0).beside(self.tower, self.out.weight[0])

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from suisen.data.batch import Contexts, Schema
 from suisen.models.contract import hyper_parameters
 from suisen.models.field_ranker import FieldRanker, FieldRankerNet
+from suisen.models.form import Form
 from suisen.models.layers import ContextVectors, ItemVectors, chunks_in_cache, inner, retrieval_prior
 from suisen.parameters import Search
 
@@ -137,10 +138,28 @@ class FFMNet(FieldRankerNet):
         own = self.bias + context[:, :1] + item[..., 0] + inner(context[:, start:], item[..., start:])
         if pair is None or not len(self.pair):
             return own
-        vectors = self._pair_vectors()[:, sum(self.counts[:2]) :]  # (p, p, k): the pair features' for each other
-        meet = (vectors * vectors.transpose(0, 1)).sum(2).triu(1)  # (p, p): each two of them once
-        met = self.pair[:, 0] + context[:, None, 1:start] + item[..., 1:start] + pair @ meet.T
+        met = self.pair[:, 0] + context[:, None, 1:start] + item[..., 1:start] + pair @ self._meet().T
         return own + (pair * met).sum(-1)
+
+    def _meet(self) -> Tensor:
+        """(p, p): what each two pair features meet with, once."""
+        vectors = self._pair_vectors()[:, sum(self.counts[:2]) :]  # (p, p, k): the pair features' for each other
+        return (vectors * vectors.transpose(0, 1)).sum(2).triu(1)
+
+    def form(self) -> Form:
+        """One inner product, as ``combine`` has it."""
+        start, linear = 1 + self.counts[2], self.pair[:, 0]
+
+        def context(state: Tensor) -> Tensor:
+            own, met, vectors = state[:, :1], state[:, 1:start], state[:, start:]
+            return torch.cat([own, torch.ones_like(own), vectors, linear + met], 1)
+
+        def item(state: Tensor) -> Tensor:
+            own, met, vectors = state[:, :1], state[:, 1:start], state[:, start:]
+            return torch.cat([torch.ones_like(own), own + self.bias, vectors, met], 1)
+
+        context_fields, item_fields, _ = self.counts
+        return Form.shallow(2 + context_fields * item_fields * self.model.dim, context, item, self._meet())
 
     def tables(self) -> list[Tensor]:
         """Every field table, linear weights among them: all parameters but the bias."""

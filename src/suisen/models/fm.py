@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from suisen.data.batch import Contexts, Features, Schema
 from suisen.models.contract import hyper_parameters
 from suisen.models.field_ranker import FieldRanker, FieldRankerNet
+from suisen.models.form import Form
 from suisen.models.layers import ContextVectors, ItemVectors, inner, retrieval_prior
 from suisen.parameters import Search
 
@@ -118,6 +119,20 @@ class FMCore(nn.Module):
         own = own + pair @ linear + 0.5 * (extra.square().sum(-1) - squares)
         return own + inner(c, i) + ((c.unsqueeze(1) + i) * extra).sum(-1)
 
+    def form(self) -> Form:
+        """``forward`` as arrays; what a state holds behind the FM's 1 + k numbers goes into the rows as it is."""
+        linear, vectors, cut = self.pair[:, 0], self.pair[:, 1:], 1 + self.dim
+
+        def context(state: Tensor) -> Tensor:
+            own, c = state[:, :1], state[:, 1:cut]
+            return torch.cat([own, torch.ones_like(own), c, linear + c @ vectors.T, state[:, cut:]], 1)
+
+        def item(state: Tensor) -> Tensor:
+            own, i = state[:, :1], state[:, 1:cut]
+            return torch.cat([torch.ones_like(own), own + self.bias, i, i @ vectors.T, state[:, cut:]], 1)
+
+        return Form.shallow(2 + self.dim, context, item, (vectors @ vectors.T).triu(1))
+
 
 class FMNet(FieldRankerNet):
     """The FM as a ranker: states are sums, ``combine`` is one inner product."""
@@ -137,6 +152,10 @@ class FMNet(FieldRankerNet):
     def combine(self, context: Tensor, item: Tensor, pair: Tensor | None, weights: Tensor | None = None) -> Tensor:
         """(B, C) logits."""
         return self.core(context, item, pair)
+
+    def form(self) -> Form:
+        """The core's."""
+        return self.core.form()
 
     def tables(self) -> list[Tensor]:
         """The core's."""

@@ -434,6 +434,17 @@ class SplitMLP(nn.Module):
         norm: Any = None if self.norms is None else self.norms[depth]
         return activated(x, norm, self.dropout)
 
+    @torch.no_grad()
+    def folded(self) -> tuple[Tensor, tuple[tuple[Tensor, Tensor], ...]]:
+        """(width, pair) the pair's part of the first layer, and weight and bias of each upper one, batch norm in them:
+        out of training ``forward`` is relu(… relu(weight · relu(context + item + part · pair) + bias) …).
+        """
+        first, upper = self._fold(0), []
+        for depth, layer in enumerate(self.upper, start=1):
+            scale, shift = self._fold(depth) or (layer.bias.new_ones(1), layer.bias.new_zeros(1))
+            upper.append((layer.weight * scale.unsqueeze(-1), layer.bias * scale + shift))
+        return self.from_pair.detach() if first is None else self.from_pair * first[0][:, None], tuple(upper)
+
     def _fold(self, depth: int) -> tuple[Tensor, Tensor] | None:
         """Scale and shift, (width,) each, of the batch norm behind a layer; None in training or where there is none.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.models.contract import Ranker, hyper_parameters
+from suisen.models.form import Form, additive
 from suisen.models.gmf import NCF, IdTables, loss_of
 from suisen.models.layers import SplitMLP, retrieval_prior
 from suisen.parameters import After, Search
@@ -70,6 +71,10 @@ class MLPNet(IdTables, Ranker):
         """(B, C) logits."""
         logits = self.out(self.deep(context, item, pair, weights)).squeeze(-1)
         return logits if pair is None else logits + pair @ self.pair
+
+    def form(self) -> Form:
+        """The deep net's, and the pair features' direct way."""
+        return additive(self.out.bias, self.pair, own=0).beside(self.deep, self.out.weight[0])
 
     def forward(self, batch: Batch) -> Tensor:
         """Logistic loss (listwise on the lists of a first stage) plus l2 times the squared norms."""

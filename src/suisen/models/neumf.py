@@ -7,6 +7,7 @@ SGD, because Adam's moments are lost; ``fine_tune`` says which.  Otherwise one p
 GMF's and MLP's added up.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch.optim import SGD
 
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.models.contract import Phase, Ranker, hyper_parameters
+from suisen.models.form import Form
 from suisen.models.gmf import NCF, GMFNet, loss_of
 from suisen.models.layers import adam
 from suisen.models.mlp import MLPNet
@@ -108,6 +110,19 @@ class NeuMFNet(Ranker):
         item_vector, item_layer = torch.split(item, self.widths, -1)
         shallow = (item_vector @ user_vector.unsqueeze(2)).squeeze(2) + self.gmf.bias
         return shallow + self.mlp.combine(user_layer, item_layer, pair, weights)
+
+    def form(self) -> Form:
+        """The MLP's, with GMF's vectors in front of its inner product."""
+        deep, cut = self.mlp.form(), self.widths[0]
+
+        def context(state: Tensor) -> Tensor:
+            return torch.cat([state[:, :cut], deep.context(state[:, cut:])], 1)
+
+        def item(state: Tensor) -> Tensor:
+            rest = deep.item(state[:, cut:])  # its first number is the bias
+            return torch.cat([state[:, :cut], rest[:, :1] + self.gmf.bias, rest[:, 1:]], 1)
+
+        return replace(deep, inner=cut + deep.inner, context=context, item=item)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logistic loss (listwise on the lists of a first stage) plus l2 times the squared norms of both parts.

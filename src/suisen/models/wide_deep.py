@@ -28,6 +28,7 @@ from suisen.data.ragged import Ragged
 from suisen.errors import InputError, unknown
 from suisen.models.contract import Phase, hyper_parameters
 from suisen.models.field_ranker import DeepRanker, FieldRankerNet
+from suisen.models.form import Form, additive
 from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, adam, retrieval_prior, shares
 from suisen.models.tables import lookup
 from suisen.parameters import After, Search
@@ -346,6 +347,15 @@ class WideDeepNet(FieldRankerNet):
             return wide
         deep = self.deep.net(context[..., cuts[0] :], item[..., cuts[1] :], pair, weights)
         return wide + self.deep.out(deep).squeeze(-1)
+
+    def form(self) -> Form | None:
+        """The sums of the sides beside the deep net; None with crosses of a context's field and an item's, whose
+        weights are looked up pair by pair.
+        """
+        if self.wide.widths != [1, 1]:
+            return None
+        wide = additive(self.wide.bias, self.wide.pair, own=1)
+        return wide if self.deep is None else wide.beside(self.deep.net, self.deep.out.weight[0])
 
     def tables(self) -> list[Tensor]:
         """The deep net's; the wide part's weights are kept small by FTRL's L1."""

@@ -15,6 +15,8 @@ from suisen.data.batch import Candidates, Contexts, Queries, Schema
 from suisen.errors import InputError
 from suisen.models import SECOND_STAGES
 from suisen.models.contract import Model, Net, Ranker, Retriever, network_of
+from suisen.models.form import Form
+from suisen.recommending.engine import PAIR
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0, 1.5)
 """What ``blend`` is tried at, in standard deviations of the ranker's own scores within a list."""
@@ -45,6 +47,17 @@ class StandIn(Ranker):
         """(B, C) inner products plus the blended retrieval score."""
         own = (item @ context.unsqueeze(2)).squeeze(2)
         return own if pair is None else own + self.blend * pair[..., 0]
+
+    def form(self) -> Form:
+        """The inner product, and the blended retrieval score."""
+        alpha = self.blend.new_zeros(len(PAIR))
+        alpha[0] = self.blend
+        rows = lambda state, of_pair: torch.cat([state, of_pair.expand(len(state), -1)], 1)  # noqa: E731
+        gamma = alpha.new_zeros((len(PAIR), len(PAIR)))
+        inner = self.net.item_vectors().shape[1]
+        return Form.shallow(
+            inner, lambda state: rows(state, alpha), lambda state: rows(state, torch.zeros_like(alpha)), gamma
+        )
 
     def pick_blend(self, lists: Sequence[tuple[Queries, Tensor, Tensor]], validate: Callable[[Net], float]) -> None:
         """Sets ``blend`` to the best of ``SHARES`` on valid lists (queries, ids, pair features); equal: the smaller."""
