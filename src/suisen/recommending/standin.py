@@ -50,14 +50,17 @@ class StandIn(Ranker):
 
     def form(self) -> Form:
         """The inner product, and the blended retrieval score."""
-        alpha = self.blend.new_zeros(len(PAIR))
+        nothing = self.blend.new_zeros(len(PAIR))
+        alpha = nothing.clone()
         alpha[0] = self.blend
-        rows = lambda state, of_pair: torch.cat([state, of_pair.expand(len(state), -1)], 1)  # noqa: E731
-        gamma = alpha.new_zeros((len(PAIR), len(PAIR)))
-        inner = self.net.item_vectors().shape[1]
-        return Form.shallow(
-            inner, lambda state: rows(state, alpha), lambda state: rows(state, torch.zeros_like(alpha)), gamma
-        )
+
+        def context(state: Tensor) -> Tensor:
+            return torch.cat([state, alpha.expand(len(state), -1)], 1)
+
+        def item(state: Tensor) -> Tensor:
+            return torch.cat([state, nothing.expand(len(state), -1)], 1)
+
+        return Form.shallow(self.net.item_vectors().shape[1], context, item, torch.outer(nothing, nothing))
 
     def pick_blend(self, lists: Sequence[tuple[Queries, Tensor, Tensor]], validate: Callable[[Net], float]) -> None:
         """Sets ``blend`` to the best of ``SHARES`` on valid lists (queries, ids, pair features); equal: the smaller."""
