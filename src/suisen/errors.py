@@ -14,6 +14,10 @@ class InputError(SuisenError, ValueError):
     """Something the caller gave is wrong: the message names the field, the value and the mend."""
 
 
+class UnknownName(InputError):
+    """A name that is none of a closed list: of a field, an option, a model."""
+
+
 class UnsupportedQuery(InputError):
     """The model cannot answer this kind of query: the message names the ability that is missing."""
 
@@ -35,7 +39,7 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def unknown(field: str, value: object, known: Iterable[Any]) -> InputError:
+def unknown(field: str, value: object, known: Iterable[Any]) -> UnknownName:
     """The error for a value outside a closed list, with the nearest known one.
 
     >>> str(unknown("loss", "inforce", ["infonce", "bpr"]))
@@ -44,7 +48,7 @@ def unknown(field: str, value: object, known: Iterable[Any]) -> InputError:
     names = [str(name) for name in known]
     near = difflib.get_close_matches(str(value), names, n=1)
     mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
-    return InputError(f"{field} = {value!r} is unknown; {mend}")
+    return UnknownName(f"{field} = {value!r} is unknown; {mend}")
 
 
 def missing_extra(package: str, extra: str) -> MissingExtra:

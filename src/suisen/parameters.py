@@ -171,7 +171,7 @@ def keywords_of(options: Callable[P, Options_co]) -> KeywordsOf[P, Options_co]:
     'blue'
     >>> Pen().draw(color="blue")
     Traceback (most recent call last):
-    suisen.errors.InputError: option = 'color' is unknown; did you mean 'colour'?
+    suisen.errors.UnknownName: option = 'color' is unknown; did you mean 'colour'?
     """
 
     def decorate(method: Any) -> Any:

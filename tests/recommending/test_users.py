@@ -102,6 +102,40 @@ def test_the_time_of_a_query_hides_what_came_after_it():
     assert len(early) == int(store.histories.lengths[store.users.dense_one("u0001")]) + 1
 
 
+def test_sessions_are_guests_and_no_users():
+    """An event counts for its user, or for its session where it names none; ids of both kinds never mix."""
+    store = store_of()
+    recent, after = RecentEvents(store, LIMIT), last_time(store) + 1
+    sessions = ["u0001", "u0001", "s", 7, None, "ghost"]
+    users = [None, "u0002", None, None, None, "ghost"]
+    unknown = recent.add(users, ["i001", "i002", "i003", "i004", "i005", "i001"], [after] * 6, sessions)
+    assert (unknown, len(recent)) == (0, 5)  # the fifth event is nobody's
+    assert held(recent, "u0001") == ([], [])
+    i = {raw: store.items.dense_one(raw) for raw in ("i001", "i002", "i003", "i004")}
+    queries = RawQueries(sessions=["u0001", "s", "7", None, "u0002"])
+    known = dense_queries(store, queries, None, recent).contexts.history.tolist()
+    assert known == [[i["i001"]], [i["i003"]], [i["i004"]], [], []]
+    assert dense_queries(store, queries, None).contexts.history.tolist() == [[], [], [], [], []]
+
+
+def test_a_user_keeps_what_the_session_did_before_they_were_known():
+    store = store_of()
+    recent, after = RecentEvents(store, LIMIT), last_time(store) + 1
+    recent.add(
+        [None, "u0001", None, "u0001"],
+        ["i001", "i002", "i003", "i004"],
+        [after + time for time in (1, 2, 3, 4)],
+        ["s", "s", "s", None],
+    )
+    queries = RawQueries(["u0001", "ghost", "u0001", None], sessions=["s", "s", "other", "s"])
+    found = dense_queries(store, queries, None, recent)
+    stored = store.histories.take(torch.from_numpy(store.users.dense(["u0001"]))).values.tolist()
+    a, b, c, d = store.items.dense(["i001", "i002", "i003", "i004"]).tolist()
+    assert found.contexts.history.tolist() == [[*stored, a, b, c, d], [a, c], [*stored, b, d], [a, c]]
+    assert found.known.tolist() == [True, False, True, False]
+    assert bool((found.contexts.history_time[: len(stored) + 4].diff() >= 0).all())
+
+
 def test_without_times_events_stand_behind_in_their_order():
     store = Store.of(make_data(user=["a", "a"], item=[1, 2]))
     recent = RecentEvents(store, LIMIT)

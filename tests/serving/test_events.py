@@ -81,7 +81,7 @@ def test_what_an_event_is_called_does_not_matter(tmp_path):
         assert not {first, second} & {item for item, _ in list_of(client, USER)[0]}
 
 
-def test_sessions_and_unknown_items_are_logged_and_change_nothing(tmp_path):
+def test_unknown_items_and_sessions_named_like_a_user_change_no_list(tmp_path):
     with served(fitted("ease"), tmp_path) as client:
         before = list_of(client, USER)
         taken = before[0][0][0]
@@ -89,6 +89,28 @@ def test_sessions_and_unknown_items_are_logged_and_change_nothing(tmp_path):
         assert (answer["accepted"], answer["unknown_items"]) == (2, 1)
         assert list_of(client, USER) == before
         assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["ease", "sasrec", "mf", "two-tower + deepfm"])
+def test_the_events_of_a_session_count_for_its_queries(name, tmp_path):
+    recommender = fitted(name)
+    with served(recommender, tmp_path) as client:
+        items = [item for item, _ in list_of(client, USER)[0][:2]]
+        send(client, *[{"session_id": "s 1", "item_id": item, "event": "view"} for item in items])
+
+        def asked(**query):
+            response = client.post("/v1/recommend", {"queries": [query]})
+            return [(item["item_id"], item["score"]) for item in response.json["answers"][0]["items"]]
+
+        guest = recommender.recommend(history=[items], unknown="popular")
+        assert asked(session_id="s 1") == list(zip(guest["item_id"], guest["score"]))
+        assert not {item for item, _ in asked(session_id="s 1")} & set(items)
+        store = recommender.store
+        dense = torch.tensor([store.users.dense_one(USER)])
+        stored = store.items.raw(store.histories.take(dense).values.numpy()).to_list()
+        both = recommender.recommend([USER], history=[stored + items])
+        assert asked(session_id="s 1", user_id=USER) == list(zip(both["item_id"], both["score"]))
+        assert asked(session_id="another", user_id=USER) == asked(user_id=USER) != asked(session_id="s 1", user_id=USER)
 
 
 def test_refused_events_count_nowhere(tmp_path, monkeypatch):

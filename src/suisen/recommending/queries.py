@@ -67,7 +67,7 @@ def check_list(name: str, values: object) -> None:
 
 @dataclass(frozen=True)
 class RawQueries:
-    """B queries in the caller's own ids: users, histories, features, or several of these, B entries each.
+    """B queries in the caller's own ids: users, sessions, histories, features, or several of these, B entries each.
 
     Where an entry is given it takes the place of what is stored of the user; None, and no features, leave that alone.
     Raises InputError where nothing is given, and where the parts differ in length.
@@ -82,9 +82,12 @@ class RawQueries:
     """Names and values of one query, or of each."""
     context: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None
     """Context features of one query, or of each."""
+    sessions: Sequence[RawId | None] | None = None
+    """One session per query, whose events count beside the user's; None for a query without."""
 
     def __post_init__(self) -> None:
         check_list("users", self.users)
+        check_list("sessions", self.sessions)
         check_list("history", self.history)
         sizes = {name: len(part) for name, part in self._parts().items() if part is not None}
         if not sizes:
@@ -101,6 +104,7 @@ class RawQueries:
             "history": self.histories,
             "user_features": _per_query(self.user_features),
             "context": _per_query(self.context),
+            "sessions": self.sessions,
         }
 
     @property
@@ -150,8 +154,8 @@ def dense_queries(
     dense = np.zeros(size, dtype=np.int64) if queries.users is None else store.users.dense(queries.users)
     user = torch.from_numpy(dense)
     contexts = store.contexts(user, time.time_ns() // 1000 if at is None else at)
-    if recent is not None and queries.users is not None:
-        contexts = recent.followed(contexts, queries.users)
+    if recent is not None:
+        contexts = recent.followed(contexts, queries.users or [None] * size, queries.sessions)
     if at is not None and store.has_time:
         contexts = _before(contexts, at)
     if queries.histories is not None:

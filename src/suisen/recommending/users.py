@@ -1,11 +1,12 @@
-"""What has happened since the bundle was made, by user: events count for the very next answer.
+"""What has happened since the bundle was made, by visitor: events count for the very next answer.
 
-Per user: the newest events in order of time, as one immutable array, so that a reader never sees half of a change.
-A user who acted is known by their dense id, or, where the bundle does not know them, by their raw one.
+Per visitor: the newest events in order of time, as one immutable array, so that a reader never sees half of a change.
+A user who acted is known by their dense id, or, where the bundle does not know them, by their raw one; a session, whose
+events name no user, by its id as bytes, so that no session is taken for a user of the same name.
 
-Memory: 240 bytes of a user, the key (28 bytes of a known user, the text of another), 33 and 16 per event: 461 bytes of
-ten events, 461 MB of a million such users.  ``nbytes`` counts exactly so and never passes the limit: users who were
-longest neither heard nor asked of are forgotten, and are answered from the bundle again.
+Memory: 240 bytes of a user, the key (28 bytes of a known user, the text of another, 33 and its bytes of a session), 33
+and 16 per event: 461 bytes of ten events, 461 MB of a million such users.  ``nbytes`` counts exactly so and never passes
+the limit: users who were longest neither heard nor asked of are forgotten, and are answered from the bundle again.
 Time: the ids of n events are looked up together (0.4 ms, 2 ms for 1,000).  An event alone and newer than all of its
 user's is put behind them (3 µs); else the user's events are sorted once (25 to 100 µs).  A query without events costs
 one look-up in a dict (2 µs), with them 0.2 ms, 256 together 0.4 ms.
@@ -33,6 +34,8 @@ ENTRY = 240
 EVENT = np.dtype([("time", np.int64), ("item", np.int64)])
 Row = npt.NDArray[np.void]
 """(n,) of EVENT, by time; equal times in order of arrival."""
+Visitor = RawId | bytes
+"""Whose events they are: a dense id or the text of a user, the bytes of a session."""
 
 
 class RecentEvents:
@@ -43,37 +46,64 @@ class RecentEvents:
         self.nbytes = 0
         """Bytes held, as the head of this file counts them."""
         self._store, self._max_bytes, self._most = store, max_bytes, most
-        self._rows: OrderedDict[RawId, bytes] = OrderedDict()  # least recently used first
+        self._rows: OrderedDict[Visitor, bytes] = OrderedDict()  # least recently used first
         self._lock = Lock()
 
     def __len__(self) -> int:
-        """Users with events."""
+        """Users and sessions with events."""
         return len(self._rows)
 
-    def add(self, users: Sequence[RawId | None], items: Sequence[RawId], times: Sequence[int]) -> int:
+    def add(
+        self,
+        users: Sequence[RawId | None],
+        items: Sequence[RawId],
+        times: Sequence[int],
+        sessions: Sequence[RawId | None] | None = None,
+    ) -> int:
         """Takes n events in the order of their arrival; times are microseconds since 1970 UTC, at most now.
 
-        Events of no user (None) and of items that the bundle does not know are passed over; returns the number of the
-        latter.  The same item at the same time is the same event, sent again, and counts once.
+        An event counts for its user, or, where it names none, for its session; events of neither, and of items that the
+        bundle does not know, are passed over.  Returns the number of the latter.  The same item at the same time is the
+        same event, sent again, and counts once.
         """
         dense = self._store.items.dense(items)
         new = np.empty(len(dense), dtype=EVENT)
         new["time"], new["item"] = times, dense
-        places: dict[RawId, list[int]] = {}
-        for place, key in enumerate(self._keys(users, self._store.users.dense(users).tolist())):
+        places: dict[Visitor, list[int]] = {}
+        guests = [None] * len(dense) if sessions is None else sessions
+        for place, known in enumerate(self._store.users.dense(users).tolist()):
+            key = user_key(users[place], known) or session_key(guests[place])
             if key is not None and dense[place]:
                 places.setdefault(key, []).append(place)
         for key, its in places.items():
             self._append(key, new[its])
         return int((dense == 0).sum())
 
-    def followed(self, contexts: Contexts, users: Sequence[RawId | None]) -> Contexts:
-        """The contexts of (B,) raw ``users``, dense in ``contexts.user``, their histories followed by what is new.
+    def of(self, visitor: Visitor | None) -> bytes | None:
+        """The events of a visitor, who is the most recently used one now; None where there are none.
+
+        They are the same object until the visitor's events change.
+        """
+        if visitor is None or visitor not in self._rows:  # what most are: no lock for them
+            return None
+        with self._lock:
+            if visitor not in self._rows:
+                return None
+            self._rows.move_to_end(visitor)
+            return self._rows[visitor]
+
+    def followed(
+        self, contexts: Contexts, users: Sequence[RawId | None], sessions: Sequence[RawId | None] | None = None
+    ) -> Contexts:
+        """The contexts of (B,) raw ``users``, dense in ``contexts.user``, their histories followed by what is new: what
+        the user did, and what their session did without naming a user.
 
         An event older than the newest stored one stands where its time belongs, behind stored ones of the same time;
         without times in the bundle all stand behind.
         """
-        found = [b"" if key is None else self._row(key) for key in self._keys(users, contexts.user.tolist())]
+        keys = map(user_key, users, contexts.user.tolist())
+        guests = [None] * len(users) if sessions is None else map(session_key, sessions)
+        found = [_of_both(self.of(user), self.of(guest)) for user, guest in zip(keys, guests, strict=True)]
         if not any(found):
             return contexts
         events = np.frombuffer(b"".join(found), dtype=EVENT)
@@ -88,20 +118,7 @@ class RecentEvents:
             order = order[torch.from_numpy(np.lexsort((times[order].numpy(), rows.numpy())))]
         return replace(contexts, history=both.with_values(items[order]), history_time=times[order])
 
-    @staticmethod
-    def _keys(users: Sequence[RawId | None], dense: Sequence[int]) -> list[RawId | None]:
-        """What users are known by: 7 and "7" are the same; None for nobody."""
-        return [known or (None if raw is None else str(raw)) for raw, known in zip(users, dense, strict=True)]
-
-    def _row(self, key: RawId) -> bytes:
-        """The events of a user, who is the most recently used one now."""
-        with self._lock:
-            if key not in self._rows:
-                return b""
-            self._rows.move_to_end(key)
-            return self._rows[key]
-
-    def _append(self, key: RawId, new: Row) -> None:
+    def _append(self, key: Visitor, new: Row) -> None:
         with self._lock:
             old = self._rows.pop(key, b"")
             if old:
@@ -110,6 +127,24 @@ class RecentEvents:
             self.nbytes += _size(key, row)
             while self.nbytes > self._max_bytes:
                 self.nbytes -= _size(*self._rows.popitem(last=False))
+
+
+def user_key(raw: RawId | None, dense: int) -> RawId | None:
+    """What a user's events are kept by: 7 and "7" are the same; None for nobody."""
+    return dense or (None if raw is None else str(raw))
+
+
+def session_key(raw: RawId | None) -> bytes | None:
+    """What the events of a session are kept by."""
+    return None if raw is None else str(raw).encode("utf-8", "surrogatepass")
+
+
+def _of_both(user: bytes | None, session: bytes | None) -> bytes:
+    """Events of a user and of their session, by time."""
+    if not user or not session:
+        return user or session or b""
+    events = np.frombuffer(user + session, dtype=EVENT)
+    return events[np.argsort(events["time"], kind="stable")].tobytes()
 
 
 def _joined(old: bytes, new: Row) -> bytes:
@@ -124,5 +159,5 @@ def _joined(old: bytes, new: Row) -> bytes:
     return events[np.argsort(events["time"], kind="stable")].tobytes()
 
 
-def _size(key: RawId, row: bytes) -> int:
+def _size(key: Visitor, row: bytes) -> int:
     return ENTRY + sys.getsizeof(key) + sys.getsizeof(row)

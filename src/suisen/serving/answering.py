@@ -14,7 +14,7 @@ import torch
 
 from suisen.data.encode import Encoder
 from suisen.data.ids import RawId
-from suisen.errors import InputError, UnsupportedQuery
+from suisen.errors import InputError, UnknownName, UnsupportedQuery
 from suisen.recommending.answering import answer, similar
 from suisen.recommending.queries import RawQueries, RecommendOptions
 from suisen.recommending.system import System
@@ -83,6 +83,7 @@ class Answering:
             [event.user_id for event in events],
             [event.item_id for event in events],
             [microseconds(min(event.time, now)) for event in events],
+            [event.session_id for event in events],
         )
 
     def work(self, jobs: list[Job]) -> list[Result | Exception]:
@@ -121,6 +122,7 @@ class Answering:
             history=_where_any([query.history for query in queries]),
             user_features=_where_any([query.user_features for query in queries]),
             context=_where_any([query.context for query in queries]),
+            sessions=_where_any([query.session_id for query in queries]),
         )
 
     def _items(self, ids: list[int], scores: list[float]) -> list[Item]:
@@ -164,7 +166,7 @@ def _refusal(error: Exception) -> Exception:
     if isinstance(error, UnsupportedQuery):
         return Refusal("unanswerable", str(error).replace(*POLICY_MEND))
     if isinstance(error, InputError):
-        return Refusal("unknown_field" if " is unknown; " in str(error) else "invalid_value", str(error))
+        return Refusal("unknown_field" if isinstance(error, UnknownName) else "invalid_value", str(error))
     return error
 
 

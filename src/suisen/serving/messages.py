@@ -42,9 +42,11 @@ class Message(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=Tru
 
 
 class Query(Message, frozen=True):
-    """One query: a user, a history, features, or several of these; an empty one gets the popular list."""
+    """One query: a user, a session, a history, features, or several; an empty one gets the popular list."""
 
     user_id: Id | None = None
+    session_id: Id | None = None
+    """Whose events count that named no user: a guest's, or what a user did before they were known."""
     history: Ids | None = None
     """Items, oldest first; takes the place of the stored history."""
     user_features: dict[str, Feature] | None = None

@@ -53,9 +53,10 @@ class EventsAnswer(Struct, frozen=True):
 
 
 async def events(service: Service, exchange: Exchange, message: EventsRequest) -> EventsAnswer:
-    """Takes events into the log, all of a request or none, and counts those of users in answers from now on.
+    """Takes events into the log, all of a request or none, and counts them in answers from now on.
 
-    Whatever its name, an event says that the user took the item, as it will when a model learns from the log.
+    Whatever its name, an event says that its user took the item, or its session where it names no user, as it will when
+    a model learns from the log.
     """
     now = datetime.now(UTC)
     rows = [_logged(place, event, now) for place, event in enumerate(message.events)]
