@@ -5,7 +5,7 @@ A user who acted is known by their dense id, or, where the bundle does not know 
 events name no user, by its id as bytes, so that no session is taken for a user of the same name.
 
 Memory: 240 bytes of a user, the key (28 bytes of a known user, the text of another, 33 and its bytes of a session), 33
-and 16 per event: 461 bytes of ten events, 461 MB of a million such users.  ``nbytes`` counts exactly so and never passes
+and 16 per event: 461 bytes of ten events, 461 MB of a million such users.  ``nbytes`` counts so and never passes
 the limit: users who were longest neither heard nor asked of are forgotten, and are answered from the bundle again.
 Time: the ids of n events are looked up together (0.4 ms, 2 ms for 1,000).  An event alone and newer than all of its
 user's is put behind them (3 µs); else the user's events are sorted once (25 to 100 µs).  A query without events costs
