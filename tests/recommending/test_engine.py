@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from suisen.data.batch import Candidates, Contexts, Features
 from suisen.data.ragged import Ragged
 from suisen.models.contract import ItemTable, Ranker, Retriever
-from suisen.recommending.engine import Engine, Filters, build_index, pair_features
+from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, States, build_index, pair_features
 from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Flat
 from tests.fitted import fitted, small_split
 
@@ -177,3 +177,60 @@ def test_results_lie_on_the_cpu_and_filters_follow_their_rows():
     assert torch.equal(some, ids[rows])
     engine = fitted("ials").engine
     assert torch.equal(torch.from_numpy(engine.index.vectors.copy()), engine.retriever.item_vectors()[1:])
+
+
+class Recorded:
+    """A fast way that answers the number of its rows, and remembers what it was asked."""
+
+    most = 20
+
+    def __init__(self) -> None:
+        self.asked: list = []
+
+    def describe(self) -> dict:
+        return {}
+
+    def prepare(self, contexts):
+        return States(contexts.user.float()[:, None].numpy(), None)
+
+    def lists(self, states, k, exclude, among=None):
+        self.asked.append((states.queries[:, 0].tolist(), k, exclude.tolist(), among))
+        found = torch.from_numpy(states.queries).long()
+        return found.expand(-1, k), found.float().expand(-1, k)
+
+
+def with_a_fast_way() -> Engine:
+    allowed = torch.ones(30, dtype=torch.bool)
+    allowed[0] = False
+    engine = Engine(Plain(30), Doubler(30), allowed, 15)
+    engine.plan = Recorded()
+    return engine
+
+
+def test_the_fast_way_is_asked_in_chunks_with_each_chunks_filters():
+    engine = with_a_fast_way()
+    rows = CONTEXTS_PER_CHUNK + 3
+    contexts = Contexts.of_users(torch.arange(rows))
+    exclude = Ragged.of([[row] for row in range(rows)])
+    ids, scores = engine.fast_lists(contexts, 2, Filters(exclude, torch.tensor([5])))
+    assert ids.tolist() == [[row, row] for row in range(rows)]
+    assert torch.equal(scores, ids.float())
+    sizes = [len(users) for users, *_ in engine.plan.asked]
+    assert sizes == [CONTEXTS_PER_CHUNK, 3]
+    for users, k, excluded, among in engine.plan.asked:
+        assert (k, among.tolist()) == (2, [5])
+        assert excluded == [[user] for user in users]
+    none = engine.fast_lists(contexts.take(torch.zeros(0, dtype=torch.int64)), 2, Filters(Ragged.empty(0)))
+    assert [part.shape for part in none] == [(0, 2), (0, 2)]
+
+
+@pytest.mark.parametrize(("k", "diversity"), [(3, 0.5), (Recorded.most + 1, 0.0)])
+def test_what_the_fast_way_does_not_take_is_computed_as_ever(k, diversity):
+    engine = with_a_fast_way()
+    contexts = Contexts.of_users(torch.arange(4))
+    filters = Filters(Ragged.empty(4))
+    for one, two in zip(
+        engine.fast_lists(contexts, k, filters, diversity), engine.lists(contexts, k, filters, diversity), strict=True
+    ):
+        assert torch.equal(one, two)
+    assert not engine.plan.asked

@@ -13,8 +13,8 @@ from suisen.serving.endpoints.recommend import RecommendRequest
 from suisen.serving.endpoints.similar import SimilarParams
 from suisen.serving.messages import ListOptions
 
-OWN = {"unknown": "popular"}
-"""Defaults in which the server differs on purpose: it answers everybody."""
+OWN = {"unknown": "popular", "precise": False}
+"""Defaults in which the server differs on purpose: it answers everybody, and fast."""
 
 
 def test_the_fields_are_those_of_the_options():

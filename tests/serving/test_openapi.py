@@ -62,5 +62,11 @@ def test_path_and_query_parameters():
     parameters = document(ENDPOINTS)["paths"]["/v1/recommend/{user}"]["get"]["parameters"]
     found = {(one["name"], one["in"], one["required"]) for one in parameters}
     assert ("user", "path", True) in found
-    assert {name for name, place, _ in found if place == "query"} == {"k", "exclude_seen", "unknown", "diversity"}
+    assert {name for name, place, _ in found if place == "query"} == {
+        "k",
+        "exclude_seen",
+        "unknown",
+        "diversity",
+        "precise",
+    }
     assert all("schema" in one for one in parameters)

@@ -58,8 +58,9 @@ def answer(
     scores = torch.full((len(dense), options.k), -torch.inf)
     rows = able.nonzero().squeeze(1)
     if rows.numel():
+        lists = system.engine.lists if options.precise else system.engine.fast_lists
         contexts = dense.contexts.take(rows)
-        items[rows], scores[rows] = system.engine.lists(contexts, options.k, filters.take(rows), options.diversity)
+        items[rows], scores[rows] = lists(contexts, options.k, filters.take(rows), options.diversity)
     others = (~able).nonzero().squeeze(1)
     if others.numel() and options.unknown == "popular":
         items[others], scores[others] = popular_lists(system.store, filters.take(others), options.k)

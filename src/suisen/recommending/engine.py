@@ -5,6 +5,7 @@ It is what training makes lists with, what the evaluation ranks with, and what t
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from suisen.models.contract import Model, Net, Ranker, Retriever
 from suisen.recommending.diversity import mmr
 from suisen.recommending.scorers import NetScorer
 from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index, search_among
+from suisen.retrieval.contract import Floats
 from suisen.retrieval.select import top_of
 
 PAIR = ("retrieval_score", "retrieval_rank")
@@ -73,6 +75,31 @@ class Filters:
         return Filters(self.exclude.take(rows), self.among)
 
 
+class States(NamedTuple):
+    """What the fast way needs of B contexts: computed once, and as good as long as nothing new is known of them."""
+
+    queries: Floats
+    """(B, d) query vectors; (B, n_items) scores of a first stage without vectors."""
+    rows: Floats | None
+    """(B, r) what the ranker needs of the context; None without a ranker."""
+
+
+class Fast(Protocol):
+    """The fast way to lists: ``suisen.recommending.plan.Plan``."""
+
+    most: int
+    """Largest k that it takes."""
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data: what runs, and how its lists compare with those of ``Engine.lists``."""
+
+    def prepare(self, contexts: Contexts) -> States:
+        """What ``lists`` needs of B contexts."""
+
+    def lists(self, states: States, k: int, exclude: Ragged, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, k) dense ids, 0 = none, and their scores, descending: as ``Engine.lists``."""
+
+
 class Engine:
     """The two stages, ready to run.  Either may be missing, not both.
 
@@ -92,15 +119,23 @@ class Engine:
         self.n_allowed = int(allowed.sum())
         self.index = build_index(retriever, Exact()) if index is None else index
         self.states = NetScorer(ranker, allowed).items if ranker is not None and retriever is not None else None
+        self.plan: Fast | None = None
+        """The fast way, where the system was saved and this machine has one."""
+        self.on_torch = "the system was not saved: a plan is made with its bundle"
+        """Why there is no plan, where there is none."""
 
     # -- stages -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def retrieve(self, contexts: Contexts, n: int, filters: Filters) -> tuple[Tensor, Tensor]:
         """(B, n) dense ids, 0 = none, and (B, n) first-stage scores, descending.  n is cut to what is allowed."""
+        return self.search(self.first.prepare(contexts), n, filters)
+
+    @torch.no_grad()
+    def search(self, state: Tensor, n: int, filters: Filters) -> tuple[Tensor, Tensor]:
+        """``retrieve`` from what ``first.prepare`` made of the contexts."""
         among = None if filters.among is None else filters.among[self.allowed[filters.among]]  # (m,)
         n = min(n, self.n_allowed if among is None else among.numel())
-        state = self.first.prepare(contexts)
         if self.index is None:
             scores = self.first.open_scores(state, filters.exclude)  # (B, n_items)
             if among is not None:
@@ -144,6 +179,18 @@ class Engine:
             values.append(wide(scores[:, :k], k, -torch.inf))
         return torch.cat(ids), torch.cat(values)
 
+    def fast_lists(self, contexts: Contexts, k: int, filters: Filters, diversity: float = 0.0) -> tuple[Tensor, Tensor]:
+        """``lists`` by the plan, where there is one and it takes what is asked for."""
+        if self.plan is None or diversity > 0 or k > self.plan.most:
+            return self.lists(contexts, k, filters, diversity)
+        ids, values = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
+        for rows in torch.arange(len(contexts)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
+            part = filters.take(rows)
+            found, scores = self.plan.lists(self.plan.prepare(contexts.take(rows)), k, part.exclude, part.among)
+            ids.append(found)
+            values.append(scores)
+        return torch.cat(ids), torch.cat(values)
+
     # -- what others ask --------------------------------------------------------------------------------------------
 
     def rank(self, contexts: Contexts, k: int, exclude: Ragged) -> tuple[Tensor, Tensor]:
@@ -170,9 +217,15 @@ class Engine:
         """(B, C) the ranker's scores of lists in retrieval order; -inf on padding."""
         if self.ranker is None or self.states is None:
             return scores
+        return self.combined(self.ranker.context_state(contexts.to(self.first.device)), ids, scores)
+
+    @torch.no_grad()
+    def combined(self, state: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
+        """(B, C) the ranker's scores of lists in retrieval order, from (B, t) context states; -inf on padding."""
+        if self.ranker is None or self.states is None:
+            return scores
         device = self.first.device
         pair = pair_features(scores, ids > 0).to(device)
-        state = self.ranker.context_state(contexts.to(device))
         ranked = self.ranker.combine(state, self.states[ids.to(device)], pair).float().cpu()
         return torch.where(ids > 0, ranked, -torch.inf)
 

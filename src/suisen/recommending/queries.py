@@ -44,6 +44,9 @@ class RecommendOptions:
     """What a query gets that the model cannot answer: an error, the popular list, or no rows."""
     diversity: float = 0.0
     """0: by score alone; towards 1: lists of unlike items (maximal marginal relevance)."""
+    precise: bool = True
+    """Whether stages are computed as when they were evaluated; False: by the bundle's plan, where it has one, whose
+    agreement with that was measured when it was saved.  A server's default is False."""
     at: int | None = None
     """Time of the query, microseconds since 1970 UTC: what stored histories and events since hold from then on is left
     out, as if it had not happened yet.  None: now, and nothing is left out."""

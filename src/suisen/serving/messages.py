@@ -31,6 +31,11 @@ Policy = Annotated[
 ]
 Diversity = Annotated[float, Meta(ge=0, le=1, description="0: by score alone; towards 1: lists of unlike items.")]
 
+Precise = Annotated[
+    bool,
+    Meta(description="true: computed as when the model was evaluated; false: by the bundle's plan, where it has one."),
+]
+
 
 def microseconds(moment: datetime) -> int:
     """Since 1970 UTC, whole ones."""
@@ -55,12 +60,15 @@ class Query(Message, frozen=True):
 
 
 class ListOptions(Message, frozen=True, kw_only=True):
-    """The fields of ``RecommendOptions`` that fit into a query string.  Only ``unknown`` has a default of its own."""
+    """The fields of ``RecommendOptions`` that fit into a query string.  Only ``unknown`` and ``precise`` have
+    defaults of their own.
+    """
 
     k: K = DEFAULTS.k
     exclude_seen: bool = DEFAULTS.exclude_seen
     unknown: Policy = "popular"
     diversity: Diversity = DEFAULTS.diversity
+    precise: Precise = False
 
     def options(self, **others: Any) -> RecommendOptions:
         """These fields and others as the recommender takes them."""
