@@ -78,6 +78,9 @@ class Net(nn.Module):
     items: ItemTable
     second_stage: ClassVar[bool] = False
     """Whether it can rank what another model retrieved."""
+    reads_time: ClassVar[bool] = False
+    """Whether what it makes of a context depends on when it is asked for, or on when the items of the history were
+    taken: what is computed of a user then holds for that moment alone."""
 
     def bind(self, items: ItemTable) -> None:
         """Gives the item table to this network and to the networks inside it; called once, after ``build``."""

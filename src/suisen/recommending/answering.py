@@ -10,17 +10,21 @@ import torch
 from torch import Tensor
 
 from suisen.data.ids import RawId
+from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import InputError, UnsupportedQuery
-from suisen.recommending.engine import CONTEXTS_PER_CHUNK, wide
+from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Filters, wide
 from suisen.recommending.queries import (
     RawQueries,
     RecommendOptions,
     answerable,
     dense_queries,
     filters_of,
+    known_items,
     popular_lists,
     refusal,
 )
+from suisen.recommending.states import VisitorRows
+from suisen.recommending.store import Store
 from suisen.recommending.system import System
 from suisen.recommending.users import RecentEvents
 from suisen.retrieval.select import top_of
@@ -66,6 +70,57 @@ def answer(
         items[others], scores[others] = popular_lists(system.store, filters.take(others), options.k)
     instead: AnsweredBy = "popular" if options.unknown == "popular" else "nobody"
     return Answers(items, scores, ["model" if yes else instead for yes in able.tolist()])
+
+
+PLANNED_ITEMS = 1_000
+"""Most items of a list that a plan makes."""
+
+
+def planned(options: RecommendOptions) -> bool:
+    """Whether ``answer_planned`` can give what is asked for."""
+    return options.k <= PLANNED_ITEMS and options.diversity == 0 and options.at is None
+
+
+def answer_planned(
+    system: System, visitors: VisitorRows, queries: RawQueries, options: Sequence[RecommendOptions]
+) -> Answers:
+    """What ``answer`` gives, by the plan and from the rows of those who ask, to B queries with options of their own.
+
+    All options are ``planned`` and share ``k`` and ``among``.  Raises as ``answer`` does.
+    """
+    store, k, found = system.store, options[0].k, visitors.of(queries)
+    instead: list[AnsweredBy] = ["popular" if one.unknown == "popular" else "nobody" for one in options]
+    by: list[AnsweredBy] = [
+        "model" if able else other for able, other in zip(found.able.tolist(), instead, strict=True)
+    ]
+    for at, one in enumerate(options):
+        if by[at] == "nobody" and one.unknown == "error":
+            asked = queries.take([at])
+            raise refusal(asked, dense_queries(store, asked, None, visitors.recent), 0, system.name, system.abilities)
+    among = None if options[0].among is None else known_items(store, options[0].among)
+    exclude = _excluded(store, found.seen, options)
+    if by.count("model") == len(by):
+        items, scores = visitors.plan.lists(found.states, k, exclude, among)
+        return Answers(items, scores, by)
+    items, scores = torch.zeros((len(by), k), dtype=torch.int64), torch.full((len(by), k), -torch.inf)
+    if len(able := np.flatnonzero(found.able)):
+        rows = torch.from_numpy(able)
+        items[rows], scores[rows] = visitors.plan.lists(found.states.take(able), k, exclude.take(rows), among)
+    if len(rows := torch.tensor([at for at, who in enumerate(by) if who == "popular"], dtype=torch.int64)):
+        items[rows], scores[rows] = popular_lists(store, Filters(exclude.take(rows), among), k)
+    return Answers(items, scores, by)
+
+
+def _excluded(store: Store, seen: list[bytes], options: Sequence[RecommendOptions]) -> Ragged:
+    """B rows of dense items that each query's list may not hold: what was seen (int32, as bytes), what is excluded."""
+    rows = [its if one.exclude_seen else b"" for its, one in zip(seen, options, strict=True)]
+    barred = [item for one in options for item in one.exclude]
+    if barred:
+        dense = store.items.dense(barred).astype(np.int32)
+        ends = np.cumsum([len(one.exclude) for one in options])[:-1]
+        rows = [row + its[its > 0].tobytes() for row, its in zip(rows, np.split(dense, ends), strict=True)]
+    values = torch.from_numpy(np.frombuffer(b"".join(rows), dtype=np.int32).astype(np.int64))
+    return Ragged(values, offsets_of(torch.tensor([len(row) // 4 for row in rows])))
 
 
 def to_frame(system: System, queries: RawQueries, answers: Answers) -> pl.DataFrame:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from suisen.data.batch import Contexts, Features, joined
-from suisen.data.ids import RawId
+from suisen.data.ids import DenseIds, RawId
 from suisen.data.ragged import Ragged, concat, offsets_of, side_by_side
 from suisen.errors import InputError, UnsupportedQuery, unknown
 from suisen.recommending.engine import Filters
@@ -111,6 +111,21 @@ class RawQueries:
         }
 
     @property
+    def bring_their_own(self) -> list[bool]:
+        """(B,) which queries bring a history, user features or context features."""
+        parts = [part for part in (self.histories, *map(_per_query, (self.user_features, self.context))) if part]
+        return (
+            [any(part[place] is not None for part in parts) for place in range(len(self))]
+            if parts
+            else [False] * len(self)
+        )
+
+    def take(self, places: Sequence[int]) -> "RawQueries":
+        """The queries named, in that order."""
+        parts = {name: part if part is None else [part[at] for at in places] for name, part in self._parts().items()}
+        return RawQueries(**parts)
+
+    @property
     def histories(self) -> Sequence[Sequence[RawId] | None] | None:
         """One list of items per query, or None for a stored history; None where no query brings one."""
         if self.history is None or any(entry is None or _is_list(entry) for entry in self.history):
@@ -146,15 +161,21 @@ class DenseQueries:
 
 
 def dense_queries(
-    store: Store, queries: RawQueries, at: int | None, recent: RecentEvents | None = None
+    store: Store,
+    queries: RawQueries,
+    at: int | None,
+    recent: RecentEvents | None = None,
+    dense: DenseIds | None = None,
 ) -> DenseQueries:
     """The queries in dense ids, with all that is known of their users; what they bring takes the place of that.
 
-    ``at`` is the time of the queries, as in ``RecommendOptions``; ``recent`` is what happened since the store was made.
-    Raises InputError for features that do not exist.
+    ``at`` is the time of the queries, as in ``RecommendOptions``; ``recent`` is what happened since the store was made;
+    ``dense`` are the users' (B,) dense ids where they are known already.  Raises InputError for features that do not
+    exist.
     """
     size = len(queries)
-    dense = np.zeros(size, dtype=np.int64) if queries.users is None else store.users.dense(queries.users)
+    if dense is None:
+        dense = np.zeros(size, dtype=np.int64) if queries.users is None else store.users.dense(queries.users)
     user = torch.from_numpy(dense)
     contexts = store.contexts(user, time.time_ns() // 1000 if at is None else at)
     if recent is not None:
@@ -286,8 +307,8 @@ def filters_of(store: Store, options: RecommendOptions, queries: DenseQueries) -
     """
     rows, n_items = len(queries), store.schema.n_items
     seen = queries.seen if options.exclude_seen else Ragged.empty(rows)
-    barred = _known_items(store, options.exclude)
-    among = None if options.among is None else _known_items(store, options.among)
+    barred = known_items(store, options.exclude)
+    among = None if options.among is None else known_items(store, options.among)
     if barred.numel() * rows > n_items:
         among = torch.arange(1, n_items) if among is None else among
         among = among[~torch.isin(among, barred)]
@@ -296,7 +317,7 @@ def filters_of(store: Store, options: RecommendOptions, queries: DenseQueries) -
     return Filters(seen, among)
 
 
-def _known_items(store: Store, raw: Sequence[RawId]) -> Tensor:
+def known_items(store: Store, raw: Sequence[RawId]) -> Tensor:
     """(m,) the dense ids of the items that the store knows, rising, each once."""
     items = torch.from_numpy(np.unique(store.items.dense(list(raw))))
     return items[items > 0]
@@ -307,6 +328,9 @@ def popular_lists(store: Store, filters: Filters, k: int) -> tuple[Tensor, Tenso
     order = store.popular if filters.among is None else store.by_popularity(filters.among)
     longest = int(filters.exclude.lengths.max()) if len(filters.exclude) else 0
     head = order[: k + longest]
+    if not longest:  # one list for all
+        lists = F.pad(head, (0, k - len(head))).expand(len(filters.exclude), -1)
+        return lists, torch.where(lists > 0, store.item_counts[lists].float(), -torch.inf)
     chunk = max(1, CELLS_PER_CHUNK // max(1, head.numel()))
     ids = [torch.zeros((0, k), dtype=torch.int64)]
     for rows in torch.arange(len(filters.exclude)).split(chunk):  # type: ignore[no-untyped-call]

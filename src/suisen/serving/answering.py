@@ -1,10 +1,10 @@
 """The computation behind the answers: the queries of a batch of jobs are answered in as few calls as possible.
 
-Everything here but ``Answering.took`` runs in the worker thread of a lane.
+``Answering.took`` runs in the event loop, ``work`` there (quick jobs) and in the worker thread of a lane, also at once.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -15,16 +15,19 @@ import torch
 from suisen.data.encode import Encoder
 from suisen.data.ids import RawId
 from suisen.errors import InputError, UnknownName, UnsupportedQuery
-from suisen.recommending.answering import answer, similar
+from suisen.recommending.answering import answer, answer_planned, planned, similar
 from suisen.recommending.queries import RawQueries, RecommendOptions
+from suisen.recommending.states import VisitorRows
 from suisen.recommending.system import System
 from suisen.recommending.users import RecentEvents
 from suisen.serving.event_log import LoggedEvent
 from suisen.serving.messages import Answer, Item, Query, microseconds
 from suisen.serving.problems import Refusal
-from suisen.serving.settings import STATE_BYTES
+from suisen.serving.settings import ROW_BYTES, STATE_BYTES
 
 G = TypeVar("G")
+QUICK_QUERIES = 60
+"""Most queries of a job that is computed in the event loop: what one call of the kernels takes together."""
 LIST_ITEMS = 100_000
 """Most items of all lists of an answer: about 8 MB of JSON."""
 POLICY_MEND = "or pass unknown='popular' or unknown='skip'", 'or send "unknown": "popular" or "skip"'
@@ -59,16 +62,21 @@ class Similar:
 
 
 Job = Recommend | Similar
+Asked = tuple[Query, RecommendOptions]
 Result = list[Answer] | list[Item]
 
 
 class Answering:
     """One System that takes raw ids and answers in messages; events that it is told of count from then on."""
 
-    def __init__(self, system: System, state_bytes: int = STATE_BYTES) -> None:
+    def __init__(self, system: System, state_bytes: int = STATE_BYTES, row_bytes: int = ROW_BYTES) -> None:
         system.store.ready()
         self.system = system
         self.recent = RecentEvents(system.store, state_bytes)
+        self.visitors: VisitorRows | None = None
+        """What the plan needs of those who ask; None without a plan."""
+        if system.engine.plan is not None:
+            self.visitors = VisitorRows(system, self.recent, row_bytes)
         self.version = system.version or f"{system.name.replace(' ', '')}-unsaved"
         self._raw: list[RawId] = [0, *system.store.items.raw_ids.to_list()]
         self._titles = system.store.title_list
@@ -86,31 +94,49 @@ class Answering:
             [event.session_id for event in events],
         )
 
+    def quick(self, job: Job) -> bool:
+        """Whether a job may be computed in the event loop: the plan answers it, and it is short."""
+        if self.visitors is None or not isinstance(job, Recommend):
+            return False
+        return len(job.queries) <= QUICK_QUERIES and planned(job.options)
+
     def work(self, jobs: list[Job]) -> list[Result | Exception]:
-        """One result or error per job.  Queries of the same options are one call, whichever jobs they belong to."""
-        groups: dict[RecommendOptions, list[Query]] = defaultdict(list)
+        """One result or error per job, in any thread.  Queries that can be are one call, whichever jobs they belong to:
+        on the plan those of one ``k`` and ``among``, elsewhere those of equal options.
+        """
+        groups: dict[Hashable, list[Asked]] = defaultdict(list)
         for job in jobs:
             if isinstance(job, Recommend):
-                groups[job.options].extend(job.queries)
-        answers = {options: iter(self._answered(queries, options)) for options, queries in groups.items()}
-        return [
-            self._similar(job) if isinstance(job, Similar) else _collected(list(islice(answers[job.options], len(job))))
-            for job in jobs
-        ]
+                groups[self._together(job.options)].extend([(query, job.options) for query in job.queries])
+        answers = {key: iter(self._answered(asked)) for key, asked in groups.items()}
+        return [self._result(job, answers) for job in jobs]
 
-    def _answered(self, queries: list[Query], options: RecommendOptions) -> list[Answer | Exception]:
+    def _together(self, options: RecommendOptions) -> Hashable:
+        """What the options of queries that are one call have in common."""
+        return (options.k, options.among) if self.visitors is not None and planned(options) else options
+
+    def _result(self, job: Job, answers: Mapping[Hashable, Iterator[Answer | Exception]]) -> Result | Exception:
+        if isinstance(job, Similar):
+            return self._similar(job)
+        return _collected(list(islice(answers[self._together(job.options)], len(job))))
+
+    def _answered(self, asked: list[Asked]) -> list[Answer | Exception]:
         """An answer per query; a refused group is halved until the query at fault is alone, so that it spoils no
         other.
         """
         try:
-            found = answer(self.system, self._raw_queries(queries), options, self.recent)
-            lists = zip(queries, found.by, found.items.tolist(), found.scores.tolist(), strict=True)
-            return [Answer(query.user_id, by, self._items(ids, scores)) for query, by, ids, scores in lists]
+            queries, options = self._raw_queries([query for query, _ in asked]), [one for _, one in asked]
+            if self.visitors is not None and planned(options[0]):
+                found = answer_planned(self.system, self.visitors, queries, options)
+            else:
+                found = answer(self.system, queries, options[0], self.recent)
+            lists = zip(asked, found.by, found.items.tolist(), found.scores.tolist(), strict=True)
+            return [Answer(query.user_id, by, self._items(ids, scores)) for (query, _), by, ids, scores in lists]
         except Exception as error:
-            if len(queries) == 1:
+            if len(asked) == 1:
                 return [_refusal(error)]
-        middle = len(queries) // 2
-        return self._answered(queries[:middle], options) + self._answered(queries[middle:], options)
+        middle = len(asked) // 2
+        return self._answered(asked[:middle]) + self._answered(asked[middle:])
 
     def _raw_queries(self, queries: list[Query]) -> RawQueries:
         encoders = self.system.store.encoders

@@ -9,7 +9,7 @@ from suisen.parameters import parameters
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(gt=0, strict=True)]
-STATE_BYTES = 256 << 20
+STATE_BYTES = ROW_BYTES = 256 << 20
 
 
 @parameters
@@ -31,6 +31,9 @@ class Settings:
     state_bytes: Annotated[int, Field(ge=0, strict=True)] = STATE_BYTES
     """Memory for what users did since the bundle was made, about 460 bytes each; beyond it those who were longest
     neither heard nor asked of are answered from the bundle again; 0: events are written and nothing else."""
+    row_bytes: Annotated[int, Field(ge=0, strict=True)] = ROW_BYTES
+    """Memory for what was computed of users who asked, about 2,400 bytes each (``docs/serving.md``); beyond it those
+    who were longest not asked for are computed again when they are; 0: everybody is, at each query."""
     access_log: bool = False
     """One log line per request."""
     drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 1.0
