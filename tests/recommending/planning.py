@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import torch
 
 from suisen.data.batch import Contexts
-from suisen.recommending.engine import Filters
-from suisen.recommending.states import States
+from suisen.recommending.engine import Filters, States
 
 
 class EnginePlan:
     """Prepares as the engine would, and makes lists with an engine that is given what was prepared."""
+
+    most = 1_000
 
     def __init__(self, engine):
         self.engine, self.prepared = engine, []

@@ -38,6 +38,10 @@ def after(store, time=1):
     return int(store.history_times.max()) + time
 
 
+def options_of(k, **others):
+    return RecommendOptions(k, precise=False, **others)
+
+
 def right(rows, queries):
     """Whether rows are those that the queries have when nothing is kept."""
     dense = dense_queries(rows._store, queries, None, rows.recent)
@@ -134,7 +138,7 @@ def test_what_brings_its_own_is_not_kept():
     own = RawQueries(
         users,
         history=[None, ["i001"], None, []],
-        user_features=[{"group": "1"}, None, None, None],
+        user_features=[{"segment": "1"}, None, None, None],
         context=[None, None, {"device": "phone"}, None],
     )
     right(rows, own)
@@ -232,7 +236,7 @@ def test_bytes_never_pass_the_limit_and_the_least_recent_go_first(steps, limit):
 def test_who_is_asked_for_stays():
     system, rows, _ = room("mf")
     size = ENTRY + sys.getsizeof("u0001") + rows.bytes_of_a_row + sys.getsizeof(rows.of(RawQueries(["u0001"])).seen[0])
-    rows = VisitorRows(system, rows.recent, 3 * size + 600)
+    rows = VisitorRows(system, rows.recent, 3 * size + 200)
     for user in ("u0001", "u0002", "u0003", "u0001", "u0004"):
         rows.of(RawQueries([user]))
     assert "u0001" in rows._slots
@@ -299,7 +303,7 @@ QUERY = st.fixed_dictionaries(
         "user": st.sampled_from(USERS),
         "session": st.sampled_from(SESSIONS),
         "history": st.none() | st.lists(st.sampled_from(ITEMS), max_size=5),
-        "features": st.none() | st.sampled_from([{"group": "1"}, {"group": "no such"}]),
+        "features": st.none() | st.sampled_from([{"segment": "1"}, {"age": None, "segment": "no such"}]),
         "context": st.none() | st.sampled_from([{"device": "phone"}, {}]),
         "exclude": st.just(()) | st.lists(st.sampled_from(ITEMS), max_size=30).map(tuple),
         "exclude_seen": st.booleans(),
@@ -322,9 +326,7 @@ def test_answers_by_the_plan_are_those_of_answer(name, data):
     for _ in range(2):
         asked = data.draw(st.lists(QUERY, min_size=1, max_size=6))
         options = [
-            RecommendOptions(
-                k, among=among, exclude=one["exclude"], exclude_seen=one["exclude_seen"], unknown=one["unknown"]
-            )
+            options_of(k, among=among, **{name: one[name] for name in ("exclude", "exclude_seen", "unknown")})
             for one in asked
         ]
         parts = {"history": "history", "user_features": "features", "context": "context", "sessions": "session"}
@@ -351,7 +353,7 @@ def test_answers_by_the_plan_are_those_of_answer(name, data):
 
 def test_a_query_that_cannot_be_answered_is_an_error_where_that_is_wished():
     system, rows, _ = room("mf")
-    strict, lenient = RecommendOptions(5), RecommendOptions(5, unknown="skip")
+    strict, lenient = options_of(5), options_of(5, unknown="skip")
     with pytest.raises(UnsupportedQuery, match="'ghost'"):
         answer_planned(system, rows, RawQueries(["ghost", "u0001"]), [strict, lenient])
     assert answer_planned(system, rows, RawQueries(["ghost", "u0001"]), [lenient, strict]).by == ["nobody", "model"]
@@ -360,10 +362,13 @@ def test_a_query_that_cannot_be_answered_is_an_error_where_that_is_wished():
 
 
 def test_what_a_plan_takes():
-    assert planned(RecommendOptions(1000, exclude=("a",), among=("b",), exclude_seen=False, unknown="skip"))
-    assert not planned(RecommendOptions(1001))
-    assert not planned(RecommendOptions(diversity=0.1))
-    assert not planned(RecommendOptions(at=0))
+    engine = room("mf")[0].engine
+    assert planned(engine, options_of(1000, exclude=("a",), among=("b",), exclude_seen=False, unknown="skip"))
+    assert not planned(engine, options_of(1001))
+    assert not planned(engine, options_of(10, diversity=0.1))
+    assert not planned(engine, options_of(10, at=0))
+    assert not planned(engine, RecommendOptions(10))
+    assert not planned(fitted("mf").engine, options_of(10))
 
 
 def test_nobodys_key_is_no_sessions():

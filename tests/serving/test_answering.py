@@ -6,10 +6,12 @@ import pytest
 
 from suisen.recommending.queries import RecommendOptions
 from suisen.serving import answering as room
-from suisen.serving.answering import Answering, Recommend, Similar
+from suisen.serving.answering import QUICK_QUERIES, Answering, Recommend, Similar
 from suisen.serving.event_log import LoggedEvent
 from suisen.serving.messages import Query
 from suisen.serving.problems import Refusal
+from tests.fitted import fitted
+from tests.recommending.planning import with_plan
 
 
 def job(*users, **options):
@@ -73,3 +75,78 @@ def test_ids_are_known_whatever_their_type(recommender):
     events = [LoggedEvent("1", None, item, "view", datetime.now(UTC), None, None) for item in ("7", "x", "7")]
     assert answering.took(events) == 1
     assert len(answering.recent) == 1
+
+
+# -- by a plan ------------------------------------------------------------------------------------------------------
+
+
+def fast(*users, **options):
+    return job(*users, precise=False, **options)
+
+
+def test_quick_jobs_are_short_and_the_plans():
+    planned, plain = Answering(with_plan(fitted("ease").system)), Answering(fitted("ease").system)
+    assert planned.quick(fast("u0001", exclude=("i001",), among=("i002",), exclude_seen=False))
+    assert planned.quick(fast(*["u0001"] * QUICK_QUERIES))
+    assert not planned.quick(fast(*["u0001"] * (QUICK_QUERIES + 1)))
+    assert not planned.quick(job("u0001"))
+    assert not planned.quick(fast("u0001", diversity=0.5))
+    assert not planned.quick(Similar("i001", 2))
+    assert not plain.quick(fast("u0001"))
+
+
+@pytest.mark.parametrize("name", ["mf", "ease", "two-tower + deepfm", "ease + fm"])
+def test_jobs_of_all_kinds_in_one_call_get_what_each_gets_alone(name):
+    """Planned jobs beside precise and diverse ones, with options and parts of their own, one of them refused."""
+    system = with_plan(fitted(name).system)
+    answering, alone = Answering(system), Answering(fitted(name).system)
+    jobs = [
+        fast("u0001", "ghost", None, unknown="popular"),
+        job("u0001", "u0002"),
+        fast("u0003", exclude=("i001", "no such", "i005"), exclude_seen=False),
+        fast("u0004", among=("i001", "i002", "i003", "no such")),
+        fast("u0001", diversity=0.5),
+        fast("no such user", unknown="error"),
+        fast("u0005", k=3),
+        Recommend([Query("u0006", user_features={"no such": 1})], RecommendOptions(precise=False)),
+        Recommend([Query("u0006", user_features={"age": 33})], RecommendOptions(precise=False)),
+        Recommend([Query(history=["i001", "i004"]), Query("u0002")], RecommendOptions(precise=False, unknown="skip")),
+        Similar("i001", 3),
+        fast("u0007", unknown="skip", at=1),
+        fast(*[f"u{one:04}" for one in range(1, 41)], k=80),
+    ]
+    events = [LoggedEvent("u0001", None, "i002", "view", datetime.now(UTC), None, None)]
+    for _ in range(2):
+        for one, got in zip(jobs, answering.work(jobs)):
+            (want,) = alone.work([one])
+            if isinstance(want, Exception):
+                assert (got.code, got.detail) == (want.code, want.detail)
+                continue
+            if isinstance(one, Similar):
+                assert got == want
+                continue
+            assert [(answer.user_id, answer.answered_by) for answer in got] == [
+                (a.user_id, a.answered_by) for a in want
+            ]
+            for mine, theirs in zip(got, want):
+                assert [item.score for item in mine.items] == pytest.approx([i.score for i in theirs.items], abs=1e-4)
+                unlike = [a for a, b in zip(mine.items, theirs.items) if a.item_id != b.item_id]
+                assert all([abs(a.score - b.score) < 1e-4 for b in theirs.items].count(True) > 1 for a in unlike)
+                assert [item.rank for item in mine.items] == [item.rank for item in theirs.items]
+                titles = dict(zip(answering._raw, answering._titles))
+                assert all(item.title == titles[item.item_id] for item in mine.items)
+        answering.took(events)
+        alone.took(events)
+    assert answering.visitors.hits > 40
+
+
+def test_planned_queries_of_one_k_are_one_call_whatever_else_they_wish(monkeypatch):
+    system = with_plan(fitted("mf").system)
+    plan, sizes = system.engine.plan, []
+    lists = plan.lists
+    monkeypatch.setattr(
+        plan, "lists", lambda states, *others: sizes.append(len(states.queries)) or lists(states, *others)
+    )
+    jobs = [fast("u0001"), fast("u0002", exclude=("i001",)), fast("u0003", exclude_seen=False), fast("u0004", k=3)]
+    Answering(system).work(jobs)
+    assert sorted(sizes) == [1, 3]

@@ -15,6 +15,7 @@ from suisen.serving.answering import Answering
 from suisen.serving.event_log import LoggedEvent
 from suisen.serving.settings import Settings
 from tests.fitted import fitted
+from tests.recommending.planning import with_plan
 from tests.serving.client import JSON, Client
 
 USER, GHOST = "u0007", "somebody new"
@@ -43,12 +44,14 @@ def event(user, item, name="click", **more):
     return {"user_id": user, "item_id": item, "event": name, **more}
 
 
+@pytest.mark.parametrize("way", ["precise", "planned"])
 @pytest.mark.parametrize("name", STAGES)
-def test_the_next_answer_is_the_offline_one_of_the_whole_history(name, tmp_path):
+def test_the_next_answer_is_the_offline_one_of_the_whole_history(name, way, tmp_path):
     recommender = fitted(name)
     store = recommender.store
+    system = recommender.system if way == "precise" else with_plan(recommender.system)
     stored = store.items.raw(store.histories.take(torch.tensor([store.users.dense_one(USER)])).values.numpy()).to_list()
-    with served(recommender, tmp_path) as client:
+    with Client(lambda: system, Settings(deadline_s=60.0, log_dir=tmp_path)) as client:
         before, _ = list_of(client, USER)
         new = [item for item, _ in before[:2]]
         assert send(client, *[event(user, item) for user in (USER, GHOST) for item in new])["accepted"] == 4
@@ -56,7 +59,8 @@ def test_the_next_answer_is_the_offline_one_of_the_whole_history(name, tmp_path)
             for user, history in ((USER, stored + new), (GHOST, new)):
                 got, by = list_of(client, user, exclude_seen=exclude_seen)
                 want = recommender.recommend([user], history=[history], exclude_seen=exclude_seen, unknown="popular")
-                assert got == list(zip(want["item_id"], want["score"]))
+                assert [item for item, _ in got] == want["item_id"].to_list()
+                assert [score for _, score in got] == pytest.approx(want["score"].to_list(), abs=1e-5)
                 able = user == USER or recommender.system.abilities & {"history", "new users"}
                 assert by == ("model" if able else "popular")
                 assert not (exclude_seen and {item for item, _ in got} & set(history))

@@ -12,7 +12,7 @@ from torch import Tensor
 from suisen.data.ids import RawId
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import InputError, UnsupportedQuery
-from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Filters, wide
+from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, States, wide
 from suisen.recommending.queries import (
     RawQueries,
     RecommendOptions,
@@ -72,13 +72,10 @@ def answer(
     return Answers(items, scores, ["model" if yes else instead for yes in able.tolist()])
 
 
-PLANNED_ITEMS = 1_000
-"""Most items of a list that a plan makes."""
-
-
-def planned(options: RecommendOptions) -> bool:
-    """Whether ``answer_planned`` can give what is asked for."""
-    return options.k <= PLANNED_ITEMS and options.diversity == 0 and options.at is None
+def planned(engine: Engine, options: RecommendOptions) -> bool:
+    """Whether ``answer_planned`` can give what is asked for: there is a plan, and it takes that."""
+    fast = engine.plan is not None and not options.precise and options.k <= engine.plan.most
+    return fast and options.diversity == 0 and options.at is None
 
 
 def answer_planned(
@@ -105,7 +102,9 @@ def answer_planned(
     items, scores = torch.zeros((len(by), k), dtype=torch.int64), torch.full((len(by), k), -torch.inf)
     if len(able := np.flatnonzero(found.able)):
         rows = torch.from_numpy(able)
-        items[rows], scores[rows] = visitors.plan.lists(found.states.take(able), k, exclude.take(rows), among)
+        vectors, context = found.states
+        states = States(vectors[able], None if context is None else context[able])
+        items[rows], scores[rows] = visitors.plan.lists(states, k, exclude.take(rows), among)
     if len(rows := torch.tensor([at for at, who in enumerate(by) if who == "popular"], dtype=torch.int64)):
         items[rows], scores[rows] = popular_lists(store, Filters(exclude.take(rows), among), k)
     return Answers(items, scores, by)

@@ -24,6 +24,7 @@ import polars as pl
 import torch
 
 from suisen.data.ids import RawId
+from suisen.recommending.engine import States
 from suisen.recommending.queries import RawQueries, answerable, dense_queries
 from suisen.recommending.system import System
 from suisen.recommending.users import RecentEvents, Visitor, session_key, user_key
@@ -34,20 +35,6 @@ NOBODY = b"\xff"
 """The key of a query that names nobody of whom anything is known: no text of a session has these bytes."""
 MISSED, STRANGER = -1, 0
 """No slot; and the slot that all share whom neither the bundle nor an event knows and no model answers."""
-Floats = npt.NDArray[np.float32]
-
-
-class States(NamedTuple):
-    """What a plan computes of B contexts before it knows what is asked for."""
-
-    queries: Floats
-    """(B, d) query vectors."""
-    rows: Floats | None
-    """(B, r) the ranker's context rows; None without a ranker."""
-
-    def take(self, places: npt.NDArray[np.int64]) -> "States":
-        """The states named, in that order."""
-        return States(self.queries[places], None if self.rows is None else self.rows[places])
 
 
 class Rows(NamedTuple):

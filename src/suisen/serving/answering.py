@@ -96,9 +96,9 @@ class Answering:
 
     def quick(self, job: Job) -> bool:
         """Whether a job may be computed in the event loop: the plan answers it, and it is short."""
-        if self.visitors is None or not isinstance(job, Recommend):
+        if not isinstance(job, Recommend):
             return False
-        return len(job.queries) <= QUICK_QUERIES and planned(job.options)
+        return len(job.queries) <= QUICK_QUERIES and planned(self.system.engine, job.options)
 
     def work(self, jobs: list[Job]) -> list[Result | Exception]:
         """One result or error per job, in any thread.  Queries that can be are one call, whichever jobs they belong to:
@@ -113,7 +113,7 @@ class Answering:
 
     def _together(self, options: RecommendOptions) -> Hashable:
         """What the options of queries that are one call have in common."""
-        return (options.k, options.among) if self.visitors is not None and planned(options) else options
+        return (options.k, options.among) if planned(self.system.engine, options) else options
 
     def _result(self, job: Job, answers: Mapping[Hashable, Iterator[Answer | Exception]]) -> Result | Exception:
         if isinstance(job, Similar):
@@ -126,7 +126,7 @@ class Answering:
         """
         try:
             queries, options = self._raw_queries([query for query, _ in asked]), [one for _, one in asked]
-            if self.visitors is not None and planned(options[0]):
+            if self.visitors is not None and planned(self.system.engine, options[0]):
                 found = answer_planned(self.system, self.visitors, queries, options)
             else:
                 found = answer(self.system, queries, options[0], self.recent)

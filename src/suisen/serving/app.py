@@ -57,8 +57,10 @@ class App:
         service = self.service
         try:
             system = await asyncio.to_thread(self._load)
-            answering = await asyncio.to_thread(Answering, system, service.settings.state_bytes)
+            settings = service.settings
+            answering = await asyncio.to_thread(Answering, system, settings.state_bytes, settings.row_bytes)
             service.telemetry.watch_users(answering.recent)
+            service.telemetry.watch_rows(answering.visitors)
             service.answering = answering
         except Exception as error:
             service.state = "failed"

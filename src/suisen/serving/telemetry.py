@@ -10,6 +10,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from suisen.recommending.states import VisitorRows
 from suisen.recommending.users import RecentEvents
 from suisen.serving.lane import Lane
 
@@ -38,6 +39,9 @@ class Telemetry:
         )
         self._users = gauge("suisen_users_with_events", "Users whose events since the bundle was made count.")
         self._user_bytes = gauge("suisen_users_bytes", "Memory of their events.")
+        self._rows = gauge("suisen_rows", "Users whose query vectors and context rows are kept.")
+        self._row_bytes = gauge("suisen_rows_bytes", "Memory of those rows.")
+        self._row_queries = gauge("suisen_rows_queries", "Queries by whether a kept row answered them.", ["row"])
         self.impressions = counter("suisen_impressions_written", "Lists in the impression log.")
         self.impressions_lost = counter("suisen_impressions_lost", "Lists that the impression log could not take.")
         self.ready = gauge("suisen_ready", "1 while the server takes requests.")
@@ -51,6 +55,16 @@ class Telemetry:
         """Reads how many users' events are held, and in how many bytes, whenever metrics are collected."""
         self._users.set_function(lambda: len(recent))
         self._user_bytes.set_function(lambda: recent.nbytes)
+
+    def watch_rows(self, visitors: VisitorRows | None) -> None:
+        """Reads how many rows are kept, in how many bytes, and how often they were of use; without a plan there are
+        none.
+        """
+        if visitors is not None:
+            self._rows.set_function(lambda: len(visitors))
+            self._row_bytes.set_function(lambda: visitors.nbytes)
+            self._row_queries.labels("kept").set_function(lambda: visitors.hits)
+            self._row_queries.labels("computed").set_function(lambda: visitors.misses)
 
     def render(self) -> bytes:
         """Prometheus text format."""
