@@ -38,7 +38,7 @@ def test_each_job_gets_its_own_result():
     async def scene():
         one = lane(doubled)
         one.start()
-        found = await asyncio.gather(*(one.result(str(n), 60) for n in range(100)))
+        found = await asyncio.gather(*(one.submit(str(n), 60) for n in range(100)))
         await one.stop()
         return found, one.held
 
@@ -50,9 +50,9 @@ def test_what_waits_together_is_worked_on_together():
         gate = Gate()
         one = lane(gate, rows_per_batch=3)
         one.start()
-        jobs = [asyncio.ensure_future(one.result("a", 60))]
+        jobs = [asyncio.ensure_future(one.submit("a", 60))]
         await begun(gate)
-        jobs += [asyncio.ensure_future(one.result(job, 60)) for job in ("b", "c", "dd", "e")]
+        jobs += [asyncio.ensure_future(one.submit(job, 60)) for job in ("b", "c", "dd", "e")]
         await asyncio.sleep(0)
         assert (one.waiting, one.held) == (4, 6)
         gate.go.set()
@@ -86,7 +86,7 @@ def test_a_job_above_the_bound_is_taken_when_nothing_else_is_held():
     async def scene():
         one = lane(doubled, max_rows=2)
         one.start()
-        found = await one.result("long", 60)
+        found = await one.submit("long", 60)
         await one.stop()
         return found
 
@@ -101,7 +101,7 @@ def test_late_jobs_are_refused_and_skipped():
         first = one.submit("first")
         await begun(gate)
         with pytest.raises(Refusal, match=r"no answer within 0\.01 s") as refusal:
-            await one.result("late", 0.01)
+            await one.submit("late", 0.01)
         assert refusal.value.code == "deadline_exceeded"
         assert one.held == len("first") + len("late")  # counted until the worker has passed it over
         gate.go.set()
@@ -119,7 +119,7 @@ def test_an_error_of_one_job_is_that_jobs_alone():
     async def scene():
         one = lane(work)
         one.start()
-        found = await asyncio.gather(one.result("bad", 60), one.result("good", 60), return_exceptions=True)
+        found = await asyncio.gather(one.submit("bad", 60), one.submit("good", 60), return_exceptions=True)
         await one.stop()
         return found
 
@@ -138,8 +138,8 @@ def test_work_that_breaks_does_not_end_the_lane():
         one = lane(work)
         one.start()
         with pytest.raises(ZeroDivisionError):
-            await one.result("break", 60)
-        found = await one.result("on", 60)
+            await one.submit("break", 60)
+        found = await one.submit("on", 60)
         await one.stop()
         return found
 

@@ -1,26 +1,30 @@
-"""The HTTP application: plain ASGI, no framework.  Its life cycle and the way of a request to the handler and back."""
+"""The HTTP application: its life, and itself as plain ASGI.  ``front`` serves it without ASGI between."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
-from suisen.errors import InputError, SuisenError
+from suisen.errors import SuisenError
 from suisen.recommending.system import System
 from suisen.serving import openapi
 from suisen.serving.answering import Answering
-from suisen.serving.contract import AnyParams, Endpoint, NoParams
-from suisen.serving.decoding import decode_body, decode_params
+from suisen.serving.contract import Endpoint
+from suisen.serving.dispatch import Dispatch
 from suisen.serving.endpoints import ENDPOINTS
-from suisen.serving.exchange import Exchange, Receive, Reply, Scope, Send
+from suisen.serving.exchange import Exchange, Reply, check_size
 from suisen.serving.problems import Refusal
-from suisen.serving.routes import Routes
 from suisen.serving.service import Service
 from suisen.serving.settings import Settings
 
 logger = logging.getLogger("suisen.serving")
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class App:
@@ -42,7 +46,7 @@ class App:
         self.on_opened: Callable[[], None] = lambda: None
         """Called once in the event loop, when loading succeeded or failed."""
         self._load = load
-        self._routes = Routes(endpoints)
+        self.dispatch = Dispatch(self.service, endpoints)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -108,54 +112,40 @@ class App:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive)
-        telemetry = self.service.telemetry
-        route = "unmatched"
-        telemetry.in_flight.inc()
+        raw: bytes | None = scope.get("raw_path")
+        path = quote(scope["path"]) if raw is None else raw.partition(b"?")[0].decode("latin-1")
+        exchange = self.dispatch.exchange(scope["method"], path, scope["query_string"], dict(scope["headers"]))
+        found = self.dispatch.opened(exchange)
+        reply = found if isinstance(found, Reply) else await self._answered(exchange, found, receive)
+        headers = [
+            (b"content-type", reply.media_type),
+            (b"content-length", b"%d" % len(reply.body)),
+            (b"x-request-id", exchange.request_id.encode("ascii")),
+            (b"cache-control", b"no-store"),
+            *reply.headers,
+        ]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else reply.body})
+
+    async def _answered(self, exchange: Exchange, endpoint: Endpoint[Any], receive: Receive) -> Reply:
         try:
-            try:
-                endpoint = self._routes.find(exchange)
-                route = endpoint.path
-                reply = await self._answer(endpoint, exchange)
-            except Exception as error:
-                reply = Reply.refused(_refusal(error), exchange.request_id)
-            telemetry.requests.labels(route, reply.status).inc()
-            telemetry.seconds.labels(route).observe(exchange.took_ms / 1000)
-            await reply.send(send, exchange.request_id, exchange.method == "HEAD")
-        finally:
-            telemetry.in_flight.dec()
-        if self.service.settings.access_log:
-            fields = {
-                "request_id": exchange.request_id,
-                "method": exchange.method,
-                "path": exchange.path,
-                "status": reply.status,
-                "took_ms": exchange.took_ms,
-            }
-            logger.info("request", extra={"fields": fields})
-
-    async def _answer(self, endpoint: Endpoint[Any], exchange: Exchange) -> Reply:
-        """Reads the endpoint's message, calls its handler, wraps what it returns."""
-        exchange.check_id()
-        if endpoint.needs_bundle:
-            self.service.loaded()
-        if endpoint.method == "POST":
-            decode_params(exchange.query_string, NoParams)
-            body = await exchange.body(self.service.settings.max_body_bytes)
-            message = decode_body(body, endpoint.takes)
-        elif endpoint.takes is AnyParams:
-            message = AnyParams()
-        else:
-            message = decode_params(exchange.query_string, endpoint.takes)
-        answer = await endpoint.handler(self.service, exchange, message)
-        return answer if isinstance(answer, Reply) else Reply.of(answer, endpoint.status)
+            body = await _body(receive, self.service.settings.max_body_bytes) if endpoint.method == "POST" else b""
+        except Refusal as refusal:
+            return self.dispatch.refused(exchange, refusal, endpoint)
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.dispatch.answer(exchange, endpoint, body, lambda made: None if reply.done() else reply.set_result(made))
+        return await reply
 
 
-def _refusal(error: Exception) -> Refusal:
-    """The refusal that an error becomes; what nobody foresaw is logged and tells the caller nothing of our insides."""
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, InputError):
-        return Refusal("invalid_value", str(error))
-    logger.error("a request failed", exc_info=error)
-    return Refusal("internal", "the request failed in the server; its log says why under this request_id")
+async def _body(receive: Receive, max_bytes: int) -> bytes:
+    """The body.  Refuses it before it is read to its end where it is too large."""
+    parts: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refusal("malformed_request", "the connection ended before the body")
+        parts.append(message.get("body", b""))
+        check_size(sum(map(len, parts)), max_bytes)
+        more = message.get("more_body", False)
+    return b"".join(parts)

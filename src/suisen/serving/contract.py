@@ -3,22 +3,33 @@
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from suisen.serving.answering import Job, Result
 from suisen.serving.exchange import Exchange, Reply
 from suisen.serving.messages import Message
 from suisen.serving.problems import PROBLEM_TYPES, Code
 from suisen.serving.service import Service
 
 M = TypeVar("M", bound=Struct)
-Handler = Callable[[Service, Exchange, M], Awaitable[Struct | Reply]]
+
+
+class Pending(NamedTuple):
+    """What a handler returns that only computes: no coroutine is made for it, and the job is computed with others."""
+
+    job: Job
+    answer: Callable[[Result], Struct | Reply]
+    """From the job's result to the answer; it may raise a Refusal."""
+
+
+Handler = Callable[[Service, Exchange, M], Awaitable[Struct | Reply] | Pending]
 QUERY_STRING: tuple[Code, ...] = ("malformed_request", "unknown_field", "invalid_value")
 BODY: tuple[Code, ...] = (*QUERY_STRING, "malformed_json", "too_large", "unsupported_media_type")
 LOADED: tuple[Code, ...] = ("not_ready", "internal")
 COMPUTING: tuple[Code, ...] = ("overloaded", "deadline_exceeded")
-"""Problems of a handler that calls ``Service.compute``."""
+"""Problems of a handler that returns Pending or calls ``Service.compute``."""
 
 
 class NoParams(Message, frozen=True):
@@ -38,7 +49,8 @@ class Endpoint(Generic[M]):
     path: str
     """A last segment in braces takes any percent-encoded id (``Exchange.id_in_path``)."""
     handler: Handler[M]
-    """Its name is the operation's, its docstring's first paragraph the summary.  It returns ``answers`` or a Reply."""
+    """Its name is the operation's, its docstring's first paragraph the summary.  It returns ``answers`` or a Reply, now
+    (``async def``) or as the Pending that they are made of."""
     takes: type[M]
     """The message: of the query string (GET), of the JSON body (POST)."""
     answers: type[Struct] | str

@@ -1,29 +1,23 @@
-"""One request and its reply, between ASGI's dictionaries and the handlers."""
+"""One request and its reply, as the handlers see them, whichever front brought the one and sends the other."""
 
 import re
 import time
-import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from suisen.serving.problems import Refusal
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
-_MEDIA_TYPE = re.compile(r"application/json\s*(;\s*charset=\"?utf-8\"?\s*)?", re.IGNORECASE)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
+_MEDIA_TYPE = re.compile(rb"application/json\s*(;\s*charset=\"?utf-8\"?\s*)?", re.IGNORECASE)
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
     """Status, media type, body, further headers.  No reply may be cached."""
 
@@ -42,36 +36,28 @@ class Reply:
         """A problem document."""
         return cls(refusal.status, PROBLEM, _encode(refusal.problem(request_id)), refusal.headers)
 
-    async def send(self, send: Send, request_id: str, head: bool) -> None:
-        """The reply as ASGI's two messages; to HEAD without the body, but with its length."""
-        headers = [
-            (b"content-type", self.media_type),
-            (b"content-length", b"%d" % len(self.body)),
-            (b"x-request-id", request_id.encode("ascii")),
-            (b"cache-control", b"no-store"),
-            *self.headers,
-        ]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if head else self.body})
-
 
 class Exchange:
     """A request while it is answered."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    __slots__ = ("_headers", "_odd_id", "method", "path", "query_string", "request_id", "segment", "started")
+
+    def __init__(
+        self, method: str, path: str, query_string: bytes, headers: Mapping[bytes, bytes], ids: Iterator[str]
+    ) -> None:
+        """``path`` as it was sent, percent-encoded; names of ``headers`` in small letters; ``ids``: for requests that
+        bring none.
+        """
         self.started = time.perf_counter()
-        self.method: str = scope["method"]
-        raw: bytes | None = scope.get("raw_path")
-        self.path = quote(scope["path"]) if raw is None else raw.partition(b"?")[0].decode("latin-1")
-        """As it was sent: percent-encoded."""
-        self.query_string: bytes = scope["query_string"]
+        self.method = method
+        self.path = path
+        self.query_string = query_string
         self.segment = ""
         """The percent-encoded last segment, where the route has one."""
-        self._headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        self._receive = receive
-        given = self._headers.get(b"x-request-id", "")
-        self._odd_id = bool(given) and not _REQUEST_ID.fullmatch(given)
-        self.request_id = given if given and not self._odd_id else uuid.uuid4().hex
+        self._headers = headers
+        given = headers.get(b"x-request-id")
+        self._odd_id = bool(given) and not _REQUEST_ID.fullmatch(given or b"")
+        self.request_id = given.decode("ascii") if given and not self._odd_id else next(ids)
 
     @property
     def took_ms(self) -> float:
@@ -81,7 +67,7 @@ class Exchange:
     def check_id(self) -> None:
         """Refuses a request id of the caller's that could not be logged and sent back as it is."""
         if self._odd_id:
-            shown = self._headers[b"x-request-id"][:40]
+            shown = self._headers[b"x-request-id"][:40].decode("latin-1")
             raise Refusal(
                 "malformed_request",
                 f"x-request-id = {shown!r} must be 1 to 128 letters, digits or ._:+/=-; leave it out to get one",
@@ -97,33 +83,23 @@ class Exchange:
             raise Refusal("invalid_value", f"path: an id of {len(value)} characters must be of at most 256 characters")
         return value
 
-    async def body(self, max_bytes: int) -> bytes:
-        """The JSON body.  Refuses other media types, and a body above ``max_bytes`` before it is read to its end."""
-        self._check_media_type()
-        announced = self._headers.get(b"content-length", "0")
-        size = int(announced) if announced.isdecimal() else 0
-        parts: list[bytes] = []
-        more = True
-        while more and size <= max_bytes:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise Refusal("malformed_request", "the connection ended before the body")
-            parts.append(message.get("body", b""))
-            size = max(size, sum(map(len, parts)))
-            more = message.get("more_body", False)
-        if size > max_bytes:
-            raise Refusal(
-                "too_large", f"the body of {size:,} bytes is above {max_bytes:,}; send fewer queries or events"
-            )
-        return b"".join(parts)
-
-    def _check_media_type(self) -> None:
-        given = self._headers.get(b"content-type", "")
-        if not _MEDIA_TYPE.fullmatch(given):
+    def check_body(self, max_bytes: int) -> None:
+        """Refuses other media types than JSON and, before it is read, a body that is announced above ``max_bytes``."""
+        given = self._headers.get(b"content-type", b"")
+        if given != JSON and not _MEDIA_TYPE.fullmatch(given):
             raise Refusal(
                 "unsupported_media_type",
-                f"content-type = {given[:60]!r} must be 'application/json' (UTF-8); name it so",
+                f"content-type = {given[:60].decode('latin-1')!r} must be 'application/json' (UTF-8); name it so",
             )
-        packed = self._headers.get(b"content-encoding", "identity")
-        if packed != "identity":
-            raise Refusal("unsupported_media_type", f"content-encoding = {packed[:60]!r} is not read; send it unpacked")
+        packed = self._headers.get(b"content-encoding", b"identity")
+        if packed != b"identity":
+            shown = packed[:60].decode("latin-1")
+            raise Refusal("unsupported_media_type", f"content-encoding = {shown!r} is not read; send it unpacked")
+        announced = self._headers.get(b"content-length", b"0")
+        check_size(int(announced) if announced.isdigit() else 0, max_bytes)
+
+
+def check_size(size: int, max_bytes: int) -> None:
+    """Refuses a body of more bytes than are taken."""
+    if size > max_bytes:
+        raise Refusal("too_large", f"the body of {size:,} bytes is above {max_bytes:,}; send fewer queries or events")

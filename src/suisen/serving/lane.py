@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from suisen.serving.problems import Refusal
 
@@ -58,22 +58,20 @@ class Lane(Generic[J, R]):
             self._tickets.put(None)
             await asyncio.to_thread(self._thread.join)
 
-    def submit(self, job: J) -> asyncio.Future[R]:
-        """Takes a job in.  Refuses it (503) where too many rows are held already; a job alone is always taken."""
+    def submit(self, job: J, deadline_s: float | None = None) -> asyncio.Future[R]:
+        """Takes a job in.  Refuses it (503) where too many rows are held already; a job alone is always taken.
+
+        Where the result is not there in time its future holds a refusal; the job is then skipped if still waiting.
+        """
         if not self._open or (self.held and self.held + len(job) > self.max_rows):
-            raise Refusal("overloaded", f"{self.held} queries are waiting for {self.name}; try again in a second")
+            raise overloaded(self.held, self.name)
         self.held += len(job)
         answer: asyncio.Future[R] = self._loop.create_future()
+        if deadline_s is not None:
+            timer = self._loop.call_later(deadline_s, _expire, answer, deadline_s)
+            answer.add_done_callback(lambda _: timer.cancel())
         self._tickets.put(_Ticket(job, answer))
         return answer
-
-    async def result(self, job: J, deadline_s: float) -> R:
-        """The result of a job.  Refuses it (503) where it is not there in time; it is then skipped if still waiting."""
-        try:
-            return await asyncio.wait_for(self.submit(job), deadline_s)
-        except TimeoutError:
-            late = f"no answer within {deadline_s:g} s; ask for less, or later"
-            raise Refusal("deadline_exceeded", late) from None
 
     def _run(self) -> None:
         """The worker thread."""
@@ -112,3 +110,18 @@ class Lane(Generic[J, R]):
                 ticket.answer.set_exception(result)
             else:
                 ticket.answer.set_result(result)
+
+
+def overloaded(held: int, name: str) -> Refusal:
+    """The refusal of what would make a queue too long."""
+    return Refusal("overloaded", f"{held} queries are waiting for {name}; try again in a second")
+
+
+def late(deadline_s: float) -> Refusal:
+    """The refusal of what would be answered too late."""
+    return Refusal("deadline_exceeded", f"no answer within {deadline_s:g} s; ask for less, or later")
+
+
+def _expire(answer: asyncio.Future[Any], deadline_s: float) -> None:
+    if not answer.done():
+        answer.set_exception(late(deadline_s))

@@ -1,6 +1,7 @@
 """What the handlers of all endpoints work with: the bundle that answers, the lane that computes, logs, metrics."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from suisen.errors import InputError
@@ -11,6 +12,7 @@ from suisen.serving.lane import Lane
 from suisen.serving.problems import Refusal
 from suisen.serving.settings import Settings
 from suisen.serving.telemetry import Telemetry
+from suisen.serving.turn import Turn
 
 State = Literal["loading", "ready", "draining", "failed"]
 
@@ -25,6 +27,14 @@ class Service:
         self.journal = Journal(_logs(settings), self.telemetry)
         self.lane: Lane[Job, Result] = Lane(
             "recommend", self._work, max_rows=settings.max_queries, rows_per_batch=settings.queries_per_batch
+        )
+        self._turn = Turn(
+            self._work,
+            lambda job: self.loaded().quick(job),
+            self.lane,
+            max_rows=settings.max_queries,
+            rows_per_call=settings.queries_per_turn,
+            deadline_s=settings.deadline_s,
         )
         self.telemetry.watch(self.lane)
         self.answering: Answering | None = None
@@ -49,12 +59,24 @@ class Service:
         reasons = {"loading": "the bundle is being loaded", "draining": "the server is closing"}
         return Refusal("not_ready", reasons.get(self.state, f"the bundle is not served: {self.failure}"))
 
+    def submit(self, job: Job, done: Callable[[Result | Exception], None]) -> None:
+        """Computes a job with what comes beside it; ``done`` takes the result or the error: 503 where it would be late.
+
+        Refuses it (503) at once where too much waits.
+        """
+        self._turn.submit(job, done)
+
     async def compute(self, job: Job) -> Result:
-        """The result of a job, computed with what waits beside it.  Refuses (503) where it would be late."""
-        return await self.lane.result(job, self.settings.deadline_s)
+        """``submit`` for handlers that wait for several results."""
+        answer: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
+        self.submit(job, lambda result: None if answer.done() else answer.set_result(result))
+        result = await answer
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def _work(self, jobs: list[Job]) -> Sequence[Result | Exception]:
-        """In the lane's thread."""
+        """In the event loop or in the lane's thread."""
         self.telemetry.batch_rows.observe(sum(map(len, jobs)))
         return self.loaded().work(jobs)
 

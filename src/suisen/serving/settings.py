@@ -1,7 +1,7 @@
 """How the server runs: one frozen object, its bounds checked where it is made."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -21,9 +21,28 @@ class Settings:
     max_queries: Count = 1024
     """Most queries that wait or are computed; further ones are refused with 503."""
     queries_per_batch: Count = 256
-    """Most queries per call of the model."""
+    """Most queries per call of the model on the thread beside the event loop."""
+    queries_per_turn: Count = 60
+    """Most queries per call of the answer plan; between two calls the event loop reads and writes."""
+    front: Literal["fast", "asgi"] = "fast"
+    """What speaks HTTP: ``fast``, our own protocol, which the limits below hold for; ``asgi``, uvicorn."""
     max_body_bytes: Count = 1 << 20
     """Largest body of a request."""
+    max_url_bytes: Count = 8 << 10
+    """Longest URL of a request."""
+    max_header_bytes: Count = 16 << 10
+    """Most bytes of a request's headers."""
+    header_s: Seconds = 10.0
+    """Most seconds from a request's first byte to the end of its headers."""
+    body_s: Seconds = 30.0
+    """Most seconds from there to the end of its body, and most in which a client takes nothing of its answer."""
+    keep_alive_s: Seconds = 75.0
+    """Seconds after which a connection without a request is closed; longer than balancers keep theirs, so that it is
+    never the server who closes one under a request."""
+    max_connections: Count = 10_000
+    """Most open connections; further ones are refused with 503."""
+    max_connections_per_address: Count = 10_000
+    """Most of them from one address; behind a balancer all come from its own."""
     log_dir: Path | None = None
     """Folder of the event log; None: events are refused (``serve`` puts it beside the bundle)."""
     impressions: bool = False

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
 from suisen.recommending.queries import RecommendOptions
-from suisen.serving.answering import Recommend
-from suisen.serving.contract import COMPUTING, Endpoint
+from suisen.serving.answering import Recommend, Result
+from suisen.serving.contract import COMPUTING, Endpoint, Pending
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import EPOCH, Answer, Ids, ListOptions, Query, Zoned, microseconds
 from suisen.serving.problems import Refusal
@@ -42,21 +43,22 @@ class RecommendAnswer(Struct, frozen=True):
     answers: list[Answer]
 
 
-async def recommend(service: Service, exchange: Exchange, message: RecommendRequest) -> RecommendAnswer:
+def recommend(service: Service, exchange: Exchange, message: RecommendRequest) -> Pending:
     """Lists for users, histories, features or nobody in particular."""
     options = message.options(
         exclude=tuple(message.exclude),
         among=None if message.among is None else tuple(message.among),
         at=None if message.at is None else _microseconds(message.at),
     )
-    return await answered(service, exchange, message.queries, options)
+    return listed(service, exchange, message.queries, options)
 
 
-async def answered(
-    service: Service, exchange: Exchange, queries: Sequence[Query], options: RecommendOptions
-) -> RecommendAnswer:
+def listed(service: Service, exchange: Exchange, queries: Sequence[Query], options: RecommendOptions) -> Pending:
     """The lists of some queries, counted and, where that is wanted, logged as impressions."""
-    found = await service.compute(Recommend(queries, options))
+    return Pending(Recommend(queries, options), partial(_answer, service, exchange))
+
+
+def _answer(service: Service, exchange: Exchange, found: Result) -> RecommendAnswer:
     answers = [answer for answer in found if isinstance(answer, Answer)]
     for answer in answers:
         service.telemetry.answers.labels(answer.answered_by).inc()

@@ -1,15 +1,15 @@
 """``GET /v1/recommend/{user}``: the short form of ``POST /v1/recommend`` for one user."""
 
-from suisen.serving.contract import Endpoint
-from suisen.serving.endpoints.recommend import CODES, RecommendAnswer, answered
+from suisen.serving.contract import Endpoint, Pending
+from suisen.serving.endpoints.recommend import CODES, RecommendAnswer, listed
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import ListOptions, Query
 from suisen.serving.service import Service
 
 
-async def recommend_user(service: Service, exchange: Exchange, message: ListOptions) -> RecommendAnswer:
+def recommend_user(service: Service, exchange: Exchange, message: ListOptions) -> Pending:
     """The list of one user."""
-    return await answered(service, exchange, [Query(user_id=exchange.id_in_path())], message.options())
+    return listed(service, exchange, [Query(user_id=exchange.id_in_path())], message.options())
 
 
 ENDPOINT = Endpoint(

@@ -2,8 +2,8 @@
 
 from msgspec import Struct
 
-from suisen.serving.answering import Similar
-from suisen.serving.contract import COMPUTING, Endpoint
+from suisen.serving.answering import Result, Similar
+from suisen.serving.contract import COMPUTING, Endpoint, Pending
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import DEFAULTS, Item, K, Message
 from suisen.serving.service import Service
@@ -25,12 +25,15 @@ class SimilarAnswer(Struct, frozen=True):
     items: list[Item]
 
 
-async def similar(service: Service, exchange: Exchange, message: SimilarParams) -> SimilarAnswer:
+def similar(service: Service, exchange: Exchange, message: SimilarParams) -> Pending:
     """The items most alike to one."""
     item = exchange.id_in_path()
-    found = await service.compute(Similar(item, message.k))
-    items = [one for one in found if isinstance(one, Item)]
-    return SimilarAnswer(exchange.request_id, service.version, exchange.took_ms, item, items)
+
+    def answer(found: Result) -> SimilarAnswer:
+        items = [one for one in found if isinstance(one, Item)]
+        return SimilarAnswer(exchange.request_id, service.version, exchange.took_ms, item, items)
+
+    return Pending(Similar(item, message.k), answer)
 
 
 ENDPOINT = Endpoint(

@@ -1,0 +1,165 @@
+"""From a request to its reply: routes, checks, handlers, refusals, metrics.  Both fronts come through here and answer
+alike.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from suisen.errors import InputError
+from suisen.serving.answering import Result
+from suisen.serving.contract import AnyParams, Endpoint, NoParams, Pending
+from suisen.serving.decoding import decode_body, decode_params
+from suisen.serving.exchange import Exchange, Reply
+from suisen.serving.problems import Refusal
+from suisen.serving.routes import Routes
+from suisen.serving.service import Service
+
+logger = logging.getLogger("suisen.serving")
+Found = Endpoint[Any] | Reply
+"""What a request gets once its headers are read: the endpoint that answers it, or a refusal."""
+Done = Callable[[Reply], None]
+UNMATCHED = "unmatched"
+"""The route of requests without an endpoint, in the metrics."""
+
+
+class Dispatch:
+    """Answers requests.  Everything here runs in the event loop, and nothing here raises."""
+
+    def __init__(self, service: Service, endpoints: Sequence[Endpoint[Any]]) -> None:
+        self.service = service
+        self._routes = Routes(endpoints)
+        self._ids = _request_ids()
+        self._meters: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
+        """(route, status) → what counts a request, what takes its seconds: looking labels up costs more than both."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def exchange(self, method: str, path: str, query_string: bytes, headers: Mapping[bytes, bytes]) -> Exchange:
+        """A request of which no more than its head is known; ``headers`` by names in small letters."""
+        return Exchange(method, path, query_string, headers, self._ids)
+
+    def opened(self, exchange: Exchange) -> Found:
+        """The endpoint of a request, or the refusal of what is wrong before its body is read."""
+        endpoint: Endpoint[Any] | None = None
+        try:
+            endpoint = self._routes.find(exchange)
+            exchange.check_id()
+            if endpoint.needs_bundle:
+                self.service.loaded()
+            if endpoint.method == "POST":
+                if exchange.query_string:
+                    decode_params(exchange.query_string, NoParams)
+                exchange.check_body(self.service.settings.max_body_bytes)
+        except Exception as error:
+            return self.refused(exchange, error, endpoint)
+        return endpoint
+
+    def refused(self, exchange: Exchange, error: Exception, endpoint: Endpoint[Any] | None = None) -> Reply:
+        """The problem document that an error becomes, counted."""
+        return self._counted(exchange, endpoint, Reply.refused(_refusal(error), exchange.request_id))
+
+    def answer(self, exchange: Exchange, endpoint: Endpoint[Any], body: bytes, done: Done) -> None:
+        """Answers a request whose body is whole; ``done`` takes the reply, now or later."""
+        self.service.telemetry.in_flight.inc()
+        try:
+            outcome = endpoint.handler(self.service, exchange, _message(endpoint, exchange, body))
+            if isinstance(outcome, Pending):
+                self.service.submit(outcome.job, partial(self._worked, exchange, endpoint, outcome.answer, done))
+                return
+        except Exception as error:
+            self._end(exchange, endpoint, error, done)
+            return
+        task = asyncio.get_running_loop().create_task(self._awaited(exchange, endpoint, outcome, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _worked(
+        self,
+        exchange: Exchange,
+        endpoint: Endpoint[Any],
+        answer: Callable[[Result], msgspec.Struct | Reply],
+        done: Done,
+        result: Result | Exception,
+    ) -> None:
+        if isinstance(result, Exception):
+            self._end(exchange, endpoint, result, done)
+            return
+        try:
+            outcome: msgspec.Struct | Reply | Exception = answer(result)
+        except Exception as error:
+            outcome = error
+        self._end(exchange, endpoint, outcome, done)
+
+    async def _awaited(
+        self, exchange: Exchange, endpoint: Endpoint[Any], answer: Awaitable[msgspec.Struct | Reply], done: Done
+    ) -> None:
+        try:
+            outcome: msgspec.Struct | Reply | Exception = await answer
+        except Exception as error:
+            outcome = error
+        self._end(exchange, endpoint, outcome, done)
+
+    def _end(
+        self, exchange: Exchange, endpoint: Endpoint[Any], outcome: msgspec.Struct | Reply | Exception, done: Done
+    ) -> None:
+        """Makes the reply, counts it and hands it over."""
+        if isinstance(outcome, Exception):
+            reply = Reply.refused(_refusal(outcome), exchange.request_id)
+        else:
+            reply = outcome if isinstance(outcome, Reply) else Reply.of(outcome, endpoint.status)
+        self.service.telemetry.in_flight.dec()
+        done(self._counted(exchange, endpoint, reply))
+
+    def _counted(self, exchange: Exchange, endpoint: Endpoint[Any] | None, reply: Reply) -> Reply:
+        """The reply, once the metrics and, where it is kept, the access log know of it."""
+        route = UNMATCHED if endpoint is None else endpoint.path
+        took_ms = exchange.took_ms
+        meters = self._meters.get((route, reply.status))
+        if meters is None:
+            telemetry = self.service.telemetry
+            meters = telemetry.requests.labels(route, reply.status).inc, telemetry.seconds.labels(route).observe
+            self._meters[route, reply.status] = meters
+        meters[0]()
+        meters[1](took_ms / 1000)
+        if self.service.settings.access_log:
+            fields = {
+                "request_id": exchange.request_id,
+                "method": exchange.method,
+                "path": exchange.path,
+                "status": reply.status,
+                "took_ms": took_ms,
+            }
+            logger.info("request", extra={"fields": fields})
+        return reply
+
+
+def _request_ids() -> Iterator[str]:
+    """Ids that no other process gives: a random part and a count."""
+    return map(f"{secrets.token_hex(8)}-{{:x}}".format, count(1))
+
+
+def _message(endpoint: Endpoint[Any], exchange: Exchange, body: bytes) -> msgspec.Struct:
+    """The message that the endpoint takes.  Refuses what the Struct does not allow."""
+    if endpoint.method == "POST":
+        message: msgspec.Struct = decode_body(body, endpoint.takes)
+        return message
+    if endpoint.takes is AnyParams:
+        return AnyParams()
+    message = decode_params(exchange.query_string, endpoint.takes)
+    return message
+
+
+def _refusal(error: Exception) -> Refusal:
+    """The refusal that an error becomes; what nobody foresaw is logged and tells the caller nothing of our insides."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, InputError):
+        return Refusal("invalid_value", str(error))
+    logger.error("a request failed", exc_info=error)
+    return Refusal("internal", "the request failed in the server; its log says why under this request_id")
