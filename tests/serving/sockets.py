@@ -1,0 +1,106 @@
+"""Both fronts on real sockets: an app served from a thread of this process, and a plain socket to speak to it."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import socket
+import threading
+from contextlib import contextmanager
+
+import uvicorn
+
+from suisen.serving.app import App
+from suisen.serving.endpoints import ENDPOINTS
+from suisen.serving.front import Front
+from tests.serving.client import JSON, Response
+
+SECONDS = 60.0
+"""Nothing here takes so long, but a busy machine may be slow."""
+
+
+class Served:
+    """An app behind one of the fronts; the calls are those of ``client.Client``."""
+
+    def __init__(self, front, load, settings=None, wait=True, endpoints=ENDPOINTS) -> None:
+        self.app = App(load, settings, endpoints)
+        self.listening = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.address = self.listening.getsockname()
+        self._run = {"fast": self._fast, "asgi": self._asgi}[front]
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(wait)), daemon=True)
+        self._thread.start()
+        assert self._started.wait(SECONDS)
+
+    async def _ready(self, wait) -> None:
+        self.loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        if wait:
+            await self.app.opened.wait()
+        self._started.set()
+        await self._ended.wait()
+
+    async def _fast(self, wait) -> None:
+        await self.app.start()
+        self.front = Front(self.app)
+        await self.front.start(self.listening)
+        await self._ready(wait)
+        await self.front.stop()
+        await self.app.stop()
+
+    async def _asgi(self, wait) -> None:
+        config = uvicorn.Config(
+            self.app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False, server_header=False
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve([self.listening]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        await self._ready(wait)
+        server.should_exit = True
+        await serving
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(SECONDS)
+        assert not self._thread.is_alive(), "the server does not end"
+
+    def run(self, awaitable):
+        """The result of a coroutine, run in the server's loop."""
+        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(SECONDS)
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def ask(self, method, path, body=b"", headers=None, raw=True) -> Response:
+        connection = http.client.HTTPConnection(*self.address, timeout=SECONDS)
+        connection.putrequest(method, path.replace(" ", "%20"), skip_accept_encoding=True)
+        headers = dict(headers or {})
+        parts = body if isinstance(body, list) else None
+        if parts is not None:
+            headers["transfer-encoding"] = "chunked"
+        elif body:
+            headers.setdefault("content-length", str(len(body)))
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders(
+            body if parts is None else iter(part for part in parts if part), encode_chunked=parts is not None
+        )
+        answer = connection.getresponse()
+        content = answer.read()
+        names = {name.lower(): value for name, value in answer.getheaders()}
+        connection.close()
+        return Response(answer.status, names, content)
+
+    def get(self, path, **options) -> Response:
+        return self.ask("GET", path, **options)
+
+    def post(self, path, message, headers=JSON) -> Response:
+        import json
+
+        body = message if isinstance(message, bytes) else json.dumps(message).encode()
+        return self.ask("POST", path, body, headers)
