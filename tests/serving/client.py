@@ -47,6 +47,10 @@ class Client:
     def __exit__(self, *error) -> None:
         self.close()
 
+    def run(self, awaitable):
+        """The result of a coroutine, run in the app's loop."""
+        return self.runner.run(awaitable)
+
     def ask(self, method, path, body=b"", headers=None, raw=True) -> Response:
         return self.runner.run(self.call(method, path, body, headers, raw))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import socket
+import string
 import threading
-from contextlib import contextmanager
+from urllib.parse import quote
 
 import uvicorn
 
@@ -78,7 +80,7 @@ class Served:
 
     def ask(self, method, path, body=b"", headers=None, raw=True) -> Response:
         connection = http.client.HTTPConnection(*self.address, timeout=SECONDS)
-        connection.putrequest(method, path.replace(" ", "%20"), skip_accept_encoding=True)
+        connection.putrequest(method, quote(path, safe=string.punctuation), skip_accept_encoding=True)
         headers = dict(headers or {})
         parts = body if isinstance(body, list) else None
         if parts is not None:
@@ -100,7 +102,5 @@ class Served:
         return self.ask("GET", path, **options)
 
     def post(self, path, message, headers=JSON) -> Response:
-        import json
-
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
         return self.ask("POST", path, body, headers)

@@ -16,7 +16,7 @@ from suisen.serving.endpoints import ENDPOINTS
 from suisen.serving.openapi import document
 from suisen.serving.problems import PROBLEM_TYPES, Problem
 from suisen.serving.settings import Settings
-from tests.serving.client import JSON, Client
+from tests.serving.client import JSON
 
 PATIENT = 60.0
 
@@ -118,11 +118,11 @@ def test_bodies_are_json_of_the_struct(client, endpoint):
     refused(send(client, endpoint, body=large), 413, "too_large")
 
 
-def test_without_a_bundle_it_says_so_or_does_not_need_one(endpoint):
+def test_without_a_bundle_it_says_so_or_does_not_need_one(served, endpoint):
     def broken():
         raise ValueError("no bundle")
 
-    with Client(broken, endpoints=[endpoint]) as client:
+    with served(broken, endpoints=[endpoint]) as client:
         response = send(client, endpoint)
     if endpoint.needs_bundle or "not_ready" in endpoint.codes:
         assert refused(response, 503, "not_ready") == "the bundle is not served: no bundle"
@@ -131,12 +131,12 @@ def test_without_a_bundle_it_says_so_or_does_not_need_one(endpoint):
         assert response.status == endpoint.status
 
 
-def test_what_nobody_foresaw_tells_nothing_of_our_insides(recommender, endpoint):
+def test_what_nobody_foresaw_tells_nothing_of_our_insides(served, recommender, endpoint):
     def handler(*_):
         raise ZeroDivisionError("secret")
 
     broken = replace(endpoint, handler=handler)
-    with Client(lambda: recommender.system, Settings(deadline_s=PATIENT), endpoints=[broken]) as client:
+    with served(lambda: recommender.system, Settings(deadline_s=PATIENT), endpoints=[broken]) as client:
         assert "secret" not in refused(send(client, broken), 500, "internal")
 
 

@@ -160,7 +160,7 @@ def test_paths_of_anything(client, path, prefix, query):
     async def receive():
         return {"type": "http.disconnect"}
 
-    client.runner.run(client.app(call(), receive, send))
+    client.run(client.app(call(), receive, send))
     assert sent[0]["status"] in (200, 400, 404, 405, 422), sent
 
 
