@@ -81,7 +81,7 @@ def test_an_endpoint_of_one_file_and_its_line_is_served_and_passes_the_contract_
         assert answer.json["events"] > 0
         assert client.get("/v1/items/none").json["code"] == "unknown_item"
         assert "/v1/items/{item}" in client.get("/openapi.json").json["paths"]
-        things = {"client": client, "endpoint": endpoint, "recommender": recommender}
+        things = {"client": client, "served": Client, "endpoint": endpoint, "recommender": recommender}
         checks = [check for name, check in vars(suite).items() if name.startswith("test_")]
         needs = {check: check.__code__.co_varnames[: check.__code__.co_argcount] for check in checks}
         cases = [check for check in checks if "endpoint" in needs[check]]
