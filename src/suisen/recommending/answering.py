@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from suisen.data.ids import RawId
-from suisen.data.ragged import Ragged, offsets_of
+from suisen.data.ragged import Ragged
 from suisen.errors import InputError, UnsupportedQuery
 from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, States, wide
 from suisen.recommending.queries import (
@@ -118,8 +119,9 @@ def _excluded(store: Store, seen: list[bytes], options: Sequence[RecommendOption
         dense = store.items.dense(barred).astype(np.int32)
         ends = np.cumsum([len(one.exclude) for one in options])[:-1]
         rows = [row + its[its > 0].tobytes() for row, its in zip(rows, np.split(dense, ends), strict=True)]
-    values = torch.from_numpy(np.frombuffer(b"".join(rows), dtype=np.int32).astype(np.int64))
-    return Ragged(values, offsets_of(torch.tensor([len(row) // 4 for row in rows])))
+    values = np.frombuffer(b"".join(rows), dtype=np.int32).astype(np.int64)
+    ends = np.array([0, *accumulate(len(row) // 4 for row in rows)])
+    return Ragged(torch.from_numpy(values), torch.from_numpy(ends))
 
 
 def to_frame(system: System, queries: RawQueries, answers: Answers) -> pl.DataFrame:

@@ -64,7 +64,7 @@ class RecommendOptions:
 
 def check_list(name: str, values: object) -> None:
     """Raises InputError for one id where a list of ids belongs."""
-    if isinstance(values, (str, bytes, int, Mapping)):
+    if values is not None and isinstance(values, (str, bytes, int, Mapping)):  # looking a Mapping up is slow
         raise InputError(f"{name} = {values!r} is not a list; give a list, like {name}=[{values!r}]")
 
 
@@ -141,7 +141,7 @@ def _per_query(
     values: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None,
 ) -> Sequence[Mapping[str, Any] | None] | None:
     """One mapping per query; a bare mapping is that of a single query."""
-    return [values] if isinstance(values, Mapping) else values
+    return [values] if values is not None and isinstance(values, Mapping) else values
 
 
 @dataclass(frozen=True)

@@ -96,11 +96,11 @@ class VisitorRows:
             where = np.array(slots)
             states = States(self._queries[where], None if self._rows is None else self._rows[where])
             able = self._able[where]
-            missed = np.flatnonzero(where == MISSED)
+            missed = [place for place, slot in enumerate(slots) if slot == MISSED] if MISSED in slots else []
             self.misses += len(missed)
             self.hits += len(keys) - len(missed)
-        if len(missed):
-            self._compute(queries, keys, missed.tolist(), Rows(states, able, seen))
+        if missed:
+            self._compute(queries, keys, missed, Rows(states, able, seen))
         return Rows(states, able, seen)
 
     def _keyed(self, queries: RawQueries) -> tuple[list[Visitor | None], RawQueries]:

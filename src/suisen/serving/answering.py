@@ -4,7 +4,7 @@
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -104,21 +104,20 @@ class Answering:
         """One result or error per job, in any thread.  Queries that can be are one call, whichever jobs they belong to:
         on the plan those of one ``k`` and ``among``, elsewhere those of equal options.
         """
-        groups: dict[Hashable, list[Asked]] = defaultdict(list)
-        for job in jobs:
-            if isinstance(job, Recommend):
-                groups[self._together(job.options)].extend([(query, job.options) for query in job.queries])
-        answers = {key: iter(self._answered(asked)) for key, asked in groups.items()}
-        return [self._result(job, answers) for job in jobs]
-
-    def _together(self, options: RecommendOptions) -> Hashable:
-        """What the options of queries that are one call have in common."""
-        return (options.k, options.among) if planned(self.system.engine, options) else options
-
-    def _result(self, job: Job, answers: Mapping[Hashable, Iterator[Answer | Exception]]) -> Result | Exception:
-        if isinstance(job, Similar):
-            return self._similar(job)
-        return _collected(list(islice(answers[self._together(job.options)], len(job))))
+        groups: dict[Hashable, list[tuple[int, Recommend]]] = defaultdict(list)
+        results: list[Result | Exception] = [[]] * len(jobs)
+        for place, job in enumerate(jobs):
+            if isinstance(job, Similar):
+                results[place] = self._similar(job)
+            else:
+                options = job.options
+                alike = (options.k, options.among) if planned(self.system.engine, options) else options
+                groups[alike].append((place, job))
+        for its in groups.values():
+            answers = iter(self._answered([(query, job.options) for _, job in its for query in job.queries]))
+            for place, job in its:
+                results[place] = _collected(list(islice(answers, len(job.queries))))
+        return results
 
     def _answered(self, asked: list[Asked]) -> list[Answer | Exception]:
         """An answer per query; a refused group is halved until the query at fault is alone, so that it spoils no
@@ -141,8 +140,10 @@ class Answering:
     def _raw_queries(self, queries: list[Query]) -> RawQueries:
         encoders = self.system.store.encoders
         for query in queries:
-            _check_single("user_features", encoders["user"], query.user_features)
-            _check_single("context", encoders["context"], query.context)
+            if query.user_features is not None:
+                _check_single("user_features", encoders["user"], query.user_features)
+            if query.context is not None:
+                _check_single("context", encoders["context"], query.context)
         return RawQueries(
             [query.user_id for query in queries],
             history=_where_any([query.history for query in queries]),
@@ -196,10 +197,8 @@ def _refusal(error: Exception) -> Exception:
     return error
 
 
-def _check_single(field: str, encoder: Encoder, values: Mapping[str, Any] | None) -> None:
+def _check_single(field: str, encoder: Encoder, values: Mapping[str, Any]) -> None:
     """Refuses lists where a feature has one value; names and numbers are checked where they are encoded."""
-    if values is None:
-        return
     kinds = {column.name: column.kind for column in encoder.columns}
     for name, value in values.items():
         if isinstance(value, list) and kinds.get(name, "multi") != "multi":

@@ -76,7 +76,7 @@ class ListOptions(Message, frozen=True, kw_only=True):
         return RecommendOptions(**mine, **others)
 
 
-class Item(Struct, frozen=True):
+class Item(Struct, frozen=True, gc=False):
     """One place of a list."""
 
     item_id: str | int
@@ -86,7 +86,7 @@ class Item(Struct, frozen=True):
     title: str
 
 
-class Answer(Struct, frozen=True):
+class Answer(Struct, frozen=True, gc=False):
     """The list of one query."""
 
     user_id: str | int | None
