@@ -10,8 +10,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from suisen.data.batch import Candidates
 from suisen.data.ids import RawId
-from suisen.data.ragged import Ragged
+from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import InputError, UnsupportedQuery
 from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, States, wide
 from suisen.recommending.queries import (
@@ -122,6 +123,40 @@ def _excluded(store: Store, seen: list[bytes], options: Sequence[RecommendOption
     values = np.frombuffer(b"".join(rows), dtype=np.int32).astype(np.int64)
     ends = np.array([0, *accumulate(len(row) // 4 for row in rows)])
     return Ragged(torch.from_numpy(values), torch.from_numpy(ends))
+
+
+def rank(
+    system: System,
+    queries: RawQueries,
+    given: Sequence[Sequence[RawId]],
+    options: RecommendOptions,
+    recent: RecentEvents | None = None,
+) -> Answers:
+    """The items given with each of B queries, the best first, with the last stage's scores; k is the longest row's.
+
+    A ranker's pair features are those of the given items among themselves.  What is unknown or cannot be scored is left
+    out, and an item that is given twice stands once; what was seen is not left out.  Of ``options``, ``unknown`` and
+    ``at`` count.  Equal scores: as given.  Raises as ``answer`` does.
+    """
+    store = system.store
+    dense = dense_queries(store, queries, options.at, recent)
+    able = answerable(dense, system.abilities)
+    if options.unknown == "error" and not bool(able.all()):
+        raise refusal(queries, dense, int((~able).nonzero()[0]), system.name, system.abilities)
+    found = torch.from_numpy(store.items.dense([item for row in given for item in row]))
+    ragged = Ragged(found, offsets_of(torch.tensor([len(row) for row in given]))).keep(found > 0).distinct()
+    items = ragged.padded()  # (B, C)
+    scores = torch.where(store.trained_items[items], store.item_counts[items].float(), -torch.inf)
+    rows = able.nonzero().squeeze(1)
+    if rows.numel() and items.numel():
+        scores[rows] = system.engine.score(dense.contexts.take(rows), Candidates(items[rows]))
+    scores = torch.where(items > 0, scores, -torch.inf)
+    if options.unknown != "popular":
+        scores[~able] = -torch.inf
+    best, order = scores.sort(dim=1, descending=True, stable=True)
+    instead: AnsweredBy = "popular" if options.unknown == "popular" else "nobody"
+    by: list[AnsweredBy] = ["model" if yes else instead for yes in able.tolist()]
+    return Answers(torch.where(best > -torch.inf, items.gather(1, order), 0), best, by)
 
 
 def to_frame(system: System, queries: RawQueries, answers: Answers) -> pl.DataFrame:

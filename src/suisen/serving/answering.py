@@ -15,13 +15,13 @@ import torch
 from suisen.data.encode import Encoder
 from suisen.data.ids import RawId
 from suisen.errors import InputError, UnknownName, UnsupportedQuery
-from suisen.recommending.answering import answer, answer_planned, planned, similar
+from suisen.recommending.answering import AnsweredBy, Answers, answer, answer_planned, planned, rank, similar
 from suisen.recommending.queries import RawQueries, RecommendOptions
 from suisen.recommending.states import VisitorRows
 from suisen.recommending.system import System
 from suisen.recommending.users import RecentEvents
 from suisen.serving.event_log import LoggedEvent
-from suisen.serving.messages import Answer, Item, Query, microseconds
+from suisen.serving.messages import Answer, Item, Query, Ranked, RankQuery, microseconds
 from suisen.serving.problems import Refusal
 from suisen.serving.settings import ROW_BYTES, STATE_BYTES
 
@@ -40,11 +40,30 @@ class Recommend:
 
     queries: Sequence[Query]
     options: RecommendOptions
+    first: int = 0
+    """Number of the first of them in the request, of which they may be a part."""
 
     def __post_init__(self) -> None:
-        if len(self.queries) * self.options.k > LIST_ITEMS:
-            size = f"k = {self.options.k:,} for {len(self.queries):,} queries"
-            raise Refusal("invalid_value", f"{size} is more than {LIST_ITEMS:,} items; ask for fewer in one request")
+        check_items(len(self.queries), self.options.k)
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+def check_items(queries: int, k: int) -> None:
+    """Refuses more items in one answer than ``LIST_ITEMS``."""
+    if queries * k > LIST_ITEMS:
+        size = f"k = {k:,} for {queries:,} queries"
+        raise Refusal("invalid_value", f"{size} is more than {LIST_ITEMS:,} items; ask for fewer in one request")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Queries of one request, each with the items to rank."""
+
+    queries: Sequence[RankQuery]
+    options: RecommendOptions
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -61,9 +80,9 @@ class Similar:
         return 1
 
 
-Job = Recommend | Similar
+Job = Recommend | Rank | Similar
 Asked = tuple[Query, RecommendOptions]
-Result = list[Answer] | list[Item]
+Result = Sequence[Answer] | list[Item]
 
 
 class Answering:
@@ -104,38 +123,55 @@ class Answering:
         """One result or error per job, in any thread.  Queries that can be are one call, whichever jobs they belong to:
         on the plan those of one ``k`` and ``among``, elsewhere those of equal options.
         """
-        groups: dict[Hashable, list[tuple[int, Recommend]]] = defaultdict(list)
+        groups: dict[Hashable, list[tuple[int, Recommend | Rank]]] = defaultdict(list)
         results: list[Result | Exception] = [[]] * len(jobs)
         for place, job in enumerate(jobs):
             if isinstance(job, Similar):
                 results[place] = self._similar(job)
             else:
-                options = job.options
-                alike = (options.k, options.among) if planned(self.system.engine, options) else options
-                groups[alike].append((place, job))
+                groups[self._alike(job)].append((place, job))
         for its in groups.values():
             answers = iter(self._answered([(query, job.options) for _, job in its for query in job.queries]))
             for place, job in its:
-                results[place] = _collected(list(islice(answers, len(job.queries))))
+                results[place] = _collected(list(islice(answers, len(job.queries))), job.first)
         return results
+
+    def _alike(self, job: Recommend | Rank) -> Hashable:
+        """What the queries of one call have in common."""
+        options = job.options
+        if isinstance(job, Rank):
+            return Rank, options
+        return (options.k, options.among) if planned(self.system.engine, options) else options
 
     def _answered(self, asked: list[Asked]) -> list[Answer | Exception]:
         """An answer per query; a refused group is halved until the query at fault is alone, so that it spoils no
         other.
         """
         try:
-            queries, options = self._raw_queries([query for query, _ in asked]), [one for _, one in asked]
-            if self.visitors is not None and planned(self.system.engine, options[0]):
-                found = answer_planned(self.system, self.visitors, queries, options)
-            else:
-                found = answer(self.system, queries, options[0], self.recent)
+            found = self._found([query for query, _ in asked], [options for _, options in asked])
             lists = zip(asked, found.by, found.items.tolist(), found.scores.tolist(), strict=True)
-            return [Answer(query.user_id, by, self._items(ids, scores)) for (query, _), by, ids, scores in lists]
+            return [self._answer(query, by, self._items(ids, scores)) for (query, _), by, ids, scores in lists]
         except Exception as error:
             if len(asked) == 1:
                 return [_refusal(error)]
         middle = len(asked) // 2
         return self._answered(asked[:middle]) + self._answered(asked[middle:])
+
+    def _found(self, queries: list[Query], options: list[RecommendOptions]) -> Answers:
+        """The lists of queries that are alike, in dense ids."""
+        raw = self._raw_queries(queries)
+        items = [query.items for query in queries if isinstance(query, RankQuery)]
+        if items:
+            return rank(self.system, raw, items, options[0], self.recent)
+        if self.visitors is not None and planned(self.system.engine, options[0]):
+            return answer_planned(self.system, self.visitors, raw, options)
+        return answer(self.system, raw, options[0], self.recent)
+
+    def _answer(self, query: Query, by: AnsweredBy, items: list[Item]) -> Answer:
+        if not isinstance(query, RankQuery):
+            return Answer(query.user_id, by, items)
+        there = {str(item.item_id) for item in items}
+        return Ranked(query.user_id, by, items, left_out=[item for item in query.items if str(item) not in there])
 
     def _raw_queries(self, queries: list[Query]) -> RawQueries:
         encoders = self.system.store.encoders
@@ -176,12 +212,14 @@ def _where_any(given: list[G | None]) -> list[G | None] | None:
     return given if any(one is not None for one in given) else None
 
 
-def _collected(found: list[Answer | Exception]) -> list[Answer] | Exception:
-    """The answers of one request, or its first error, which names the query where there are several."""
+def _collected(found: list[Answer | Exception], first: int) -> list[Answer] | Exception:
+    """The answers of one request, or its first error, which names the query where there are several; the number of the
+    first is given.
+    """
     answers: list[Answer] = []
     for place, one in enumerate(found):
-        if isinstance(one, Refusal) and len(found) > 1:
-            return Refusal(one.code, f"queries[{place}]: {one.detail}")
+        if isinstance(one, Refusal) and first + len(found) > 1:
+            return Refusal(one.code, f"queries[{first + place}]: {one.detail}")
         if isinstance(one, Exception):
             return one
         answers.append(one)

@@ -12,6 +12,8 @@ from suisen.recommending.queries import MAX_ITEMS, RecommendOptions, UnknownPoli
 
 HISTORY = 10_000
 """Most items of a history, of ``exclude`` and of ``among``."""
+RANKED = 1_000
+"""Most items that one query has ranked."""
 DEFAULTS = RecommendOptions()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """No time of a message is earlier."""
@@ -59,6 +61,12 @@ class Query(Message, frozen=True):
     """Context features."""
 
 
+class RankQuery(Query, frozen=True, kw_only=True):
+    """A query with the items that are to be ranked for it."""
+
+    items: Annotated[list[Id], Meta(min_length=1, max_length=RANKED)]
+
+
 class ListOptions(Message, frozen=True, kw_only=True):
     """The fields of ``RecommendOptions`` that fit into a query string.  Only ``unknown`` and ``precise`` have
     defaults of their own.
@@ -93,3 +101,10 @@ class Answer(Struct, frozen=True, gc=False):
     answered_by: Literal["model", "popular", "nobody"]
     """``popular``: the model knows nothing of this query; ``nobody``: it was skipped, as ``unknown`` wants it."""
     items: list[Item]
+
+
+class Ranked(Answer, frozen=True, kw_only=True, gc=False):
+    """The given items of one query, the best first."""
+
+    left_out: list[str | int]
+    """Those that the bundle does not know, or that the model cannot score."""

@@ -19,19 +19,24 @@ class Routes:
         self._paths = [endpoint.path for endpoint in endpoints]
 
     def find(self, exchange: Exchange) -> Endpoint[Any]:
-        """The endpoint of a request, whose last segment it sets.  Refuses unknown paths (404) and methods (405)."""
-        by_method = self._table.get((exchange.path, False))
+        """The endpoint of a request, whose last segment it sets.  Refuses unknown paths (404) and methods (405).
+
+        A path that is written out goes before one with a variable, method by method.
+        """
+        method = "GET" if exchange.method == "HEAD" else exchange.method
+        exact = self._table.get((exchange.path, False), {})
+        if method in exact:
+            return exact[method]
         head, slash, last = exchange.path.rpartition("/")
-        if by_method is None and last:
-            by_method, exchange.segment = self._table.get((head + slash, True)), last
+        by_method = {**(self._table.get((head + slash, True), {}) if last else {}), **exact}
+        exchange.segment = last
         if not by_method:
             raise Refusal("not_found", str(unknown("path", exchange.path[:80], self._paths)))
-        endpoint = by_method.get("GET" if exchange.method == "HEAD" else exchange.method)
-        if endpoint is None:
-            allowed = ", ".join(["GET", "HEAD"] if "GET" in by_method else list(by_method))
+        if method not in by_method:
+            allowed = ", ".join(each for name in by_method for each in (["GET", "HEAD"] if name == "GET" else [name]))
             raise Refusal(
                 "method_not_allowed",
                 f"method = {exchange.method!r} is not known here; {exchange.path[:80]} takes {allowed}",
                 ((b"allow", allowed.encode()),),
             )
-        return endpoint
+        return by_method[method]

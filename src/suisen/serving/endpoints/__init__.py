@@ -3,11 +3,23 @@
 from typing import Any
 
 from suisen.serving.contract import Endpoint
-from suisen.serving.endpoints import events, health, metrics, openapi, recommend, recommend_user, similar
+from suisen.serving.endpoints import (
+    events,
+    health,
+    metrics,
+    openapi,
+    rank,
+    recommend,
+    recommend_batch,
+    recommend_user,
+    similar,
+)
 
 ENDPOINTS: tuple[Endpoint[Any], ...] = (
     recommend.ENDPOINT,
     recommend_user.ENDPOINT,
+    recommend_batch.ENDPOINT,
+    rank.ENDPOINT,
     similar.ENDPOINT,
     events.ENDPOINT,
     health.LIVE,

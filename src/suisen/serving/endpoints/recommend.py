@@ -45,28 +45,41 @@ class RecommendAnswer(Struct, frozen=True):
 
 def recommend(service: Service, exchange: Exchange, message: RecommendRequest) -> Pending:
     """Lists for users, histories, features or nobody in particular."""
-    options = message.options(
+    return listed(service, exchange, message.queries, options_of(message))
+
+
+def options_of(message: RecommendRequest) -> RecommendOptions:
+    """What is asked for, as the recommender takes it."""
+    return message.options(
         exclude=tuple(message.exclude),
         among=None if message.among is None else tuple(message.among),
-        at=None if message.at is None else _microseconds(message.at),
+        at=time_of(message.at),
     )
-    return listed(service, exchange, message.queries, options)
 
 
 def listed(service: Service, exchange: Exchange, queries: Sequence[Query], options: RecommendOptions) -> Pending:
-    """The lists of some queries, counted and, where that is wanted, logged as impressions."""
+    """The lists of some queries."""
     return Pending(Recommend(queries, options), partial(_answer, service, exchange))
 
 
 def _answer(service: Service, exchange: Exchange, found: Result) -> RecommendAnswer:
+    answers = counted(service, exchange, found)
+    return RecommendAnswer(exchange.request_id, service.version, exchange.took_ms, answers)
+
+
+def counted(service: Service, exchange: Exchange, found: Result) -> list[Answer]:
+    """The answers of a job, counted and, where that is wanted, logged as impressions."""
     answers = [answer for answer in found if isinstance(answer, Answer)]
     for answer in answers:
         service.telemetry.answers.labels(answer.answered_by).inc()
     service.journal.shown(exchange.request_id, service.version, answers)
-    return RecommendAnswer(exchange.request_id, service.version, exchange.took_ms, answers)
+    return answers
 
 
-def _microseconds(at: datetime) -> int:
+def time_of(at: datetime | None) -> int | None:
+    """Microseconds since 1970 UTC, None for now.  Refuses what is earlier."""
+    if at is None:
+        return None
     if at < EPOCH:
         raise Refusal("invalid_value", f"at = {at.isoformat()} must be 1970 or later; leave it out for now")
     return microseconds(at)

@@ -1,0 +1,46 @@
+"""``POST /v1/recommend/batch``: the lists of many queries, for mailings and tests."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from suisen.serving.answering import QUICK_QUERIES, Recommend, check_items
+from suisen.serving.contract import Endpoint
+from suisen.serving.endpoints.recommend import CODES, RecommendAnswer, RecommendRequest, counted, options_of
+from suisen.serving.exchange import Exchange
+from suisen.serving.messages import Answer, Query
+from suisen.serving.service import Service
+
+QUERIES = 10_000
+"""Most queries of one request."""
+
+
+class BatchRequest(RecommendRequest, frozen=True, kw_only=True):
+    """``POST /v1/recommend/batch``."""
+
+    queries: Annotated[list[Query], Meta(min_length=1, max_length=QUERIES)]
+
+
+async def recommend_batch(service: Service, exchange: Exchange, message: BatchRequest) -> RecommendAnswer:
+    """Lists of many queries, a part after the other, so that single requests are answered between the parts.
+
+    Each part has the time that a request has.  A part that is refused refuses the request.
+    """
+    options = options_of(message)
+    check_items(len(message.queries), options.k)
+    answers: list[Answer] = []
+    for first in range(0, len(message.queries), QUICK_QUERIES):
+        part = Recommend(message.queries[first : first + QUICK_QUERIES], options, first)
+        answers += counted(service, exchange, await service.compute(part))
+    return RecommendAnswer(exchange.request_id, service.version, exchange.took_ms, answers)
+
+
+ENDPOINT = Endpoint(
+    "POST",
+    "/v1/recommend/batch",
+    recommend_batch,
+    takes=BatchRequest,
+    answers=RecommendAnswer,
+    codes=CODES,
+    example=BatchRequest(queries=[Query(user_id="7"), Query(user_id="8")], k=5),
+)
