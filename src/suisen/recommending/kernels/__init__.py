@@ -1,7 +1,22 @@
-"""Kernels of the fast answer: int8 tables of vectors, their scan, and which instructions of the processor run it."""
+"""Kernels of the fast answer: int8 tables of vectors and of a ranker, and which instructions of the processor run them."""
 
 from suisen.recommending.kernels.paths import PATHS, path_of, paths_here
 from suisen.recommending.kernels.quantised import Quantised
-from suisen.recommending.kernels.search import Agreement, agreement, candidates
+from suisen.recommending.kernels.ranks import RankTables, Sample
+from suisen.recommending.kernels.search import PRECISE, Agreement, Speed, agreement, candidates, ranked, two_stage
 
-__all__ = ["PATHS", "Agreement", "Quantised", "agreement", "candidates", "path_of", "paths_here"]
+__all__ = [
+    "PATHS",
+    "PRECISE",
+    "Agreement",
+    "Quantised",
+    "RankTables",
+    "Sample",
+    "Speed",
+    "agreement",
+    "candidates",
+    "path_of",
+    "paths_here",
+    "ranked",
+    "two_stage",
+]

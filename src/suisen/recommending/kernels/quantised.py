@@ -25,6 +25,7 @@ from suisen.retrieval.checks import checked_vectors
 from suisen.retrieval.contract import Bools, Floats, Ints
 
 Doubles = npt.NDArray[np.float64]
+Words = npt.NDArray[np.uint64]
 
 ITEMS = 64
 """Items in a tile."""
@@ -32,13 +33,15 @@ MAX_DIM = 1024
 """Sums of products centred on 0 stay below 2^24, so that the path without compiled code is exact in float32, too."""
 LARGEST = 127
 """Largest level of a query."""
+LOW = np.int64(0xFFFF_FFFF)
+"""The low half of a key, which holds it less the place."""
 ALIGNMENT = 64
 """Bytes: a tile's rows lie on cache lines; .npy files keep that when they are mapped."""
 CENTRE = 128
 """The level that ``centred`` calls 0."""
 TILES_PER_CHUNK = 1024
 """Tiles that are quantised together: 64 MiB of float64 where d is 128."""
-FILES = ("tiles", "scale", "order", "slots")
+FILES = ("tiles", "low", "scale", "order", "slots")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +52,9 @@ class Quantised:
     """(n, d) as they were given: survivors of the scan are scored with them."""
     tiles: npt.NDArray[np.uint8]
     """(tiles, ⌈d / 4⌉, 64, 4): [t, q, i, j] is the level of dimension 4·q + j of slot 64·t + i; 0 behind the end."""
-    scale: npt.NDArray[np.float64]
+    low: Doubles
+    """(d,) what level 0 stands for."""
+    scale: Doubles
     """(d,) step of a level."""
     order: npt.NDArray[np.int32]
     """(64 · (tiles + 1),) position of each slot; 0 behind the end, with room for one tile more."""
@@ -76,7 +81,7 @@ class Quantised:
         low = checked.min(axis=0).astype(np.float64)
         scale = (checked.max(axis=0).astype(np.float64) - low) / 255
         tiles = _tiles(checked, places, low, scale)
-        return cls(np.require(vectors, requirements=["C", "A", "W"]), tiles, scale, order, slots)
+        return cls(np.require(vectors, requirements=["C", "A", "W"]), tiles, low, scale, order, slots)
 
     def levels_of(self, queries: Floats) -> npt.NDArray[np.int8]:
         """(B, 4 · ⌈d / 4⌉) levels of (B, d) queries, ±127 at the largest; a query of zeros is zeros."""
@@ -86,12 +91,27 @@ class Quantised:
         out[:, : queries.shape[1]] = np.rint(stretched * (LARGEST / np.where(largest > 0, largest, 1)))
         return out
 
-    def open_to(self, allowed: Bools | None) -> npt.NDArray[np.uint64]:
-        """(tiles,) a bit per slot, the lowest first: whether an item stands there that ``allowed`` (n,) lets pass."""
+    @cached_property
+    def open_to_all(self) -> Words:
+        """(tiles,) a bit per slot, the lowest first: whether an item stands there."""
+        return self.open_to(None)
+
+    def open_to(self, allowed: Bools | None) -> Words:
+        """The same bits for the items that ``allowed`` (n,) lets pass; None: all."""
         bits = np.zeros(ITEMS * len(self.tiles), dtype=np.bool_)
         n = len(self.slots)
         bits[:n] = True if allowed is None else allowed[self.order[:n]]
         return np.packbits(bits, bitorder="little").view("<u8")
+
+    def allowed_by(self, bits: Words) -> Bools:
+        """(n,) the mask that ``open_to`` made bits of."""
+        allowed: Bools = np.unpackbits(bits.view(np.uint8), bitorder="little")[self.slots].astype(np.bool_)
+        return allowed
+
+    @property
+    def d(self) -> int:
+        """Numbers of a vector."""
+        return int(self.vectors.shape[1])
 
     @cached_property
     def centred(self) -> Floats:
@@ -119,10 +139,11 @@ class Quantised:
         count = -(-n // ITEMS)
         return cls(
             np.require(vectors, requirements=["C", "A", "W"]),
-            tiles=_mapped(folder / "tiles.npy", (count, -(-d // 4), ITEMS, 4), np.uint8),
-            scale=_mapped(folder / "scale.npy", (d,), np.float64),
-            order=_mapped(folder / "order.npy", (ITEMS * (count + 1),), np.int32),
-            slots=_mapped(folder / "slots.npy", (n,), np.int32),
+            tiles=mapped(folder / "tiles.npy", (count, -(-d // 4), ITEMS, 4), np.uint8),
+            low=mapped(folder / "low.npy", (d,), np.float64),
+            scale=mapped(folder / "scale.npy", (d,), np.float64),
+            order=mapped(folder / "order.npy", (ITEMS * (count + 1),), np.int32),
+            slots=mapped(folder / "slots.npy", (n,), np.int32),
         )
 
 
@@ -130,7 +151,7 @@ def _tiles(vectors: Floats, places: Ints, low: Doubles, scale: Doubles) -> npt.N
     """The tiles of (n, d) vectors whose slots hold the positions ``places``."""
     n, d = vectors.shape
     count, quads = -(-n // ITEMS), -(-d // 4)
-    out = _aligned((count, quads, ITEMS, 4))
+    out = aligned((count, quads, ITEMS, 4))
     step = np.where(scale > 0, scale, 1)  # a dimension that is the same for all items is level 0
     for first in range(0, count, TILES_PER_CHUNK):
         here = out[first : first + TILES_PER_CHUNK]
@@ -141,20 +162,24 @@ def _tiles(vectors: Floats, places: Ints, low: Doubles, scale: Doubles) -> npt.N
     return out
 
 
-def _aligned(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def aligned(shape: tuple[int, ...], kind: npt.DTypeLike = np.uint8) -> npt.NDArray[Any]:
     """Zeros whose first byte stands at a multiple of 64, as in a mapped .npy file."""
-    size = math.prod(shape)
+    size = math.prod(shape) * np.dtype(kind).itemsize
     raw = np.zeros(size + ALIGNMENT, dtype=np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size].reshape(shape)
+    return raw[start : start + size].view(kind).reshape(shape)
 
 
-def _mapped(path: Path, shape: tuple[int, ...], kind: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A .npy file as an array that no other process sees the writes of; nobody writes to it."""
+def mapped(path: Path, shape: tuple[int, ...] | None, kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A .npy file as an array that no other process sees the writes of; nobody writes to it.  ``shape`` None: any.
+
+    Raises BundleError where it cannot be read or holds something else.
+    """
     try:
         array: Any = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise BundleError(f"{path} cannot be read ({error}); save the table again") from error
-    if array.dtype != kind or array.shape != shape or not array.flags.c_contiguous:
-        raise BundleError(f"{path} holds {array.dtype} {array.shape}, the table needs {np.dtype(kind)} {shape}")
+    wrong = shape is not None and array.shape != shape
+    if array.dtype != kind or wrong or not array.flags.c_contiguous:
+        raise BundleError(f"{path} holds {array.dtype} {array.shape}, the table needs {np.dtype(kind)} {shape or ''}")
     return np.asarray(array)
