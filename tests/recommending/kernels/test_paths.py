@@ -95,12 +95,6 @@ def test_compiled_for_the_processor_that_numba_is_told_and_kept_nowhere(monkeypa
         pytest.skip("this machine cannot run avx2")
     monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
     monkeypatch.setenv("NUMBA_CPU_FEATURES", "+sse2,+avx,+avx2,+fma")
-    code = """
-import numba.core.caching, numpy as np
-numba.core.caching.CacheImpl._locator_classes = []
-from suisen.recommending.kernels import compiled, path_of
-one = np.arange(3, dtype=np.float32)[None]
-print(path_of(), compiled.rescored(one, one, np.zeros((1, 1), dtype=np.int64)))
-"""
+    code = f"import suisen.recommending.kernels.cache as kept\nkept.folder = lambda: None\n{SMALL}print(path_of())"
     done = without(code=code)
-    assert done.stdout == "avx2 [[5.]]\n", done.stderr
+    assert done.stdout == "[[7, 6]]\navx2\n", done.stderr

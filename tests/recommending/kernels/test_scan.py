@@ -6,9 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from suisen.recommending.kernels import Quantised, plain
-from suisen.recommending.kernels.search import _kernel
-from suisen.retrieval.checks import checked_search
+from suisen.recommending.kernels import Quantised, Speed, candidates, search, two_stage
 from tests.recommending.kernels.conftest import (
     excluded,
     levels_by_definition,
@@ -28,17 +26,39 @@ def keys_by_definition(levels, asked, k, gone, allowed):
 
 
 def survivors(vectors, queries, k, gone, allowed, path):
-    table = Quantised.of(vectors)
-    search = checked_search(table.vectors, queries, k, excluded(gone), allowed)
-    keys = _kernel(path).survivors(table, table.levels_of(queries), search, path)
-    return np.sort(keys, axis=1)[:, ::-1]
+    """Positions and scores of the first stage in integers."""
+    return two_stage(Quantised.of(vectors), None, queries, None, k, k, excluded(gone), allowed, Speed(False), path)
+
+
+def worth(keys, vectors, queries):
+    """Positions and scores of (B, k) keys: what the integers stand for in float32, equal ones by position."""
+    wide, (_, step) = vectors.astype(np.float64), levels_by_definition(vectors)
+    ids, scores = np.full(keys.shape, -1), np.full(keys.shape, -np.inf, dtype=np.float32)
+    for row, query in enumerate(queries):
+        unit = max(abs(float(number) * float(one)) for number, one in zip(query, step)) / 127
+        added = 0.0
+        for number, low in zip(query, wide.min(axis=0)):
+            added += float(number) * float(low)
+        found = [
+            (np.float32(float(key >> 32) * unit + added), 2**32 - 1 - (key & (2**32 - 1)))
+            for key in keys[row].tolist()
+            if key != -(2**63)
+        ]
+        for place, (score, position) in enumerate(sorted(found, key=lambda one: (-one[0], one[1]))):
+            ids[row, place], scores[row, place] = position, score
+    return ids, scores
 
 
 def compare(vectors, queries, k, gone, allowed, path):
     levels, step = levels_by_definition(vectors)
     asked = query_levels_by_definition(queries, step)
-    want = keys_by_definition(levels, asked, k, gone, allowed)
-    np.testing.assert_array_equal(survivors(vectors, queries, k, gone, allowed, path), want)
+    keys = keys_by_definition(levels, asked, k, gone, allowed)
+    same(survivors(vectors, queries, k, gone, allowed, path), worth(keys, vectors, queries))
+
+
+def same(found, want):
+    for one, other in zip(found, want, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @st.composite
@@ -73,16 +93,17 @@ def test_the_largest_levels_do_not_saturate(path):
     vectors[3, :512] = 1
     queries = np.stack([np.ones(1024), -np.ones(1024), np.tile([1, -1], 512)]).astype(np.float32)
     compare(vectors, queries, 70, [[]] * 3, None, path)
-    assert survivors(vectors, queries, 1, [[]] * 3, None, path)[0, 0] >> 32 == 255 * 127 * 1024
+    _, scores = survivors(vectors, queries, 1, [[]] * 3, None, path)
+    assert scores[0, 0] == 1024
 
 
 def test_zero_vectors_and_zero_queries_come_in_the_order_of_their_positions(path):
     vectors, queries = np.zeros((2_000, 5), dtype=np.float32), np.ones((2, 5), dtype=np.float32)
     for one, other in ((vectors, queries), (vectors + 3, queries), (vectors, 0 * queries)):
-        keys = survivors(one, other, 300, [[0, 5], []], None, path)
-        assert plain.positions_of(keys)[0].tolist() == [i for i in range(302) if i not in (0, 5)]
-        assert plain.positions_of(keys)[1].tolist() == [*range(300)]
-        assert (keys >> 32 == 0).all()
+        ids, scores = survivors(one, other, 300, [[0, 5], []], None, path)
+        assert ids[0].tolist() == [i for i in range(302) if i not in (0, 5)]
+        assert ids[1].tolist() == [*range(300)]
+        assert (scores == one[0] @ other[0]).all()
 
 
 def by_sorting(vectors, queries, k, gone, allowed):
@@ -94,7 +115,8 @@ def by_sorting(vectors, queries, k, gone, allowed):
         keys[row, positions] = -(2**63)
     if allowed is not None:
         keys[:, ~allowed] = -(2**63)
-    return np.sort(keys, axis=1)[:, ::-1][:, :k]
+    keys = np.sort(keys, axis=1)[:, ::-1][:, :k]
+    return worth(np.pad(keys, ((0, 0), (0, k - keys.shape[1])), constant_values=-(2**63)), vectors, queries)
 
 
 ORDERS = ("random", "rising", "falling", "twice")
@@ -119,7 +141,7 @@ def test_bars_leave_nothing_out(path, data):
     mask = None if allowed is None else draw.random(len(vectors)) < allowed
     k = data.draw(st.sampled_from([1, 40, 700]))
     want = by_sorting(vectors, queries, k, gone, mask)
-    np.testing.assert_array_equal(survivors(vectors, queries, k, gone, mask, path), want)
+    same(survivors(vectors, queries, k, gone, mask, path), want)
 
 
 def test_a_guess_that_was_too_high_is_taken_back(path):
@@ -131,15 +153,7 @@ def test_a_guess_that_was_too_high_is_taken_back(path):
     best_first[order] = vectors[np.argsort(-vectors[:, 0])]
     queries = np.array([[1, 0], [-1, 0], [0, 1]], dtype=np.float32)
     want = by_sorting(best_first, queries, k, [[]] * 3, None)
-    np.testing.assert_array_equal(survivors(best_first, queries, k, [[]] * 3, None, path), want)
-    if path != "plain":
-        from suisen.recommending.kernels import compiled
-
-        table = Quantised.of(best_first)
-        search = checked_search(table.vectors, queries, k, None, None)
-        _, counts = compiled._scanned(table, table.levels_of(queries), search, path, True)
-        assert counts[0] < k
-        assert (counts[1:] == k).all()
+    same(survivors(best_first, queries, k, [[]] * 3, None, path), want)
 
 
 def test_a_bar_that_rises_onto_ties_keeps_them_all(path):
@@ -151,7 +165,7 @@ def test_a_bar_that_rises_onto_ties_keeps_them_all(path):
     vectors[order[15_000:15_300]] = 1
     queries = np.ones((2, 1), dtype=np.float32)
     want = by_sorting(vectors, queries, k, [[]] * 2, None)
-    np.testing.assert_array_equal(survivors(vectors, queries, k, [[]] * 2, None, path), want)
+    same(survivors(vectors, queries, k, [[]] * 2, None, path), want)
 
 
 def test_rows_overflow_and_are_cut_to_the_best(path, monkeypatch):
@@ -160,37 +174,45 @@ def test_rows_overflow_and_are_cut_to_the_best(path, monkeypatch):
     vectors = np.random.default_rng(1).normal(size=(n, 2)).astype(np.float32)
     rising = np.empty_like(vectors)
     rising[Quantised.of(vectors).order[:n]] = vectors[np.argsort(vectors[:, 0])]
-    if path != "plain":
-        monkeypatch.setattr("suisen.recommending.kernels.compiled.SPARE", 1_100)
+    monkeypatch.setattr(search, "SPARE", 1_100)
     queries = np.array([[1, 0], [0, 1]], dtype=np.float32)
     want = by_sorting(rising, queries, k, [[]] * 2, None)
-    np.testing.assert_array_equal(survivors(rising, queries, k, [[]] * 2, None, path), want)
+    same(survivors(rising, queries, k, [[]] * 2, None, path), want)
 
 
 @given(numbers=st.lists(st.integers(-(2**62), 2**62), unique=True, min_size=1, max_size=40), data=st.data())
 def test_the_largest_come_to_the_front(path, numbers, data):
     if path == "plain":
         pytest.skip("plain sorts")
-    from suisen.recommending.kernels import compiled
+    from suisen.recommending.kernels.scan import partitioned
 
     count = data.draw(st.integers(1, len(numbers)))
     k = data.draw(st.integers(1, count))
     row = np.array(numbers)
     best = sorted(numbers[:count], reverse=True)
-    assert compiled._partitioned(row, count, k) == best[k - 1]
+    assert partitioned(row, count, k) == best[k - 1]
     assert sorted(row[:k], reverse=True) == best[:k]
     assert sorted(row[k:count], reverse=True) == best[k:]
     assert row[count:].tolist() == numbers[count:]
 
 
 @given(data=st.data())
-def test_rescored_is_the_product_by_definition(path, data):
+def test_scores_are_products_by_definition(path, data):
     d, n, b = data.draw(st.integers(1, 40)), 9, 2
     numbers = st.floats(-(2.0**49), 2.0**49, width=32)
     vectors, queries = (data.draw(arrays(np.float32, (rows, d), elements=numbers)) for rows in (n, b))
-    positions = data.draw(arrays(np.int64, (b, 5), elements=st.integers(-1, n - 1)))
-    found = _kernel(path).rescored(vectors, queries, positions)
-    for row, column in np.ndindex(b, 5):
-        at = positions[row, column]
-        want = -np.inf if at < 0 else product_by_definition(vectors[at], queries[row])
-        assert found[row, column] == want
+    ids, scores = candidates(Quantised.of(vectors), queries, n, path=path, margin=n)
+    for row, column in np.ndindex(b, n):
+        assert scores[row, column] == product_by_definition(vectors[ids[row, column]], queries[row])
+
+
+@given(
+    scores=st.lists(st.floats(-(2.0**49), 2.0**49, width=32), min_size=1, max_size=90),
+    crowd=st.sampled_from([1, 7, 1_000]),
+)
+def test_lists_are_sorted_whatever_crowds_in_a_bin(path, scores, crowd):
+    vectors = np.repeat(np.array(scores, dtype=np.float32)[:, None], crowd % 99, axis=0)
+    ids, found = candidates(Quantised.of(vectors), np.ones((1, 1), np.float32), len(vectors), path=path)
+    order = np.lexsort((np.arange(len(vectors)), -vectors[:, 0]))
+    np.testing.assert_array_equal(ids[0], order)
+    np.testing.assert_array_equal(found[0], vectors[order, 0])

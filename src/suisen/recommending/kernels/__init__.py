@@ -1,4 +1,4 @@
-"""Kernels of the fast answer: int8 tables of vectors and of a ranker, and which instructions of the processor run them."""
+"""Kernels of the fast answer: int8 tables of vectors and of a ranker, and what runs them on this processor."""
 
 from suisen.recommending.kernels.paths import PATHS, path_of, paths_here
 from suisen.recommending.kernels.quantised import Quantised

@@ -1,7 +1,7 @@
 """What intrinsics are made of: LLVM's instructions, addresses inside arrays, loops, and products of int8.
 
-A function marked ``intrinsic`` emits the instructions of its caller in LLVM's own language.  Types say which: activations
-and queries in int8 or uint8 are multiplied by AVX-512 VNNI (``vpdpbusd``: 64 products added to 16 sums in one
+A function marked ``intrinsic`` emits instructions in LLVM's own language where it is called.  Types say which: rows of
+activations or queries in int8 are multiplied by AVX-512 VNNI (``vpdpbusd``: 64 products added to 16 sums in one
 instruction), in int16 by AVX2 (``vpmaddwd`` after widening: 16 products; the byte form would saturate).  So a processor
 never sees an instruction that it lacks.
 """
@@ -19,6 +19,7 @@ FLOAT = ir.FloatType()
 
 
 def vector(kind: ir.Type, lanes: int) -> ir.VectorType:
+    """So many lanes of a kind."""
     return ir.VectorType(kind, lanes)
 
 
@@ -126,7 +127,9 @@ def _vnni(emit: Emitter, table: Any, rows: Any, stride: Any, quads: Any, group: 
 
     def step(number: Any, sums: Sequence[Any]) -> list[Any]:
         here = emit.plus(table, emit.builder.mul(number, I64(256)))
-        held = [emit.builder.bitcast(emit.load(emit.plus(here, 64 * part), kind, 1), vector(I8, 64)) for part in range(4)]
+        held = [
+            emit.builder.bitcast(emit.load(emit.plus(here, 64 * part), kind, 1), vector(I8, 64)) for part in range(4)
+        ]
         word = emit.plus(rows, emit.builder.mul(number, I64(4)))
         out = []
         for row in range(group):

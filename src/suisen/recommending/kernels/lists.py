@@ -14,8 +14,8 @@ from numba.extending import intrinsic
 from suisen.recommending.kernels.cache import compiled
 from suisen.recommending.kernels.emitter import FLOAT, I8, I32, I64, Emitter, vector
 from suisen.recommending.kernels.quantised import LARGEST, LOW
-from suisen.retrieval.checks import MAX_COORDINATE
 from suisen.recommending.kernels.scan import partitioned, scan
+from suisen.retrieval.checks import MAX_COORDINATE
 
 AHEAD = 8
 """Rows that are fetched from memory while one is multiplied."""
@@ -42,7 +42,7 @@ def _flipped(builder: Any, bits: Any) -> Any:
 
 @intrinsic
 def key_of(typing: Any, score: Any, place: Any) -> Any:
-    """score << 32 | (2^32 - 1 - place): the larger key has the larger score, then the lower place."""
+    """Score << 32 | (2^32 - 1 - place): the larger key has the larger score, then the lower place."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         bits = builder.bitcast(builder.fadd(values[0], ir.Constant(FLOAT, 0.0)), I32)  # + 0 turns -0 into 0
@@ -132,15 +132,16 @@ def ordered(row: Any, count: int) -> None:
         row[:count] = keys[::-1]
         return
     for place in range(count):
-        at = np.int64((np.float64(high) - scores[place]) * unit)
-        row[starts[at]] = keys[place]
-        starts[at] += 1
+        into = np.int64((np.float64(high) - scores[place]) * unit)
+        row[starts[into]] = keys[place]
+        starts[into] += 1
     for place in range(1, count):
-        key, at = row[place], place
-        while at > 0 and row[at - 1] < key:
-            row[at] = row[at - 1]
-            at -= 1
-        row[at] = key
+        key = row[place]
+        hole = place
+        while hole > 0 and row[hole - 1] < key:
+            row[hole] = row[hole - 1]
+            hole -= 1
+        row[hole] = key
 
 
 @compiled
@@ -178,7 +179,9 @@ def _shut(open_: Any, slots: Any, values: Any, start: int, end: int) -> bool:
 
 
 @compiled
-def _scored(keys: Any, count: int, exact: bool, vectors: Any, queries: Any, row: int, unit: float, added: float) -> None:
+def _scored(
+    keys: Any, count: int, exact: bool, vectors: Any, queries: Any, row: int, unit: float, added: float
+) -> None:
     """Integer scores in keys become float32: true inner products, or what the integers stand for."""
     for place in range(count):
         key = keys[place]

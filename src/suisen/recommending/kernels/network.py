@@ -41,15 +41,15 @@ class _First:
         places = [builder.add(first, I64(member)) for member in range(group)]
         ids = [emit.load(emit.address(1, place, 8), I64, 8) for place in places]
         self.records = [emit.row(0, item, 1) for item in ids]
-        self.pairs = [
-            [
-                emit.splat(emit.load(emit.plus(emit.row(4, I64(feature), 2), builder.mul(place, I64(2))), I16, 2), self.lanes)
-                for feature in range(2)
-            ]
-            for place in places
-        ]  # fmt: skip
+        self.pairs = [[self._pair(feature, place) for feature in range(2)] for place in places]
         self.context = emit.address(2, I64(0), 2)
         self.weights = [emit.row(3, I64(feature), 2) for feature in range(2)]
+
+    def _pair(self, feature: int, place: Any) -> Any:
+        """A candidate's pair feature in every lane."""
+        start = self.emit.row(4, I64(feature), 2)
+        level = self.emit.load(self.emit.plus(start, self.emit.builder.mul(place, I64(2))), I16, 2)
+        return self.emit.splat(level, self.lanes)
 
     def levels(self, number: Any) -> list[Any]:
         """For each candidate a vector of int16, 0 to 255, of the ``number``-th columns."""

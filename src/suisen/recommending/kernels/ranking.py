@@ -215,16 +215,36 @@ def _precise(
 
 
 @compiled
+def _pairs(scores: Any, count: int, falling: Any, features: Any, levels: Any) -> tuple[float, float]:
+    """Pair features of a list, in float32 and in int16; the mean and deviation of its scores."""
+    mean, spread = _moments(scores, count)
+    for place in range(count):
+        features[place, 0], features[place, 1] = np.float32((scores[place] - mean) / spread), falling[place]
+        levels[0, place] = _level(features[place, 0])
+    return mean, spread
+
+
+@compiled
+def _written(alive: Any, count: int, scores: Any, keys: Any, ids: Any, positions: Any, found: Any) -> None:
+    """A list's answer: alive[:count] by their scores."""
+    for at in range(count):
+        keys[at] = key_of(scores[alive[at]], alive[at])
+    ordered(keys, count)
+    for at in range(count):
+        positions[at], found[at] = ids[LOW - (keys[at] & LOW)], score_of(keys[at])
+
+
+@compiled
 def rank(
     lists: Any, contexts: Any, ints: Any, floats: Any, widths: Any, shape: Any, speed: Any, true: Any, group: Any,
     scratch: Any, out: Any,
 ) -> None:  # fmt: skip
     """The best of sorted lists by the ranker: positions and scores, falling, into ``out``; -1 and -inf behind them.
 
-    ``lists``: (B, C) positions and scores, and (B,) how many; ``contexts``: (B, r) rows; ``ints`` and ``floats``: tables
-    of ``RankTables``; ``shape``: numbers of the inner product, pair features, and both together; ``speed``: candidates
-    that are left by the cut, 1 for int8, candidates that are left for float32; ``true``: queries and vectors, none where
-    the lists' scores are true already.  Equal scores: the better by the first stage.
+    ``lists``: (B, C) positions and scores, and (B,) how many; ``contexts``: (B, r) rows; ``ints``, ``floats``,
+    ``widths``: tables of ``RankTables``; ``shape``: its ``numbers``; ``speed``: candidates that the cut leaves, 1 for
+    int8, candidates that are left for float32; ``true``: vectors and queries, none where the lists' scores are true.
+    Equal scores: the better by the first stage.
     """
     positions, retrieved, counts = lists
     of_first, of_short, falling = scratch
@@ -233,7 +253,7 @@ def rank(
     start, top = shape[2], shape[3]
     k = out[0].shape[1]
     size = len(group)
-    features, levels = np.zeros((most, 2), np.float32), np.empty((2, most + size), np.int16)
+    features, levels = np.zeros((most, 2), np.float32), np.zeros((2, most + size), np.int16)
     ids, alive = np.empty(most + size, np.int64), np.empty(most + size, np.int64)
     scores, shallow = np.empty(most, np.float32), np.empty(most, np.float32)
     keys = np.empty(most, np.int64)
@@ -246,14 +266,10 @@ def rank(
         out[0][row], out[1][row] = -1, -np.inf
         if count == 0:
             continue
-        mean, spread = _moments(retrieved[row], count)
+        mean, spread = _pairs(retrieved[row], count, falling, features, levels)
         for place in range(count):
-            features[place, 0] = np.float32((retrieved[row, place] - mean) / spread)
-            features[place, 1] = falling[place]
-            levels[0, place] = _level(features[place, 0])
-            ids[place] = positions[row, place]
-            alive[place] = place
-        ids[count : count + size], levels[:, count : count + size] = ids[count - 1], 0
+            ids[place], alive[place] = positions[row, place], place
+        ids[count : count + size] = ids[count - 1]  # whole groups are scored
         if cut or quantised:
             unit = _context_levels(contexts[row], ints[2], ints[6], top, start, of_first, of_short)
             context = (of_first, of_short, unit)
@@ -270,9 +286,4 @@ def rank(
                 floats, contexts, row, ids, alive, count, widths, shape, of_list, features, x, group, scores
             )  # fmt: skip
         count = _kept(alive, count, scores, keys, k)
-        for at in range(count):
-            keys[at] = key_of(scores[alive[at]], alive[at])
-        ordered(keys, count)
-        for at in range(count):
-            out[0][row, at] = ids[LOW - (keys[at] & LOW)]
-            out[1][row, at] = score_of(keys[at])
+        _written(alive, count, scores, keys, ids, out[0][row], out[1][row])

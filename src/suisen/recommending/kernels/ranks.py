@@ -207,7 +207,7 @@ class _Net:
         self.out = _array(form.out)
         self.widths = [len(form.from_pair), *(len(bias) for _, bias in self.layers)]
         lists = max(1, SAMPLE // max(sample.positions.shape[1], 1))
-        self.sample = Sample(*(part[:lists] for part in sample))
+        self.sample = Sample(sample.contexts[:lists], sample.positions[:lists], sample.scores[:lists])
         if self.widths[0] and not (self.sample.positions >= 0).any():
             raise InputError("sample holds no candidate; give lists that the int8 layers can be fitted to")
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from suisen.recommending.kernels import plain
+from suisen.recommending.kernels.quantised import ITEMS
 from suisen.recommending.kernels.ranks import (
     CONTEXT_TOP,
     HEAD,
@@ -17,7 +18,6 @@ from suisen.recommending.kernels.ranks import (
     TOP,
     RankTables,
 )
-from suisen.recommending.kernels.quantised import ITEMS
 from suisen.retrieval.contract import Floats, Ints
 
 FLOAT = np.float32
@@ -29,7 +29,7 @@ def features_of(scores: Floats, counts: Ints) -> Floats:
     for row, count in enumerate(counts):
         if count:
             mean, spread = moments(scores[row, :count])
-            out[row, :count, 0] = (scores[row, :count] - mean) / spread
+            out[row, :count, 0] = (scores[row, :count].astype(np.float64) - mean) / spread
     out[:, :, 1] = falling(scores.shape[1])
     return out
 
@@ -49,8 +49,9 @@ def moments(scores: Floats) -> tuple[float, float]:
         a, b, c, d = np.cumsum(padded.reshape(-1, 4), axis=0)[-1]
         return float((a + b) + (c + d))
 
-    mean = total(scores.astype(np.float64)) / len(scores)
-    return mean, max(float(np.sqrt(total((scores - mean) ** 2) / len(scores))), 1e-6)
+    wide = scores.astype(np.float64)
+    mean = total(wide) / len(wide)
+    return mean, max(float(np.sqrt(total((wide - mean) ** 2) / len(wide))), 1e-6)
 
 
 def rank(
@@ -160,7 +161,8 @@ class _List:
         rows, start = ranks.rows[self.ids[places]], self.inner + self.p
         if self.true is not None:
             mean, spread = self.moments
-            self.features[places, 0] = (plain.product(self.true[0][self.ids[places]], self.true[1]) - mean) / spread
+            products = plain.product(self.true[0][self.ids[places]], self.true[1]).astype(np.float64)
+            self.features[places, 0] = (products - mean) / spread
         x = np.zeros((len(places), self.first), dtype=FLOAT)
         pairs = self.features[places] @ ranks.from_pair[:, : self.hidden]
         x[:, : self.hidden] = np.maximum(self.context[start:] + rows[:, start:] + pairs, 0)

@@ -12,6 +12,7 @@ asked for, by a margin for what rounding moves over the edge; ``agreement`` meas
 """
 
 import threading
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -101,16 +102,17 @@ def two_stage(
 
     Raises InputError.
     """
+    _check(k)
     most = min(max(candidates, k) if ranks is not None else k, len(table.vectors))
-    parts = []
-    for part in _batches(queries, rows, exclude):
+
+    def answered(part: _Part) -> tuple[Ints, Floats]:
         lists = _retrieved(table, part, most, margin_of(most), allowed, speed.rescore, path)
         if ranks is None:
-            parts.append((lists[0], lists[1]))
-        else:
-            true = None if speed.rescore else (table.vectors, part.queries)
-            parts.append(_ranked(ranks, lists, part.rows, k, speed, true, path))
-    return _joined(parts, k)
+            return lists[:2]
+        true = None if speed.rescore else (table.vectors, part.queries)
+        return _ranked(ranks, lists, part.rows, k, speed, true, path)
+
+    return _joined(map(answered, _batches(queries, rows, exclude)), len(queries), k)
 
 
 def candidates(
@@ -131,11 +133,11 @@ def candidates(
     margin = margin_of(k) if margin is None else margin
     if margin < 0:
         raise InputError(f"margin = {margin} is negative; give 0 or more, or leave it out")
+    _check(k)
     most = min(k, len(table.vectors))
-    lists = [
-        _retrieved(table, part, most, margin, allowed, True, path)[:2] for part in _batches(queries, None, exclude)
-    ]
-    return _joined(lists, k)
+    batches = _batches(queries, None, exclude)
+    lists = (_retrieved(table, part, most, margin, allowed, True, path)[:2] for part in batches)
+    return _joined(lists, len(queries), k)
 
 
 def ranked(
@@ -150,9 +152,15 @@ def ranked(
     """The second stage alone: as ``two_stage``, of lists (B, C) of positions, -1 behind them, with falling scores."""
     if positions.shape != scores.shape or (positions >= len(ranks.rows)).any():
         raise InputError(f"positions has shape {positions.shape}, scores {scores.shape}, of {len(ranks.rows)} items")
+    _check(k)
     counts = (positions >= 0).sum(axis=1)
     lists = (np.require(positions, np.int64, ["C", "W"]), np.require(scores, np.float32, ["C", "W"]), counts)
-    return _joined([_ranked(ranks, lists, rows, k, speed, None, path)], k)
+    return _joined([_ranked(ranks, lists, rows, k, speed, None, path)], len(rows), k)
+
+
+def _check(k: int) -> None:
+    if k < 0:
+        raise InputError(f"k = {k} is negative; give 0 or more")
 
 
 class _Part(NamedTuple):
@@ -177,9 +185,8 @@ def _batches(queries: Floats, rows: Floats | None, exclude: Excluded | None) -> 
     return out
 
 
-def _joined(parts: list[tuple[Ints, Floats]], k: int) -> tuple[Ints, Floats]:
-    """(B, k) copies, filled up where lists are shorter."""
-    b = sum(len(positions) for positions, _ in parts)
+def _joined(parts: Iterable[tuple[Ints, Floats]], b: int, k: int) -> tuple[Ints, Floats]:
+    """(B, k) copies, filled up where lists are shorter; each part is copied before the next is made."""
     ids, scores = np.full((b, k), -1, dtype=np.int64), np.full((b, k), -np.inf, dtype=np.float32)
     row = 0
     for positions, found in parts:
@@ -221,8 +228,10 @@ def _retrieved(
             lists = _compiled_lists(table, part, base, (best, most), exact, run)
             if lists is not None:
                 return lists
-    mask = allowed if allowed is None or allowed.dtype == np.bool_ else table.allowed_by(allowed)
-    search = checked_search(table.vectors, part.queries, min(most, 0) or best, part.exclude, mask)
+    mask: Any = allowed
+    if mask is not None and mask.dtype == np.uint64:
+        mask = table.allowed_by(mask)
+    search = checked_search(table.vectors, part.queries, best, part.exclude, mask)
     return plain.retrieve(table, search, exact, most)
 
 
