@@ -24,11 +24,10 @@ import numpy.typing as npt
 from suisen.errors import BundleError, InputError
 from suisen.files import replacing
 from suisen.models.form import Form
+from suisen.recommending.kernels.pairs import PAIRS, features_of
 from suisen.recommending.kernels.quantised import ITEMS, aligned, mapped
 from suisen.retrieval.contract import Floats, Ints
 
-PAIRS = 2
-"""Most pair features: ``engine.PAIR``."""
 PAIR_LEVELS = 4096
 """Levels of 1 in a pair feature."""
 LARGEST_PAIR = 7.99
@@ -259,8 +258,6 @@ class _Net:
 
     def sampled(self) -> tuple[Ints, Floats, Floats]:
         """Of every candidate in the sample: its list (m,), pair features (m, p), and first activations (m, h₁)."""
-        from suisen.recommending.kernels.reference import features_of
-
         lists, places = np.nonzero(self.sample.positions >= 0)
         features = features_of(self.sample.scores, (self.sample.positions >= 0).sum(axis=1))[lists, places]
         features = features[:, : len(self.form.gamma)]

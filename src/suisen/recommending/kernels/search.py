@@ -20,6 +20,7 @@ import numpy as np
 
 from suisen.errors import InputError
 from suisen.recommending.kernels import plain, reference
+from suisen.recommending.kernels.pairs import falling
 from suisen.recommending.kernels.paths import path_of
 from suisen.recommending.kernels.quantised import Quantised, Words, aligned
 from suisen.recommending.kernels.ranks import RankTables
@@ -276,7 +277,7 @@ def _compiled_lists(
 
 @cache
 def _falling(count: int) -> Floats:
-    return reference.falling(count)
+    return falling(count)
 
 
 def _ranked(
