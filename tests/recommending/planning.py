@@ -20,6 +20,9 @@ class EnginePlan:
         self.engine, self.prepared = engine, []
         self.on_prepare = lambda: None
 
+    def describe(self):
+        return {"candidates": "torch", "agreement": None}
+
     @torch.no_grad()
     def prepare(self, contexts):
         self.prepared.append(len(contexts))

@@ -65,6 +65,7 @@ class App:
             answering = await asyncio.to_thread(Answering, system, settings.state_bytes, settings.row_bytes)
             service.telemetry.watch_users(answering.recent)
             service.telemetry.watch_rows(answering.visitors)
+            service.telemetry.tell_plan(system.engine)
             service.answering = answering
         except Exception as error:
             service.state = "failed"

@@ -10,6 +10,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from suisen.recommending.engine import Engine
 from suisen.recommending.states import VisitorRows
 from suisen.recommending.users import RecentEvents
 from suisen.serving.lane import Lane
@@ -45,6 +46,8 @@ class Telemetry:
         self.impressions = counter("suisen_impressions_written", "Lists in the impression log.")
         self.impressions_lost = counter("suisen_impressions_lost", "Lists that the impression log could not take.")
         self.ready = gauge("suisen_ready", "1 while the server takes requests.")
+        self._plan = Info("suisen_plan", "What runs for requests that are not precise.", registry=registry)
+        self._agreement = gauge("suisen_plan_agreement", "How its lists agree with the precise ones.", ["figure"])
         self.bundle = Info("suisen_bundle", "The bundle that answers.", registry=registry)
 
     def watch(self, lane: Lane[Any, Any]) -> None:
@@ -65,6 +68,13 @@ class Telemetry:
             self._row_bytes.set_function(lambda: visitors.nbytes)
             self._row_queries.labels("kept").set_function(lambda: visitors.hits)
             self._row_queries.labels("computed").set_function(lambda: visitors.misses)
+
+    def tell_plan(self, engine: Engine) -> None:
+        """Tells of an engine's plan, or why everything runs on torch."""
+        told: dict[str, Any] = {"torch": engine.on_torch} if engine.plan is None else engine.plan.describe()
+        for figure, value in (told.pop("agreement", None) or {}).items():
+            self._agreement.labels(figure).set(value)
+        self._plan.info({name: str(value) for name, value in told.items()})
 
     def render(self) -> bytes:
         """Prometheus text format."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from suisen.serving.contract import Endpoint
 from suisen.serving.endpoints import (
+    bundle,
     events,
     health,
     metrics,
@@ -22,6 +23,7 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     rank.ENDPOINT,
     similar.ENDPOINT,
     events.ENDPOINT,
+    bundle.ENDPOINT,
     health.LIVE,
     health.READY,
     metrics.ENDPOINT,

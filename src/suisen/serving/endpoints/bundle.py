@@ -1,0 +1,77 @@
+"""``GET /v1/bundle``: what answers, and how."""
+
+from dataclasses import asdict
+from typing import Any
+
+from msgspec import Struct
+
+from suisen.models import name_of
+from suisen.models.contract import Model
+from suisen.serving.contract import Endpoint, NoParams
+from suisen.serving.exchange import Exchange
+from suisen.serving.service import Service
+
+
+class ModelAnswer(Struct, frozen=True):
+    """One stage."""
+
+    name: str
+    hyper: dict[str, Any]
+    """Its hyper-parameters."""
+
+
+class BundleAnswer(Struct, frozen=True):
+    """The bundle that answers."""
+
+    version: str
+    retriever: ModelAnswer | None
+    ranker: ModelAnswer | None
+    candidates: int
+    """Items that the retriever hands to the ranker."""
+    abilities: list[str]
+    """Which queries the model can answer beside those of users whom train knows."""
+    users: int
+    items: int
+    """Known by id; with events in train are ``trained_users`` and ``trained_items``."""
+    trained_users: int
+    trained_items: int
+    features: dict[str, list[str]]
+    """Names by whose they are: user, item, context."""
+    index_recall: float | None
+    """Share of the nearest items that an approximate index finds; null where the search is exact."""
+    notes: list[str]
+    """What is to be said of how it was trained."""
+    plan: dict[str, Any] | None
+    """How requests that are not ``precise`` are answered: what is compiled, on which instructions of the processor, at
+    which speed, and how its lists agree with the precise ones; null where all run on torch."""
+    on_torch: str | None
+    """Why there is no plan."""
+
+
+async def bundle(service: Service, exchange: Exchange, message: NoParams) -> BundleAnswer:
+    """What answers: version, models, counts, and the plan of fast answers with its measured agreement."""
+    system = service.loaded().system
+    store, engine = system.store, system.engine
+    return BundleAnswer(
+        version=service.version,
+        retriever=_described(system.retriever),
+        ranker=_described(system.ranker),
+        candidates=engine.candidates,
+        abilities=sorted(system.abilities),
+        users=len(store.users) - 1,
+        items=len(store.items) - 1,
+        trained_users=int(store.trained_users.sum()),
+        trained_items=int(store.trained_items.sum()),
+        features={owner: [column.name for column in encoder.columns] for owner, encoder in store.encoders.items()},
+        index_recall=system.index_recall,
+        notes=list(system.notes),
+        plan=None if engine.plan is None else engine.plan.describe(),
+        on_torch=engine.on_torch if engine.plan is None else None,
+    )
+
+
+def _described(model: Model | None) -> ModelAnswer | None:
+    return None if model is None else ModelAnswer(name_of(model), asdict(model))  # type: ignore[call-overload]
+
+
+ENDPOINT = Endpoint("GET", "/v1/bundle", bundle, takes=NoParams, answers=BundleAnswer)
