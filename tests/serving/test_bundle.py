@@ -42,7 +42,8 @@ def test_models_counts_and_features(name):
     assert told["features"]["context"] == ["device"]
     assert set(told["features"]) == {"user", "item", "context"}
     assert told["notes"] == list(system.notes)
-    assert (told["plan"], told["on_torch"], told["index_recall"]) == (None, system.engine.on_torch, None)
+    assert (told["plan"], told["on_torch"]) == (None, system.engine.on_torch)
+    assert told["index_recall"] == system.index_recall
     (info,) = [line for line in metrics if line.startswith("suisen_plan_info{")]
     assert info == f'suisen_plan_info{{torch="{system.engine.on_torch}"}} 1.0'
 

@@ -38,7 +38,7 @@ class BundleAnswer(Struct, frozen=True):
     features: dict[str, list[str]]
     """Names by whose they are: user, item, context."""
     index_recall: float | None
-    """Share of the nearest items that an approximate index finds; null where the search is exact."""
+    """Share of the nearest items that the index finds, where it was measured."""
     notes: list[str]
     """What is to be said of how it was trained."""
     plan: dict[str, Any] | None
