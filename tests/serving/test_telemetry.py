@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from suisen.serving.journal import SHOWN_S
 from suisen.serving.settings import Settings
 from suisen.serving.telemetry import JsonLines, configure_logging
 from tests.serving.client import Client
@@ -61,9 +63,12 @@ def test_apps_do_not_share_their_metrics(recommender):
 
 def test_lost_impressions_are_counted(recommender, tmp_path, monkeypatch):
     with Client(lambda: recommender.system, Settings(deadline_s=60, log_dir=tmp_path, impressions=True)) as client:
+        journal = client.app.service.journal
         client.get("/v1/recommend/7")
-        client.runner.run(client.app.service.journal._lanes["impressions"].stop())  # a lane that takes nothing any more
+        client.run(asyncio.sleep(3 * SHOWN_S))
+        client.run(journal._lanes["impressions"].stop())  # a lane that takes nothing any more
         assert client.get("/v1/recommend/7").status == 200
+        client.run(asyncio.sleep(3 * SHOWN_S))
         found = samples(client)
     assert found["suisen_impressions_written_total", ()] == 1
     assert found["suisen_impressions_lost_total", ()] == 1

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -17,8 +17,7 @@ _MEDIA_TYPE = re.compile(rb"application/json\s*(;\s*charset=\"?utf-8\"?\s*)?", r
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """Status, media type, body, further headers.  No reply may be cached."""
 
     status: int

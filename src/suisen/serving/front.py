@@ -249,10 +249,12 @@ class Connection(asyncio.Protocol):
         parser, headers, dispatch = self._parser, self._headers, self._front.app.dispatch
         version = parser.get_http_version()
         target = _target(self._url)
-        refusal = self._too_large()
-        if refusal is not None or target is None or version not in ("1.0", "1.1"):
+        if target is None or version not in ("1.0", "1.1"):
             shown = f"{self._url[:80].decode('latin-1')!r}, HTTP/{version}"
-            self._refuse(refusal or Refusal("malformed_request", f"{shown}: send a path in HTTP/1.1"))
+            self._refuse(Refusal("malformed_request", f"{shown}: send a path in HTTP/1.1"))
+            return
+        if (refusal := self._too_large()) is not None:
+            self._refuse(refusal)
             return
         self._exchange = dispatch.exchange(parser.get_method().decode("ascii"), *target, headers)
         self._found = dispatch.opened(self._exchange)
@@ -410,7 +412,7 @@ class Connection(asyncio.Protocol):
         self._since = time.monotonic()
         if last:
             self._part()
-        elif not self._pumping:
+        elif not self._pumping and (self._waiting or self._rest or self._last or self._expects or self._deaf):
             self._pump()
 
     # -- the end ----------------------------------------------------------------------------------------------------

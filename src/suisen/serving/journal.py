@@ -2,22 +2,24 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
-
-import msgspec
 
 from suisen.serving.event_log import FileLog, Impression, LoggedEvent, as_text
 from suisen.serving.lane import Lane
-from suisen.serving.messages import Answer
+from suisen.serving.messages import EPOCH, MICROSECOND, Answer
 from suisen.serving.problems import Refusal
 from suisen.serving.telemetry import Telemetry
 
 logger = logging.getLogger("suisen.serving")
-Rows = list[msgspec.Struct]
+Shown = tuple[str, int, str, Answer]
+"""Request id, time in microseconds, version, list: what an impression is made of, outside the event loop."""
+Rows = Sequence[LoggedEvent | Shown]
 MAX_ROWS = 20_000
 """Most rows that are held until they are written; they may all go into one write."""
+SHOWN_S = 0.02
+"""Seconds that lists are held before they are handed over together."""
 
 
 class Journal:
@@ -30,6 +32,7 @@ class Journal:
             name: Lane(name, partial(_write, log), max_rows=MAX_ROWS, rows_per_batch=MAX_ROWS)
             for name, log in logs.items()
         }
+        self._shown: list[Shown] = []
         for lane in self._lanes.values():
             telemetry.watch(lane)
 
@@ -40,6 +43,7 @@ class Journal:
 
     async def stop(self) -> None:
         """Writes what waits and closes the files."""
+        self._hand_over()
         for name, lane in self._lanes.items():
             await lane.stop()
             self._logs[name].close()
@@ -56,20 +60,16 @@ class Journal:
         """Keeps lists; the request does not wait for the disk.  Lists that cannot be kept are counted."""
         if "impressions" not in self._lanes:
             return
-        now = datetime.now(UTC)
-        rows: Rows = [
-            Impression(
-                request_id=request_id,
-                time=now,
-                version=version,
-                user_id=as_text(answer.user_id),
-                answered_by=answer.answered_by,
-                item_id=[str(item.item_id) for item in answer.items],
-                position=[item.rank for item in answer.items],
-                score=[item.score for item in answer.items],
-            )
-            for answer in answers
-        ]
+        if not self._shown:
+            asyncio.get_running_loop().call_later(SHOWN_S, self._hand_over)
+        now = time.time_ns() // 1000
+        self._shown.extend([(request_id, now, version, answer) for answer in answers])
+
+    def _hand_over(self) -> None:
+        """Gives the lists that were shown to the lane: one job for many, for a job costs more than a list."""
+        rows, self._shown = self._shown, []
+        if not rows:
+            return
         try:
             done = self._lanes["impressions"].submit(rows)
         except Refusal:
@@ -82,10 +82,24 @@ class Journal:
         (self._telemetry.impressions_lost if lost else self._telemetry.impressions).inc(rows)
 
 
+def _impression(request_id: str, time: int, version: str, answer: Answer) -> Impression:
+    items = answer.items
+    return Impression(
+        request_id=request_id,
+        time=EPOCH + time * MICROSECOND,
+        version=version,
+        user_id=as_text(answer.user_id),
+        answered_by=answer.answered_by,
+        item_id=[str(item.item_id) for item in items],
+        position=[item.rank for item in items],
+        score=[item.score for item in items],
+    )
+
+
 def _write(log: FileLog, jobs: list[Rows]) -> list[int | Exception]:
     """In a lane's thread: the rows of all jobs are one write."""
     try:
-        log.append([row for rows in jobs for row in rows])
+        log.append([_impression(*row) if isinstance(row, tuple) else row for rows in jobs for row in rows])
     except OSError as error:
         logger.error("the log cannot be written: %s", error)
         reason = error.strerror or str(error)

@@ -3,7 +3,9 @@
 Defaults and bounds of what a caller may choose are those of ``RecommendOptions``.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -80,8 +82,14 @@ class ListOptions(Message, frozen=True, kw_only=True):
 
     def options(self, **others: Any) -> RecommendOptions:
         """These fields and others as the recommender takes them."""
-        mine = {name: getattr(self, name) for name in ListOptions.__struct_fields__}
-        return RecommendOptions(**mine, **others)
+        mine = _plain(self.k, self.exclude_seen, self.unknown, self.diversity, self.precise)
+        return replace(mine, **others) if others else mine
+
+
+@lru_cache(1024)
+def _plain(k: int, exclude_seen: bool, unknown: UnknownPolicy, diversity: float, precise: bool) -> RecommendOptions:
+    """Most requests want the same options: making them costs more than reading the request."""
+    return RecommendOptions(k, exclude_seen=exclude_seen, unknown=unknown, diversity=diversity, precise=precise)
 
 
 class Item(Struct, frozen=True, gc=False):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Literal
 
 from suisen.errors import InputError
@@ -24,6 +25,8 @@ class Service:
         """Raises InputError where the folder of the log cannot be written."""
         self.settings = settings
         self.telemetry = Telemetry()
+        self.answers = cache(self.telemetry.answers.labels)
+        """What counts the lists of one ``answered_by``."""
         self.journal = Journal(_logs(settings), self.telemetry)
         self.lane: Lane[Job, Result] = Lane(
             "recommend", self._work, max_rows=settings.max_queries, rows_per_batch=settings.queries_per_batch

@@ -11,14 +11,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from suisen.serving.lane import J, Lane, R, Work, late, overloaded
 
 
-@dataclass(frozen=True, slots=True)
-class _Ticket(Generic[J, R]):
+class _Ticket(NamedTuple, Generic[J, R]):
     job: J
     done: Callable[[R | Exception], None]
     until: float

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
@@ -50,11 +50,14 @@ def recommend(service: Service, exchange: Exchange, message: RecommendRequest) -
 
 def options_of(message: RecommendRequest) -> RecommendOptions:
     """What is asked for, as the recommender takes it."""
-    return message.options(
-        exclude=tuple(message.exclude),
-        among=None if message.among is None else tuple(message.among),
-        at=time_of(message.at),
-    )
+    others: dict[str, Any] = {}
+    if message.exclude:
+        others["exclude"] = tuple(message.exclude)
+    if message.among is not None:
+        others["among"] = tuple(message.among)
+    if message.at is not None:
+        others["at"] = time_of(message.at)
+    return message.options(**others)
 
 
 def listed(service: Service, exchange: Exchange, queries: Sequence[Query], options: RecommendOptions) -> Pending:
@@ -71,7 +74,7 @@ def counted(service: Service, exchange: Exchange, found: Result) -> list[Answer]
     """The answers of a job, counted and, where that is wanted, logged as impressions."""
     answers = [answer for answer in found if isinstance(answer, Answer)]
     for answer in answers:
-        service.telemetry.answers.labels(answer.answered_by).inc()
+        service.answers(answer.answered_by).inc()
     service.journal.shown(exchange.request_id, service.version, answers)
     return answers
 
