@@ -164,9 +164,12 @@ def test_the_manifest_says_what_there_is(saved):
     }  # fmt: skip
     assert manifest["index"]["name"] == "exact"
     files = {str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file()} - {"manifest.json"}
-    assert set(manifest["files"]) == files == {
+    assert set(manifest["files"]) == files
+    assert {name for name in files if not name.startswith("plan/")} == {
         "retriever.safetensors", "ranker.safetensors", "users.arrow", "items.arrow", "parity.json", "index/vectors.npy",
     }  # fmt: skip
+    assert (manifest["plan"]["candidates"], manifest["plan"]["ranker"]) == ("compiled", "compiled")
+    assert {"plan/candidates/tiles.npy", "plan/ranker/rows.npy"} <= files
     assert Recommender.load(saved).system.version.startswith("two-tower+deepfm-")
 
 

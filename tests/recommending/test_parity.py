@@ -111,8 +111,8 @@ def test_an_approximate_index_is_allowed_what_it_missed_when_saved(monkeypatch):
     rec = fitted("two-tower + deepfm")
     answer = parity._answer
 
-    def forgetful(recommender, row):
-        items, scores = answer(recommender, row)
+    def forgetful(recommender, row, precise):
+        items, scores = answer(recommender, row, precise)
         return ["a stranger", *items[1:]], [9.0, *(score + 0.01 for score in scores[1:])]
 
     monkeypatch.setattr(parity, "_answer", forgetful)

@@ -6,6 +6,7 @@
     ranker.safetensors
     users.arrow items.arrow  raw ids, trained marks, histories, counts, raw features and titles; row i = dense id i
     index/                   the index in its own format
+    plan/                    tables of the fast way, made of the weights; absent where everything runs on torch
     parity.json              requests with their expected answers
 
 It is written into a hidden folder beside its place and renamed, so that a reader never sees half of one.  An older
@@ -18,6 +19,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -37,8 +39,9 @@ from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import BundleError, SuisenError
 from suisen.models import model_of, name_of
 from suisen.models.contract import Model, Net
-from suisen.recommending import parity
+from suisen.recommending import parity, planning
 from suisen.recommending.engine import PAIR, Engine, recommendable
+from suisen.recommending.plan import Plan
 from suisen.recommending.standin import Undrawn, build_ranker
 from suisen.recommending.store import Store
 from suisen.recommending.system import System, first_of
@@ -48,7 +51,7 @@ from suisen.version import __version__
 N = TypeVar("N", bound=Net)
 FORMAT = 2
 """1: the context features were called request features (``encoders.request``, crosses of ``request.device``)."""
-MANIFEST, PARITY = "manifest.json", "parity.json"
+MANIFEST, PARITY, PLAN = "manifest.json", "parity.json", "plan"
 MISFITS = (KeyError, ValueError, TypeError, RuntimeError, OSError, SafetensorError, pl.exceptions.PolarsError)
 """What reading raises where manifest and files do not fit each other."""
 ALIGNMENT = 64
@@ -61,11 +64,18 @@ OWN = ("__raw", "__trained", "__history", "__times", "__count")
 
 
 def save(
-    system: System, folder: Path, *, metrics: dict[str, Any] | None = None, run: dict[str, Any] | None = None
+    system: System,
+    folder: Path,
+    *,
+    metrics: dict[str, Any] | None = None,
+    run: dict[str, Any] | None = None,
+    identical: float = planning.IDENTICAL,
 ) -> Path:
     """Writes the bundle and returns its folder; an older bundle in its place is replaced.
 
-    ``metrics`` (with their protocol) and ``run`` (options, environment) go into the manifest as they are.
+    ``metrics`` (with their protocol) and ``run`` (options, environment) go into the manifest as they are.  The bundle's
+    plan is made here, and answers once the bundle is loaded: the fastest whose lists are identical to the precise ones
+    for a share ``identical`` of held-back requests.
     """
     folder = folder.resolve()
     is_bundle = (folder / MANIFEST).is_file()
@@ -76,7 +86,10 @@ def save(
     aside, old = (folder.with_name(f".{folder.name}.{what}-{mark}") for what in ("new", "old"))
     try:
         aside.mkdir()
-        _write(system, aside, {"metrics": metrics or {}, "run": run or {}})
+        planned = planning.make(system, identical)
+        system = replace(system, engine=_with_plan(copy(system.engine), planned))
+        facts = {"metrics": metrics or {}, "run": run or {}, "plan": planning.save(planned, aside / PLAN)}
+        _write(system, aside, facts)
         _swap(aside, folder, old)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -94,6 +107,12 @@ def _swap(new: Path, place: Path, old: Path) -> None:
         if old.exists():
             old.rename(place)
         raise
+
+
+def _with_plan(engine: Engine, planned: Plan | str) -> Engine:
+    """The engine, given its plan or the reason why it has none."""
+    engine.plan, engine.on_torch = (None, planned) if isinstance(planned, str) else (planned, "")
+    return engine
 
 
 def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
@@ -267,6 +286,7 @@ def _read(place: Path, manifest: dict[str, Any]) -> System:
     index = None if manifest["index"] is None else open_index(manifest["index"], place / "index")
     allowed = recommendable(first_of(retriever, ranker), store.trained_items)
     engine = Engine(first, second, allowed, manifest["candidates"], index)
+    _with_plan(engine, planning.load(manifest.get("plan"), place / PLAN, engine))
     notes = tuple(manifest["notes"])
     system = System(retriever, ranker, store, engine, manifest["seed"], manifest["index_recall"], notes)
     return replace(system, version=f"{system.name.replace(' ', '')}-{_sha256(place / MANIFEST)[:12]}")

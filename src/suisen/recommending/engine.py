@@ -120,8 +120,8 @@ class Engine:
         self.index = build_index(retriever, Exact()) if index is None else index
         self.states = NetScorer(ranker, allowed).items if ranker is not None and retriever is not None else None
         self.plan: Fast | None = None
-        """The fast way, where the system was saved and this machine has one."""
-        self.on_torch = "the system was not saved: a plan is made with its bundle"
+        """The fast way, where the engine was loaded with one."""
+        self.on_torch = "a plan is made when a bundle is saved; load that"
         """Why there is no plan, where there is none."""
 
     # -- stages -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,124 @@
+"""The plan of an answer: what a request needs, laid out beforehand, and lists from it by compiled kernels.
+
+A request's contexts become ``States`` once: query vectors, and rows of the ranker's form.  ``lists`` then is one call:
+scan → exclusions → candidates → pair features → ranker → top k.  What does not compile runs on torch inside the same
+two steps: the first stage where it has no vectors or an approximate index was chosen, the ranker where it has no form.
+
+How much is rounded on the way is the plan's ``speed``; ``agreement`` says how often its lists are those of
+``Engine.lists``, measured when the bundle was made (``suisen.recommending.planning``).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from suisen.data.batch import Contexts
+from suisen.data.ragged import Ragged
+from suisen.models.form import Form
+from suisen.recommending.engine import Engine, Filters, States, wide
+from suisen.recommending.kernels import PRECISE, Quantised, RankTables, candidates, path_of, ranked, two_stage
+from suisen.retrieval import Excluded
+from suisen.retrieval.contract import Floats
+
+MOST = 1_000
+"""Largest k of a plan; a longer list is an export, which torch makes."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a plan's first ten compare with those of ``Engine.lists``, on held-back requests."""
+
+    identical: float
+    """Share of the requests whose lists are the same items in the same order."""
+    overlap: float
+    """Mean share of the precise list that is in the plan's."""
+    ndcg: float
+    """NDCG@10 of the plan's lists, where the last item of each history was held back."""
+    precise_ndcg: float
+    """The same of the precise lists."""
+    requests: int
+
+
+class Plan:
+    """The fast way of an ``Engine``."""
+
+    most = MOST
+
+    def __init__(self, engine: Engine, table: Quantised | None, ranks: RankTables | None, form: Form | None) -> None:
+        """``table``: the retriever's vectors, None where the first stage runs on torch.  ``ranks`` and ``form``: of the
+        ranker, both None where there is none or it runs on torch.
+        """
+        self.engine, self.table, self.ranks, self.form = engine, table, ranks, form
+        self.path = self.measured_on = path_of()
+        """What the kernels run on here, and where the agreement was measured: all paths are held to the same lists."""
+        self.speed = PRECISE
+        self.agreement: Agreement | None = None
+        """None: not measured yet."""
+        self._allowed = None if table is None else table.open_to(engine.allowed[1:].numpy())
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data: where each stage runs, the speed, the agreement, the path."""
+        ranker = None if self.engine.states is None else "torch" if self.ranks is None else "compiled"
+        return {
+            "candidates": "torch" if self.table is None else "compiled",
+            "ranker": ranker,
+            "speed": self.speed._asdict(),
+            "agreement": None if self.agreement is None else asdict(self.agreement),
+            "path": self.path,
+            "measured_on": self.measured_on,
+        }
+
+    @torch.no_grad()
+    def prepare(self, contexts: Contexts) -> States:
+        """What ``lists`` needs of B contexts."""
+        engine = self.engine
+        queries = engine.first.prepare(contexts).float().cpu().numpy()
+        if engine.ranker is None or engine.states is None:
+            return States(queries, None)
+        state = engine.ranker.context_state(contexts.to(engine.first.device))
+        rows = state if self.form is None else self.form.context(state)
+        return States(queries, rows.float().cpu().numpy())
+
+    def lists(self, states: States, k: int, exclude: Ragged, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, k) dense ids, 0 = none, and their scores, descending: min(k, items that are left) per row.
+
+        ``exclude``: B rows of dense items; ``among``: rising dense items, the only ones.  k is at most ``most``.
+        """
+        n = k if states.rows is None else max(k, self.engine.candidates)
+        if self.table is not None and among is None and (states.rows is None or self.ranks is not None):
+            gone = Excluded(exclude.values.numpy() - 1, exclude.offsets.numpy())
+            found, scores = two_stage(
+                self.table, self.ranks, states.queries, states.rows, n, k, gone, self._allowed, self.speed
+            )
+            return torch.from_numpy(found) + 1, torch.from_numpy(scores)
+        ids, retrieved = self._candidates(states.queries, n, exclude, among)
+        if states.rows is None:
+            return wide(ids[:, :k], k, 0), wide(retrieved[:, :k], k, -torch.inf)
+        if self.ranks is not None:
+            found, scores = ranked(self.ranks, ids.numpy() - 1, retrieved.numpy(), states.rows, k, self.speed)
+            return torch.from_numpy(found) + 1, torch.from_numpy(scores)
+        state = torch.from_numpy(states.rows).to(self.engine.first.device)
+        scored = self.engine.combined(state, ids, retrieved)
+        best, order = scored.sort(dim=1, descending=True, stable=True)
+        return wide(ids.gather(1, order)[:, :k], k, 0), wide(best[:, :k], k, -torch.inf)
+
+    def _candidates(self, queries: Floats, n: int, exclude: Ragged, among: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, at most n) dense ids and first-stage scores, descending."""
+        if self.table is None or among is not None:
+            state = torch.from_numpy(queries).to(self.engine.first.device)
+            return self.engine.search(state, n, Filters(exclude, among))
+        gone = Excluded(exclude.values.numpy() - 1, exclude.offsets.numpy())
+        n = min(n, self.engine.n_allowed)
+        found, scores = candidates(self.table, queries, n, gone, self._allowed)
+        return torch.from_numpy(found) + 1, torch.from_numpy(scores)
+
+    def warm(self) -> None:
+        """Makes one call of each kind, so that the first request finds everything compiled and mapped."""
+        d = len(self.engine.allowed) if self.table is None else self.table.vectors.shape[1]
+        rows = None if self.ranks is None else np.zeros((1, self.ranks.rows.shape[1]), dtype=np.float32)
+        if rows is None and self.engine.states is not None:
+            return  # torch compiles nothing
+        self.lists(States(np.zeros((1, d), dtype=np.float32), rows), 1, Ragged.empty(1))

@@ -1,0 +1,202 @@
+"""Making plans: tables are laid out, a speed is chosen by how its lists agree with the precise ones, all goes to disk.
+
+The speeds are tried from the fastest to float32.  Chosen is the first whose ordered top 10 is that of ``Engine.lists``
+for a share ``identical`` of requests that were held back: users with a history, its last item taken away, which counts
+as the truth and may be recommended again.  What the tables are calibrated on are other users' requests.  Where users
+have no histories (guests alone), items drawn by their events make them up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from suisen.data.batch import Contexts
+from suisen.data.ragged import Ragged
+from suisen.models.contract import ITEMS_PER_CHUNK
+from suisen.models.form import Form
+from suisen.recommending.engine import Engine, Filters
+from suisen.recommending.kernels import PRECISE, Quantised, RankTables, Sample, Speed, paths_here
+from suisen.recommending.kernels.quantised import MAX_DIM
+from suisen.recommending.plan import Agreement, Plan
+from suisen.recommending.queries import DenseQueries, answerable
+from suisen.recommending.store import Store
+from suisen.recommending.system import System
+from suisen.retrieval import INDEXES
+
+IDENTICAL = 0.99
+"""Share of the requests whose lists must be those of the precise way."""
+JUDGED, FITTED = 1_000, 200
+"""Most requests that a speed is judged by, and that tables are calibrated on."""
+K = 10
+CANDIDATES, RANKER = "candidates", "ranker"
+"""Folders of the tables."""
+LADDER = (
+    Speed(rescore=False, cut=64, quantised=True, finish=16),
+    Speed(rescore=True, cut=64, quantised=True, finish=16),
+    Speed(rescore=True, cut=96, quantised=True, finish=20),
+    Speed(rescore=True, cut=128, quantised=True, finish=32),
+    Speed(rescore=True, cut=192, quantised=True, finish=48),
+    Speed(rescore=True, cut=0, quantised=True, finish=64),
+    PRECISE,
+)
+"""The speeds of two compiled stages whose ranker has a deep net, fastest first."""
+NO_PATH = "numba is not installed, or this processor has neither AVX-512 VNNI nor AVX2"
+
+
+class Requests(NamedTuple):
+    """B requests whose last item is held back."""
+
+    contexts: Contexts
+    seen: Ragged
+    """B rows: what the histories hold, but for the truth."""
+    truth: Tensor
+    """(B,) dense items."""
+
+    def take(self, rows: Tensor) -> "Requests":
+        """Some of them."""
+        return Requests(self.contexts.take(rows), self.seen.take(rows), self.truth[rows])
+
+
+def held_back(store: Store, abilities: frozenset[str], most: int, seed: int) -> Requests:
+    """At most ``most`` requests that the model can answer, in a random order."""
+    rng = torch.Generator().manual_seed(seed)
+    users = (store.trained_users & (store.histories.lengths > 1)).nonzero().squeeze(1)
+    users = users[torch.randperm(len(users), generator=rng)[:most]]
+    time = int(store.history_times.max()) + 1 if store.history_times.numel() else 0
+    contexts = store.contexts(users, time) if len(users) else _made_up(store, most, time, rng)
+    truth = contexts.history.values[contexts.history.offsets[1:] - 1]
+    past = contexts.history.drop_last()
+    times = contexts.history.with_values(contexts.history_time).drop_last()
+    contexts = replace(contexts, history=past, history_time=times.values)
+    seen = past.keep(past.values != truth[past.rows()])
+    users = contexts.user
+    queries = DenseQueries(contexts, seen, store.trained_users[users], store.featured_users[users])
+    return Requests(contexts, seen, truth).take(answerable(queries, abilities).nonzero().squeeze(1))
+
+
+def _made_up(store: Store, most: int, time: int, rng: torch.Generator) -> Contexts:
+    """Contexts of nobody, whose histories are four items each, drawn by events; none where there are none."""
+    rows = most if len(store.popular) else 0
+    contexts = store.contexts(torch.zeros(rows, dtype=torch.int64), time)
+    weights = store.item_counts[store.popular].double()
+    drawn = torch.multinomial(weights, 4 * rows, True, generator=rng) if rows else torch.zeros(0, dtype=torch.int64)
+    history = Ragged(store.popular[drawn], 4 * torch.arange(rows + 1))
+    return replace(contexts, history=history, history_time=contexts.time.repeat_interleave(4))
+
+
+# -- making ------------------------------------------------------------------------------------------------------------
+
+
+def make(system: System, identical: float = IDENTICAL) -> Plan | str:
+    """The plan of a system, measured; or why everything runs on torch."""
+    engine = system.engine
+    if engine.retriever is None:
+        return "a ranker alone scores every item"
+    if paths_here() == ("plain",):
+        return NO_PATH
+    requests = held_back(system.store, system.abilities, JUDGED + FITTED, system.seed)
+    fitted = min(FITTED, len(requests.truth) // 4)
+    if not fitted:
+        return "train has too few histories to measure a plan by"
+    order = torch.arange(len(requests.truth))
+    form = _form(engine)
+    table = _table(engine)
+    if table is None and form is None:
+        return "its first stage has no vectors, or an approximate index, and no compiled ranker stands behind it"
+    ranks = None if form is None else _ranks(engine, form, requests.take(order[:fitted]))
+    plan = Plan(engine, table, ranks, form)
+    judged = requests.take(order[fitted:])
+    precise = engine.lists(judged.contexts, K, Filters(judged.seen))[0]
+    states = plan.prepare(judged.contexts)
+    reached = 0.0
+    for speed in ladder(plan):
+        plan.speed = speed
+        plan.agreement = agreement(plan.lists(states, K, judged.seen)[0], precise, judged.truth)
+        reached = plan.agreement.identical
+        if reached >= identical:
+            return plan
+    return f"{reached:.1%} of {len(judged.truth)} lists are identical in float32, {identical:.1%} are asked for"
+
+
+def ladder(plan: Plan) -> Sequence[Speed]:
+    """The speeds that a plan can run at, fastest first."""
+    if plan.ranks is None or plan.form is None:
+        return (PRECISE,)
+    speeds = LADDER if len(plan.form.from_pair) else (Speed(rescore=False), PRECISE)
+    return [speed for speed in speeds if speed.rescore or plan.table is not None]
+
+
+def _table(engine: Engine) -> Quantised | None:
+    """The first stage's vectors in int8, where it is an exact search of vectors that such a table can hold."""
+    if engine.index is None:
+        return None
+    described = engine.index.description
+    scans = INDEXES[described["name"]].exact and described["d"] <= MAX_DIM
+    return Quantised.of(engine.index.vectors) if scans else None
+
+
+@torch.no_grad()
+def _form(engine: Engine) -> Form | None:
+    return None if engine.ranker is None else engine.ranker.form()
+
+
+@torch.no_grad()
+def _ranks(engine: Engine, form: Form, requests: Requests) -> RankTables:
+    """The ranker's tables, calibrated on the lists of some requests."""
+    assert engine.states is not None  # noqa: S101 - a form is
+    assert engine.ranker is not None  # noqa: S101 - of a second stage
+    items = torch.cat([form.item(states) for states in torch.split(engine.states[1:], ITEMS_PER_CHUNK)])
+    ids, scores = engine.retrieve(requests.contexts, engine.candidates, Filters(requests.seen))
+    rows = form.context(engine.ranker.context_state(requests.contexts.to(engine.first.device)))
+    sample = Sample(rows.float().cpu().numpy(), ids.numpy() - 1, scores.numpy())
+    return RankTables.of(form, items.float().cpu().numpy(), sample)
+
+
+def agreement(lists: Tensor, precise: Tensor, truth: Tensor) -> Agreement:
+    """Of (B, k) lists with (B, k) precise ones, 0 = none, and (B,) true items."""
+    held = precise > 0
+    shared = ((lists[:, :, None] == precise[:, None, :]) & held[:, None, :]).any(1)  # (B, k): of the precise list
+    overlap = shared.sum(1) / held.sum(1).clamp(min=1)
+    discounts = torch.log2(torch.arange(lists.shape[1]) + 2.0)
+    ndcg, reference = (float(((one == truth[:, None]) / discounts).sum(1).mean()) for one in (lists, precise))
+    return Agreement(
+        float((lists == precise).all(1).double().mean()), float(overlap.mean()), ndcg, reference, len(truth)
+    )
+
+
+# -- on disk -----------------------------------------------------------------------------------------------------------
+
+
+def save(plan: Plan | str, folder: Path) -> dict[str, Any]:
+    """Writes the plan's tables into ``folder`` and returns its description for a manifest."""
+    if isinstance(plan, str):
+        return {"torch": plan}
+    if plan.table is not None:
+        plan.table.save(folder / CANDIDATES)
+    if plan.ranks is not None:
+        plan.ranks.save(folder / RANKER)
+    return plan.describe()
+
+
+def load(description: dict[str, Any] | None, folder: Path, engine: Engine) -> Plan | str:
+    """The plan that ``save`` wrote, of the same engine; or why there is none.  Raises BundleError for other tables."""
+    if description is None:
+        return "the bundle is older than plans; save it again"
+    if "torch" in description:
+        return str(description["torch"])
+    if paths_here() == ("plain",):
+        return NO_PATH
+    table = ranks = form = None
+    if description["candidates"] == "compiled" and engine.index is not None:
+        table = Quantised.load(folder / CANDIDATES, engine.index.vectors)
+    if description["ranker"] == "compiled":
+        form = _form(engine)
+        ranks = RankTables.load(folder / RANKER, len(engine.allowed) - 1)
+    plan = Plan(engine, table, ranks, form)
+    plan.speed, plan.agreement = Speed(**description["speed"]), Agreement(**description["agreement"])
+    plan.measured_on = description["measured_on"]
+    return plan
