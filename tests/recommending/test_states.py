@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suisen.errors import InputError, UnsupportedQuery
+from suisen.models import SASRec
+from suisen.pipeline.recommender import Recommender
 from suisen.recommending.answering import answer, answer_planned, planned
 from suisen.recommending.queries import RawQueries, RecommendOptions, answerable, dense_queries
 from suisen.recommending.states import ENTRY, NOBODY, STRANGER, VisitorRows
 from suisen.recommending.users import RecentEvents
 from tests.fitted import EVERY, LONELY, NEW_USER, fitted
+from tests.helpers import make_data
 from tests.recommending.planning import with_plan
 
 LIMIT = 1 << 20
@@ -169,6 +172,16 @@ def test_networks_say_whether_they_read_the_time(name):
         for net in (engine.retriever, engine.ranker):
             if net is not None and not net.reads_time:
                 assert torch.equal(net.prepare_contexts(contexts), net.prepare_contexts(later))
+
+
+def test_a_bundle_of_guests_alone_has_rows():
+    data = make_data(user=[None] * 6, session=["a", "a", "b", "b", "c", "c"], item=[1, 2, 2, 3, 3, 1])
+    system = with_plan(Recommender(SASRec(dim=8, epochs=1, blocks=1, heads=1)).fit(data).system)
+    rows = VisitorRows(system, RecentEvents(system.store, LIMIT), LIMIT)
+    right(rows, RawQueries(["x", None, None], sessions=[None, "a", None], history=[None, None, [1, 2]]))
+    rows.recent.add([None], [2], [5], ["a"])
+    right(rows, RawQueries(["x", None, None], sessions=[None, "a", None]))
+    assert [key for key in rows._slots if key != NOBODY] == ["x", b"a"]
 
 
 def test_a_system_without_a_plan_has_no_rows():

@@ -23,9 +23,12 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from suisen.data.batch import Contexts
 from suisen.data.ids import RawId
+from suisen.data.ragged import Ragged
 from suisen.recommending.engine import States
 from suisen.recommending.queries import RawQueries, answerable, dense_queries
+from suisen.recommending.store import Store
 from suisen.recommending.system import System
 from suisen.recommending.users import RecentEvents, Visitor, session_key, user_key
 
@@ -48,6 +51,15 @@ class Rows(NamedTuple):
     """B times the dense items of the history as int32, rising, each once."""
 
 
+def _somebody(store: Store) -> Contexts:
+    """The context of a user with events, or, where there are guests alone, of one who took the most popular item."""
+    contexts = store.contexts(store.trained_users.long().argmax()[None], 0)
+    if contexts.history.values.numel():
+        return contexts
+    one = Ragged(store.popular[:1], torch.tensor([0, len(store.popular[:1])]))
+    return replace(contexts, history=one, history_time=torch.zeros_like(one.values))
+
+
 class VisitorRows:
     """Rows of those who asked lately.  Any thread may ask."""
 
@@ -62,8 +74,7 @@ class VisitorRows:
         self._text = store.users.raw_ids.dtype == pl.String
         timeless = not any(net is not None and net.reads_time for net in (engine.retriever, engine.ranker))
         self._max_bytes = max_bytes if timeless else 0
-        known = store.trained_users.nonzero()[:1, 0]
-        queries, rows = self.plan.prepare(store.contexts(known, 0))
+        queries, rows = self.plan.prepare(_somebody(store))
         self.bytes_of_a_row = queries.nbytes + (0 if rows is None else rows.nbytes)
         slots = 1 + self._max_bytes // (ENTRY + self.bytes_of_a_row)
         # Pages of an empty array take no memory before they are written to: nothing has to grow, or be copied.
