@@ -76,6 +76,10 @@ class Served:
         """The result of a coroutine, run in the server's loop."""
         return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(SECONDS)
 
+    def stop_front(self):
+        """Stops the fast front, and that alone; the future of its end."""
+        return asyncio.run_coroutine_threadsafe(self.front.stop(), self.loop)
+
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def ask(self, method, path, body=b"", headers=None, raw=True) -> Response:

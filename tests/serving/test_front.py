@@ -7,6 +7,8 @@ import socket
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from suisen.serving.settings import Settings
 from tests.serving.sockets import SECONDS, Served
@@ -273,3 +275,197 @@ def test_http_1_0_stays_open_where_it_asks_to(fast):
     one = b"GET /health/live HTTP/1.0\r\n%b\r\n"
     found = replies(raw(fast, one % b"connection: keep-alive\r\n", one % b""))
     assert [(status, headers["connection"]) for status, headers, _ in found] == [(200, "keep-alive"), (200, "close")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code"),
+    [
+        (b"GET /%b HTTP/1.1\r\n\r\n" % (b"a" * 1025), 414, "url_too_long"),
+        (b"GET /%b" % (b"a" * 20_000), 414, "url_too_long"),
+        (b"GET /health/live HTTP/1.1\r\nx: %b\r\n\r\n" % (b"a" * 2048), 431, "headers_too_large"),
+        (b"GET /health/live HTTP/1.1\r\nx: %b" % (b"a" * 20_000), 431, "headers_too_large"),
+        (b"GET /health/live HTTP/1.1\r\n" + b"x: y\r\n" * 5000, 431, "headers_too_large"),
+        (b"\r\n" * 10_000, 431, "headers_too_large"),
+        (POST + b"content-length: 4097\r\n\r\n", 413, "too_large"),
+        (CHUNKED + b"1001\r\n" + b" " * 4097, 413, "too_large"),
+        (CHUNKED + b"1;" + b"x" * 20_000, 431, "headers_too_large"),
+        (CHUNKED + b"1\r\n \r\n0\r\nx: " + b"y" * 20_000, 431, "headers_too_large"),
+        (b"GET /nowhere HTTP/1.1\r\ncontent-length: 9999\r\n\r\n" + b" " * 4097, 404, "not_found"),
+    ],
+    ids=lambda given: repr(given)[:40],
+)
+def test_what_is_too_large_is_refused_before_it_is_read(fast, asked, status, code):
+    """The client sends on and waits: the reply comes without the rest, and the connection ends."""
+    with socket.create_connection(fast.address, timeout=SECONDS) as plain:
+        plain.sendall(asked)
+        found = rest(plain)
+    assert statuses(found) == [status]
+    assert problem(found)[0] == code
+
+
+def test_a_large_body_that_is_sent_on_does_not_destroy_the_refusal(fast):
+    with socket.create_connection(fast.address, timeout=SECONDS) as plain:
+        plain.sendall(POST + b"content-length: 1000000\r\n\r\n")
+        for _ in range(20):
+            plain.sendall(b" " * 50_000)
+        plain.shutdown(socket.SHUT_WR)
+        assert problem(rest(plain))[0] == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("asked", "detail"),
+    [(WHOLE[:40], "the head did not come within 0.4 s"), (WHOLE[:-5], "the body did not come within 0.4 s")],
+)
+def test_slow_requests_are_refused(fast, asked, detail):
+    """However often a byte comes: the whole has its time."""
+    with socket.create_connection(fast.address, timeout=SECONDS) as plain:
+        plain.sendall(asked[:-9])
+        started = time.monotonic()
+        for byte in asked[-9:]:
+            plain.sendall(bytes([byte]))
+            time.sleep(0.03)
+        found = rest(plain)
+    assert time.monotonic() - started >= 0.4
+    assert problem(found) == ("too_slow", f"{detail}; send it faster")
+
+
+def test_connections_without_a_request_are_closed(fast):
+    with (
+        socket.create_connection(fast.address, timeout=SECONDS) as silent,
+        socket.create_connection(fast.address, timeout=SECONDS) as used,
+    ):
+        used.sendall(LIVE)
+        assert statuses(rest(used)) == [200]
+        assert rest(silent) == b""
+
+
+@pytest.fixture
+def crowded(recommender):
+    limits = {"max_connections": 4, "max_connections_per_address": 3}
+    with Served("fast", lambda: recommender.system, Settings(deadline_s=60, **limits)) as made:
+        yield made
+
+
+def test_connections_beyond_the_limit_are_refused(crowded):
+    kept = [socket.create_connection(crowded.address, timeout=SECONDS) for _ in range(3)]
+    for plain in kept:
+        plain.sendall(LIVE)
+        assert plain.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    found = raw_open(crowded, LIVE)
+    assert problem(found) == ("overloaded", "3 connections of 127.0.0.1 are open; use them, or close some")
+    assert replies(found)[0][1]["retry-after"] == "1"
+    crowded.front.addresses["192.0.2.1"] = 1
+    object.__setattr__(crowded.front.settings, "max_connections", 3)
+    assert problem(raw_open(crowded, LIVE)) == ("overloaded", "3 connections are open; come again in a second")
+    kept.pop().close()
+    until(lambda: len(crowded.front.open) == 2)
+    assert statuses(raw_open(crowded, LAST)) == [200]
+    for plain in kept:
+        plain.close()
+    until(lambda: not crowded.front.open)
+    assert set(crowded.front.addresses) == {"192.0.2.1"}
+
+
+def until(there):
+    end = time.monotonic() + SECONDS
+    while not there():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def narrow(recommender):
+    """The fast front behind small buffers of the system, so that unread replies are its own to hold."""
+    with Served("fast", lambda: recommender.system, Settings(deadline_s=60, body_s=1.0)) as made:
+        made.listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        yield made
+
+
+def test_who_reads_no_replies_gets_no_further_ones_and_is_cut(narrow):
+    """What is not taken is held once, not for every request that was sent."""
+    size = len(narrow.get("/openapi.json").body)
+    with socket.create_connection(narrow.address, timeout=SECONDS) as plain:
+        plain.sendall(b"GET /openapi.json HTTP/1.1\r\n\r\n" * 3000)
+        until(lambda: any(each._stuck >= 0 for each in narrow.front.open))
+        (stuck,) = [each for each in narrow.front.open if each._stuck >= 0]
+        assert stuck._transport.get_write_buffer_size() < (1 << 16) + 2 * size
+        assert len(stuck._waiting) < 400
+        until(lambda: stuck not in narrow.front.open)
+        assert len(rest(plain)) < 1000 * size
+
+
+def test_who_reads_slowly_gets_everything(narrow):
+    """One large reply, though it takes longer than a client may take nothing."""
+    body = json.dumps({"queries": [{}] * 256, "k": 40}).encode()
+    with socket.create_connection(narrow.address, timeout=SECONDS) as plain:
+        plain.sendall(POST + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        found, started = [plain.recv(1)], time.monotonic()
+        while data := plain.recv(1 << 15):
+            found.append(data)
+            if time.monotonic() - started < 2:
+                time.sleep(0.1)
+    ((status, _, body),) = replies(b"".join(found))
+    assert (status, len(json.loads(body)["answers"])) == (200, 256)
+    assert time.monotonic() - started > 2
+
+
+def test_stopping_answers_what_has_come_and_closes_the_rest(recommender):
+    with Served("fast", lambda: recommender.system, Settings(deadline_s=60)) as served:
+        idle = socket.create_connection(served.address, timeout=SECONDS)
+        running = socket.create_connection(served.address, timeout=SECONDS)
+        begun = socket.create_connection(served.address, timeout=SECONDS)
+        idle.sendall(LIVE)
+        assert idle.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        begun.sendall(WHOLE[:50])
+        running.sendall(WHOLE)
+        until(lambda: len(served.front.open) == 3 and any(each._reading == "head" for each in served.front.open))
+        stopping = served.stop_front()
+        assert rest(idle) == b""
+        ((status, headers, _),) = replies(rest(running))
+        assert (status, headers.get("connection", "close")) == (200, "close")
+        assert not stopping.done()
+        begun.sendall(WHOLE[50:])
+        ((status, headers, _),) = replies(rest(begun))
+        assert (status, headers["connection"]) == (200, "close")
+        for plain in (idle, running, begun):
+            plain.close()
+        stopping.result(SECONDS)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(served.address, timeout=SECONDS)
+
+
+def test_while_it_drains_each_reply_ends_its_connection(recommender):
+    with Served("fast", lambda: recommender.system, Settings(deadline_s=60)) as served:
+        served.loop.call_soon_threadsafe(served.app.drain)
+        until(lambda: served.app.service.state == "draining")
+        found = replies(raw_open(served, LIVE + LIVE))
+        assert [headers.get("connection") for _, headers, _ in found] == [None, "close"]
+
+
+@pytest.mark.parametrize("served", ["fast"], indirect=True)
+def test_a_fault_of_ours_is_no_traceback(served, recommender, monkeypatch, caplog):
+    with served(lambda: recommender.system, Settings(deadline_s=60)) as server:
+        monkeypatch.setattr(server.app.dispatch, "opened", lambda exchange: 1 / 0)
+        found = raw_open(server, LIVE)
+        assert problem(found)[0] == "internal"
+        assert "division" not in found.decode()
+        assert "ZeroDivisionError" in caplog.text
+
+
+PARTS = st.sampled_from([LIVE, WHOLE, CHUNKED + b"5\r\n" + BODY[:5] + b"\r\n", LIVE.replace(b"GET", b"HEAD")])
+BYTES = st.sampled_from([b"\r", b"\n", b"\r\n", b"\0", b" ", b":", b"0", b"-", b"%", b"\xff", b"\r\n\r\n", b"", b"G"])
+
+
+@given(
+    st.lists(PARTS, min_size=1, max_size=3).map(b"".join),
+    st.lists(st.tuples(st.integers(0, 400), BYTES, st.integers(0, 3)), max_size=3),
+    st.integers(1, 400),
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bytes_of_anything_are_answered_or_end_the_connection(fast, data, changes, cut):
+    for place, put, out in changes:
+        data = data[:place] + put + data[place + out :]
+    found = raw(fast, data[:cut], data[cut:])
+    codes = [int(line[9:12]) for line in found.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+    assert found == b"" or found.startswith(b"HTTP/1.1 ")
+    assert all(code in (100, 200, 400, 404, 405, 408, 413, 414, 415, 422, 431) for code in codes), found
