@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import string
+import sys
 import threading
 from urllib.parse import quote
 
@@ -17,6 +18,10 @@ from suisen.serving.endpoints import ENDPOINTS
 from suisen.serving.front import Front
 from tests.serving.client import JSON, Response
 
+if sys.platform == "win32":
+    new_loop = asyncio.new_event_loop
+else:
+    from uvloop import new_event_loop as new_loop  # as ``serve`` does
 SECONDS = 60.0
 """Nothing here takes so long, but a busy machine may be slow."""
 
@@ -24,15 +29,19 @@ SECONDS = 60.0
 class Served:
     """An app behind one of the fronts; the calls are those of ``client.Client``."""
 
-    def __init__(self, front, load, settings=None, wait=True, endpoints=ENDPOINTS) -> None:
+    def __init__(self, front, load, settings=None, wait=True, endpoints=ENDPOINTS, loop=new_loop) -> None:
         self.app = App(load, settings, endpoints)
         self.listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.address = self.listening.getsockname()
         self._run = {"fast": self._fast, "asgi": self._asgi}[front]
         self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(wait)), daemon=True)
+        self._thread = threading.Thread(target=self._live, args=(loop, wait), daemon=True)
         self._thread.start()
         assert self._started.wait(SECONDS)
+
+    def _live(self, loop, wait) -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(self._run(wait))
 
     async def _ready(self, wait) -> None:
         self.loop, self._ended = asyncio.get_running_loop(), asyncio.Event()

@@ -1,7 +1,16 @@
-"""What a socket may bring: halves, floods, lies and silence.  Every request is answered or its connection closed."""
+"""What a socket may bring: halves, floods, lies and silence.  Every request is answered or its connection closed.
+
+Where the fronts differ, by design; all else is tested on both:
+* uvicorn has no limits on a request's time, URL and headers, on idle connections and on readers that read nothing;
+* what is no HTTP gets its status in plain text from uvicorn, and requests that came before it are not answered;
+* a client that shuts its side gets no answer from uvicorn, and HTTP/1.0 is closed though it asks to stay;
+* uvicorn hands trailers to the app as if they were headers;
+* an ASGI application sees no connections: while it drains it cannot say that one ends.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -11,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from suisen.serving.settings import Settings
-from tests.serving.sockets import SECONDS, Served
+from tests.serving.sockets import SECONDS, Served, new_loop
 
 BODY = b'{"queries":[{"user_id":7}],"k":2}'
 POST = b"POST /v1/recommend HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
@@ -19,17 +28,6 @@ LIVE = b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n"
 LAST = b"GET /health/live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
 WHOLE = POST + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
-BY_DESIGN = {
-    "early 408, 414 and 431": "uvicorn has no limit of its own on a request's time, URL and headers",
-    "a problem document for what is no HTTP": "uvicorn says it in plain text",
-    "HTTP/1.0 stays open where it asks to": "uvicorn closes it",
-    "connection: close while draining": "an ASGI application does not see the connection",
-    "limits on connections": "uvicorn's limit counts tasks",
-    "trailers are no headers": "uvicorn puts them behind the headers that it hands to the app",
-    "who shuts its side is still answered": "uvicorn closes the connection",
-    "requests before a broken one are answered": "uvicorn closes the connection",
-}
-"""Where the fronts differ, and why: what of it is tested below is tested on the fast one alone."""
 
 
 def raw(server, *parts, pause=0.0):
@@ -80,12 +78,14 @@ def problem(data):
     return document["code"], document["detail"]
 
 
-@pytest.fixture(scope="module")
-def fast(recommender):
-    """The fast front with short limits."""
+@pytest.fixture(scope="module", params=[new_loop, asyncio.new_event_loop], ids=["served", "asyncio"])
+def fast(request, recommender):
+    """The fast front with short limits, in each loop that it may run in."""
     limits = {"header_s": 0.4, "body_s": 0.4, "keep_alive_s": 0.8, "max_body_bytes": 4096}
     more = {"max_header_bytes": 2048, "max_url_bytes": 1024}
-    with Served("fast", lambda: recommender.system, Settings(deadline_s=60, **limits, **more)) as made:
+    with Served(
+        "fast", lambda: recommender.system, Settings(deadline_s=60, **limits, **more), loop=request.param
+    ) as made:
         yield made
         assert statuses(raw(made, LIVE)) == [200], "it does not live any more"
 
