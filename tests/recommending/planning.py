@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -43,8 +44,8 @@ class EnginePlan:
         return given.lists(contexts, k, Filters(exclude, among))
 
 
-def with_plan(system):
-    """A system whose engine has such a plan; the one given stays as it is."""
+def with_plan(system, plan=None):
+    """A system whose engine has such a plan, or the one given; the system given stays as it is."""
     engine = copy(system.engine)
-    engine.plan = EnginePlan(system.engine)
-    return type(system)(**{**{name: getattr(system, name) for name in system.__dataclass_fields__}, "engine": engine})
+    engine.plan = EnginePlan(system.engine) if plan is None else plan
+    return replace(system, engine=engine)

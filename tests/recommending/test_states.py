@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from suisen.errors import InputError, UnsupportedQuery
 from suisen.models import SASRec
 from suisen.pipeline.recommender import Recommender
+from suisen.recommending import planning
 from suisen.recommending.answering import answer, answer_planned, planned
+from suisen.recommending.kernels import PRECISE
 from suisen.recommending.queries import RawQueries, RecommendOptions, answerable, dense_queries
 from suisen.recommending.states import ENTRY, NOBODY, STRANGER, VisitorRows
 from suisen.recommending.users import RecentEvents
@@ -30,9 +33,18 @@ MANY = [f"u{one:04}" for one in range(1, 15)] + ["a", "b"]
 SESSIONS = ["s 1", "s 2", "u0001", None]
 
 
-def room(name, limit=LIMIT, ids="text"):
+@cache
+def compiled(name):
+    """The plan of compiled kernels, in float32, so that its lists are the precise ones but for ties."""
+    plan = planning.make(fitted(name).system)
+    if not isinstance(plan, str):
+        plan.speed = PRECISE
+    return plan
+
+
+def room(name, limit=LIMIT, ids="text", plan=None):
     """(system with a plan, its rows, the events that they look at)."""
-    system = with_plan(fitted(name, ids).system)
+    system = with_plan(fitted(name, ids).system, plan)
     recent = RecentEvents(system.store, LIMIT)
     return system, VisitorRows(system, recent, limit), recent
 
@@ -198,8 +210,7 @@ def test_ids_are_the_same_whatever_their_type():
     spelled = [1, "1", "01", "+1", " 1", "x1", 999_999, "999999", "-7", -7, "-07", "", "१", "9" * 30]
     for _ in range(3):
         right(rows, RawQueries(spelled))
-    assert rows._spelled("1") == 1
-    assert rows.hits >= 2 * 6
+    assert rows.hits == 2 * len(spelled)
     recent.add(["1", 999_999, "-7", "-07"], [1, 2, 3, 4], [after(rows._store)] * 4)
     for _ in range(2):
         right(rows, RawQueries(spelled))
@@ -213,7 +224,7 @@ def test_ids_are_the_same_whatever_their_type():
 # -- memory ---------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.tuples(st.lists(st.sampled_from(MANY), min_size=1, max_size=5), st.booleans()), max_size=20),
     st.integers(0, 6000),
@@ -325,11 +336,14 @@ QUERY = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.parametrize("name", PLANNED)
-@settings(deadline=None, max_examples=25)
+@pytest.mark.parametrize("name", [*PLANNED, "compiled mf", "compiled two-tower + deepfm", "compiled ease + fm"])
+@settings(deadline=None, max_examples=15)
 @given(data=st.data())
 def test_answers_by_the_plan_are_those_of_answer(name, data):
-    system, rows, recent = room(name)
+    plan = compiled(name.removeprefix("compiled ")) if name.startswith("compiled") else None
+    if plan == planning.NO_PATH:
+        pytest.skip(plan)
+    system, rows, recent = room(name.removeprefix("compiled "), plan=plan)
     events = data.draw(st.lists(st.tuples(st.sampled_from(USERS), st.sampled_from(SESSIONS), st.sampled_from(ITEMS))))
     recent.add(
         [e[0] for e in events], [e[2] for e in events], [after(system.store)] * len(events), [e[1] for e in events]

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import torch
 
 from suisen.data.batch import Contexts
@@ -71,7 +70,6 @@ class VisitorRows:
         self.nbytes = self.hits = self.misses = 0
         """Bytes held as the head of this file counts them; queries answered by a row that was kept; others."""
         self.plan, self.recent, self._store, self._abilities = engine.plan, recent, store, system.abilities
-        self._text = store.users.raw_ids.dtype == pl.String
         timeless = not any(net is not None and net.reads_time for net in (engine.retriever, engine.ranker))
         self._max_bytes = max_bytes if timeless else 0
         queries, rows = self.plan.prepare(_somebody(store))
@@ -119,7 +117,7 @@ class VisitorRows:
         nothing: what one does from now on must not be in the row of a user.
         """
         users = queries.users or [None] * len(queries)
-        keys: list[Visitor | None] = [NOBODY if user is None else self._spelled(user) for user in users]
+        keys: list[Visitor | None] = [NOBODY if user is None else user for user in users]  # 7 and "7" each has its own
         if queries.sessions is not None:
             sessions = list(queries.sessions)
             for place, session in enumerate(sessions):
@@ -131,14 +129,6 @@ class VisitorRows:
             queries = replace(queries, users=users, sessions=sessions)
         own = queries.bring_their_own
         return [None if own[place] else key for place, key in enumerate(keys)] if any(own) else keys, queries
-
-    def _spelled(self, user: RawId) -> RawId:
-        """The user as the bundle spells them, if it knows them: 7 and "7" are the same, and no other text is."""
-        if self._text:
-            return str(user)
-        if isinstance(user, int) or not (user.isascii() and user.removeprefix("-").isdecimal() and len(user) < 20):
-            return user
-        return int(user) if str(int(user)) == user else user
 
     def _held(self, key: Visitor) -> int:
         """The slot of a row that still holds, now the most recently used one."""
@@ -177,9 +167,7 @@ class VisitorRows:
             out.seen[place] = items[ends[row] : ends[row + 1]]
         with self._lock:
             for row, place in enumerate(missed):
-                key = keys[place]
-                spelled = known[row] == 0 or key == self._store.users.raw_ids[int(known[row]) - 1]
-                if key is not None and spelled:
+                if (key := keys[place]) is not None:
                     self._keep(key, who[row], events[row], place, out)
 
     def _keep(self, key: Visitor, who: Visitor | None, events: bytes | None, place: int, out: Rows) -> None:
