@@ -20,8 +20,9 @@ import pytest
 from suisen.errors import BundleError, InputError
 from suisen.recommending import bundle, parity
 from suisen.serving import answering
-from suisen.serving.server import _loaded, listen, running, serve, start_in_thread
+from suisen.serving.server import loaded, running, serve, start_in_thread
 from suisen.serving.settings import Settings
+from suisen.serving.sockets import listen
 from tests.serving.events import read_events
 
 PATIENT = Settings(deadline_s=60)
@@ -154,7 +155,7 @@ def test_a_bundle_that_answers_otherwise_is_not_served(place, monkeypatch):
 def test_the_fixture_is_replayed_on_loading(place, monkeypatch):
     replayed = []
     monkeypatch.setattr(parity, "check", lambda recommender, fixture: replayed.append(fixture))
-    _loaded(place)
+    loaded(place)
     assert replayed == [bundle.fixture(place)]
     assert replayed[0]
 

@@ -11,7 +11,8 @@ from suisen.errors import InputError
 from suisen.evaluation import compare as paired
 from suisen.pipeline import Recommender
 from suisen.pipeline import evaluate as measure
-from suisen.recommending.bundle import find, read_manifest
+from suisen.recommending.bundle import read_manifest
+from suisen.recommending.place import find
 from suisen.recommending.store import Store
 from suisen.runs import config
 from suisen.runs import folder as place

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from suisen.errors import InputError, unknown
+from suisen.cli.flags import GroupedCommand, GroupedOption, no_such_option, option_of
+from suisen.errors import InputError
 from suisen.runs import config
 from suisen.runs.config import CHOICES, DEFAULTS, Raw
 from suisen.runs.folder import finite
-from suisen.runs.settings import Setting
 
 TITLES = {"lists": "Lists that the ranker learns on", "tune": "Tuning"}
 """Headings of ``--help`` that are not just the section's name."""
@@ -23,20 +23,6 @@ HELP = {
 }
 
 
-class GroupedOption(click.Option):
-    """A setting's option, its text read later; it knows under which heading of ``--help`` it stands."""
-
-    def __init__(self, names: Sequence[str], group: str, **more: Any) -> None:
-        super().__init__(names, type=click.UNPROCESSED, **more)
-        self.group = group
-
-
-def option_of(setting: Setting, title: str) -> GroupedOption:
-    """A setting's flag."""
-    names = [setting.flag, setting.parameter]
-    return GroupedOption(names, title, multiple=setting.several, metavar=setting.metavar, help=setting.help)
-
-
 def chooser(section: str, title: str) -> GroupedOption:
     """``--retriever NAME``: picks a class."""
     names = "|".join(CHOICES[section])
@@ -45,7 +31,7 @@ def chooser(section: str, title: str) -> GroupedOption:
     return GroupedOption([f"--{section}", f"{section}__name"], title, metavar="NAME", help=text)
 
 
-class SettingsCommand(click.Command):
+class SettingsCommand(GroupedCommand):
     """A command with the settings of some sections; those of a chosen class join when it is chosen."""
 
     def __init__(self, *args: Any, sections: Sequence[str] = (), **more: Any) -> None:
@@ -55,10 +41,7 @@ class SettingsCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Looks for the names of choices first, in the flags and in the file, so that their options exist."""
         ctx.meta["suisen.settings"] = self._dynamic(args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            raise self._better(error, ctx) from None
+        return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The command's own and those of the settings."""
@@ -76,28 +59,17 @@ class SettingsCommand(click.Command):
             out += [option_of(setting, title) for setting in config.settings_in(section, name)]
         return out
 
-    def _better(self, error: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
+    def better(self, error: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
         """What would make the option exist, or the nearest one that does."""
-        known = [opt for param in self.get_params(ctx) for opt in param.opts]
         section = error.option_name.removeprefix("--").partition(".")[0]
         if section in self.sections and section in CHOICES and "." in error.option_name:
-            known = [opt for opt in known if opt.startswith(f"--{section}.")]
+            known = [opt for param in self.get_params(ctx) for opt in param.opts if opt.startswith(f"--{section}.")]
             if not known:
                 return click.UsageError(
                     f"{error.option_name} needs --{section} NAME; one of {', '.join(CHOICES[section])}"
                 )
-        return click.UsageError(str(unknown("option", error.option_name, known)))
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Under their headings."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                groups.setdefault(getattr(param, "group", "Options"), []).append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
+            return no_such_option(error, known)
+        return super().better(error, ctx)
 
 
 def _last(args: Sequence[str], flag: str) -> str | None:

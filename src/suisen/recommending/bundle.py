@@ -41,6 +41,7 @@ from suisen.models import model_of, name_of
 from suisen.models.contract import Model, Net
 from suisen.recommending import parity, planning
 from suisen.recommending.engine import PAIR, Engine, recommendable
+from suisen.recommending.place import MANIFEST, find
 from suisen.recommending.plan import Plan
 from suisen.recommending.standin import Undrawn, build_ranker
 from suisen.recommending.store import Store
@@ -51,7 +52,7 @@ from suisen.version import __version__
 N = TypeVar("N", bound=Net)
 FORMAT = 2
 """1: the context features were called request features (``encoders.request``, crosses of ``request.device``)."""
-MANIFEST, PARITY, PLAN = "manifest.json", "parity.json", "plan"
+PARITY, PLAN = "parity.json", "plan"
 MISFITS = (KeyError, ValueError, TypeError, RuntimeError, OSError, SafetensorError, pl.exceptions.PolarsError)
 """What reading raises where manifest and files do not fit each other."""
 ALIGNMENT = 64
@@ -201,14 +202,6 @@ def _sha256(path: Path) -> str:
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------
-
-
-def find(folder: Path) -> Path:
-    """The bundle in ``folder``: itself, or ``folder/bundle`` of a run."""
-    for place in (folder, folder / "bundle"):
-        if (place / MANIFEST).is_file():
-            return place
-    raise BundleError(f"{folder} holds no bundle ({MANIFEST} is missing); give a bundle or a run folder")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from suisen.serving.exchange import Exchange, Reply, check_size
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 from suisen.serving.settings import Settings
+from suisen.serving.siblings import Group
 
 logger = logging.getLogger("suisen.serving")
 Scope = MutableMapping[str, Any]
@@ -39,12 +40,13 @@ class App:
         load: Callable[[], System],
         settings: Settings | None = None,
         endpoints: Sequence[Endpoint[Any]] = ENDPOINTS,
+        group: Group | None = None,
     ) -> None:
-        """Raises InputError where the folder of the log cannot be written."""
-        self.service = Service(settings or Settings())
+        """``group``: the workers that this one is of.  Raises InputError where the folder of the log cannot be
+        written.
+        """
+        self.service = Service(settings or Settings(), group)
         self.service.description = msgspec.json.encode(openapi.document(endpoints))
-        self.on_opened: Callable[[], None] = lambda: None
-        """Called once in the event loop, when loading succeeded or failed."""
         self._load = load
         self.dispatch = Dispatch(self.service, endpoints)
 
@@ -78,7 +80,6 @@ class App:
                 service.state = "ready"
             logger.info("ready", extra={"fields": {"version": service.version}})
         self.opened.set()
-        self.on_opened()
 
     def drain(self) -> None:
         """Not ready from now on; requests that still come are answered."""

@@ -11,7 +11,7 @@ field could not be read back.
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -62,20 +62,26 @@ class FileLog:
     """Appends JSON lines to a file: one write per batch, so that batches of several processes never mix.
 
     A batch is with the operating system when ``append`` returns: it outlives the process, not a power cut.  A line that
-    an earlier crash left half written is moved to ``<file>.torn`` when the log is opened.
+    a crash left half written is moved to ``<file>.torn`` when the log is opened, or before the next line is written.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises InputError where the file cannot be written."""
         self.path = path
+        self.on_append: Callable[[int, int], None] = lambda start, end: None
+        """Told which bytes a batch became, while no other process may append."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise InputError(f"log = {str(path)!r} cannot be written ({error.strerror}); give another folder") from None
         self._encoder = msgspec.json.Encoder()
+        self.size()
+
+    def size(self) -> int:
+        """Bytes of whole lines, once half of one is moved aside."""
         with self._alone():
-            self._mend()
+            return self._mend()
 
     def append(self, batch: Sequence[msgspec.Struct]) -> None:
         """One write.  A write cut short (a full disk) is taken back and raised as OSError."""
@@ -83,14 +89,15 @@ class FileLog:
             raise OSError(f"{self.path} is closed")
         lines = self._encoder.encode_lines(batch)
         with self._alone():
-            end = os.fstat(self._file).st_size
+            start = self._mend()  # a sibling that was killed may have left half of a line
             try:
                 written = os.write(self._file, lines)
                 if written < len(lines):
                     raise OSError(f"{self.path}: only {written} of {len(lines)} bytes were written")
             except OSError:
-                os.ftruncate(self._file, end)
+                os.ftruncate(self._file, start)
                 raise
+            self.on_append(start, start + written)
 
     def close(self) -> None:
         """Closes the file; further appends raise OSError."""
@@ -110,17 +117,18 @@ class FileLog:
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _mend(self) -> None:
-        """Moves a torn last line aside."""
+    def _mend(self) -> int:
+        """Moves a torn last line aside; returns the size of the file."""
         size = os.fstat(self._file).st_size
+        if size == 0 or os.pread(self._file, 1, size - 1) == b"\n":
+            return size
         whole = _whole_bytes(self._file, size)
-        if whole == size:
-            return
         aside = self.path.with_name(f"{self.path.name}.torn")
         with aside.open("ab") as file:
             file.write(os.pread(self._file, size - whole, whole) + b"\n")
         os.ftruncate(self._file, whole)
         logger.warning("%s: a half-written last line (%d bytes) was moved to %s", self.path, size - whole, aside.name)
+        return whole
 
 
 def _whole_bytes(file: int, size: int) -> int:

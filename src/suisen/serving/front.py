@@ -22,6 +22,7 @@ from suisen.serving.dispatch import Found
 from suisen.serving.exchange import Exchange, Reply, check_size
 from suisen.serving.problems import Refusal
 from suisen.serving.settings import Settings
+from suisen.serving.sockets import LAST_S, waiting
 
 PIECE = 4096
 """Bytes that are parsed before it is looked at what they brought."""
@@ -70,6 +71,7 @@ class Front:
         settings = self.settings
         self._tick = min(1.0, LINGER_S / 2, settings.header_s / 4, settings.body_s / 4, settings.keep_alive_s / 4)
         self._sweep()
+        self._held = listening.dup()
         self._server = await self._loop.create_server(lambda: Connection(self), sock=listening, backlog=backlog)
 
     async def stop(self) -> None:
@@ -78,11 +80,13 @@ class Front:
         Requests that have arrived by then are answered, too.
         """
         self.closing = True
-        for _ in range(2):  # turns of the loop: who waits for being accepted is, who was accepted is read
-            await asyncio.sleep(0)
         self._server.close()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the loop lets go of the socket; what we hold is the last of it
+        last = waiting(self._held)
+        self._held.close()  # at once: a connection that is made in between is reset
+        for one in last:
+            await self._loop.connect_accepted_socket(lambda: Connection(self), one)
+        await asyncio.sleep(LAST_S)
         for connection in list(self.open):
             connection.leave()
         until = time.monotonic() + self.settings.grace_s

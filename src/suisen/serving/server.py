@@ -1,29 +1,31 @@
-"""The process around the app: a socket, uvicorn, signals.  ``serve`` blocks; ``start_in_thread`` does not."""
+"""The process around the app: a socket, a loop, signals.  ``serve`` blocks; ``start_in_thread`` does not."""
 
-import errno
-import os
+import asyncio
+import contextlib
+import gc
 import signal
 import socket
+import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
-import uvicorn
-
-from suisen.errors import InputError, SuisenError
+from suisen.errors import SuisenError
 from suisen.recommending import bundle, parity
+from suisen.recommending.place import find
 from suisen.recommending.system import System
 from suisen.serving.app import App
+from suisen.serving.asgi import AsgiFront
+from suisen.serving.front import Front
 from suisen.serving.settings import Settings
+from suisen.serving.sockets import listen, url_of
 from suisen.serving.telemetry import configure_logging
 
-BACKLOG = 1024
-KEEP_ALIVE_S = 75
-"""Longer than balancers keep idle connections, so that it is never us who closes one under a request."""
+TICK_S = 0.25
+"""Seconds between two looks at what siblings wrote and at what is watched, where no request makes the server look."""
 
 
 def serve(
@@ -40,7 +42,7 @@ def serve(
     the bundle, unless ``settings`` name a folder.  Raises InputError (port in use, log not writable) before anything is
     loaded, and BundleError where the bundle is damaged or answers other than it did when it was saved.
     """
-    place = bundle.find(source)
+    place = find(source)
     settings = settings or Settings()
     if settings.log_dir is None:
         settings = replace(settings, log_dir=place.parent / "events")
@@ -48,7 +50,7 @@ def serve(
     configure_logging()
     if on_ready is not None:
         server.on_ready = on_ready
-    server.run([server.listening])
+    server.run()
     server.raise_failure()
 
 
@@ -59,14 +61,12 @@ class Running:
         self.app = server.app
         self.url = server.url
         self._server = server
-        self._thread = threading.Thread(
-            target=server.run, args=([server.listening],), name="suisen-server", daemon=True
-        )
+        self._thread = threading.Thread(target=server.run, name="suisen-server", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Lets running requests finish, closes the port and the logs, and returns when that is done."""
-        self._server.should_exit = True
+        self._server.close()
         self._thread.join()
 
 
@@ -77,7 +77,7 @@ def start_in_thread(
 
     Without ``settings.log_dir`` there is no event log.
     """
-    server = _bound(bundle.find(source) if isinstance(source, Path) else source, host, port, settings)
+    server = _bound(find(source) if isinstance(source, Path) else source, host, port, settings)
     running = Running(server)
     server.opened.wait()
     if server.app.service.failure is not None:
@@ -100,13 +100,13 @@ def _bound(source: Path | System, host: str, port: int, settings: Settings | Non
     """A server on its port that will load the source when it runs."""
     listening = listen(host, port)
     try:
-        return Server(App(lambda: _loaded(source), settings), listening)
+        return Server(App(partial(loaded, source), settings), listening)
     except BaseException:
         listening.close()
         raise
 
 
-def _loaded(source: Path | System) -> System:
+def loaded(source: Path | System) -> System:
     """The System, its parity fixture replayed where it comes from a bundle."""
     if isinstance(source, System):
         return source
@@ -115,82 +115,32 @@ def _loaded(source: Path | System) -> System:
     return system
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.  Raises InputError where there can be none; port 0 takes a free one."""
-    if not 0 <= port <= 65535:
-        raise InputError(f"port = {port} must be from 0 to 65535; 0 takes a free one")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise InputError(
-            f"host = {host!r} is unknown ({error.strerror}); 127.0.0.1 serves this machine alone"
-        ) from None
-    try:
-        both = family == socket.AF_INET6  # "::" takes IPv4 connections, too
-        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
-    except OSError as error:
-        raise _no_socket(error.errno or 0, host, port) from None
+class Server:
+    """One process that serves.  SIGTERM turns ready to 503, waits for balancers to see it, then closes and finishes."""
 
-
-def _no_socket(reason: int, host: str, port: int) -> InputError:
-    if reason == errno.EADDRINUSE:
-        return InputError(f"port = {port} is in use on {host}; stop what listens there or give another (0: a free one)")
-    if reason == errno.EACCES:
-        return InputError(f"port = {port} is not allowed to this user; give one from 1024 on")
-    return InputError(
-        f"host = {host!r}, port = {port}: cannot listen ({os.strerror(reason)}); give an address of this machine"
-    )
-
-
-class Server(uvicorn.Server):
-    """uvicorn with our signals: SIGTERM turns ready to 503, waits for balancers to see it, then closes and finishes."""
-
-    def __init__(self, app: App, listening: socket.socket) -> None:
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(app.service.settings.grace_s)),
-        )
-        super().__init__(config)
+    def __init__(self, app: App, listening: socket.socket | None) -> None:
+        """``listening``: open while the bundle is loaded, so that probes are answered; None: ``may_open`` brings it."""
         self.app = app
         self.listening = listening
-        self.url = _url(listening)
+        self.url = "" if listening is None else url_of(listening)
+        self._started = False
+        self.may_open: Callable[[], Awaitable[socket.socket]] | None = None
+        """Asked for the socket when the bundle is loaded, where there is none before."""
+        self.on_ready: Callable[[str], None] = lambda url: None
         self.opened = threading.Event()
         """Set when loading has ended, one way or the other."""
-        self.on_ready: Callable[[str], None] = lambda url: None
-        self._leave_at: float | None = None
-        app.on_opened = self._opened
+        self._front = AsgiFront(app) if app.service.settings.front == "asgi" else Front(app)
+        self._loop = _new_loop()
+        self._leave, self._close, self._force = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    def _opened(self) -> None:
-        """A bundle that cannot be served ends the server."""
-        if self.app.service.failure is not None:
-            self.should_exit = True
-        elif self.app.service.state == "ready":
-            self.on_ready(self.url)
-        self.opened.set()
+    def run(self) -> None:
+        """Serves until a signal, or ``close``, has ended it.  Signals are heard where this is the main thread."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner, _heard(self._signalled):
+            runner.run(self._live())
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM drains first; SIGINT, or a second signal, closes at once; a third waits for nobody."""
-        if self.should_exit:
-            self.force_exit = True
-        elif sig == signal.SIGTERM and self._leave_at is None:
-            self.app.drain()
-            self._leave_at = time.monotonic() + self.app.service.settings.drain_s
-        else:
-            self.should_exit = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to close."""
-        if self._leave_at is not None and time.monotonic() >= self._leave_at:
-            self.should_exit = True
-        return await super().on_tick(counter)
+    def close(self) -> None:
+        """Ends the server as SIGINT does; from any thread."""
+        self._signalled(signal.SIGINT)
 
     def raise_failure(self) -> None:
         """Raises what kept the bundle from being served, if anything did."""
@@ -200,7 +150,84 @@ class Server(uvicorn.Server):
         if failure is not None:
             raise RuntimeError("the bundle cannot be served") from failure
 
+    def soon(self, call: Callable[..., object], *given: object) -> None:
+        """Calls something in the server's loop; from any thread, and without effect once the loop has ended."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call, *given)
 
-def _url(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    def _signalled(self, sig: int) -> None:
+        self.soon(self._end, sig)
+
+    def _end(self, sig: int) -> None:
+        """SIGTERM drains first; SIGINT, or a second signal, closes at once; a third waits for nobody."""
+        self.app.drain()
+        if self._close.is_set():
+            self._force.set()
+        elif sig != signal.SIGTERM or self._leave.is_set():
+            self._close.set()
+        self._leave.set()
+
+    async def _live(self) -> None:
+        settings = self.app.service.settings
+        await self.app.start()
+        begun = asyncio.create_task(self._begin())
+        await self._leave.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._close.wait(), settings.drain_s)
+        self._close.set()
+        begun.cancel()
+        if self._started:
+            stopping = [asyncio.create_task(one) for one in (self._front.stop(), self._force.wait())]
+            await asyncio.wait(stopping, return_when=asyncio.FIRST_COMPLETED)
+        if not self._force.is_set():
+            await self.app.stop()
+
+    async def _start(self, listening: socket.socket) -> None:
+        self._started = True
+        self.url = url_of(listening)
+        await self._front.start(listening)
+
+    async def _begin(self) -> None:
+        """Loads, opens the port, and says so; a bundle that cannot be served ends the server."""
+        service = self.app.service
+        try:
+            if self.listening is not None:
+                await self._start(self.listening)
+            await self.app.opened.wait()
+            if service.failure is None and self.may_open is not None:
+                await self._start(await self.may_open())
+        except Exception as error:
+            service.failure = error
+        if service.failure is not None:
+            self._end(signal.SIGINT)
+        elif service.state == "ready":
+            if threading.current_thread() is threading.main_thread():  # a process of its own: what is loaded stays
+                gc.collect()
+                gc.freeze()
+            self.on_ready(self.url)
+        self.opened.set()
+        while service.failure is None:
+            await asyncio.sleep(TICK_S)
+            service.look()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+@contextmanager
+def _heard(told: Callable[[int], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT are told, and as they were before at the end; nothing in a thread, which hears no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {one: signal.signal(one, lambda sig, frame: told(sig)) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -12,6 +12,7 @@ from suisen.serving.journal import Journal
 from suisen.serving.lane import Lane
 from suisen.serving.problems import Refusal
 from suisen.serving.settings import Settings
+from suisen.serving.siblings import Group, Siblings
 from suisen.serving.telemetry import Telemetry
 from suisen.serving.turn import Turn
 
@@ -21,13 +22,18 @@ State = Literal["loading", "ready", "draining", "failed"]
 class Service:
     """The parts of one server.  The app sets ``answering``, ``state`` and ``failure``; handlers read them."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises InputError where the folder of the log cannot be written."""
+    def __init__(self, settings: Settings, group: Group | None = None) -> None:
+        """``group``: the workers that this process is one of.  Raises InputError where the log cannot be written."""
         self.settings = settings
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(group)
         self.answers = cache(self.telemetry.answers.labels)
         """What counts the lists of one ``answered_by``."""
-        self.journal = Journal(_logs(settings), self.telemetry)
+        logs = _logs(settings)
+        self._siblings: Siblings | None = None
+        if group is not None and "events" in logs:
+            self._siblings = Siblings(group, logs["events"].path)
+            logs["events"].on_append = self._siblings.wrote
+        self.journal = Journal(logs, self.telemetry)
         self.lane: Lane[Job, Result] = Lane(
             "recommend", self._work, max_rows=settings.max_queries, rows_per_batch=settings.queries_per_batch
         )
@@ -81,7 +87,18 @@ class Service:
     def _work(self, jobs: list[Job]) -> Sequence[Result | Exception]:
         """In the event loop or in the lane's thread."""
         self.telemetry.batch_rows.observe(sum(map(len, jobs)))
+        self.catch_up()
         return self.loaded().work(jobs)
+
+    def catch_up(self) -> None:
+        """Counts the events that other workers were sent; before anything is computed, so that no answer lacks one."""
+        if self._siblings is not None and self.answering is not None:
+            self._siblings.catch_up(self.answering.took)
+
+    def look(self) -> None:
+        """Catches up and takes the values that metrics watch; now and then, where no request asks for it."""
+        self.catch_up()
+        self.telemetry.refresh()
 
 
 def _logs(settings: Settings) -> dict[str, FileLog]:

@@ -1,0 +1,54 @@
+"""Options that are fields of a dataclass, under headings; nothing here loads a model."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from suisen.errors import unknown
+from suisen.runs.settings import Setting
+
+
+class GroupedOption(click.Option):
+    """A setting's option, its text read later; it knows under which heading of ``--help`` it stands."""
+
+    def __init__(self, names: Sequence[str], group: str, **more: Any) -> None:
+        super().__init__(names, type=click.UNPROCESSED, **more)
+        self.group = group
+
+
+def option_of(setting: Setting, title: str) -> GroupedOption:
+    """A setting's flag."""
+    names = [setting.flag, setting.parameter]
+    return GroupedOption(names, title, multiple=setting.several, metavar=setting.metavar, help=setting.help)
+
+
+def no_such_option(error: click.NoSuchOption, known: Iterable[str]) -> click.UsageError:
+    """The mistake, with the nearest known option."""
+    return click.UsageError(str(unknown("option", error.option_name, known)))
+
+
+class GroupedCommand(click.Command):
+    """A command whose options stand under headings, and which names the nearest one where there is no such option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with a better word for an unknown option."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise self.better(error, ctx) from None
+
+    def better(self, error: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
+        """What is said of an unknown option."""
+        return no_such_option(error, [opt for param in self.get_params(ctx) for opt in param.opts])
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Under their headings."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)

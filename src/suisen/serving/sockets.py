@@ -1,0 +1,82 @@
+"""Listening sockets, and the mistakes of who names a host and a port."""
+
+import errno
+import os
+import socket
+
+from suisen.errors import InputError
+
+BACKLOG = 1024
+LAST_S = 0.1
+"""Seconds from the closing of the port in which connections without a request may still send one."""
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket.  Raises InputError where there can be none; port 0 takes a free one.
+
+    ``shared``: other processes of this user that ask for it so may listen on the same port; the kernel hands each new
+    connection to one of them.
+    """
+    if not 0 <= port <= 65535:
+        raise InputError(f"port = {port} must be from 0 to 65535; 0 takes a free one")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise InputError(
+            f"host = {host!r} is unknown ({error.strerror}); 127.0.0.1 serves this machine alone"
+        ) from None
+    try:
+        both = family == socket.AF_INET6  # "::" takes IPv4 connections, too
+        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both, reuse_port=shared)
+    except OSError as error:
+        raise _no_socket(error.errno or 0, host, port) from None
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """A socket that holds a port for workers which listen on it, ``shared``, and takes no connection itself.
+
+    Raises InputError as ``listen`` does, also where another server's workers share the port: two servers that answer
+    on one port by chance would be a riddle.
+    """
+    with listen(host, port) as alone:
+        address, family = alone.getsockname(), alone.family
+    held = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        held.bind(address)
+    except OSError as error:
+        held.close()
+        raise _no_socket(error.errno or 0, host, port) from None
+    return held
+
+
+def waiting(listening: socket.socket) -> list[socket.socket]:
+    """The connections that wait to be accepted: closing the socket would reset them."""
+    listening.setblocking(False)
+    found = []
+    while True:
+        try:
+            found.append(listening.accept()[0])
+        except BlockingIOError:  # none waits
+            return found
+        except ConnectionAbortedError:
+            continue
+
+
+def url_of(listening: socket.socket) -> str:
+    """Where a socket listens."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _no_socket(reason: int, host: str, port: int) -> InputError:
+    if reason == errno.EADDRINUSE:
+        return InputError(f"port = {port} is in use on {host}; stop what listens there or give another (0: a free one)")
+    if reason == errno.EACCES:
+        return InputError(f"port = {port} is not allowed to this user; give one from 1024 on")
+    return InputError(
+        f"host = {host!r}, port = {port}: cannot listen ({os.strerror(reason)}); give an address of this machine"
+    )

@@ -1,0 +1,100 @@
+"""One of several workers of a server: ``python -m suisen.serving.worker ORDERS``, started by ``serving.workers``.
+
+The worker says ``loaded``, is told ``open``, opens the port and says ``open``.  Where it cannot, it says why.  When the
+other end of that conversation is gone, so is the server, and the worker ends as well.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from suisen.errors import SuisenError
+from suisen.recommending.place import find
+from suisen.serving.app import App
+from suisen.serving.server import Server, loaded
+from suisen.serving.settings import Settings
+from suisen.serving.siblings import Group
+from suisen.serving.sockets import listen
+from suisen.serving.telemetry import configure_logging
+
+
+class Orders(msgspec.Struct, kw_only=True):
+    """What a worker needs to know, as JSON on its command line."""
+
+    source: str
+    host: str
+    port: int
+    settings: dict[str, Any]
+    folder: str
+    number: int
+    workers: int
+    since: int
+    channel: int
+    """File number of the socket to the supervisor."""
+
+
+class Worker:
+    """Serves by its orders."""
+
+    def __init__(self, orders: Orders, channel: socket.socket) -> None:
+        """Raises InputError where the folder of the log cannot be written."""
+        self._orders, self._channel = orders, channel
+        place = find(Path(orders.source))
+        settings = Settings(**orders.settings)
+        group = Group(Path(orders.folder), orders.number, orders.workers, orders.since)
+        self.server = Server(App(partial(loaded, place), settings, group=group), None)
+        self.server.may_open = self._may_open
+        self.server.on_ready = lambda url: self.say("open")
+        self._told = asyncio.Event()
+        self._patience_s = settings.grace_s + settings.drain_s
+        threading.Thread(target=self._listen, name="suisen-supervisor", daemon=True).start()
+
+    def say(self, line: str) -> None:
+        """Tells the supervisor, if there still is one."""
+        try:
+            self._channel.sendall(f"{line}\n".encode())
+        except OSError:
+            self.server.close()
+
+    async def _may_open(self) -> socket.socket:
+        """Knows what siblings know, then waits for the word."""
+        await asyncio.to_thread(self.server.app.service.catch_up)
+        self.say("loaded")
+        await self._told.wait()
+        return listen(self._orders.host, self._orders.port, shared=True)
+
+    def _listen(self) -> None:
+        """In a thread, so that the end of the supervisor is heard whatever else is going on."""
+        while self._channel.recv(16):
+            self.server.soon(self._told.set)
+        self.server.close()
+        time.sleep(self._patience_s)
+        os._exit(1)
+
+
+def main() -> None:
+    """Serves; exits with 2 where something is wrong that the caller can mend."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    orders = msgspec.json.decode(sys.argv[1], type=Orders)
+    channel = socket.socket(fileno=orders.channel)
+    configure_logging()
+    try:
+        worker = Worker(orders, channel)
+        worker.server.run()
+        worker.server.raise_failure()
+    except SuisenError as error:
+        channel.sendall(msgspec.json.encode([type(error).__name__, str(error)]) + b"\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
