@@ -24,9 +24,9 @@ from suisen.retrieval import HNSW
 from tests.fitted import MODELS, small_split
 from tests.models.test_contract import small
 
-RANKERS = ("fm", "deepfm", "dnn", "wide-deep", "dcn-v2")
-ON_TORCH = {"wide-deep", "dcn-v2"}
-"""Rankers without a form: Wide & Deep has crosses of both sides in these tests."""
+RANKERS = ("fm", "deepfm", "dnn", "wide-deep", "dcn-v2", "stacked")
+ON_TORCH = {"wide-deep", "dcn-v2", "stacked"}
+"""Rankers that are more than their form (Wide & Deep has crosses of both sides in these tests), or have none."""
 ALONE_ON_TORCH = "its first stage has no vectors"
 CANDIDATES = 30
 
@@ -39,7 +39,8 @@ def retriever(name: str):
 
 @cache
 def ranker(name: str):
-    return Recommender(MODELS["ease"], small(name, epochs=2), candidates=CANDIDATES, seed=1).fit(small_split().train)
+    model = small("dcn-v2", structure="stacked", epochs=1) if name == "stacked" else small(name, epochs=2)
+    return Recommender(MODELS["ease"], model, candidates=CANDIDATES, seed=1).fit(small_split().train)
 
 
 @cache
@@ -92,12 +93,13 @@ def test_every_pair_of_stages(first, second):
     vectors = isinstance(engine.retriever, Retriever)
     if isinstance(plan, str):
         assert not vectors
-        assert second in {"", *ON_TORCH}
+        assert second in {"", "stacked"}
         assert plan.startswith(ALONE_ON_TORCH)
         return
     described = plan.describe()
     assert described["candidates"] == ("compiled" if vectors else "torch")
     assert described["ranker"] == (None if not second else "torch" if second in ON_TORCH else "compiled")
+    assert bool(described["best"]) == (second in {"wide-deep", "dcn-v2"})
     assert described["agreement"]["identical"] >= planning.IDENTICAL
     chosen, plan.speed = plan.speed, PRECISE
     contexts = eight()
@@ -152,6 +154,28 @@ def test_a_long_list_is_made_of_more_candidates():
     assert (ids > 0).all()
 
 
+@pytest.mark.parametrize("pair", [("ials", "dcn-v2"), ("ease", "wide-deep")])
+def test_the_ranker_itself_orders_what_its_form_finds_best(pair):
+    """Every item's score is that of the whole list: neither its retrieval score nor its rank is lost by the cut."""
+    chosen = plan_of(*pair, 60)
+    plan, k = Plan(chosen.engine, chosen.table, chosen.ranks, chosen.form), 4
+    plan.best = 15
+    contexts = eight()
+    ids, scores = plan.lists(plan.prepare(contexts), k, contexts.history)
+    whole, whole_scores = plan.engine.lists(contexts, 60, Filters(contexts.history))
+    for row in range(len(contexts)):
+        of = dict(zip(whole[row].tolist(), whole_scores[row].tolist(), strict=True))
+        assert scores[row].tolist() == pytest.approx([of[item] for item in ids[row].tolist()], abs=1e-4)
+        assert (scores[row].diff() <= 0).all()
+    assert float((ids[:, 0] == whole[:, 0]).double().mean()) >= 0.75
+    combined, orders = plan.engine.combined, []
+    plan.engine.combined = lambda state, items, features: orders.append(items.shape) or combined(state, items, features)
+    plan.lists(plan.prepare(contexts), k, contexts.history)
+    plan.lists(plan.prepare(contexts), 20, contexts.history)
+    plan.engine.combined = combined
+    assert orders == [(8, 15), (8, 40)]
+
+
 def test_an_approximate_index_stays_what_it_is():
     rec = Recommender(MODELS["ials"], ranker("deepfm").ranker, candidates=CANDIDATES, index=HNSW(m=8), seed=1)
     plan = planning.make(rec.fit(small_split().train).system)
@@ -187,4 +211,3 @@ def test_one_query_is_answered_as_among_others(pair):
         one = contexts.take(torch.tensor([row]))
         _, its = plan.lists(plan.prepare(one), 10, one.history)
         torch.testing.assert_close(its[0], scores[row], atol=1e-4, rtol=1e-4)
-    plan.warm()

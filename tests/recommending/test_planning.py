@@ -160,7 +160,6 @@ def test_a_plan_comes_back(name, tmp_path):
     assert isinstance(after, Plan)
     assert system.engine.plan is None
     assert after.describe() == before.describe() == json.loads((place / "manifest.json").read_text())["plan"]
-    after.warm()
     contexts = Store.of(small_split().train).contexts(torch.arange(20), 10**16)
     for k, among in ((10, None), (50, None), (5, torch.arange(20, 60))):
         lists = [plan.lists(plan.prepare(contexts), k, contexts.history, among) for plan in (before, after)]

@@ -233,8 +233,9 @@ class Ranker(Net):
         raise TypeError(f"{type(self).__name__} does not combine")
 
     def form(self) -> Form | None:
-        """``combine`` as arrays, in eval mode, for compiled kernels.  None where it is no inner product of the sides
-        beside a split deep net (see ``Form``): then serving combines on torch.
+        """``combine`` as arrays, in eval mode, for compiled kernels.  Where it is more than an inner product of the
+        sides beside a split deep net (see ``Form``), one that is not ``exact``: serving combines those on torch that it
+        finds best.  None: serving combines all on torch.
         """
         return None
 

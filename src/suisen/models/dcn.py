@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from suisen.data.batch import Contexts, Schema
 from suisen.models.contract import hyper_parameters
 from suisen.models.field_ranker import DeepRanker, FieldRankerNet
+from suisen.models.form import Form
 from suisen.models.layers import ContextVectors, ItemVectors, SplitMLP, retrieval_prior
 from suisen.parameters import After, Search
 
@@ -129,3 +130,46 @@ class DCNv2Net(FieldRankerNet):
         hidden = self.deep(c, i, pair, weights)
         of_crosses, of_deep = torch.split(self.out.weight[0], [x.shape[-1], self.deep.out])
         return x @ of_crosses + hidden @ of_deep + self.out.bias
+
+    def form(self) -> Form | None:
+        """Parallel: the deep net beside all products of two features; exact with one cross layer.  Stacked: None.
+
+        Without products of three, x_l = s_l ∘ x₀ with s_l = 1 + b_0 + … + b_{l−1}, and the crosses' part of the score
+        is x₀ᵀ M x₀ + q · x₀ with M = diag(w) Σ_l W_l diag(s_l) and q = w ∘ s_L.
+        """
+        if self.stacked:
+            return None
+        with torch.no_grad():
+            width, out = self.of_pair.stop, self.out.weight[0]
+            square, scale, eye = out.new_zeros((width, width)), out.new_ones(width), torch.eye(width).to(out)
+            for layer in self.crosses:
+                square += layer.linear(eye, slice(None)).T * scale
+                scale = scale + layer.outwards.bias
+            square, linear = out[:width, None] * square, out[:width] * scale
+        return self._quadratic(square, linear).beside(self.deep, out[width:])
+
+    def _quadratic(self, square: Tensor, linear: Tensor) -> Form:
+        """The form of x₀ᵀ M x₀ + q · x₀, the bias and the pair features' direct way; the deep net's part is kept."""
+        both, width = square + square.T, self.of_pair.stop
+        c, i, p = self.of_context, self.of_item, self.of_pair
+        inner = min(c.stop, i.stop - i.start)
+        from_context = inner < c.stop  # the product of the sides is written with the smaller one's numbers
+
+        def own(x: Tensor, part: slice) -> Tensor:
+            return ((x @ square[part, part] + linear[part]) * x).sum(1, keepdim=True)
+
+        def context(state: Tensor) -> Tensor:
+            x = state[:, : c.stop]
+            u = x @ both[c, i] if from_context else x
+            alpha = linear[p] + self.order + x @ both[c, p]
+            return torch.cat([own(x, c), torch.ones_like(x[:, :1]), u, alpha, state[:, c.stop + width :]], 1)
+
+        def item(state: Tensor) -> Tensor:
+            count = i.stop - i.start
+            x = state[:, :count]
+            v = x if from_context else x @ both[i, c]
+            mine = own(x, i) + self.out.bias
+            return torch.cat([torch.ones_like(mine), mine, v, x @ both[i, p], state[:, count + width :]], 1)
+
+        gamma = both[p, p].triu(1) + square[p, p].diag().diag()
+        return Form.shallow(2 + inner, context, item, gamma, exact=len(self.crosses) == 1)

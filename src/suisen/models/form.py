@@ -41,13 +41,21 @@ class Form:
     """W_2 and b_2 to W_n and b_n."""
     out: Tensor
     """(h_n,)."""
+    exact: bool = True
+    """Whether its scores are the ranker's; False: near them, so that a list's best are among the form's best."""
 
     @classmethod
     def shallow(
-        cls, inner: int, context: Callable[[Tensor], Tensor], item: Callable[[Tensor], Tensor], gamma: Tensor
+        cls,
+        inner: int,
+        context: Callable[[Tensor], Tensor],
+        item: Callable[[Tensor], Tensor],
+        gamma: Tensor,
+        exact: bool = True,
     ) -> "Form":
         """The form of a ranker without a deep net."""
-        return cls(inner, context, item, gamma.detach(), gamma.new_zeros((0, len(gamma))), (), gamma.new_zeros(0))
+        nothing = gamma.new_zeros((0, len(gamma)))
+        return cls(inner, context, item, gamma.detach(), nothing, (), gamma.new_zeros(0), exact)
 
     def beside(self, net: SplitMLP, out: Tensor) -> "Form":
         """The form with a deep net's part added, read out by ``out`` (h_n,).

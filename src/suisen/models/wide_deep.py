@@ -14,7 +14,7 @@ bytes per weight.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -348,14 +348,19 @@ class WideDeepNet(FieldRankerNet):
         deep = self.deep.net(context[..., cuts[0] :], item[..., cuts[1] :], pair, weights)
         return wide + self.deep.out(deep).squeeze(-1)
 
-    def form(self) -> Form | None:
-        """The sums of the sides beside the deep net; None with crosses of a context's field and an item's, whose
+    def form(self) -> Form:
+        """The sums of the sides beside the deep net: all but the crosses of a context's field and an item's, whose
         weights are looked up pair by pair.
         """
-        if self.wide.widths != [1, 1]:
-            return None
+        rest = [slice(width, None) for width in self.wide.widths]
         wide = additive(self.wide.bias, self.wide.pair, own=1)
-        return wide if self.deep is None else wide.beside(self.deep.net, self.deep.out.weight[0])
+        whole = replace(
+            wide,
+            context=lambda state: wide.context(torch.cat([state[:, :1], state[:, rest[0]]], 1)),
+            item=lambda state: wide.item(torch.cat([state[:, :1], state[:, rest[1]]], 1)),
+            exact=self.wide.widths == [1, 1],
+        )
+        return whole if self.deep is None else whole.beside(self.deep.net, self.deep.out.weight[0])
 
     def tables(self) -> list[Tensor]:
         """The deep net's; the wide part's weights are kept small by FTRL's L1."""

@@ -217,16 +217,18 @@ class Engine:
         """(B, C) the ranker's scores of lists in retrieval order; -inf on padding."""
         if self.ranker is None or self.states is None:
             return scores
-        return self.combined(self.ranker.context_state(contexts.to(self.first.device)), ids, scores)
+        state = self.ranker.context_state(contexts.to(self.first.device))
+        return self.combined(state, ids, pair_features(scores, ids > 0))
 
     @torch.no_grad()
-    def combined(self, state: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
-        """(B, C) the ranker's scores of lists in retrieval order, from (B, t) context states; -inf on padding."""
+    def combined(self, state: Tensor, ids: Tensor, pair: Tensor) -> Tensor:
+        """(B, C) the ranker's scores from (B, t) context states, (B, C) items, 0 = none, and their pair features; -inf
+        beside none.  Raises TypeError without a second stage.
+        """
         if self.ranker is None or self.states is None:
-            return scores
+            raise TypeError("the engine has no second stage")
         device = self.first.device
-        pair = pair_features(scores, ids > 0).to(device)
-        ranked = self.ranker.combine(state, self.states[ids.to(device)], pair).float().cpu()
+        ranked = self.ranker.combine(state, self.states[ids.to(device)], pair.to(device)).float().cpu()
         return torch.where(ids > 0, ranked, -torch.inf)
 
     @cached_property

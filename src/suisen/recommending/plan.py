@@ -3,6 +3,7 @@
 A request's contexts become ``States`` once: query vectors, and rows of the ranker's form.  ``lists`` then is one call:
 scan → exclusions → candidates → pair features → ranker → top k.  What does not compile runs on torch inside the same
 two steps: the first stage where it has no vectors or an approximate index was chosen, the ranker where it has no form.
+Where its form is not exact, the form chooses, and the ranker itself orders on torch those that it finds best.
 
 How much is rounded on the way is the plan's ``speed``; ``agreement`` says how often its lists are those of
 ``Engine.lists``, measured when the bundle was made (``suisen.recommending.planning``).
@@ -18,7 +19,7 @@ from torch import Tensor
 from suisen.data.batch import Contexts
 from suisen.data.ragged import Ragged
 from suisen.models.form import Form
-from suisen.recommending.engine import Engine, Filters, States, wide
+from suisen.recommending.engine import Engine, Filters, States, pair_features, wide
 from suisen.recommending.kernels import PRECISE, Quantised, RankTables, candidates, path_of, ranked, two_stage
 from suisen.retrieval import Excluded
 from suisen.retrieval.contract import Floats
@@ -49,27 +50,35 @@ class Plan:
 
     def __init__(self, engine: Engine, table: Quantised | None, ranks: RankTables | None, form: Form | None) -> None:
         """``table``: the retriever's vectors, None where the first stage runs on torch.  ``ranks`` and ``form``: of the
-        ranker, both None where there is none or it runs on torch.
+        ranker, both None where there is none or all of it runs on torch.
         """
         self.engine, self.table, self.ranks, self.form = engine, table, ranks, form
         self.path = self.measured_on = path_of()
         """What the kernels run on here, and where the agreement was measured: all paths are held to the same lists."""
         self.speed = PRECISE
+        self.best = 0
+        """Candidates that the ranker orders on torch where its form is not exact; at least 2 k of them are taken."""
         self.agreement: Agreement | None = None
         """None: not measured yet."""
         self._allowed = None if table is None else table.open_to(engine.allowed[1:].numpy())
 
     def describe(self) -> dict[str, Any]:
         """Plain data: where each stage runs, the speed, the agreement, the path."""
-        ranker = None if self.engine.states is None else "torch" if self.ranks is None else "compiled"
+        ranker = None if self.engine.states is None else "compiled" if self._compiled else "torch"
         return {
             "candidates": "torch" if self.table is None else "compiled",
             "ranker": ranker,
+            "best": self.best,
             "speed": self.speed._asdict(),
             "agreement": None if self.agreement is None else asdict(self.agreement),
             "path": self.path,
             "measured_on": self.measured_on,
         }
+
+    @property
+    def _compiled(self) -> bool:
+        """Whether the ranker's scores are those of its tables."""
+        return self.form is not None and self.form.exact
 
     @torch.no_grad()
     def prepare(self, contexts: Contexts) -> States:
@@ -79,7 +88,8 @@ class Plan:
         if engine.ranker is None or engine.states is None:
             return States(queries, None)
         state = engine.ranker.context_state(contexts.to(engine.first.device))
-        rows = state if self.form is None else self.form.context(state)
+        parts = [] if self.form is None else [self.form.context(state)]
+        rows = torch.cat(parts if self._compiled else [*parts, state], 1)
         return States(queries, rows.float().cpu().numpy())
 
     def lists(self, states: States, k: int, exclude: Ragged, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -88,7 +98,8 @@ class Plan:
         ``exclude``: B rows of dense items; ``among``: rising dense items, the only ones.  k is at most ``most``.
         """
         n = k if states.rows is None else max(k, self.engine.candidates)
-        if self.table is not None and among is None and (states.rows is None or self.ranks is not None):
+        compiled = states.rows is None or self._compiled
+        if self.table is not None and among is None and compiled:
             gone = Excluded(exclude.values.numpy() - 1, exclude.offsets.numpy())
             found, scores = two_stage(
                 self.table, self.ranks, states.queries, states.rows, n, k, gone, self._allowed, self.speed
@@ -97,13 +108,27 @@ class Plan:
         ids, retrieved = self._candidates(states.queries, n, exclude, among)
         if states.rows is None:
             return wide(ids[:, :k], k, 0), wide(retrieved[:, :k], k, -torch.inf)
-        if self.ranks is not None:
+        if compiled and self.ranks is not None:
             found, scores = ranked(self.ranks, ids.numpy() - 1, retrieved.numpy(), states.rows, k, self.speed)
             return torch.from_numpy(found) + 1, torch.from_numpy(scores)
-        state = torch.from_numpy(states.rows).to(self.engine.first.device)
-        scored = self.engine.combined(state, ids, retrieved)
-        best, order = scored.sort(dim=1, descending=True, stable=True)
-        return wide(ids.gather(1, order)[:, :k], k, 0), wide(best[:, :k], k, -torch.inf)
+        return self._on_torch(states.rows, ids, retrieved, k)
+
+    def _on_torch(self, rows: Floats, ids: Tensor, retrieved: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """``lists`` of (B, n) candidates by the ranker itself; of the best alone, where there is a form to choose."""
+        pair = pair_features(retrieved, ids > 0)
+        if self.ranks is not None:
+            cut, best = self.ranks.rows.shape[1], max(self.best, 2 * k)
+            if best < ids.shape[1]:
+                own = np.ascontiguousarray(rows[:, :cut])
+                found, _ = ranked(self.ranks, ids.numpy() - 1, retrieved.numpy(), own, best, self.speed)
+                order = ids.argsort(dim=1)
+                places = torch.searchsorted(ids.gather(1, order), torch.from_numpy(found) + 1)  # (B, best)
+                places = order.gather(1, places).sort(dim=1).values  # in retrieval order again: ties fall as ever
+                ids, pair = ids.gather(1, places), pair.gather(1, places[:, :, None].expand(-1, -1, pair.shape[2]))
+            rows = rows[:, cut:]
+        scored = self.engine.combined(torch.from_numpy(rows).to(self.engine.first.device), ids, pair)
+        top, order = scored.sort(dim=1, descending=True, stable=True)
+        return wide(ids.gather(1, order)[:, :k], k, 0), wide(top[:, :k], k, -torch.inf)
 
     def _candidates(self, queries: Floats, n: int, exclude: Ragged, among: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, at most n) dense ids and first-stage scores, descending."""
@@ -114,11 +139,3 @@ class Plan:
         n = min(n, self.engine.n_allowed)
         found, scores = candidates(self.table, queries, n, gone, self._allowed)
         return torch.from_numpy(found) + 1, torch.from_numpy(scores)
-
-    def warm(self) -> None:
-        """Makes one call of each kind, so that the first request finds everything compiled and mapped."""
-        d = len(self.engine.allowed) if self.table is None else self.table.vectors.shape[1]
-        rows = None if self.ranks is None else np.zeros((1, self.ranks.rows.shape[1]), dtype=np.float32)
-        if rows is None and self.engine.states is not None:
-            return  # torch compiles nothing
-        self.lists(States(np.zeros((1, d), dtype=np.float32), rows), 1, Ragged.empty(1))

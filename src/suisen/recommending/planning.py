@@ -44,6 +44,10 @@ LADDER = (
     PRECISE,
 )
 """The speeds of two compiled stages whose ranker has a deep net, fastest first."""
+INTEGERS = Speed(quantised=True)
+"""What chooses where the ranker's form is not exact."""
+BEST = (48, 96, 192)
+"""So many candidates the ranker itself then orders on torch; where none is enough, all of them."""
 NO_PATH = "numba is not installed, or this processor has neither AVX-512 VNNI nor AVX2"
 
 
@@ -103,31 +107,39 @@ def make(system: System, identical: float = IDENTICAL) -> Plan | str:
     if not fitted:
         return "train has too few histories to measure a plan by"
     order = torch.arange(len(requests.truth))
-    form = _form(engine)
-    table = _table(engine)
+    form, table = _form(engine), _table(engine)
     if table is None and form is None:
         return "its first stage has no vectors, or an approximate index, and no compiled ranker stands behind it"
-    ranks = None if form is None else _ranks(engine, form, requests.take(order[:fitted]))
-    plan = Plan(engine, table, ranks, form)
-    judged = requests.take(order[fitted:])
-    precise = engine.lists(judged.contexts, K, Filters(judged.seen))[0]
-    states = plan.prepare(judged.contexts)
+    plans = []
+    if form is not None:
+        plans.append(Plan(engine, table, _ranks(engine, form, requests.take(order[:fitted])), form))
+    if form is None or (table is not None and not form.exact):
+        plans.append(Plan(engine, table, None, None))
+    return _chosen(plans, requests.take(order[fitted:]), identical)
+
+
+def _chosen(plans: Sequence[Plan], requests: Requests, identical: float) -> Plan | str:
+    """The first of some plans that agrees at one of its speeds, at the fastest of those; or that none does."""
+    precise = plans[0].engine.lists(requests.contexts, K, Filters(requests.seen))[0]
     reached = 0.0
-    for speed in ladder(plan):
-        plan.speed = speed
-        plan.agreement = agreement(plan.lists(states, K, judged.seen)[0], precise, judged.truth)
-        reached = plan.agreement.identical
-        if reached >= identical:
-            return plan
-    return f"{reached:.1%} of {len(judged.truth)} lists are identical in float32, {identical:.1%} are asked for"
+    for plan in plans:
+        states = plan.prepare(requests.contexts)
+        for plan.speed, plan.best in ladder(plan):  # noqa: B020 - its fields, not it
+            plan.agreement = agreement(plan.lists(states, K, requests.seen)[0], precise, requests.truth)
+            reached = plan.agreement.identical
+            if reached >= identical:
+                return plan
+    return f"{reached:.1%} of {len(precise)} lists are identical in float32, {identical:.1%} are asked for"
 
 
-def ladder(plan: Plan) -> Sequence[Speed]:
-    """The speeds that a plan can run at, fastest first."""
+def ladder(plan: Plan) -> Sequence[tuple[Speed, int]]:
+    """The speeds that a plan can run at, and how many candidates are left to torch, fastest first."""
     if plan.ranks is None or plan.form is None:
-        return (PRECISE,)
+        return [(PRECISE, 0)]
+    if not plan.form.exact:
+        return [(INTEGERS, best) for best in BEST]
     speeds = LADDER if len(plan.form.from_pair) else (Speed(rescore=False), PRECISE)
-    return [speed for speed in speeds if speed.rescore or plan.table is not None]
+    return [(speed, 0) for speed in speeds if speed.rescore or plan.table is not None]
 
 
 def _table(engine: Engine) -> Quantised | None:
@@ -193,10 +205,11 @@ def load(description: dict[str, Any] | None, folder: Path, engine: Engine) -> Pl
     table = ranks = form = None
     if description["candidates"] == "compiled" and engine.index is not None:
         table = Quantised.load(folder / CANDIDATES, engine.index.vectors)
-    if description["ranker"] == "compiled":
+    if description["ranker"] == "compiled" or description["best"]:
         form = _form(engine)
         ranks = RankTables.load(folder / RANKER, len(engine.allowed) - 1)
     plan = Plan(engine, table, ranks, form)
-    plan.speed, plan.agreement = Speed(**description["speed"]), Agreement(**description["agreement"])
+    plan.speed, plan.best = Speed(**description["speed"]), description["best"]
+    plan.agreement = Agreement(**description["agreement"])
     plan.measured_on = description["measured_on"]
     return plan
