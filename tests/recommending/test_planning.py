@@ -159,7 +159,8 @@ def test_a_plan_comes_back(name, tmp_path):
     before, after = planning.make(system), bundle.load(place).engine.plan
     assert isinstance(after, Plan)
     assert system.engine.plan is None
-    assert after.describe() == before.describe() == json.loads((place / "manifest.json").read_text())["plan"]
+    told = json.loads((place / "manifest.json").read_text())["plan"]
+    assert {"format": planning.FORMAT, **after.describe()} == {"format": planning.FORMAT, **before.describe()} == told
     contexts = Store.of(small_split().train).contexts(torch.arange(20), 10**16)
     for k, among in ((10, None), (50, None), (5, torch.arange(20, 60))):
         lists = [plan.lists(plan.prepare(contexts), k, contexts.history, among) for plan in (before, after)]
@@ -204,6 +205,9 @@ def test_why_there_is_no_plan_is_kept(tmp_path):
     loaded = bundle.load(place)
     assert (loaded.engine.plan, loaded.engine.on_torch) == (None, why)
     assert planning.load(None, place, loaded.engine) == "the bundle is older than plans; save it again"
+    for other in ({"candidates": "compiled"}, {"format": planning.FORMAT + 1}):
+        why = "its plan was made by another version; save the bundle again"
+        assert planning.load(other, place, loaded.engine) == why
     assert system.engine.on_torch == "a plan is made when a bundle is saved; load that"
 
 

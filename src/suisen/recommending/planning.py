@@ -32,6 +32,8 @@ IDENTICAL = 0.99
 JUDGED, FITTED = 1_000, 200
 """Most requests that a speed is judged by, and that tables are calibrated on."""
 K = 10
+FORMAT = 1
+"""Of the tables and their description.  A plan of another format is not read: the bundle runs on torch instead."""
 CANDIDATES, RANKER = "candidates", "ranker"
 """Folders of the tables."""
 LADDER = (
@@ -46,7 +48,7 @@ LADDER = (
 """The speeds of two compiled stages whose ranker has a deep net, fastest first."""
 INTEGERS = Speed(quantised=True)
 """What chooses where the ranker's form is not exact."""
-BEST = (48, 96, 192)
+BEST = (24, 48, 96, 192)
 """So many candidates the ranker itself then orders on torch; where none is enough, all of them."""
 NO_PATH = "numba is not installed, or this processor has neither AVX-512 VNNI nor AVX2"
 
@@ -191,7 +193,7 @@ def save(plan: Plan | str, folder: Path) -> dict[str, Any]:
         plan.table.save(folder / CANDIDATES)
     if plan.ranks is not None:
         plan.ranks.save(folder / RANKER)
-    return plan.describe()
+    return {"format": FORMAT, **plan.describe()}
 
 
 def load(description: dict[str, Any] | None, folder: Path, engine: Engine) -> Plan | str:
@@ -200,6 +202,8 @@ def load(description: dict[str, Any] | None, folder: Path, engine: Engine) -> Pl
         return "the bundle is older than plans; save it again"
     if "torch" in description:
         return str(description["torch"])
+    if description.get("format") != FORMAT:
+        return "its plan was made by another version; save the bundle again"
     if paths_here() == ("plain",):
         return NO_PATH
     table = ranks = form = None
