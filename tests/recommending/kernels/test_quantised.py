@@ -107,7 +107,7 @@ def test_a_table_is_saved_without_pickle_and_mapped(tmp_path, path):
     table = Quantised.of(vectors)
     table.save(tmp_path / "deep" / "table")
     assert {file.name for file in (tmp_path / "deep" / "table").iterdir()} == {
-        "tiles.npy", "low.npy", "scale.npy", "order.npy", "slots.npy",
+        "tiles.npy", "low.npy", "scale.npy", "order.npy", "slots.npy", "fine.npy",
     }  # fmt: skip
     np.save(tmp_path / "vectors.npy", vectors)
     mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")

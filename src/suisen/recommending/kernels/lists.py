@@ -12,8 +12,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from suisen.recommending.kernels.cache import compiled
-from suisen.recommending.kernels.emitter import FLOAT, I8, I32, I64, Emitter, vector
-from suisen.recommending.kernels.quantised import LARGEST, LOW
+from suisen.recommending.kernels.emitter import FLOAT, I8, I16, I32, I64, Emitter, vector
+from suisen.recommending.kernels.quantised import FINE, FINE_CENTRE, LARGEST, LOW
 from suisen.recommending.kernels.scan import partitioned, scan
 from suisen.retrieval.checks import MAX_COORDINATE
 
@@ -66,18 +66,26 @@ def score_of(typing: Any, key: Any) -> Any:
 def product(typing: Any, left: Any, row: Any, right: Any, other: Any, length: Any) -> Any:
     """The float32 inner product of the first numbers of two rows, in the order of ``plain.product``.
 
-    ``left``, ``right``: (…, at least length) float32.
+    ``left``, ``right``: (…, at least length); ``left`` is float32, or int16 whose rows are whole vectors of 16, as
+    ``right`` then is, too.
     """
+    whole = left.dtype == types.int16
     signature = types.float32(left, types.intp, right, types.intp, types.intp)
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         emit, kind = Emitter(context, builder, signature.args, values), vector(FLOAT, 16)
-        sides = [emit.row(side, values[side + 1], 4) for side in (0, 2)]
+        sides = [emit.row(side, values[side + 1], 2 if whole and not side else 4) for side in (0, 2)]
         length, zero = values[4], ir.Constant(kind, [0.0] * 16)
         numbers = ir.Constant(vector(I64, 16), list(range(16)))
 
         def step(number: Any, sums: Any) -> list[Any]:
             start = builder.mul(number, I64(16))
+            if whole:
+                places = [
+                    emit.plus(side, builder.mul(start, I64(size))) for side, size in zip(sides, (2, 4), strict=True)
+                ]
+                levels = builder.sitofp(emit.load(places[0], vector(I16, 16), 2), kind)
+                return [builder.fadd(sums[0], builder.fmul(levels, emit.load(places[1], kind, 4)))]
             inside = builder.icmp_signed("<", numbers, emit.splat(builder.sub(length, start), 16))
             pair = []
             for side in sides:  # lanes behind the row's end are not read: they are 0
@@ -109,32 +117,8 @@ def prefetch(typing: Any, table: Any, row: Any, byte: Any) -> Any:
 
 
 @compiled
-def ordered(row: Any, count: int) -> None:
-    """Sorts row[:count] of keys, falling: into bins by their scores, and then each bin by insertion."""
-    if count < 2:
-        return
-    scores = np.empty(count, np.float32)
-    high = low = score_of(row[0])
-    for place in range(count):
-        scores[place] = score = score_of(row[place])
-        high, low = max(high, score), min(low, score)
-    unit = (BINS - 1) / (np.float64(high) - low) if high > low else 0.0
-    starts = np.zeros(BINS + 1, np.int64)
-    for place in range(count):
-        starts[np.int64((np.float64(high) - scores[place]) * unit) + 1] += 1
-    most = 0
-    for at in range(BINS):
-        most = max(most, starts[at + 1])
-        starts[at + 1] += starts[at]
-    keys = row[:count].copy()
-    if most > CROWD:
-        keys.sort()
-        row[:count] = keys[::-1]
-        return
-    for place in range(count):
-        into = np.int64((np.float64(high) - scores[place]) * unit)
-        row[starts[into]] = keys[place]
-        starts[into] += 1
+def _inserted(row: Any, count: int) -> None:
+    """Sorts row[:count], falling, by insertion: fast where it is short or nearly in order."""
     for place in range(1, count):
         key = row[place]
         hole = place
@@ -145,23 +129,66 @@ def ordered(row: Any, count: int) -> None:
 
 
 @compiled
-def _levels(query: Any, low: Any, scale: Any, out: Any) -> tuple[float, float]:
-    """A query's levels into ``out``; what a unit of its integer scores is worth, and what is added to them.
+def ordered(row: Any, count: int) -> None:
+    """Sorts row[:count] of keys, falling: into bins by their scores, and then each bin by insertion."""
+    if count > CROWD and not _binned(row, count):
+        keys = np.sort(row[:count])
+        row[:count] = keys[::-1]
+    else:
+        _inserted(row, count)
 
-    The first is NaN where a number of the query is not finite, or too large.
-    """
-    largest, added = 0.0, 0.0
+
+@compiled
+def _binned(row: Any, count: int) -> bool:
+    """Puts keys in the order of their bins; False, and nothing done, where too many are in one."""
+    scores = np.empty(count, np.float32)
+    high = low = score_of(row[0])
+    for place in range(count):
+        scores[place] = score = score_of(row[place])
+        high, low = max(high, score), min(low, score)
+    unit = (BINS - 1) / (np.float64(high) - low) if high > low else 0.0
+    starts = np.zeros(BINS + 1, np.int32)
+    bins = np.empty(count, np.int32)
+    for place in range(count):
+        bins[place] = np.int32((np.float64(high) - scores[place]) * unit)
+    for place in range(count):
+        starts[bins[place] + 1] += 1
+    for at in range(BINS):
+        if starts[at + 1] > CROWD:
+            return False
+        starts[at + 1] += starts[at]
+    keys = row[:count].copy()
+    for place in range(count):
+        row[starts[bins[place]]] = keys[place]
+        starts[bins[place]] += 1
+    return True
+
+
+@compiled
+def _levels(query: Any, scale: Any, out: Any) -> bool:
+    """A query's levels into ``out``; False where one of its numbers is not finite, or too large."""
+    largest = 0.0
     for column in range(len(query)):
         number = np.float64(query[column])
         if not abs(number) <= MAX_COORDINATE:
-            return np.nan, 0.0
+            return False
         largest = max(largest, abs(number * scale[column]))
-        added += low[column] * number
     factor = LARGEST / (largest if largest > 0 else 1.0)
     for column in range(len(query)):
         out[column] = np.rint(np.float64(query[column]) * scale[column] * factor)
     out[len(query) :] = 0
-    return largest / LARGEST, added
+    return True
+
+
+@compiled
+def _steps(query: Any, low: Any, scale: Any, out: Any) -> float:
+    """What a level of ``fine`` is worth to a query in each dimension, into ``out``, and what is added to the sum."""
+    added = 0.0
+    for column in range(len(query)):
+        step = scale[column] / FINE
+        out[column] = np.float64(query[column]) * step
+        added += query[column] * (low[column] + step * FINE_CENTRE)
+    return added
 
 
 @compiled
@@ -179,21 +206,34 @@ def _shut(open_: Any, slots: Any, values: Any, start: int, end: int) -> bool:
 
 
 @compiled
-def _scored(
-    keys: Any, count: int, exact: bool, vectors: Any, queries: Any, row: int, unit: float, added: float
-) -> None:
-    """Integer scores in keys become float32: true inner products, or what the integers stand for."""
+def _scored(keys: Any, count: int, table: Any, queries: Any, row: int, added: float) -> None:
+    """Integer scores in keys become inner products of a row of ``queries`` with the table's (n, …), plus ``added``."""
     for place in range(count):
-        key = keys[place]
-        position = LOW - (key & LOW)
-        if exact:
-            soon = LOW - (keys[min(place + AHEAD, count - 1)] & LOW)
-            for byte in range(0, 4 * vectors.shape[1], 64):
-                prefetch(vectors, soon, byte)
-            score = product(vectors, position, queries, row, vectors.shape[1])
-        else:
-            score = np.float32(np.float64(key >> 32) * unit + added)
-        keys[place] = key_of(score, position)
+        soon = LOW - (keys[min(place + AHEAD, count - 1)] & LOW)
+        for byte in range(0, table.itemsize * table.shape[1], 64):
+            prefetch(table, soon, byte)
+        position = LOW - (keys[place] & LOW)
+        score = product(table, position, queries, row, queries.shape[1])
+        keys[place] = key_of(np.float32(score + added), position)
+
+
+@compiled
+def _prepared(
+    queries: Any, scale: Any, slots: Any, gone: Any, base: Any, levels: Any, open_: Any, wanted: Any
+) -> bool:  # fmt: skip
+    """Fills in the levels of each query, the bits of what it may get, and how many those are; False for bad input."""
+    b = len(queries)
+    for row in range(b):
+        if not _levels(queries[row], scale, levels[row]):
+            return False
+        open_[row] = base
+        if not _shut(open_[row], slots, gone[0], gone[1][row], gone[1][row + 1]):
+            return False
+        wanted[row] = 0
+        for tile in range(len(base)):
+            wanted[row] += _ones(open_[row, tile])
+    open_[b:], levels[b:] = 0, 0
+    return True
 
 
 @compiled
@@ -209,24 +249,14 @@ def retrieve(
 
     False where a query holds what is no number, or ``gone`` what is no position.
     """
-    tiles, low, scale, order, slots, vectors = table
+    tiles, low, scale, order, slots, vectors, fine = table
     keys, open_, levels = scratch
     positions, scores, counts = out
     one, many = groups
     b, rows, most = len(queries), len(levels), positions.shape[1]
-    unit, added, wanted = np.empty(b), np.empty(b), np.empty(b, np.int64)
-    for row in range(b):
-        unit[row], added[row] = _levels(queries[row], low, scale, levels[row])
-        if np.isnan(unit[row]):
-            return False
-        open_[row] = base
-        if not _shut(open_[row], slots, gone[0], gone[1][row], gone[1][row + 1]):
-            return False
-        wanted[row] = 0
-        for tile in range(len(base)):
-            wanted[row] += _ones(open_[row, tile])
-    open_[b:rows] = 0
-    levels[b:rows] = 0
+    steps, wanted = np.zeros((1, fine.shape[1]), np.float32), np.empty(b, np.int64)
+    if not _prepared(queries, scale, slots, gone, base, levels, open_, wanted):
+        return False
     found = np.empty(rows, np.int64)
     if b == 1:
         scan(tiles, levels, one, best, True, open_, order, keys, found)
@@ -237,7 +267,10 @@ def retrieve(
             here = slice(row, row + 1)
             scan(tiles, levels[here], one, best, False, open_[here], order, keys[here], found[here])
         count = found[row]
-        _scored(keys[row], count, exact, vectors, queries, row, unit[row], added[row])
+        if exact:
+            _scored(keys[row], count, vectors, queries, row, 0.0)
+        else:
+            _scored(keys[row], count, fine, steps, 0, _steps(queries[row], low, scale, steps[0]))
         if count > most:
             partitioned(keys[row], count, most)
             count = most

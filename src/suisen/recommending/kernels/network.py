@@ -36,6 +36,7 @@ class _First:
     def __init__(self, emit: Emitter, first: Any, group: int, narrow: bool) -> None:
         self.emit, self.narrow = emit, narrow
         self.lanes = 32 if narrow else 16
+        self.step = ITEMS if narrow else self.lanes
         self.kind = vector(I16, self.lanes)
         builder = emit.builder
         places = [builder.add(first, I64(member)) for member in range(group)]
@@ -51,23 +52,35 @@ class _First:
         level = self.emit.load(self.emit.plus(start, self.emit.builder.mul(place, I64(2))), I16, 2)
         return self.emit.splat(level, self.lanes)
 
-    def levels(self, number: Any) -> list[Any]:
-        """For each candidate a vector of int16, 0 to 255, of the ``number``-th columns."""
+    def _sums(self, at: Any) -> list[Any]:
+        """For each candidate a vector of int16 of the columns at ``at`` and following; sums saturate."""
         emit, builder, lanes = self.emit, self.emit.builder, self.lanes
-        at = builder.mul(number, I64(2 * lanes))
-        own = emit.load(emit.plus(self.context, at), self.kind, 2)
-        weights = [emit.load(emit.plus(start, at), self.kind, 2) for start in self.weights]
+        twice = builder.mul(at, I64(2))
+        own = emit.load(emit.plus(self.context, twice), self.kind, 2)
+        weights = [emit.load(emit.plus(start, twice), self.kind, 2) for start in self.weights]
         scaled = "llvm.x86.avx512.pmul.hr.sw.512" if self.narrow else "llvm.x86.avx2.pmul.hr.sw"
-        plus, least, most = (f"llvm.{name}.v{lanes}i16" for name in ("sadd.sat", "smin", "smax"))
+        plus = f"llvm.sadd.sat.v{lanes}i16"
         out = []
         for record, pair in zip(self.records, self.pairs, strict=True):
-            part = emit.load(emit.plus(record, builder.mul(number, I64(lanes))), vector(I8, lanes), 1)
+            part = emit.load(emit.plus(record, at), vector(I8, lanes), 1)
             of_pair = [emit.call(scaled, self.kind, *both) for both in zip(pair, weights, strict=True)]
             sides = emit.call(plus, self.kind, own, builder.sext(part, self.kind))
-            whole = emit.call(plus, self.kind, sides, emit.call(plus, self.kind, *of_pair))
-            above = emit.call(most, self.kind, whole, ir.Constant(self.kind, [0] * lanes))
-            out.append(emit.call(least, self.kind, above, ir.Constant(self.kind, [TOP] * lanes)))
+            out.append(emit.call(plus, self.kind, sides, emit.call(plus, self.kind, *of_pair)))
         return out
+
+    def levels(self, number: Any) -> list[Any]:
+        """For each candidate a vector of levels, 0 to 255: 64 bytes as ``packed`` orders them, or 16 of int16."""
+        emit, builder, lanes = self.emit, self.emit.builder, self.lanes
+        if self.narrow:
+            at = builder.mul(number, I64(ITEMS))
+            halves = zip(self._sums(at), self._sums(builder.add(at, I64(lanes))), strict=True)
+            return [emit.call("llvm.x86.avx512.packuswb.512", vector(I8, ITEMS), *half) for half in halves]
+        bounds = [ir.Constant(self.kind, [bound] * lanes) for bound in (0, TOP)]
+        above = (
+            emit.call(f"llvm.smax.v{lanes}i16", self.kind, one, bounds[0])
+            for one in self._sums(builder.mul(number, I64(lanes)))
+        )
+        return [emit.call(f"llvm.smin.v{lanes}i16", self.kind, one, bounds[1]) for one in above]
 
     def short(self, number: Any, context: Any, before: int) -> list[Any]:
         """For each candidate 16 or 8 sums of products of int16: the ``number``-th vector behind ``before`` bytes."""
@@ -105,7 +118,7 @@ def readouts(
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         emit, size = Emitter(context, builder, signature.args, values), len(group)
         layer = _First(emit, values[5], size, narrow)
-        lanes, kind = layer.lanes, vector(I32, 8)
+        lanes, kind = layer.lanes, vector(I32, 16 if narrow else 8)
         width, inner = emit.length(6), emit.length(7)
 
         def step(number: Any, sums: Sequence[Any]) -> list[Any]:
@@ -114,24 +127,23 @@ def readouts(
                 own = emit.load(emit.address(6, builder.mul(number, I64(lanes)), 2), layer.kind, 2)
                 pairs = [emit.call("llvm.x86.avx2.pmadd.wd", kind, one, own) for one in found]
                 return [builder.add(sum_, pair) for sum_, pair in zip(sums, pairs, strict=True)]
-            own = emit.load(emit.address(6, builder.mul(number, I64(lanes)), 1), vector(I8, 32), 1)
-            packed = [builder.trunc(one, vector(I8, 32)) for one in found]
-            name = "llvm.x86.avx512.vpdpbusd.256"
-            return [emit.call(name, kind, sum_, one, own) for sum_, one in zip(sums, packed, strict=True)]
+            own = emit.load(emit.address(6, builder.mul(number, I64(ITEMS)), 1), vector(I8, ITEMS), 1)
+            name = "llvm.x86.avx512.vpdpbusd.512"
+            return [emit.call(name, kind, sum_, one, own) for sum_, one in zip(sums, found, strict=True)]
 
         def inside(number: Any, sums: Sequence[Any]) -> list[Any]:
             start = emit.address(7, I64(0), 2)
             found = layer.short(number, start, width)
             return [builder.add(sum_, one) for sum_, one in zip(sums, found, strict=True)]
 
-        tasks: list[tuple[Any, int, ir.Type, Callable[..., list[Any]]]] = [
-            (width, 8, kind, step),
-            (inner, 9, vector(I32, lanes // 2), inside),
+        tasks: list[tuple[Any, int, int, Callable[..., list[Any]]]] = [
+            (width, layer.step, 8, step),
+            (inner, lanes, 9, inside),
         ]
-        for count, target, of, body in tasks:
-            zeros = [ir.Constant(of, [0] * of.count)] * size
-            for member, sum_ in enumerate(emit.summed(builder.sdiv(count, I64(lanes)), zeros, body)):
-                total = emit.call(f"llvm.vector.reduce.add.v{of.count}i32", I32, sum_)
+        zeros = [ir.Constant(kind, [0] * kind.count)] * size
+        for count, columns, target, body in tasks:
+            for member, sum_ in enumerate(emit.summed(builder.sdiv(count, I64(columns)), zeros, body)):
+                total = emit.call(f"llvm.vector.reduce.add.v{kind.count}i32", I32, sum_)
                 emit.store(total, emit.plus(emit.address(target, values[5], 4), 4 * member), 4)
         return context.get_dummy_value()
 
@@ -154,13 +166,12 @@ def activations(
         size = 1 if narrow else 2
 
         def step(number: Any, _: Any) -> list[Any]:
-            at = builder.mul(number, I64(layer.lanes * size))
-            for member, found in enumerate(layer.levels(number)):
-                levels = builder.trunc(found, vector(I8, 32)) if narrow else found
+            at = builder.mul(number, I64(layer.step * size))
+            for member, levels in enumerate(layer.levels(number)):
                 emit.store(levels, emit.plus(emit.row(6, I64(member), size), at), size)
             return []
 
-        emit.summed(builder.sdiv(emit.length(2), I64(layer.lanes)), [], step)
+        emit.summed(builder.sdiv(emit.length(2), I64(layer.step)), [], step)
         return context.get_dummy_value()
 
     return signature, codegen

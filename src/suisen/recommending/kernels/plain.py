@@ -8,7 +8,7 @@ bytes, one pass over the scores) and then the rescoring; without a compiled path
 import numpy as np
 import numpy.typing as npt
 
-from suisen.recommending.kernels.quantised import CENTRE, LARGEST, Quantised
+from suisen.recommending.kernels.quantised import FINE, FINE_CENTRE, Quantised
 from suisen.retrieval.checks import CheckedSearch
 from suisen.retrieval.contract import Floats, Ints
 from suisen.retrieval.exact import scan
@@ -18,30 +18,30 @@ LANES = 16
 """Partial sums of an inner product, as many as a vector register of the compiled path has."""
 
 
-def survivors(table: Quantised, levels: npt.NDArray[np.int8], search: CheckedSearch) -> tuple[Ints, Ints]:
-    """(B, search.k) positions, -1 = none, and integer scores, of the largest that each query may get, falling.
+def survivors(table: Quantised, levels: npt.NDArray[np.int8], search: CheckedSearch) -> Ints:
+    """(B, search.k) positions, -1 = none, of the largest integer scores that each query may get, falling.
 
     The score of an item is Σ u_j q'_j; equal scores: lower position first.  ``levels``: (B, 4 · ⌈d / 4⌉) int8 of the
     queries in ``search``.
     """
     centred = search._replace(queries=levels.astype(np.float32))
-    positions, scores = unpack(scan(table.centred, centred), search.k)
-    whole = np.where(positions >= 0, scores, 0).astype(np.int64)
-    return positions, whole + CENTRE * levels.sum(axis=1, dtype=np.int64)[:, None]
+    return unpack(scan(table.centred, centred), search.k)[0]
 
 
 def retrieve(table: Quantised, search: CheckedSearch, exact: bool, width: int) -> tuple[Ints, Floats, Ints]:
     """(B, width) positions, -1 = none, and scores, falling, and (B,) how many: the best of search.k survivors.
 
-    ``exact``: scores are inner products; else they are what the integer scores stand for.
+    ``exact``: scores are inner products; else those with what the 16 bits of ``fine`` stand for.
     """
-    positions, whole = survivors(table, table.levels_of(search.queries), search)
+    positions = survivors(table, table.levels_of(search.queries), search)
     if exact:
         scores = rescored(table.vectors, search.queries, positions)
     else:
-        largest = np.abs(search.queries * table.scale).max(axis=1, keepdims=True, initial=0)
-        added = np.cumsum(search.queries * table.low, axis=1)[:, -1:]  # one number behind the other
-        scores = (whole * (largest / LARGEST) + added).astype(np.float32)
+        steps = (search.queries * (table.scale / FINE)).astype(np.float32)
+        fine = table.fine[:, : table.d].astype(np.float32)
+        centre = table.low + table.scale / FINE * FINE_CENTRE
+        added = np.cumsum(search.queries * centre, axis=1)[:, -1:]  # one number behind the other
+        scores = (rescored(fine, steps, positions).astype(np.float64) + added).astype(np.float32)
     keys = np.where(positions < 0, NONE, pack(scores, positions))
     keys.sort(axis=1)
     best, values = unpack(keys[:, :width], width)

@@ -1,4 +1,4 @@
-"""Vectors in int8: a quarter of the bytes, in the order that the scan reads them.
+"""Vectors in int8, in the order that the scan reads them, and in int16, to put in order what it finds.
 
 A level is u = round((v - low_j) / scale_j), 0 to 255, with the dimension's own lowest value and step: no coordinate is
 further than half a step from its level.  A query is multiplied by the steps and then rounded to ±127 times a step of
@@ -41,7 +41,13 @@ CENTRE = 128
 """The level that ``centred`` calls 0."""
 TILES_PER_CHUNK = 1024
 """Tiles that are quantised together: 64 MiB of float64 where d is 128."""
-FILES = ("tiles", "low", "scale", "order", "slots")
+FILES = ("tiles", "low", "scale", "order", "slots", "fine")
+FINE = 257
+"""Steps of ``fine`` in one of a tile's."""
+FINE_CENTRE = 32_768
+"""The level that ``fine`` calls 0."""
+LINE = 32
+"""int16 numbers of a cache line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +66,15 @@ class Quantised:
     """(64 · (tiles + 1),) position of each slot; 0 behind the end, with room for one tile more."""
     slots: npt.NDArray[np.int32]
     """(n,) slot of each position."""
+    fine: npt.NDArray[np.int16]
+    """(n, d) by position, levels of 1/257 of a step, less 32,768: what orders survivors where float32 costs too
+    much.  Padded to whole cache lines."""
 
     @classmethod
     def of(cls, vectors: Floats, seed: int = 0) -> "Quantised":
         """(n, d) finite float32 vectors, d at most 1,024; the array itself is kept where it is contiguous and writable.
 
-        Bytes: n·d and 8·n beside the vectors.  Raises InputError as an index does.
+        Bytes: 3·n·d and 8·n beside the vectors.  Raises InputError as an index does.
         """
         checked = checked_vectors(vectors)
         n, d = checked.shape
@@ -80,8 +89,8 @@ class Quantised:
         slots[places] = np.arange(n)
         low = checked.min(axis=0).astype(np.float64)
         scale = (checked.max(axis=0).astype(np.float64) - low) / 255
-        tiles = _tiles(checked, places, low, scale)
-        return cls(np.require(vectors, requirements=["C", "A", "W"]), tiles, low, scale, order, slots)
+        tiles, fine = _tiles(checked, places, low, scale), _fine(checked, low, scale)
+        return cls(np.require(vectors, requirements=["C", "A", "W"]), tiles, low, scale, order, slots, fine)
 
     def levels_of(self, queries: Floats) -> npt.NDArray[np.int8]:
         """(B, 4 · ⌈d / 4⌉) levels of (B, d) queries, ±127 at the largest; a query of zeros is zeros."""
@@ -144,6 +153,7 @@ class Quantised:
             scale=mapped(folder / "scale.npy", (d,), np.float64),
             order=mapped(folder / "order.npy", (ITEMS * (count + 1),), np.int32),
             slots=mapped(folder / "slots.npy", (n,), np.int32),
+            fine=mapped(folder / "fine.npy", (n, -(-d // LINE) * LINE), np.int16),
         )
 
 
@@ -159,6 +169,17 @@ def _tiles(vectors: Floats, places: Ints, low: Doubles, scale: Doubles) -> npt.N
         levels = np.zeros((ITEMS * len(here), 4 * quads), dtype=np.uint8)
         levels[: len(chosen), :d] = np.rint((vectors[chosen] - low) / step)
         here[:] = levels.reshape(len(here), ITEMS, quads, 4).transpose(0, 2, 1, 3)
+    return out
+
+
+def _fine(vectors: Floats, low: Doubles, scale: Doubles) -> npt.NDArray[np.int16]:
+    """Levels of (n, d) vectors in 16 bits."""
+    n, d = vectors.shape
+    out = aligned((n, -(-d // LINE) * LINE), np.int16)
+    step = np.where(scale > 0, scale, 1) / FINE
+    for first in range(0, n, ITEMS * TILES_PER_CHUNK):
+        here = slice(first, first + ITEMS * TILES_PER_CHUNK)
+        out[here, :d] = np.rint((vectors[here] - low) / step) - FINE_CENTRE
     return out
 
 

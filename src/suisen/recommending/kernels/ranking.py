@@ -68,13 +68,13 @@ def _context_levels(own: Any, columns: Any, steps: Any, top: int, start: int, of
 
 
 @compiled
-def _of_pair(own: Any, alpha: int, table: Any, item: int, beta: int, pair: Any, gamma: Any) -> Any:
-    """Σ p_j (α_j + β_j) + Σ γ_jl p_j p_l: α_0 is own[alpha], β_0 is table[item, beta]; ``pair``: (p,)."""
-    out = np.float32(0)
-    for j in range(len(pair)):
-        out += pair[j] * (own[alpha + j] + table[item, beta + j])
-        for other in range(j, len(pair)):
-            out += gamma[j, other] * (pair[j] * pair[other])
+def _of_pair(alpha: Any, beta: Any, other: Any, first: Any, second: Any, gamma: Any) -> Any:
+    """Σ p_j (α_j + β_j) + Σ γ_jl p_j p_l of two pair features."""
+    out = first * (alpha[0] + beta)
+    out += gamma[0, 0] * (first * first)
+    out += gamma[0, 1] * (first * second)
+    out += second * (alpha[1] + other)
+    out += gamma[1, 1] * (second * second)
     return out
 
 
@@ -92,24 +92,24 @@ def _kept(alive: Any, count: int, scores: Any, keys: Any, most: int) -> int:
 
 
 @compiled
-def _cut(ints: Any, own: Any, ids: Any, count: int, shape: Any, pairs: Any, context: Any, group: Any, out: Any) -> None:
+def _cut(ints: Any, alpha: Any, ids: Any, count: int, pairs: Any, context: Any, group: Any, out: Any) -> None:
     """Step 1: into ``out`` the read-out's scores of all candidates, and what beside the net they are made of."""
     records, betas, _, weights, readout, worth = ints[:6]
-    inner, p, _, _ = shape
     features, levels = pairs
     of_first, of_short, unit = context
     scores, shallow = out
     padded = -(-count // len(group)) * len(group)
     sums, shorts = np.empty(padded, np.int32), np.empty(padded, np.int32)
     for at in range(0, padded, len(group)):
-        for member in range(len(group)):
-            soon = ids[min(at + AHEAD + member, count - 1)]
+        for member in range(at + AHEAD, min(at + AHEAD + len(group), count)):
             for byte in range(0, records.shape[1], 64):
-                prefetch(records, soon, byte)
+                prefetch(records, ids[member], byte)
         readouts(records, ids, of_first, weights, levels, at, readout, of_short, sums, shorts, group)
     beta = len(of_first) // 4
     for place in range(count):
-        pair = _of_pair(own, inner, betas, ids[place], beta, features[place, :p], ints[9])
+        item = ids[place]
+        first, second = features[0, place], features[1, place]
+        pair = _of_pair(alpha, betas[item, beta], betas[item, beta + 1], first, second, ints[9])
         shallow[place] = np.float32(shorts[place]) * unit + pair
         scores[place] = np.float32(sums[place]) * worth[0] + shallow[place]
 
@@ -170,19 +170,19 @@ def _deep(net: Any, x: Any, widths: Any, group: Any, found: Any) -> None:
 
 
 @compiled
-def _first(own: Any, item: Any, start: int, weights: Any, pair: Any, out: Any) -> None:
+def _first(own: Any, item: Any, start: int, weights: Any, first: Any, second: Any, out: Any) -> None:
     """relu(c + i + P p) of a candidate in float32; ``own``, ``item``: rows whose net's part begins at ``start``."""
     zero = np.float32(0)
     for column in range(len(own) - start):
         value = own[start + column] + item[start + column]
-        value = value + pair[0] * weights[0, column] + pair[1] * weights[1, column]
+        value = value + first * weights[0, column] + second * weights[1, column]
         out[column] = value if value > zero else zero
 
 
 @compiled
 def _precise(
-    floats: Any, contexts: Any, row: int, ids: Any, alive: Any, count: int, widths: Any, shape: Any, true: Any,
-    features: Any, x: Any, group: Any, scores: Any,
+    floats: Any, contexts: Any, row: int, alpha: Any, ids: Any, alive: Any, count: int, widths: Any, shape: Any,
+    true: Any, features: Any, x: Any, group: Any, scores: Any,
 ) -> None:  # fmt: skip
     """Step 3: float32 scores of alive[:count].
 
@@ -204,23 +204,25 @@ def _precise(
             place = alive[min(at + member, count - 1)]
             if len(vectors) > 0:
                 score = product(vectors, ids[place], queries, row, queries.shape[1])
-                features[place, 0] = np.float32((score - mean) / spread)
-            _first(own, rows[ids[place]], start, weights, features[place], x[0, member])
+                features[0, place] = np.float32((score - mean) / spread)
+            _first(own, rows[ids[place]], start, weights, features[0, place], features[1, place], x[0, member])
         _deep(net, x, widths, group, found)
         for member in range(min(len(group), count - at)):
             place = alive[at + member]
             item = ids[place]
-            pair = _of_pair(own, inner, rows, item, inner, features[place, :p], gamma)
+            beta = rows[item, inner] if p > 0 else np.float32(0)
+            other = rows[item, inner + 1] if p > 1 else np.float32(0)
+            pair = _of_pair(alpha, beta, other, features[0, place], features[1, place], gamma)
             scores[place] = found[member] + (product(rows, item, contexts, row, inner) + pair)
 
 
 @compiled
-def _pairs(scores: Any, count: int, falling: Any, features: Any, levels: Any) -> tuple[float, float]:
-    """Pair features of a list, in float32 and in int16; the mean and deviation of its scores."""
+def _standard(scores: Any, count: int, features: Any, levels: Any) -> tuple[float, float]:
+    """The first pair feature of a list, in float32 and in int16; the mean and deviation of its scores."""
     mean, spread = _moments(scores, count)
     for place in range(count):
-        features[place, 0], features[place, 1] = np.float32((scores[place] - mean) / spread), falling[place]
-        levels[0, place] = _level(features[place, 0])
+        features[place] = np.float32((scores[place] - mean) / spread)
+        levels[place] = _level(features[place])
     return mean, spread
 
 
@@ -250,30 +252,32 @@ def rank(
     of_first, of_short, falling = scratch
     cut, quantised, finish = speed
     b, most = positions.shape
-    start, top = shape[2], shape[3]
+    inner, p, start, top = shape
+    alpha = np.zeros(2, np.float32)
     k = out[0].shape[1]
     size = len(group)
-    features, levels = np.zeros((most, 2), np.float32), np.zeros((2, most + size), np.int16)
+    features, levels = np.empty((2, most), np.float32), np.zeros((2, most + size), np.int16)
     ids, alive = np.empty(most + size, np.int64), np.empty(most + size, np.int64)
     scores, shallow = np.empty(most, np.float32), np.empty(most, np.float32)
     keys = np.empty(most, np.int64)
     x = np.zeros((2, size, max(widths.max(), 1)), np.float32)
     of_first[:], of_short[:] = 0, 0
     for place in range(most):
-        levels[1, place] = _level(falling[place])
+        features[1, place], levels[1, place] = falling[place], _level(falling[place])
     for row in range(b):
         count = counts[row]
         out[0][row], out[1][row] = -1, -np.inf
         if count == 0:
             continue
-        mean, spread = _pairs(retrieved[row], count, falling, features, levels)
+        mean, spread = _standard(retrieved[row], count, features[0], levels[0])
         for place in range(count):
             ids[place], alive[place] = positions[row, place], place
         ids[count : count + size] = ids[count - 1]  # whole groups are scored
+        alpha[:p] = contexts[row, inner:start]
         if cut or quantised:
             unit = _context_levels(contexts[row], ints[2], ints[6], top, start, of_first, of_short)
             context = (of_first, of_short, unit)
-            _cut(ints, contexts[row], ids, count, shape, (features, levels), context, group, (scores, shallow))
+            _cut(ints, alpha, ids, count, (features, levels), context, group, (scores, shallow))
             if cut:
                 count = _kept(alive, count, scores, keys, cut)
             if quantised and len(widths) > 1:
@@ -283,7 +287,7 @@ def rank(
         if not quantised or finish:
             of_list = (true[0], true[1], mean, spread)
             _precise(
-                floats, contexts, row, ids, alive, count, widths, shape, of_list, features, x, group, scores
+                floats, contexts, row, alpha, ids, alive, count, widths, shape, of_list, features, x, group, scores
             )  # fmt: skip
         count = _kept(alive, count, scores, keys, k)
         _written(alive, count, scores, keys, ids, out[0][row], out[1][row])

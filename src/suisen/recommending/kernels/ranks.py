@@ -144,16 +144,17 @@ class RankTables:
     def _compiled(self) -> list[Any]:
         betas = self.records.view(np.float32)  # β stand at h₁ / 4 and behind it
         floats = (self.rows, self.gamma, self.from_pair, (self.float_tiles, self.biases, self.out))
+        shared = self.records, betas, self.columns, self.pair_weights
+        order = _interleaved(int(self.widths[0]))
+        tiles = self.tiles.copy()
+        if len(self.widths) > 1:
+            first = tiles[: self.widths[0] * self.widths[1]].reshape(-1, self.widths[0] // 4, ITEMS, 4)
+            first[:] = _quads(_rows(first)[:, order])
+        kinds = (self.readout[order], tiles), (self.readout.astype(np.int16), self.tiles)
         return [
-            (
-                (
-                    self.records, betas, self.columns, self.pair_weights, self.readout.astype(kind), self.worth,
-                    self.steps, self.tiles, self.units, self.gamma, self.out[0],
-                ),
-                floats,
-            )
-            for kind in (np.int8, np.int16)
-        ]  # fmt: skip
+            ((*shared, readout, self.worth, self.steps, weights, self.units, self.gamma, self.out[0]), floats)
+            for readout, weights in kinds
+        ]
 
     def save(self, folder: Path) -> None:
         """Writes a .npy file for each table; ``folder`` is made where it is missing."""
@@ -357,5 +358,20 @@ def _tiled(weight: Floats, kind: npt.DTypeLike) -> Any:
 
 def _packed(levels: Floats) -> Any:
     """(outputs / 64, inputs / 4, 64, 4) bytes of (outputs, inputs) levels with a sign."""
-    tiles = _tiled(levels, np.int8)  # (tiles, inputs, 64)
-    return tiles.reshape(len(tiles), -1, 4, ITEMS).transpose(0, 1, 3, 2).astype(np.int8).view(np.uint8)
+    return _quads(_tiled(levels, np.int8).astype(np.int8).view(np.uint8))
+
+
+def _quads(rows: Any) -> Any:
+    """(tiles, inputs / 4, 64, 4) of (tiles, inputs, 64)."""
+    return rows.reshape(len(rows), -1, 4, ITEMS).transpose(0, 1, 3, 2)
+
+
+def _rows(quads: Any) -> Any:
+    """(tiles, inputs, 64) of (tiles, inputs / 4, 64, 4)."""
+    return quads.transpose(0, 1, 3, 2).reshape(len(quads), -1, ITEMS)
+
+
+def _interleaved(width: int) -> Ints:
+    """(width,) the column at each place where AVX-512 packs two vectors of 32 int16 into 64 bytes: eights in turn."""
+    eights = np.arange(width).reshape(-1, 2, 4, 8)
+    return eights.transpose(0, 2, 1, 3).ravel()

@@ -33,8 +33,8 @@ QUERIES = 60
 """Queries that are scanned together: more bring nothing, and their keys would leave the cache."""
 LEAST_MARGIN, MARGIN_SHARE = 32, 8
 """The margin of k is k / 8, and at least 32."""
-LEAST_LEFT, CUT_SHARE = 8, 4
-"""Candidates beside k that are scored in float32, at least; and how many times as many the cut leaves, at least."""
+LEAST_LEFT, CUT_SHARE = 2, 4
+"""Candidates beside k that are scored in float32, at least; and how many times k the cut leaves, at least."""
 SPARE = 2_048
 """Keys beside the best that a query's row has room for."""
 GROUPS = {"vnni": 6, "avx2": 2}
@@ -47,7 +47,7 @@ class Speed(NamedTuple):
     """How much of the arithmetic is left out; the fields' defaults leave nothing out."""
 
     rescore: bool = True
-    """Candidates are chosen and ordered by float32 inner products; else by int8 ones."""
+    """Candidates are chosen and ordered by float32 inner products; else chosen by int8 ones, ordered by int16 ones."""
     cut: int = 0
     """Candidates that a linear read-out of the ranker leaves, or more where k asks for it; 0: all."""
     quantised: bool = False
@@ -60,7 +60,7 @@ class Speed(NamedTuple):
         if not ranks.shape[2]:
             return 0, 0, 0
         finish = max(self.finish, k + max(LEAST_LEFT, k // 4)) if self.quantised and self.finish else 0
-        cut = max(self.cut, CUT_SHARE * max(finish, k)) if self.cut else 0
+        cut = max(self.cut, CUT_SHARE * k) if self.cut else 0
         return cut, int(self.quantised), finish
 
 
@@ -268,7 +268,7 @@ def _compiled_lists(
         _scratch.take("scores", (b, most), np.float32),
         _scratch.take("counts", (b,), np.int64),
     )
-    arrays = (table.tiles, table.low, table.scale, table.order, table.slots, table.vectors)
+    arrays = (table.tiles, table.low, table.scale, table.order, table.slots, table.vectors, table.fine)
     gone = (np.require(values, np.int64, ["C", "W"]), np.require(offsets, np.int64, ["C", "W"]))
     queries = np.require(part.queries, np.float32, ["C", "W"])
     good = retrieve(arrays, queries, gone, base, best, exact, ((0,), (0,) * group), scratch, out)
