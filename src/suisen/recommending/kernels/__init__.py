@@ -1,5 +1,6 @@
 """Kernels of the fast answer: int8 tables of vectors and of a ranker, and what runs them on this processor."""
 
+from suisen.recommending.kernels.cells import partitioned
 from suisen.recommending.kernels.paths import PATHS, path_of, paths_here
 from suisen.recommending.kernels.quantised import Quantised
 from suisen.recommending.kernels.ranks import RankTables, Sample
@@ -15,6 +16,7 @@ __all__ = [
     "Speed",
     "agreement",
     "candidates",
+    "partitioned",
     "path_of",
     "paths_here",
     "ranked",

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from suisen.recommending.kernels.cache import compiled
 from suisen.recommending.kernels.emitter import FLOAT, I8, I16, I32, I64, Emitter, vector
 from suisen.recommending.kernels.quantised import FINE, FINE_CENTRE, LARGEST, LOW
-from suisen.recommending.kernels.scan import partitioned, scan
+from suisen.recommending.kernels.scan import partitioned, scan, scan_cells
 from suisen.retrieval.checks import MAX_COORDINATE
 
 AHEAD = 8
@@ -237,15 +237,39 @@ def _prepared(
 
 
 @compiled
+def _nearest(queries: Any, cells: Any, groups: Any, keys: Any, kind: Any) -> Any:
+    """(B, probes) the cells that each query reads; ``keys`` is written to."""
+    tiles, scale, order, _, probes, base = cells
+    b, count = len(queries), tiles.shape[0]
+    one, many = groups
+    rows = b if b == 1 else -(-b // len(many)) * len(many)
+    levels = np.zeros((rows, 4 * tiles.shape[1]), kind)
+    open_, found = np.zeros((rows, count), np.uint64), np.empty(rows, np.int64)
+    for row in range(b):
+        _levels(queries[row], scale, levels[row])
+        open_[row] = base
+    if b == 1:
+        scan(tiles, levels, one, probes, False, open_, order, keys, found)
+    else:
+        scan(tiles, levels, many, probes, False, open_, order, keys, found)
+    out = np.empty((b, probes), np.int64)
+    for row in range(b):
+        for place in range(probes):
+            out[row, place] = LOW - (keys[row, place] & LOW)
+    return out
+
+
+@compiled
 def retrieve(
-    table: Any, queries: Any, gone: Any, base: Any, best: int, exact: bool, groups: Any, scratch: Any, out: Any
-) -> bool:
+    table: Any, cells: Any, queries: Any, gone: Any, base: Any, best: int, exact: bool, groups: Any, scratch: Any,
+    out: Any,
+) -> bool:  # fmt: skip
     """Sorted lists of the queries: positions, scores and how many there are, into ``out``.
 
-    ``table``: arrays of a ``Quantised``; ``gone``: values and offsets of what is excluded; ``base``: (tiles,) uint64
-    bits of the slots that anyone may get; ``best``: survivors of the scan; ``groups``: tuples of 1 and of as many
-    queries as a tile takes; ``scratch``: keys, bits and levels with a row for each query, filled up to whole groups.
-    ``out``: (B, C) positions and scores, -1 and -inf behind the (B,) counts.
+    ``table``, ``cells``: arrays of a ``Quantised`` and of its cells; ``gone``: values and offsets of what is excluded;
+    ``base``: (tiles,) uint64 bits of the slots that anyone may get; ``best``: survivors of the scan; ``groups``: tuples
+    of 1 and of as many queries as a tile takes; ``scratch``: keys, bits and levels with a row for each query, filled up
+    to whole groups.  ``out``: (B, C) positions and scores, -1 and -inf behind the (B,) counts.
 
     False where a query holds what is no number, or ``gone`` what is no position.
     """
@@ -258,12 +282,15 @@ def retrieve(
     if not _prepared(queries, scale, slots, gone, base, levels, open_, wanted):
         return False
     found = np.empty(rows, np.int64)
-    if b == 1:
+    if cells[4] > 0:
+        nearest = _nearest(queries, cells, groups, keys, levels.dtype)
+        scan_cells(tiles, levels, one, best, open_, order, nearest, cells[3], keys, found)
+    elif b == 1:
         scan(tiles, levels, one, best, True, open_, order, keys, found)
     else:
         scan(tiles, levels, many, best, True, open_, order, keys, found)
     for row in range(b):
-        if found[row] < min(wanted[row], best):  # a bar was too high
+        if found[row] < min(wanted[row], best):  # a bar was too high, or the cells hold too few
             here = slice(row, row + 1)
             scan(tiles, levels[here], one, best, False, open_[here], order, keys[here], found[here])
         count = found[row]

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from suisen.recommending.kernels.quantised import FINE, FINE_CENTRE, Quantised
-from suisen.retrieval.checks import CheckedSearch
-from suisen.retrieval.contract import Floats, Ints
+from suisen.retrieval.checks import CheckedSearch, checked_search
+from suisen.retrieval.contract import Bools, Floats, Ints
 from suisen.retrieval.exact import scan
 from suisen.retrieval.select import NONE, pack, unpack
 
@@ -25,7 +25,29 @@ def survivors(table: Quantised, levels: npt.NDArray[np.int8], search: CheckedSea
     queries in ``search``.
     """
     centred = search._replace(queries=levels.astype(np.float32))
-    return unpack(scan(table.centred, centred), search.k)[0]
+    if table.cells is None:
+        return unpack(scan(table.centred, centred), search.k)[0]
+    n = len(table.vectors)
+    out = np.full((len(levels), search.k), -1, dtype=np.int64)
+    for row, near in enumerate(nearest(table, search.queries)):
+        one = centred.take(np.array([row]), n)
+        inside = near[table.cell_of] if one.allowed is None else near[table.cell_of] & one.allowed
+        found = unpack(scan(table.centred, one._replace(allowed=inside)), search.k)[0]
+        if (found >= 0).sum() < one.wanted[0]:  # its cells hold too few
+            found = unpack(scan(table.centred, one), search.k)[0]
+        out[row] = found[0]
+    return out
+
+
+def nearest(table: Quantised, queries: Floats) -> Bools:
+    """(B, cells) whether a query reads a cell of the table."""
+    if table.cells is None:
+        return np.ones((len(queries), 1), dtype=np.bool_)
+    centres, probes = table.cells.centres, table.cells.probes
+    search = checked_search(centres.vectors, queries, probes, None, None)
+    out = np.zeros((len(queries), len(centres.vectors)), dtype=np.bool_)
+    np.put_along_axis(out, survivors(centres, centres.levels_of(queries), search), True, axis=1)
+    return out
 
 
 def retrieve(table: Quantised, search: CheckedSearch, exact: bool, width: int) -> tuple[Ints, Floats, Ints]:

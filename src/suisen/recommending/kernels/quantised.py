@@ -42,12 +42,26 @@ CENTRE = 128
 TILES_PER_CHUNK = 1024
 """Tiles that are quantised together: 64 MiB of float64 where d is 128."""
 FILES = ("tiles", "low", "scale", "order", "slots", "fine")
+CELLS = "cells"
+"""Folder of a table's cells inside its own."""
 FINE = 257
 """Steps of ``fine`` in one of a tile's."""
 FINE_CENTRE = 32_768
 """The level that ``fine`` calls 0."""
 LINE = 32
 """int16 numbers of a cache line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Where the items of a large table stand by clusters, so that a query reads the nearest alone: see ``cells``."""
+
+    centres: "Quantised"
+    """A table of the (cells, d) centres: the cells with the largest inner products are the nearest."""
+    starts: npt.NDArray[np.int64]
+    """(cells + 1,) first tile of each cell."""
+    probes: int
+    """Cells that a query reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +83,15 @@ class Quantised:
     fine: npt.NDArray[np.int16]
     """(n, d) by position, levels of 1/257 of a step, less 32,768: what orders survivors where float32 costs too
     much.  Padded to whole cache lines."""
+    cells: Cells | None = None
+    """None: every query reads all tiles."""
 
     @classmethod
-    def of(cls, vectors: Floats, seed: int = 0) -> "Quantised":
+    def of(cls, vectors: Floats, seed: int = 0, slots: npt.NDArray[np.int32] | None = None) -> "Quantised":
         """(n, d) finite float32 vectors, d at most 1,024; the array itself is kept where it is contiguous and writable.
 
-        Bytes: 3·n·d and 8·n beside the vectors.  Raises InputError as an index does.
+        ``slots``: (n,) where each stands, None: in random order.  Bytes: 3·n·d and 8·n beside the vectors.  Raises
+        InputError as an index does.
         """
         checked = checked_vectors(vectors)
         n, d = checked.shape
@@ -82,14 +99,14 @@ class Quantised:
             raise InputError(f"vectors has {d} dimensions; an int8 table holds at most {MAX_DIM}: search exactly")
         if n >= 2**31 - 2 * ITEMS:
             raise InputError(f"vectors has {n} rows; an int8 table holds fewer than 2^31: use several tables")
-        places = np.random.default_rng(seed).permutation(n)
-        order = np.zeros(ITEMS * (-(-n // ITEMS) + 1), dtype=np.int32)
-        order[:n] = places
-        slots = np.empty(n, dtype=np.int32)
-        slots[places] = np.arange(n)
+        if slots is None:
+            slots = np.random.default_rng(seed).permutation(n).astype(np.int32)
+        order = np.full(ITEMS * (int(slots.max()) // ITEMS + 2), -1, dtype=np.int32)
+        order[slots] = np.arange(n)
         low = checked.min(axis=0).astype(np.float64)
         scale = (checked.max(axis=0).astype(np.float64) - low) / 255
-        tiles, fine = _tiles(checked, places, low, scale), _fine(checked, low, scale)
+        tiles, fine = _tiles(checked, order[:-ITEMS], low, scale), _fine(checked, low, scale)
+        order = np.maximum(order, 0)
         return cls(np.require(vectors, requirements=["C", "A", "W"]), tiles, low, scale, order, slots, fine)
 
     def levels_of(self, queries: Floats) -> npt.NDArray[np.int8]:
@@ -108,8 +125,7 @@ class Quantised:
     def open_to(self, allowed: Bools | None) -> Words:
         """The same bits for the items that ``allowed`` (n,) lets pass; None: all."""
         bits = np.zeros(ITEMS * len(self.tiles), dtype=np.bool_)
-        n = len(self.slots)
-        bits[:n] = True if allowed is None else allowed[self.order[:n]]
+        bits[self.slots] = True if allowed is None else allowed
         return np.packbits(bits, bitorder="little").view("<u8")
 
     def allowed_by(self, bits: Words) -> Bools:
@@ -117,10 +133,25 @@ class Quantised:
         allowed: Bools = np.unpackbits(bits.view(np.uint8), bitorder="little")[self.slots].astype(np.bool_)
         return allowed
 
+    @cached_property
+    def cell_arrays(self) -> tuple[Any, ...]:
+        """Centres' tiles, scale, order, the cells' first tiles, probes and bits, as compiled code takes them."""
+        if self.cells is None:
+            return self.tiles[:0], self.scale, self.order[:0], np.zeros(1, np.int64), 0, self.open_to_all[:0]
+        table = self.cells.centres
+        return table.tiles, table.scale, table.order, self.cells.starts, self.cells.probes, table.open_to_all
+
     @property
     def d(self) -> int:
         """Numbers of a vector."""
         return int(self.vectors.shape[1])
+
+    @cached_property
+    def cell_of(self) -> Ints:
+        """(n,) the cell of each position; all in cell 0 where there are none."""
+        starts = np.zeros(1, np.int64) if self.cells is None else self.cells.starts
+        cells: Ints = np.searchsorted(starts, self.slots // ITEMS, side="right") - 1
+        return cells
 
     @cached_property
     def centred(self) -> Floats:
@@ -136,6 +167,17 @@ class Quantised:
         for name in FILES:
             with replacing(folder / f"{name}.npy") as path:
                 np.save(path, getattr(self, name), allow_pickle=False)
+        if self.cells is not None:
+            self.cells.centres.save(folder / CELLS)
+            probes = np.array([self.cells.probes], dtype=np.int64)
+            parts: dict[str, Any] = {
+                "vectors": self.cells.centres.vectors,
+                "starts": self.cells.starts,
+                "probes": probes,
+            }
+            for name, array in parts.items():
+                with replacing(folder / CELLS / f"{name}.npy") as path:
+                    np.save(path, array, allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path, vectors: Floats) -> "Quantised":
@@ -145,7 +187,10 @@ class Quantised:
         for a file that is missing, damaged or another table's.
         """
         n, d = vectors.shape
-        count = -(-n // ITEMS)
+        count, cells = -(-n // ITEMS), None
+        if (folder / CELLS).exists():
+            cells = _cells(folder / CELLS, d)
+            count = int(cells.starts[-1])
         return cls(
             np.require(vectors, requirements=["C", "A", "W"]),
             tiles=mapped(folder / "tiles.npy", (count, -(-d // 4), ITEMS, 4), np.uint8),
@@ -154,20 +199,30 @@ class Quantised:
             order=mapped(folder / "order.npy", (ITEMS * (count + 1),), np.int32),
             slots=mapped(folder / "slots.npy", (n,), np.int32),
             fine=mapped(folder / "fine.npy", (n, -(-d // LINE) * LINE), np.int16),
+            cells=cells,
         )
 
 
-def _tiles(vectors: Floats, places: Ints, low: Doubles, scale: Doubles) -> npt.NDArray[np.uint8]:
-    """The tiles of (n, d) vectors whose slots hold the positions ``places``."""
-    n, d = vectors.shape
-    count, quads = -(-n // ITEMS), -(-d // 4)
-    out = aligned((count, quads, ITEMS, 4))
+def _cells(folder: Path, d: int) -> Cells:
+    """What ``save`` wrote of a table's cells."""
+    starts, (probes,) = mapped(folder / "starts.npy", None, np.int64), mapped(folder / "probes.npy", (1,), np.int64)
+    count = len(starts) - 1
+    if count < 1 or starts[0] != 0 or (np.diff(starts) < 0).any() or not 1 <= probes <= count:
+        raise BundleError(f"{folder} holds cells that do not fit together; save the table again")
+    centres = Quantised.load(folder, mapped(folder / "vectors.npy", (count, d), np.float32))
+    return Cells(centres, starts, int(probes))
+
+
+def _tiles(vectors: Floats, order: npt.NDArray[np.int32], low: Doubles, scale: Doubles) -> npt.NDArray[np.uint8]:
+    """The tiles of (n, d) vectors whose slots hold the positions ``order``, -1 nobody's."""
+    quads, d = -(-vectors.shape[1] // 4), vectors.shape[1]
+    out = aligned((len(order) // ITEMS, quads, ITEMS, 4))
     step = np.where(scale > 0, scale, 1)  # a dimension that is the same for all items is level 0
-    for first in range(0, count, TILES_PER_CHUNK):
+    for first in range(0, len(out), TILES_PER_CHUNK):
         here = out[first : first + TILES_PER_CHUNK]
-        chosen = places[ITEMS * first : ITEMS * (first + len(here))]
+        chosen = order[ITEMS * first : ITEMS * (first + len(here))]
         levels = np.zeros((ITEMS * len(here), 4 * quads), dtype=np.uint8)
-        levels[: len(chosen), :d] = np.rint((vectors[chosen] - low) / step)
+        levels[chosen >= 0, :d] = np.rint((vectors[chosen[chosen >= 0]] - low) / step)
         here[:] = levels.reshape(len(here), ITEMS, quads, 4).transpose(0, 2, 1, 3)
     return out
 

@@ -207,3 +207,57 @@ def _chosen(
             place += one
             word &= word - one
     return np.int64(place)
+
+
+@compiled
+def _by_cell(cells: Any, count: int) -> tuple[Any, Any]:
+    """(count + 1,) where each cell's queries begin in the second array, which holds the rows of (B, probes) cells."""
+    b, probes = cells.shape
+    heads = np.zeros(count + 1, np.int64)
+    for row in range(b):
+        for place in range(probes):
+            heads[cells[row, place] + 1] += 1
+    for cell in range(count):
+        heads[cell + 1] += heads[cell]
+    rows, ends = np.empty(b * probes, np.int64), heads.copy()
+    for row in range(b):
+        for place in range(probes):
+            cell = cells[row, place]
+            rows[ends[cell]] = row
+            ends[cell] += 1
+    return heads, rows
+
+
+@compiled
+def scan_cells(
+    tiles: Any, queries: Any, one: Any, best: int, open_: Any, order: Any, cells: Any, starts: Any, keys: Any,
+    counts: Any,
+) -> None:  # fmt: skip
+    """The ``best`` largest keys of each query over the tiles of its own cells, in any order; ``counts``: how many.
+
+    ``cells``: (B, probes) of each query.  A cell is read once for all queries that want it; a query's bar rises
+    whenever its keys have become twice as many as it needs.
+    """
+    heads, rows = _by_cell(cells, len(starts) - 1)
+    scores = np.empty((STRIP + 1, 1, ITEMS), np.int32)
+    reached = np.empty((STRIP, 1), np.uint64)
+    bars = np.full(len(cells), LOWEST, np.int32)
+    full = min(keys.shape[1], 2 * best + STRIP * ITEMS + 2) - STRIP * ITEMS - 2
+    counts[: len(cells)] = 0
+    for cell in range(len(starts) - 1):
+        # a cell that nobody reads has no strips
+        last = starts[cell + 1] if heads[cell] < heads[cell + 1] else starts[cell]
+        for start in range(starts[cell], last, STRIP):
+            end = min(start + STRIP, last)
+            for member in range(heads[cell], heads[cell + 1]):
+                row = rows[member]
+                for tile in range(start, end):
+                    _tile(tiles, tile, queries, row, scores, bars, reached, tile - start, one)
+                if counts[row] > full:
+                    bars[row] = partitioned(keys[row], counts[row], best) >> 32
+                    counts[row] = best
+                counts[row] = _chosen(scores, reached, 0, open_, order, start, end, keys, row, counts[row])
+    for row in range(len(cells)):
+        if counts[row] > best:
+            partitioned(keys[row], counts[row], best)
+            counts[row] = best

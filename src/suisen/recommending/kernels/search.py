@@ -253,13 +253,14 @@ def _compiled_lists(
     from suisen.recommending.kernels.lists import retrieve  # numba takes a second, and not everybody has it
 
     best, most = sizes
+    cells = table.cell_arrays
     b, group = len(part.queries), GROUPS[path]
     rows = 1 if b == 1 else -(-b // group) * group
     values, offsets = part.exclude or Excluded(np.zeros(0, np.int64), np.zeros(b + 1, np.int64))
     if len(offsets) != b + 1:
         return None
     scratch = (
-        _scratch.take("keys", (rows, best + SPARE), np.int64),
+        _scratch.take("keys", (rows, max(best, cells[4]) + SPARE), np.int64),
         _scratch.take("open", (rows, len(table.tiles)), np.uint64),
         _scratch.take("levels", (rows, 4 * table.tiles.shape[1]), LEVELS[path]),
     )
@@ -271,7 +272,7 @@ def _compiled_lists(
     arrays = (table.tiles, table.low, table.scale, table.order, table.slots, table.vectors, table.fine)
     gone = (np.require(values, np.int64, ["C", "W"]), np.require(offsets, np.int64, ["C", "W"]))
     queries = np.require(part.queries, np.float32, ["C", "W"])
-    good = retrieve(arrays, queries, gone, base, best, exact, ((0,), (0,) * group), scratch, out)
+    good = retrieve(arrays, cells, queries, gone, base, best, exact, ((0,), (0,) * group), scratch, out)
     return out if good else None
 
 
