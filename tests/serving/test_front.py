@@ -162,6 +162,12 @@ def test_who_waits_for_100_is_refused_without_the_body(client):
         assert plain.recv(1 << 16).startswith(b"HTTP/1.1 415 ")
 
 
+def test_a_body_that_is_announced_too_large_is_refused_before_it_comes(client):
+    with socket.create_connection(client.address, timeout=15) as plain:  # less than ``body_s``
+        plain.sendall(POST + b"content-length: 2000000\r\n\r\n")
+        assert plain.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+
+
 def test_head_has_a_length_and_no_body(client):
     found = raw_open(client, LIVE.replace(b"GET", b"HEAD") + LAST)
     first, _, behind = found.partition(b"\r\n\r\n")
@@ -282,6 +288,7 @@ def test_http_1_0_stays_open_where_it_asks_to(fast):
     [
         (b"GET /%b HTTP/1.1\r\n\r\n" % (b"a" * 1025), 414, "url_too_long"),
         (b"GET /%b" % (b"a" * 20_000), 414, "url_too_long"),
+        (b"GET /%b HTTP/1.1\r\n\r\n" % (b"a" * 1025) * 2 + LIVE, 414, "url_too_long"),
         (b"GET /health/live HTTP/1.1\r\nx: %b\r\n\r\n" % (b"a" * 2048), 431, "headers_too_large"),
         (b"GET /health/live HTTP/1.1\r\nx: %b" % (b"a" * 20_000), 431, "headers_too_large"),
         (b"GET /health/live HTTP/1.1\r\n" + b"x: y\r\n" * 5000, 431, "headers_too_large"),

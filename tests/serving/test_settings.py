@@ -16,6 +16,11 @@ from suisen.serving.settings import Settings
         ({"deadline_s": math.nan}, "Settings: deadline_s = nan should be a finite number"),
         ({"max_queries": -1}, "Settings: max_queries = -1 should be greater than 0"),
         ({"queries_per_batch": True}, "Settings: queries_per_batch = True should be a valid integer"),
+        ({"queries_per_turn": 0}, "Settings: queries_per_turn = 0 should be greater than 0"),
+        ({"front": "slow"}, "Settings: front = 'slow' should be 'fast' or 'asgi'"),
+        ({"max_header_bytes": 0}, "Settings: max_header_bytes = 0 should be greater than 0"),
+        ({"header_s": 0.0}, r"Settings: header_s = 0\.0 should be greater than 0"),
+        ({"max_connections": 0}, "Settings: max_connections = 0 should be greater than 0"),
         ({"drain_s": -0.5}, r"Settings: drain_s = -0\.5 should be greater than or equal to 0"),
     ],
 )

@@ -250,6 +250,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Finds out who answers, and whether the body is read."""
+        if self._last:
+            return
         parser, headers, dispatch = self._parser, self._headers, self._front.app.dispatch
         version = parser.get_http_version()
         target = _target(self._url)
