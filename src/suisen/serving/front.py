@@ -77,8 +77,10 @@ class Front:
     async def stop(self) -> None:
         """Closes the socket, then connections without a request; others once they are answered, within ``grace_s``.
 
-        Requests that have arrived by then are answered, too.
+        Requests that have arrived by then are answered, too.  A second call does nothing.
         """
+        if self.closing:
+            return
         self.closing = True
         self._server.close()
         await asyncio.sleep(0)  # the loop lets go of the socket; what we hold is the last of it
