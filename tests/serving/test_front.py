@@ -172,7 +172,7 @@ def test_head_has_a_length_and_no_body(client):
     found = raw_open(client, LIVE.replace(b"GET", b"HEAD") + LAST)
     first, _, behind = found.partition(b"\r\n\r\n")
     assert b"content-length: 43" in first
-    assert statuses(behind) == [200]
+    assert behind.startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +250,16 @@ def test_who_closes_early_harms_nobody(client):
 
 def test_requests_before_a_broken_one_are_answered(fast):
     assert statuses(raw(fast, LIVE + WHOLE + b"\x00\r\n\r\n" + LIVE)) == [200, 200, 400]
+
+
+def test_nothing_is_read_behind_the_last_request(fast):
+    def refused():
+        lines = fast.app.service.telemetry.render().decode().splitlines()
+        return [line for line in lines if line.startswith('suisen_requests_total{route="unmatched",status="400"}')]
+
+    before = refused()
+    assert statuses(raw_open(fast, LAST + LIVE + b"\0")) == [200]
+    assert refused() == before
 
 
 def test_trailers_say_nothing_of_the_request(fast):
@@ -399,6 +409,19 @@ def test_who_reads_no_replies_gets_no_further_ones_and_is_cut(narrow):
         assert len(stuck._waiting) < 400
         until(lambda: stuck not in narrow.front.open)
         assert len(rest(plain)) < 1000 * size
+
+
+def test_who_reads_no_replies_is_not_read_on(recommender):
+    asked = b"GET /openapi.json HTTP/1.1\r\n\r\n" * 500_000
+    with Served("fast", lambda: recommender.system, Settings(deadline_s=60)) as served:
+        for side in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            served.listening.setsockopt(socket.SOL_SOCKET, side, 4096)
+        with socket.create_connection(served.address, timeout=1) as plain:
+            with pytest.raises(TimeoutError):
+                plain.sendall(asked)
+            until(lambda: any(each._stuck >= 0 for each in served.front.open))
+            (stuck,) = served.front.open
+            assert len(stuck._rest) <= 1 << 18  # what a loop reads at once
 
 
 def test_who_reads_slowly_gets_everything(narrow):
