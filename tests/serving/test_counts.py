@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,17 +50,24 @@ def test_a_histogram_is_its_definition(values):
     assert total == pytest.approx(sum(values))
 
 
+class Slow(float):
+    """A number in whose addition the other threads have their turn."""
+
+    def __radd__(self, other):
+        time.sleep(0.0001)
+        return other + float(self)
+
+    def __rsub__(self, other):
+        time.sleep(0.0001)
+        return other - float(self)
+
+
 def test_threads_lose_no_count():
     counts = Counts()
-    one = Count(counts, "n")
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda _: [one.inc() for _ in range(20_000)], range(4)))
-    finally:
-        sys.setswitchinterval(interval)
-    assert counts.all() == {"n": [80_000]}
+    one, many = Count(counts, "n"), Histogram(counts, "h", [0.5])
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: (one.inc(Slow(3)), one.dec(Slow(1)), many.observe(Slow(1))), range(400)))
+    assert counts.all() == {"n": [800], "h": [0, 400, 400]}
 
 
 def test_what_a_killed_process_counted_stays(tmp_path):

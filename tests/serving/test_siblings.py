@@ -104,10 +104,11 @@ def test_a_log_that_somebody_emptied_begins_again(tmp_path):
     two.post("a", "b", "c")
     one.post("d")
     assert sorted(one.look()) == ["a", "b", "c", "d"]
+    one.post("x")
     os.truncate(tmp_path / "events.jsonl", 0)
     two.post("e")
     one.post("f")
-    assert sorted(one.look()) == ["a", "b", "c", "d", "e", "f"]
+    assert sorted(one.look()) == ["a", "b", "c", "d", "e", "f", "x"]
     assert two.look() == ["a", "b", "c", "e", "f"]  # d was gone before it looked
 
 

@@ -65,7 +65,7 @@ class Siblings:
 
     def wrote(self, start: int, end: int) -> None:
         """The bytes from ``start`` to ``end`` were appended by this worker; called while nobody else may append."""
-        if start < self._end[0]:  # somebody emptied the log
+        if self._own and start < self._own[-1][1]:  # somebody emptied the log
             self._own.clear()
         self._own.append((start, end))  # before others hear of it: catching up passes over what is ours
         self._end[0] = end

@@ -54,16 +54,17 @@ def reserve(host: str, port: int) -> socket.socket:
 
 
 def waiting(listening: socket.socket) -> list[socket.socket]:
-    """The connections that wait to be accepted: closing the socket would reset them."""
-    listening.setblocking(False)
+    """The connections that wait to be accepted, of which closing the socket would reset each; of a closed one none."""
     found = []
-    while True:
+    while listening.fileno() >= 0:
+        listening.setblocking(False)
         try:
             found.append(listening.accept()[0])
-        except BlockingIOError:  # none waits
-            return found
         except ConnectionAbortedError:
             continue
+        except BlockingIOError:  # none waits
+            break
+    return found
 
 
 def url_of(listening: socket.socket) -> str:
