@@ -139,3 +139,33 @@ def test_an_empty_table_holds_nothing():
     assert HashTable(pl.Series([], dtype=pl.String)).places(pl.Series(["a", None])).tolist() == [-1, -1]
     assert HashTable(pl.Series([1])).places(pl.Series([], dtype=pl.Int64)).tolist() == []
     assert IdMap.of("item", pl.Series([], dtype=pl.String)).dense(["a"]).tolist() == [0]
+
+
+# -- a few at a time --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [[5, 7, 1, 0, -3], ["5", "a", "1", "", "True"]])
+def test_what_is_remembered_is_what_a_look_up_finds(values):
+    """In any order, in any company, again and again; 1, 1.0, True and "1" are not mistaken for each other."""
+    ids = IdMap("user", pl.Series(values))
+    asked = [5, "5", 7, "a", None, 1, True, 1.0, "1", "x", 99, "", 0, False, 7.5, np.int64(5), "True"]
+    for few in [*([one] for one in asked), *zip(asked, asked[::-1]), asked, asked[::-1], *([one] for one in asked)]:
+        wanted = ids._looked_up(list(few)).tolist()
+        for _ in range(2):
+            found = ids.dense(few)
+            assert found.tolist() == wanted
+            assert found.dtype == np.int64
+
+
+def test_few_are_remembered(monkeypatch):
+    monkeypatch.setattr(module, "FEW", 3)
+    monkeypatch.setattr(module, "KEPT", 10)
+    ids = IdMap("item", pl.Series([f"i{one}" for one in range(40)]))
+    for first in range(38):
+        assert ids.dense([f"i{first}", f"i{first + 1}", "x"]).tolist() == [first + 1, first + 2, 0]
+        assert len(ids._kept) <= 10
+    assert ids.dense(["i1", "i2", "i3", "i4"]).tolist() == [2, 3, 4, 5]
+    kept = dict(ids._kept)
+    monkeypatch.setattr(IdMap, "_looked_up", None)  # nothing is looked up for those
+    (one, *_) = kept
+    assert ids.dense((one, None)).tolist() == [kept[one], 0]

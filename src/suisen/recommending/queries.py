@@ -326,11 +326,12 @@ def known_items(store: Store, raw: Sequence[RawId]) -> Tensor:
 def popular_lists(store: Store, filters: Filters, k: int) -> tuple[Tensor, Tensor]:
     """(B, k) the most popular items that the filters allow, and their counts as scores."""
     order = store.popular if filters.among is None else store.by_popularity(filters.among)
-    longest = int(filters.exclude.lengths.max()) if len(filters.exclude) else 0
+    longest = int(filters.exclude.lengths.max()) if filters.exclude.values.numel() else 0
     head = order[: k + longest]
     if not longest:  # one list for all
-        lists = F.pad(head, (0, k - len(head))).expand(len(filters.exclude), -1)
-        return lists, torch.where(lists > 0, store.item_counts[lists].float(), -torch.inf)
+        lists = F.pad(head, (0, k - len(head)))
+        counts = torch.where(lists > 0, store.item_counts[lists].float(), -torch.inf)
+        return lists.expand(len(filters.exclude), -1), counts.expand(len(filters.exclude), -1)
     chunk = max(1, CELLS_PER_CHUNK // max(1, head.numel()))
     ids = [torch.zeros((0, k), dtype=torch.int64)]
     for rows in torch.arange(len(filters.exclude)).split(chunk):  # type: ignore[no-untyped-call]
