@@ -11,6 +11,7 @@ Operations per query: n·d multiply-adds of bytes, then d for each survivor.  Su
 asked for, by a margin for what rounding moves over the edge; ``agreement`` measures whether the margin is wide enough.
 """
 
+import math
 import threading
 from collections.abc import Iterable
 from functools import cache
@@ -155,7 +156,7 @@ def ranked(
         raise InputError(f"positions has shape {positions.shape}, scores {scores.shape}, of {len(ranks.rows)} items")
     _check(k)
     counts = (positions >= 0).sum(axis=1)
-    lists = (np.require(positions, np.int64, ["C", "W"]), np.require(scores, np.float32, ["C", "W"]), counts)
+    lists = _plain(positions, np.int64), _plain(scores, np.float32), counts
     return _joined([_ranked(ranks, lists, rows, k, speed, None, path)], len(rows), k)
 
 
@@ -202,14 +203,18 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, Any], Any] = {}
+        self._views: dict[tuple[str, Any], Any] = {}
 
     def take(self, name: str, shape: tuple[int, ...], kind: Any) -> Any:
         """An array of this shape with anything in it, that holds until the name is taken again."""
-        size = int(np.prod(shape))
-        held = self._held.get((name, kind))
-        if held is None or len(held) < size:
-            held = self._held[name, kind] = aligned((size,), kind)
-        return held[:size].reshape(shape)
+        last = self._views.get((name, kind))
+        if last is None or last.shape != shape:
+            size = math.prod(shape)
+            held = self._held.get((name, kind))
+            if held is None or len(held) < size:
+                held = self._held[name, kind] = aligned((size,), kind)
+            last = self._views[name, kind] = held[:size].reshape(shape)
+        return last
 
 
 _scratch = _Scratch()
@@ -270,10 +275,18 @@ def _compiled_lists(
         _scratch.take("counts", (b,), np.int64),
     )
     arrays = (table.tiles, table.low, table.scale, table.order, table.slots, table.vectors, table.fine)
-    gone = (np.require(values, np.int64, ["C", "W"]), np.require(offsets, np.int64, ["C", "W"]))
-    queries = np.require(part.queries, np.float32, ["C", "W"])
+    gone = _plain(values, np.int64), _plain(offsets, np.int64)
+    queries = _plain(part.queries, np.float32)
     good = retrieve(arrays, cells, queries, gone, base, best, exact, ((0,), (0,) * group), scratch, out)
     return out if good else None
+
+
+def _plain(array: Any, kind: Any) -> Any:
+    """The array, or a copy where it is not what code was compiled for: contiguous, and not marked as read-only."""
+    flags = array.flags
+    if array.dtype == kind and flags.c_contiguous and flags.writeable and flags.aligned:
+        return array
+    return np.require(array, kind, ["C", "A", "W"])
 
 
 @cache
@@ -310,7 +323,7 @@ def _ranked(
     if true is None:
         true = (np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
     rank(
-        lists, np.require(rows, None, ["C", "W"]), ints, floats, ranks.widths, ranks.numbers, steps, true,
+        lists, _plain(rows, np.float32), ints, floats, ranks.widths, ranks.numbers, steps, true,
         (0,) * GROUPS[run], scratch, out,
     )  # fmt: skip
     return out
