@@ -37,12 +37,12 @@ FORMAT = 1
 CANDIDATES, RANKER = "candidates", "ranker"
 """Folders of the tables."""
 LADDER = (
-    Speed(rescore=False, cut=64, quantised=True, finish=16),
-    Speed(rescore=True, cut=64, quantised=True, finish=16),
-    Speed(rescore=True, cut=96, quantised=True, finish=20),
-    Speed(rescore=True, cut=128, quantised=True, finish=32),
-    Speed(rescore=True, cut=192, quantised=True, finish=48),
-    Speed(rescore=True, cut=0, quantised=True, finish=64),
+    Speed(rescore=False, cut=64, quantised=True, finish=12),
+    Speed(rescore=False, cut=96, quantised=True, finish=12),
+    Speed(rescore=False, cut=96, quantised=True, finish=18),
+    Speed(rescore=False, cut=192, quantised=True, finish=30),
+    Speed(rescore=True, cut=128, quantised=True, finish=30),
+    Speed(rescore=True, cut=0, quantised=True, finish=60),
     PRECISE,
 )
 """The speeds of two compiled stages whose ranker has a deep net, fastest first."""
