@@ -7,9 +7,9 @@ events name no user, by its id as bytes, so that no session is taken for a user 
 Memory: 240 bytes of a user, the key (28 bytes of a known user, the text of another, 33 and its bytes of a session), 33
 and 16 per event: 461 bytes of ten events, 461 MB of a million such users.  ``nbytes`` counts so and never passes
 the limit: users who were longest neither heard nor asked of are forgotten, and are answered from the bundle again.
-Time: the ids of n events are looked up together (0.4 ms, 2 ms for 1,000, 2 µs where they were lately).  An event alone and newer than all of its
-user's is put behind them (3 µs); else the user's events are sorted once (25 to 100 µs).  A query without events costs
-one look-up in a dict (2 µs), with them 0.2 ms, 256 together 0.4 ms.
+Time: the ids of n events are looked up together (0.4 ms, 2 ms for 1,000, 2 µs where they were lately).  An event alone
+and newer than all of its user's is put behind them (3 µs); else the user's events are sorted once (25 to 100 µs).  A
+query without events costs one look-up in a dict (2 µs), with them 0.2 ms, 256 together 0.4 ms.
 """
 
 import sys
