@@ -147,6 +147,19 @@ def test_metrics_tell_users_and_bytes(tmp_path):
         assert 600 < float(lines["suisen_users_bytes"]) < 800
 
 
+def test_metrics_tell_rows_and_whether_they_were_of_use(tmp_path):
+    with Client(lambda: with_plan(fitted("mf").system), Settings(deadline_s=60.0, log_dir=tmp_path)) as client:
+        for user in (USER, USER, GHOST, USER):
+            list_of(client, user)
+        send(client, event(USER, "i001"))
+        list_of(client, USER)
+        lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").body.decode().splitlines())
+        assert float(lines["suisen_rows"]) == 2
+        assert 700 < float(lines["suisen_rows_bytes"]) < 1500
+        assert float(lines['suisen_rows_queries{row="kept"}']) == 2
+        assert float(lines['suisen_rows_queries{row="computed"}']) == 3
+
+
 def test_the_clock_of_a_client_may_be_ahead():
     answering = Answering(fitted("ease").system)
     now = datetime.now(UTC)

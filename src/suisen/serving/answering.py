@@ -86,7 +86,11 @@ Result = Sequence[Answer] | list[Item]
 
 
 class Answering:
-    """One System that takes raw ids and answers in messages; events that it is told of count from then on."""
+    """One System that takes raw ids and answers in messages; events that it is told of count from then on.
+
+    Ids and titles of the whole catalogue are kept as Python's strings: 150 to 200 bytes of an item, in each process.
+    With them a list of ten costs 4 µs and its JSON 1.5; encoding each item beforehand would save 1.5 of both.
+    """
 
     def __init__(self, system: System, state_bytes: int = STATE_BYTES, row_bytes: int = ROW_BYTES) -> None:
         system.store.ready()
