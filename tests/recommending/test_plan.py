@@ -100,6 +100,8 @@ def test_every_pair_of_stages(first, second):
     assert described["candidates"] == ("compiled" if vectors else "torch")
     assert described["ranker"] == (None if not second else "torch" if second in ON_TORCH else "compiled")
     assert bool(described["best"]) == (second in {"wide-deep", "dcn-v2"})
+    assert all(speed.rescore for speed, _ in planning.ladder(plan)) or vectors  # torch's scores are true already
+    assert plan.quick == (vectors and second != "stacked")
     assert described["agreement"]["identical"] >= planning.IDENTICAL
     chosen, plan.speed = plan.speed, PRECISE
     contexts = eight()

@@ -8,13 +8,15 @@ import math
 import pytest
 import torch
 
+from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged
+from suisen.data.synthetic import World
 from suisen.errors import BundleError
 from suisen.models import EASE, IALS, DeepFM, GRU4Rec
 from suisen.pipeline.recommender import Recommender
 from suisen.recommending import bundle, parity, planning
 from suisen.recommending.answering import answer
-from suisen.recommending.kernels import PRECISE
+from suisen.recommending.kernels import PRECISE, cells, partitioned
 from suisen.recommending.plan import Plan
 from suisen.recommending.queries import RawQueries, RecommendOptions
 from suisen.recommending.store import Store
@@ -27,6 +29,14 @@ RANKED = ["two-tower + deepfm", "ease + fm", "ease + sasrec"]
 
 def trained(name: str = "two-tower + deepfm"):
     return fitted(name).system
+
+
+@pytest.fixture(scope="module")
+def large():
+    """A trained System of 600 items and 200 candidates."""
+    data = Dataset.of(World(users=400, items=600, seed=5).generate().log)
+    rec = Recommender(IALS(dim=16, epochs=3), DeepFM(dim=8, hidden=(32, 16), epochs=2), candidates=200, seed=0)
+    return rec.fit(data).system
 
 
 # -- what it is measured by --------------------------------------------------------------------------------------------
@@ -161,6 +171,8 @@ def test_a_plan_comes_back(name, tmp_path):
     assert system.engine.plan is None
     told = json.loads((place / "manifest.json").read_text())["plan"]
     assert {"format": planning.FORMAT, **after.describe()} == {"format": planning.FORMAT, **before.describe()} == told
+    elsewhere = planning.load({**told, "measured_on": "elsewhere"}, place / "plan", system.engine).describe()
+    assert (elsewhere["path"], elsewhere["measured_on"]) == (told["path"], "elsewhere")
     contexts = Store.of(small_split().train).contexts(torch.arange(20), 10**16)
     for k, among in ((10, None), (50, None), (5, torch.arange(20, 60))):
         lists = [plan.lists(plan.prepare(contexts), k, contexts.history, among) for plan in (before, after)]
@@ -223,6 +235,31 @@ def test_a_machine_without_compiled_code_says_so(monkeypatch, tmp_path):
     assert planning.make(loaded) == planning.NO_PATH
 
 
+def test_a_large_catalogue_is_read_in_part_where_that_agrees(large, monkeypatch, tmp_path):
+    recalls = []
+
+    def parts(vectors, queries, k, recall):
+        recalls.append((k, recall))
+        return partitioned(vectors, queries, k, 0.02 if recall < 0.99 else 0.05, least=0)
+
+    monkeypatch.setattr(planning, "partitioned", parts)
+    monkeypatch.setattr(cells, "MOST_READ", 1.0)
+    whole = planning.make(large)
+    assert recalls == [(200, recall) for recall in planning.RECALLS]
+    assert (whole.table.cells, whole.describe()["read"]) == (None, 1.0)  # a twentieth of the candidates is too few
+    part = planning.make(large, identical=0.0)
+    plan = bundle.load(bundle.save(large, tmp_path / "b", identical=0.0)).engine.plan
+    assert 0 < part.describe()["read"] < 1
+    assert plan.describe() == part.describe()
+    contexts = large.store.contexts(torch.arange(1, 40), 10**16)
+    left = int(large.engine.allowed.sum()) - contexts.history.unique().lengths
+    for k in (5, 600):
+        (ids, scores), (one, two) = (of.lists(of.prepare(contexts), k, contexts.history) for of in (plan, part))
+        assert torch.equal(ids, one)
+        assert torch.equal(scores, two)
+        assert (ids > 0).sum(1).tolist() == left.clamp(max=k).tolist()  # where cells hold too few, all are read
+
+
 @pytest.mark.parametrize("users", [1, 3])
 def test_too_few_histories_are_no_measure(users):
     data = make_data(user=[u for u in range(users) for _ in range(3)], item=[k for _ in range(users) for k in range(3)])
@@ -269,14 +306,8 @@ def test_the_fixture_is_replayed_by_the_plan_too(name, tmp_path):
         parity.check(system, fixture)
 
 
-def test_a_plan_of_a_larger_world_keeps_the_fastest_speed():
-    """Five hundred items and a trained ranker: the cut leaves most of the candidates out, and the lists stay."""
-    from suisen.data.dataset import Dataset
-    from suisen.data.synthetic import World
-
-    data = Dataset.of(World(users=400, items=600, seed=5).generate().log)
-    rec = Recommender(IALS(dim=16, epochs=3), DeepFM(dim=8, hidden=(32, 16), epochs=2), candidates=200, seed=0)
-    plan = planning.make(rec.fit(data).system, identical=0.95)
+def test_a_cut_leaves_the_lists_of_a_trained_ranker_as_they_are(large):
+    plan = planning.make(large, identical=0.95)
     assert isinstance(plan, Plan)
-    assert plan.speed.quantised
+    assert 0 < plan.speed.cut < large.engine.candidates
     assert plan.agreement.overlap > 0.98

@@ -93,6 +93,8 @@ def test_quick_jobs_are_short_and_the_plans():
     assert not planned.quick(fast("u0001", diversity=0.5))
     assert not planned.quick(Similar("i001", 2))
     assert not plain.quick(fast("u0001"))
+    planned.system.engine.plan.quick = False
+    assert not planned.quick(fast("u0001"))
 
 
 @pytest.mark.parametrize("name", ["mf", "ease", "two-tower + deepfm", "ease + fm"])

@@ -90,6 +90,10 @@ class Fast(Protocol):
     most: int
     """Largest k that it takes."""
 
+    @property
+    def quick(self) -> bool:
+        """Whether ``lists`` is short enough for an event loop."""
+
     def describe(self) -> dict[str, Any]:
         """Plain data: what runs, and how its lists compare with those of ``Engine.lists``."""
 

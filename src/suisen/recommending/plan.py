@@ -63,10 +63,14 @@ class Plan:
         self._allowed = None if table is None else table.open_to(engine.allowed[1:].numpy())
 
     def describe(self) -> dict[str, Any]:
-        """Plain data: where each stage runs, the speed, the agreement, the path."""
+        """Plain data: where each stage runs, the share of the cells that a query reads, the speed, the agreement, the
+        path.
+        """
+        cells = None if self.table is None else self.table.cells
         ranker = None if self.engine.states is None else "compiled" if self._compiled else "torch"
         return {
             "candidates": "torch" if self.table is None else "compiled",
+            "read": 1.0 if cells is None else round(cells.probes / len(cells.centres.vectors), 4),
             "ranker": ranker,
             "best": self.best,
             "speed": self.speed._asdict(),
@@ -74,6 +78,11 @@ class Plan:
             "path": self.path,
             "measured_on": self.measured_on,
         }
+
+    @property
+    def quick(self) -> bool:
+        """Whether ``lists`` is short enough for an event loop: neither stage runs on torch altogether."""
+        return self.table is not None and (self.engine.states is None or self.ranks is not None)
 
     @property
     def _compiled(self) -> bool:
@@ -136,6 +145,5 @@ class Plan:
             state = torch.from_numpy(queries).to(self.engine.first.device)
             return self.engine.search(state, n, Filters(exclude, among))
         gone = Excluded(exclude.values.numpy() - 1, exclude.offsets.numpy())
-        n = min(n, self.engine.n_allowed)
         found, scores = candidates(self.table, queries, n, gone, self._allowed)
         return torch.from_numpy(found) + 1, torch.from_numpy(scores)

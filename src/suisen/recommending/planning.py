@@ -19,7 +19,7 @@ from suisen.data.ragged import Ragged
 from suisen.models.contract import ITEMS_PER_CHUNK
 from suisen.models.form import Form
 from suisen.recommending.engine import Engine, Filters
-from suisen.recommending.kernels import PRECISE, Quantised, RankTables, Sample, Speed, paths_here
+from suisen.recommending.kernels import PRECISE, Quantised, RankTables, Sample, Speed, partitioned, paths_here
 from suisen.recommending.kernels.quantised import MAX_DIM
 from suisen.recommending.plan import Agreement, Plan
 from suisen.recommending.queries import DenseQueries, answerable
@@ -32,13 +32,15 @@ IDENTICAL = 0.99
 JUDGED, FITTED = 1_000, 200
 """Most requests that a speed is judged by, and that tables are calibrated on."""
 K = 10
-FORMAT = 1
+FORMAT = 2
 """Of the tables and their description.  A plan of another format is not read: the bundle runs on torch instead."""
 CANDIDATES, RANKER = "candidates", "ranker"
 """Folders of the tables."""
 LADDER = (
+    Speed(rescore=False, cut=48, quantised=True, finish=12),
     Speed(rescore=False, cut=64, quantised=True, finish=12),
     Speed(rescore=False, cut=96, quantised=True, finish=12),
+    Speed(rescore=True, cut=64, quantised=True, finish=18),
     Speed(rescore=False, cut=96, quantised=True, finish=18),
     Speed(rescore=False, cut=192, quantised=True, finish=30),
     Speed(rescore=True, cut=128, quantised=True, finish=30),
@@ -50,6 +52,8 @@ INTEGERS = Speed(quantised=True)
 """What chooses where the ranker's form is not exact."""
 BEST = (24, 48, 96, 192)
 """So many candidates the ranker itself then orders on torch; where none is enough, all of them."""
+RECALLS = (0.95, 0.999)
+"""Of the candidates in the cells of a large catalogue that a query reads; where neither agrees, it reads all."""
 NO_PATH = "numba is not installed, or this processor has neither AVX-512 VNNI nor AVX2"
 
 
@@ -109,15 +113,15 @@ def make(system: System, identical: float = IDENTICAL) -> Plan | str:
     if not fitted:
         return "train has too few histories to measure a plan by"
     order = torch.arange(len(requests.truth))
-    form, table = _form(engine), _table(engine)
-    if table is None and form is None:
+    sample, judged = requests.take(order[:fitted]), requests.take(order[fitted:])
+    form, tables = _form(engine), _tables(engine, sample)
+    if not tables and form is None:
         return "its first stage has no vectors, or an approximate index, and no compiled ranker stands behind it"
-    plans = []
-    if form is not None:
-        plans.append(Plan(engine, table, _ranks(engine, form, requests.take(order[:fitted])), form))
-    if form is None or (table is not None and not form.exact):
-        plans.append(Plan(engine, table, None, None))
-    return _chosen(plans, requests.take(order[fitted:]), identical)
+    ranks = None if form is None else _ranks(engine, form, sample)
+    plans = [Plan(engine, table, ranks, form) for table in tables or [None]]
+    if tables and form is not None and not form.exact:
+        plans.append(Plan(engine, tables[-1], None, None))
+    return _chosen(plans, judged, identical)
 
 
 def _chosen(plans: Sequence[Plan], requests: Requests, identical: float) -> Plan | str:
@@ -144,13 +148,24 @@ def ladder(plan: Plan) -> Sequence[tuple[Speed, int]]:
     return [(speed, 0) for speed in speeds if speed.rescore or plan.table is not None]
 
 
-def _table(engine: Engine) -> Quantised | None:
-    """The first stage's vectors in int8, where it is an exact search of vectors that such a table can hold."""
+@torch.no_grad()
+def _tables(engine: Engine, sample: Requests) -> list[Quantised]:
+    """The first stage's vectors in int8, where it is an exact search of vectors that such a table can hold: of a large
+    catalogue by cells of which a query reads few, then more, and last the whole.
+    """
     if engine.index is None:
-        return None
-    described = engine.index.description
-    scans = INDEXES[described["name"]].exact and described["d"] <= MAX_DIM
-    return Quantised.of(engine.index.vectors) if scans else None
+        return []
+    described, vectors = engine.index.description, engine.index.vectors
+    if not INDEXES[described["name"]].exact or described["d"] > MAX_DIM:
+        return []
+    queries = engine.first.prepare(sample.contexts).float().cpu().numpy()
+    wanted = engine.candidates if engine.states is not None else K
+    made = []
+    for recall in RECALLS:
+        made.append(partitioned(vectors, queries, wanted, recall))
+        if made[-1].cells is None:
+            return made
+    return [*made, Quantised.of(vectors)]
 
 
 @torch.no_grad()

@@ -119,7 +119,8 @@ class Answering:
 
     def quick(self, job: Job) -> bool:
         """Whether a job may be computed in the event loop: the plan answers it, and it is short."""
-        if not isinstance(job, Recommend):
+        plan = self.system.engine.plan
+        if plan is None or not plan.quick or not isinstance(job, Recommend):
             return False
         return len(job.queries) <= QUICK_QUERIES and planned(self.system.engine, job.options)
 
