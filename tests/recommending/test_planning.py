@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from suisen.models import EASE, IALS, DeepFM, GRU4Rec
 from suisen.pipeline.recommender import Recommender
 from suisen.recommending import bundle, parity, planning
 from suisen.recommending.answering import answer
+from suisen.recommending.engine import Engine
 from suisen.recommending.kernels import PRECISE, cells, partitioned
 from suisen.recommending.plan import Plan
 from suisen.recommending.queries import RawQueries, RecommendOptions
@@ -118,32 +120,32 @@ def test_the_figures_of_a_plan_are_those_of_its_lists():
 
 
 def spoiling(monkeypatch, bad):
-    """Lists of a speed that ``bad`` names lose their first item; those of others are as precise as can be."""
+    """Lists of a plan that ``bad`` names lose their first item; those of others are as precise as can be."""
     lists = Plan.lists
 
     def told(self, states, k, exclude, among=None):
-        speed, self.speed = self.speed, PRECISE
+        speed, spoilt, self.speed = self.speed, bad(self), PRECISE
         ids, scores = lists(self, states, k, exclude, among)
         self.speed = speed
-        return (ids.roll(1, 1), scores) if bad(speed) else (ids, scores)
+        return (ids.roll(1, 1), scores) if spoilt else (ids, scores)
 
     monkeypatch.setattr(Plan, "lists", told)
 
 
 def test_a_speed_that_disagrees_is_passed_over(monkeypatch):
     with monkeypatch.context() as patch:
-        spoiling(patch, lambda speed: False)
+        spoiling(patch, lambda plan: False)
         assert planning.make(trained()).speed == planning.LADDER[0]
     with monkeypatch.context() as patch:
-        spoiling(patch, lambda speed: speed.cut > 0)
+        spoiling(patch, lambda plan: plan.speed.cut > 0)
         assert planning.make(trained()).speed == next(speed for speed in planning.LADDER if not speed.cut)
     with monkeypatch.context() as patch:
-        spoiling(patch, lambda speed: speed.quantised)
+        spoiling(patch, lambda plan: plan.speed.quantised)
         assert planning.make(trained()).speed == PRECISE
 
 
 def test_a_plan_that_never_agrees_is_switched_off_and_says_so(monkeypatch, tmp_path):
-    spoiling(monkeypatch, lambda speed: True)
+    spoiling(monkeypatch, lambda plan: True)
     place = bundle.save(trained(), tmp_path / "b")
     loaded = bundle.load(place)
     assert loaded.engine.plan is None
@@ -153,7 +155,7 @@ def test_a_plan_that_never_agrees_is_switched_off_and_says_so(monkeypatch, tmp_p
 
 
 def test_how_many_must_be_identical_is_the_callers(monkeypatch, tmp_path):
-    spoiling(monkeypatch, lambda speed: True)
+    spoiling(monkeypatch, lambda plan: True)
     plan = bundle.load(bundle.save(trained(), tmp_path / "b", identical=0.0)).engine.plan
     assert plan.speed == planning.LADDER[0]
     assert plan.agreement.identical < 0.5
@@ -236,23 +238,26 @@ def test_a_machine_without_compiled_code_says_so(monkeypatch, tmp_path):
 
 
 def test_a_large_catalogue_is_read_in_part_where_that_agrees(large, monkeypatch, tmp_path):
-    recalls = []
+    engine, recalls = large.engine, []
+    system = replace(large, ranker=None, engine=Engine(engine.retriever, None, engine.allowed, 10, engine.index))
 
     def parts(vectors, queries, k, recall):
         recalls.append((k, recall))
-        return partitioned(vectors, queries, k, 0.02 if recall < 0.99 else 0.05, least=0)
+        return partitioned(vectors, queries, k, recall - 0.1, least=0)
 
     monkeypatch.setattr(planning, "partitioned", parts)
     monkeypatch.setattr(cells, "MOST_READ", 1.0)
-    whole = planning.make(large)
-    assert recalls == [(200, recall) for recall in planning.RECALLS]
-    assert (whole.table.cells, whole.describe()["read"]) == (None, 1.0)  # a twentieth of the candidates is too few
-    part = planning.make(large, identical=0.0)
-    plan = bundle.load(bundle.save(large, tmp_path / "b", identical=0.0)).engine.plan
+    with monkeypatch.context() as patch:
+        spoiling(patch, lambda plan: plan.table.cells is not None)
+        whole = planning.make(system)
+    assert recalls == [(10, recall) for recall in planning.RECALLS]
+    assert (whole.table.cells, whole.describe()["read"]) == (None, 1.0)
+    part = planning.make(system, identical=0.0)
+    plan = bundle.load(bundle.save(system, tmp_path / "b", identical=0.0)).engine.plan
     assert 0 < part.describe()["read"] < 1
     assert plan.describe() == part.describe()
-    contexts = large.store.contexts(torch.arange(1, 40), 10**16)
-    left = int(large.engine.allowed.sum()) - contexts.history.unique().lengths
+    contexts = system.store.contexts(torch.arange(1, 40), 10**16)
+    left = int(system.engine.allowed.sum()) - contexts.history.unique().lengths
     for k in (5, 600):
         (ids, scores), (one, two) = (of.lists(of.prepare(contexts), k, contexts.history) for of in (plan, part))
         assert torch.equal(ids, one)

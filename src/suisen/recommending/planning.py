@@ -118,7 +118,7 @@ def make(system: System, identical: float = IDENTICAL) -> Plan | str:
     if not tables and form is None:
         return "its first stage has no vectors, or an approximate index, and no compiled ranker stands behind it"
     ranks = None if form is None else _ranks(engine, form, sample)
-    plans = [Plan(engine, table, ranks, form) for table in tables or [None]]
+    plans = [Plan(engine, table, ranks, form) for table in tables] or [Plan(engine, None, ranks, form)]
     if tables and form is not None and not form.exact:
         plans.append(Plan(engine, tables[-1], None, None))
     return _chosen(plans, judged, identical)
