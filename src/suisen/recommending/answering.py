@@ -70,8 +70,7 @@ def answer(
     others = (~able).nonzero().squeeze(1)
     if others.numel() and options.unknown == "popular":
         items[others], scores[others] = popular_lists(system.store, filters.take(others), options.k)
-    instead: AnsweredBy = "popular" if options.unknown == "popular" else "nobody"
-    return Answers(items, scores, ["model" if yes else instead for yes in able.tolist()])
+    return Answers(items, scores, _by(able.tolist(), [options] * len(dense)))
 
 
 def planned(engine: Engine, options: RecommendOptions) -> bool:
@@ -88,10 +87,7 @@ def answer_planned(
     All options are ``planned`` and share ``k`` and ``among``.  Raises as ``answer`` does.
     """
     store, k, found = system.store, options[0].k, visitors.of(queries)
-    instead: list[AnsweredBy] = ["popular" if one.unknown == "popular" else "nobody" for one in options]
-    by: list[AnsweredBy] = [
-        "model" if able else other for able, other in zip(found.able.tolist(), instead, strict=True)
-    ]
+    by = _by(found.able.tolist(), options)
     for at, one in enumerate(options):
         if by[at] == "nobody" and one.unknown == "error":
             asked = queries.take([at])
@@ -112,6 +108,12 @@ def answer_planned(
             return Answers(*lists, by)
         items[rows], scores[rows] = lists[0].numpy(), lists[1].numpy()
     return Answers(torch.from_numpy(items), torch.from_numpy(scores), by)
+
+
+def _by(able: Sequence[bool], options: Sequence[RecommendOptions]) -> list[AnsweredBy]:
+    """What answers each of B queries."""
+    pairs = zip(able, options, strict=True)
+    return ["model" if yes else "popular" if one.unknown == "popular" else "nobody" for yes, one in pairs]
 
 
 def _taken(states: States, rows: list[int]) -> States:
@@ -161,9 +163,8 @@ def rank(
     if options.unknown != "popular":
         scores[~able] = -torch.inf
     best, order = scores.sort(dim=1, descending=True, stable=True)
-    instead: AnsweredBy = "popular" if options.unknown == "popular" else "nobody"
-    by: list[AnsweredBy] = ["model" if yes else instead for yes in able.tolist()]
-    return Answers(torch.where(best > -torch.inf, items.gather(1, order), 0), best, by)
+    ranked = torch.where(best > -torch.inf, items.gather(1, order), 0)
+    return Answers(ranked, best, _by(able.tolist(), [options] * len(dense)))
 
 
 def to_frame(system: System, queries: RawQueries, answers: Answers) -> pl.DataFrame:

@@ -111,6 +111,11 @@ class RawQueries:
         }
 
     @property
+    def named(self) -> Sequence[RawId | None]:
+        """(B,) users."""
+        return [None] * len(self) if self.users is None else self.users
+
+    @property
     def bring_their_own(self) -> list[bool]:
         """(B,) which queries bring a history, user features or context features."""
         parts = [part for part in (self.histories, *map(_per_query, (self.user_features, self.context))) if part]
@@ -179,7 +184,7 @@ def dense_queries(
     user = torch.from_numpy(dense)
     contexts = store.contexts(user, time.time_ns() // 1000 if at is None else at)
     if recent is not None:
-        contexts = recent.followed(contexts, queries.users or [None] * size, queries.sessions)
+        contexts = recent.followed(contexts, queries.named, queries.sessions)
     if at is not None and store.has_time:
         contexts = _before(contexts, at)
     if queries.histories is not None:

@@ -23,7 +23,6 @@ import numpy.typing as npt
 import torch
 
 from suisen.data.batch import Contexts
-from suisen.data.ids import RawId
 from suisen.data.ragged import Ragged
 from suisen.recommending.engine import States
 from suisen.recommending.queries import RawQueries, answerable, dense_queries
@@ -116,7 +115,7 @@ class VisitorRows:
         """What each query's row is kept by, None where it is not kept; and the queries without sessions that did
         nothing: what one does from now on must not be in the row of a user.
         """
-        users = queries.users or [None] * len(queries)
+        users = queries.named
         keys: list[Visitor | None] = [NOBODY if user is None else user for user in users]  # 7 and "7" each has its own
         if queries.sessions is not None:
             sessions = list(queries.sessions)
@@ -144,7 +143,7 @@ class VisitorRows:
     def _compute(self, queries: RawQueries, keys: Sequence[Visitor | None], missed: list[int], out: Rows) -> None:
         """Fills the rows that were missed, and keeps those that have a key."""
         asked = queries.take(missed)
-        users: Sequence[RawId | None] = asked.users or [None] * len(missed)
+        users = asked.named
         known = self._store.users.dense(users)
         who = [
             keys[at] if type(keys[at]) is bytes else user_key(user, dense)
