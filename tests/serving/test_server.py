@@ -87,8 +87,9 @@ def test_answers_under_load_are_those_of_the_recommender(recommender):
             assert scores == pytest.approx(expected[user]["score"].to_list(), rel=1e-4)
 
 
-def test_a_bundle_is_served_from_its_run_folder(place, recommender):
-    with running(place, PATIENT) as server:
+@pytest.mark.parametrize("front", ["fast", "asgi"])
+def test_a_bundle_is_served_from_its_run_folder(place, recommender, front):
+    with running(place, Settings(deadline_s=60, front=front)) as server:
         status, health = fetch(f"{server.url}/health/ready")
         assert (status, health["status"]) == (200, "ready")
         assert health["version"].startswith("ease-")

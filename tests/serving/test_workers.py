@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -70,8 +70,10 @@ class Server:
         return self.connections[-1]
 
     def metrics(self):
-        with self.connect() as connection:
-            return connection.metrics()
+        for _ in range(3):  # a worker that ends may close a connection that has no request yet
+            with suppress(ConnectionError), self.connect() as connection:
+                return connection.metrics()
+        raise AssertionError("nobody answers")
 
     def pids(self):
         found = self.metrics()
@@ -252,12 +254,10 @@ def test_a_killed_worker_breaks_its_own_connections_and_comes_back_lacking_nothi
 
 
 def test_a_terminal_that_goes_away_ends_nothing(three):
-    pids = three.pids()
-    for pid in (three.process.pid, *pids.values()):
-        os.kill(pid, signal.SIGHUP)
-    assert three.pids() == pids
-    assert all(alive(pid) for pid in pids.values())
-    assert three.process.poll() is None
+    for pid in (three.process.pid, *three.pids().values()):
+        with open(f"/proc/{pid}/status") as file:
+            (ignored,) = (line.split()[1] for line in file if line.startswith("SigIgn:"))
+        assert int(ignored, 16) >> (signal.SIGHUP - 1) & 1
 
 
 def test_sigterm_under_load_loses_no_request(place):
@@ -273,8 +273,8 @@ def test_sigterm_under_load_loses_no_request(place):
                 try:
                     with server.connect() as connection:
                         connection.takes("somebody", item)
-                except (ConnectionRefusedError, ConnectionResetError) as error:
-                    other.append(type(error))  # the port is closed; a reset: while the connection was being made
+                except ConnectionError as error:  # the port is closed, or was while the connection was made
+                    other.append(error)
                     return
                 accepted.append(item)
 
@@ -296,7 +296,7 @@ def test_sigterm_under_load_loses_no_request(place):
 
 
 def test_the_workers_end_with_a_killed_supervisor(place):
-    with served(place) as server:
+    with served(place, 1, grace_s=1000.0) as server:
         pids = server.pids()
         server.process.kill()
         until(lambda: not any(alive(pid) for pid in pids.values()))
@@ -353,3 +353,30 @@ def test_the_port_of_another_servers_workers_is_in_use():
                 reserve("127.0.0.1", port)
             with pytest.raises(InputError, match=f"port = {port} is in use"):
                 listen("127.0.0.1", port)
+
+
+def test_sigterm_to_one_worker_starts_it_again_without_losing_a_request(three):
+    """As an operator does who wants a fresh one: what it was asked is answered, the others go on."""
+    pids = three.pids()
+    stop, answered, broken = threading.Event(), [], []
+
+    def ask():
+        while not stop.is_set():
+            try:
+                with three.connect() as connection:
+                    answered.append(connection.call("GET", "/v1/recommend/7?k=5")[0])
+            except ConnectionError as error:  # made, or left without a request, when the port was closed
+                broken.append(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask) for _ in range(2)]
+        try:
+            os.kill(pids[2], signal.SIGTERM)
+            until(lambda: three.pids().get(2, pids[2]) != pids[2])
+            until(lambda: three.metrics()["suisen_ready", ()] == 1)
+        finally:
+            stop.set()
+        for one in asking:
+            one.result(SECONDS)
+    assert set(answered) == {200}
+    assert len(broken) <= 2

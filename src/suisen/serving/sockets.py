@@ -54,17 +54,16 @@ def reserve(host: str, port: int) -> socket.socket:
 
 
 def waiting(listening: socket.socket) -> list[socket.socket]:
-    """The connections that wait to be accepted, of which closing the socket would reset each; of a closed one none."""
+    """The connections that wait to be accepted: closing the socket would reset them."""
     found = []
-    while listening.fileno() >= 0:
-        listening.setblocking(False)
+    listening.setblocking(False)
+    while True:
         try:
             found.append(listening.accept()[0])
         except ConnectionAbortedError:
             continue
         except BlockingIOError:  # none waits
-            break
-    return found
+            return found
 
 
 def url_of(listening: socket.socket) -> str:
