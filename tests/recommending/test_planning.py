@@ -47,7 +47,8 @@ def large():
 def test_the_last_item_of_each_history_is_held_back():
     store = Store.of(small_split().train)
     found = planning.held_back(store, frozenset(), 1000, 0)
-    assert len(found.truth) == len(found.contexts) == len(found.seen)
+    assert len(found.truth) == len(found) == len(found.seen)
+    assert found.truth.lengths.tolist() == [1] * len(found)
     assert sorted(found.contexts.user.tolist()) == (store.histories.lengths > 1).nonzero().squeeze(1).tolist()
     times = found.contexts.history.with_values(found.contexts.history_time)
     stored_times = store.histories.with_values(store.history_times)
@@ -56,7 +57,7 @@ def test_the_last_item_of_each_history_is_held_back():
         whole = store.histories.take(of).values.tolist()
         assert found.contexts.history.take(torch.tensor([row])).values.tolist() == whole[:-1]
         assert times.take(torch.tensor([row])).values.tolist() == stored_times.take(of).values.tolist()[:-1]
-        assert int(found.truth[row]) == whole[-1]
+        assert int(found.truth.values[row]) == whole[-1]
         kept = [item for item in whole[:-1] if item != whole[-1]]
         assert found.seen.take(torch.tensor([row])).values.tolist() == kept  # the truth may be recommended again
     fewer = planning.held_back(store, frozenset(), 7, 0)
@@ -91,14 +92,14 @@ def test_agreement_by_hand():
     assert found.overlap == pytest.approx((1 + 2 / 3 + 1 + 1) / 4)
     assert found.ndcg == pytest.approx((1 / math.log2(3) + 1 / math.log2(4) + 0 + 1 / math.log2(4)) / 4)
     assert found.precise_ndcg == pytest.approx((1 / math.log2(3) + 1 / math.log2(3) + 0 + 1) / 4)
-    assert found.requests == 4
+    assert found.queries == 4
 
 
 def test_the_figures_of_a_plan_are_those_of_its_lists():
     system = trained()
     plan = planning.make(system)
-    requests = planning.held_back(system.store, system.abilities, planning.JUDGED + planning.FITTED, system.seed)
-    judged = requests.take(torch.arange(len(requests.truth) // 4, len(requests.truth)))
+    queries = planning.held_back(system.store, system.abilities, planning.JUDGED + planning.FITTED, system.seed)
+    judged = queries.take(torch.arange(len(queries) // 4, len(queries)))
     fast = plan.lists(plan.prepare(judged.contexts), 10, judged.seen)[0].tolist()
     precise = [
         system.engine.lists(
@@ -108,10 +109,10 @@ def test_the_figures_of_a_plan_are_those_of_its_lists():
     ]
     same = sum(one == two for one, two in zip(fast, precise, strict=True))
     assert plan.agreement.identical == pytest.approx(same / len(fast))
-    assert plan.agreement.requests == len(fast)
+    assert plan.agreement.queries == len(fast)
     gains = [
         1 / math.log2(row.index(true) + 2) if true in row else 0
-        for row, true in zip(fast, judged.truth.tolist(), strict=True)
+        for row, true in zip(fast, judged.truth.values.tolist(), strict=True)
     ]
     assert plan.agreement.ndcg == pytest.approx(sum(gains) / len(gains))
 
@@ -272,7 +273,7 @@ def test_too_few_histories_are_no_measure(users):
     assert planning.make(rec.system) == "train has too few histories to measure a plan by"
 
 
-# -- requests and the fixture ------------------------------------------------------------------------------------------
+# -- queries and the fixture ------------------------------------------------------------------------------------------
 
 
 def test_a_request_chooses(tmp_path):

@@ -76,7 +76,7 @@ def save(
 
     ``metrics`` (with their protocol) and ``run`` (options, environment) go into the manifest as they are.  The bundle's
     plan is made here, and answers once the bundle is loaded: the fastest whose lists are identical to the precise ones
-    for a share ``identical`` of held-back requests.
+    for a share ``identical`` of held-back queries.
     """
     folder = folder.resolve()
     is_bundle = (folder / MANIFEST).is_file()

@@ -30,17 +30,17 @@ MOST = 1_000
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a plan's first ten compare with those of ``Engine.lists``, on held-back requests."""
+    """How a plan's first ten compare with those of ``Engine.lists``, on held-back queries."""
 
     identical: float
-    """Share of the requests whose lists are the same items in the same order."""
+    """Share of the queries whose lists are the same items in the same order."""
     overlap: float
     """Mean share of the precise list that is in the plan's."""
     ndcg: float
     """NDCG@10 of the plan's lists, where the last item of each history was held back."""
     precise_ndcg: float
     """The same of the precise lists."""
-    requests: int
+    queries: int
 
 
 class Plan:

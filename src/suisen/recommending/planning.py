@@ -1,20 +1,20 @@
 """Making plans: tables are laid out, a speed is chosen by how its lists agree with the precise ones, all goes to disk.
 
 The speeds are tried from the fastest to float32.  Chosen is the first whose ordered top 10 is that of ``Engine.lists``
-for a share ``identical`` of requests that were held back: users with a history, its last item taken away, which counts
-as the truth and may be recommended again.  What the tables are calibrated on are other users' requests.  Where users
+for a share ``identical`` of queries that were held back: users with a history, its last item taken away, which counts
+as the truth and may be recommended again.  What the tables are calibrated on are other users' queries.  Where users
 have no histories (guests alone), items drawn by their events make them up.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from suisen.data.batch import Contexts
+from suisen.data.batch import Contexts, Queries
 from suisen.data.ragged import Ragged
 from suisen.models.contract import ITEMS_PER_CHUNK
 from suisen.models.form import Form
@@ -28,11 +28,11 @@ from suisen.recommending.system import System
 from suisen.retrieval import INDEXES
 
 IDENTICAL = 0.99
-"""Share of the requests whose lists must be those of the precise way."""
+"""Share of the queries whose lists must be those of the precise way."""
 JUDGED, FITTED = 1_000, 200
-"""Most requests that a speed is judged by, and that tables are calibrated on."""
+"""Most queries that a speed is judged by, and that tables are calibrated on."""
 K = 10
-FORMAT = 2
+FORMAT = 3
 """Of the tables and their description.  A plan of another format is not read: the bundle runs on torch instead."""
 CANDIDATES, RANKER = "candidates", "ranker"
 """Folders of the tables."""
@@ -57,35 +57,24 @@ RECALLS = (0.95, 0.999)
 NO_PATH = "numba is not installed, or this processor has neither AVX-512 VNNI nor AVX2"
 
 
-class Requests(NamedTuple):
-    """B requests whose last item is held back."""
+def held_back(store: Store, abilities: frozenset[str], most: int, seed: int) -> Queries:
+    """At most ``most`` queries that the model can answer, whose last item is held back, in a random order.
 
-    contexts: Contexts
-    seen: Ragged
-    """B rows: what the histories hold, but for the truth."""
-    truth: Tensor
-    """(B,) dense items."""
-
-    def take(self, rows: Tensor) -> "Requests":
-        """Some of them."""
-        return Requests(self.contexts.take(rows), self.seen.take(rows), self.truth[rows])
-
-
-def held_back(store: Store, abilities: frozenset[str], most: int, seed: int) -> Requests:
-    """At most ``most`` requests that the model can answer, in a random order."""
+    What is ``seen`` is the history without the truth, which may be recommended again.
+    """
     rng = torch.Generator().manual_seed(seed)
     users = (store.trained_users & (store.histories.lengths > 1)).nonzero().squeeze(1)
     users = users[torch.randperm(len(users), generator=rng)[:most]]
     time = int(store.history_times.max()) + 1 if store.history_times.numel() else 0
     contexts = store.contexts(users, time) if len(users) else _made_up(store, most, time, rng)
-    truth = contexts.history.values[contexts.history.offsets[1:] - 1]
+    truth = contexts.history.last(1)
     past = contexts.history.drop_last()
     times = contexts.history.with_values(contexts.history_time).drop_last()
     contexts = replace(contexts, history=past, history_time=times.values)
-    seen = past.keep(past.values != truth[past.rows()])
     users = contexts.user
-    queries = DenseQueries(contexts, seen, store.trained_users[users], store.featured_users[users])
-    return Requests(contexts, seen, truth).take(answerable(queries, abilities).nonzero().squeeze(1))
+    dense = DenseQueries(contexts, past, store.trained_users[users], store.featured_users[users])
+    able = answerable(dense, abilities).nonzero().squeeze(1)
+    return Queries(contexts, truth, seen=past.minus(truth)).take(able)
 
 
 def _made_up(store: Store, most: int, time: int, rng: torch.Generator) -> Contexts:
@@ -108,12 +97,12 @@ def make(system: System, identical: float = IDENTICAL) -> Plan | str:
         return "a ranker alone scores every item"
     if paths_here() == ("plain",):
         return NO_PATH
-    requests = held_back(system.store, system.abilities, JUDGED + FITTED, system.seed)
-    fitted = min(FITTED, len(requests.truth) // 4)
+    queries = held_back(system.store, system.abilities, JUDGED + FITTED, system.seed)
+    fitted = min(FITTED, len(queries) // 4)
     if not fitted:
         return "train has too few histories to measure a plan by"
-    order = torch.arange(len(requests.truth))
-    sample, judged = requests.take(order[:fitted]), requests.take(order[fitted:])
+    order = torch.arange(len(queries))
+    sample, judged = queries.take(order[:fitted]), queries.take(order[fitted:])
     form, tables = _form(engine), _tables(engine, sample)
     if not tables and form is None:
         return "its first stage has no vectors, or an approximate index, and no compiled ranker stands behind it"
@@ -124,14 +113,14 @@ def make(system: System, identical: float = IDENTICAL) -> Plan | str:
     return _chosen(plans, judged, identical)
 
 
-def _chosen(plans: Sequence[Plan], requests: Requests, identical: float) -> Plan | str:
+def _chosen(plans: Sequence[Plan], queries: Queries, identical: float) -> Plan | str:
     """The first of some plans that agrees at one of its speeds, at the fastest of those; or that none does."""
-    precise = plans[0].engine.lists(requests.contexts, K, Filters(requests.seen))[0]
+    precise = plans[0].engine.lists(queries.contexts, K, Filters(queries.seen))[0]
     reached = 0.0
     for plan in plans:
-        states = plan.prepare(requests.contexts)
+        states = plan.prepare(queries.contexts)
         for plan.speed, plan.best in ladder(plan):  # noqa: B020 - its fields, not it
-            plan.agreement = agreement(plan.lists(states, K, requests.seen)[0], precise, requests.truth)
+            plan.agreement = agreement(plan.lists(states, K, queries.seen)[0], precise, queries.truth.values)
             reached = plan.agreement.identical
             if reached >= identical:
                 return plan
@@ -149,7 +138,7 @@ def ladder(plan: Plan) -> Sequence[tuple[Speed, int]]:
 
 
 @torch.no_grad()
-def _tables(engine: Engine, sample: Requests) -> list[Quantised]:
+def _tables(engine: Engine, sample: Queries) -> list[Quantised]:
     """The first stage's vectors in int8, where it is an exact search of vectors that such a table can hold: of a large
     catalogue by cells of which a query reads few, then more, and last the whole.
     """
@@ -158,11 +147,11 @@ def _tables(engine: Engine, sample: Requests) -> list[Quantised]:
     described, vectors = engine.index.description, engine.index.vectors
     if not INDEXES[described["name"]].exact or described["d"] > MAX_DIM:
         return []
-    queries = engine.first.prepare(sample.contexts).float().cpu().numpy()
+    asking = engine.first.prepare(sample.contexts).float().cpu().numpy()
     wanted = engine.candidates if engine.states is not None else K
     made = []
     for recall in RECALLS:
-        made.append(partitioned(vectors, queries, wanted, recall))
+        made.append(partitioned(vectors, asking, wanted, recall))
         if made[-1].cells is None:
             return made
     return [*made, Quantised.of(vectors)]
@@ -174,13 +163,13 @@ def _form(engine: Engine) -> Form | None:
 
 
 @torch.no_grad()
-def _ranks(engine: Engine, form: Form, requests: Requests) -> RankTables:
-    """The ranker's tables, calibrated on the lists of some requests."""
+def _ranks(engine: Engine, form: Form, queries: Queries) -> RankTables:
+    """The ranker's tables, calibrated on the lists of some queries."""
     assert engine.states is not None  # noqa: S101 - a form is
     assert engine.ranker is not None  # noqa: S101 - of a second stage
     items = torch.cat([form.item(states) for states in torch.split(engine.states[1:], ITEMS_PER_CHUNK)])
-    ids, scores = engine.retrieve(requests.contexts, engine.candidates, Filters(requests.seen))
-    rows = form.context(engine.ranker.context_state(requests.contexts.to(engine.first.device)))
+    ids, scores = engine.retrieve(queries.contexts, engine.candidates, Filters(queries.seen))
+    rows = form.context(engine.ranker.context_state(queries.contexts.to(engine.first.device)))
     sample = Sample(rows.float().cpu().numpy(), ids.numpy() - 1, scores.numpy())
     return RankTables.of(form, items.float().cpu().numpy(), sample)
 
