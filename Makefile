@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup demo test lint docs-test format bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
+.PHONY: help setup demo test lint docs-test format bench-serving bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -37,6 +37,7 @@ docs-test: .venv/ready  ## README, guides and docstrings run as written; numbers
 	$(BIN)/python tools/architecture.py --check
 	$(BIN)/python tools/models_page.py --check
 	$(BIN)/python tools/textbook_page.py --check
+	$(BIN)/python tools/serving_page.py --check
 	$(BIN)/python tools/experiments_page.py --check
 	$(BIN)/python tools/mutants.py --check
 	$(BIN)/python tools/check_docs.py
@@ -59,6 +60,9 @@ bench-train-speed: .venv/ready  ## training against the textbook loop
 
 bench-eval-speed: .venv/ready  ## evaluation against RecBole's (makes its own environment)
 	$(BIN)/python benchmarks/eval_speed.py --data-dir $(DATA_DIR)
+
+bench-serving: .venv/ready  ## the fast answer's goals, over HTTP and in process (20 minutes): PART="open knee"
+	$(BIN)/python benchmarks/serving/run.py --data-dir $(DATA_DIR) $(if $(PART),--part $(PART)); status=$$?; $(BIN)/python tools/serving_page.py; exit $$status
 
 bench-request-cost: .venv/ready  ## one request at 10 thousand to 10 million users and items
 	$(BIN)/python benchmarks/request_cost.py

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS, ROOT, Peer, stamp
-from serving import host, worlds
 
+from serving import host, worlds
 from suisen.recommending.kernels import path_of
 
 FILE, QUICK_FILE = "serving.jsonl", "quick.jsonl"
@@ -29,16 +29,15 @@ class Bench:
     def __init__(self, part: str, options: argparse.Namespace) -> None:
         self.part, self.options = part, options
         self.quick: bool = options.quick
-        self.rounds: int = 2 if options.quick else options.rounds
+        self.rounds: int = min(2, options.rounds) if options.quick else options.rounds
         self.folder: Path = options.folder
         self.data_dir: Path = options.data_dir
         self.results: Path = options.results or RESULTS / FILE
         self.run = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        worlds.FOLDER = self.folder
 
     def seconds(self, usual: float) -> float:
         """The length of a measurement."""
-        return 1.0 if self.quick else usual
+        return 0.5 if self.quick else usual
 
     def record(self, what: str, **figures: Any) -> dict[str, Any]:
         """Appends a line to the results and says it."""

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
 from serving import host
 from serving.bench import Bench
 
@@ -86,7 +87,10 @@ def measured(bench: Bench, server: host.Host, users: list[str], what: str, numbe
     }
     late = [one["delay_ms"] for one in found if one["delay_ms"]]
     bench.record(
-        "event", beside=what, round=number, events=len(found), same_worker=sum(one["same"] for one in found) / len(found),
+        "event", beside=what,
+        round=number,
+        events=len(found),
+        same_worker=float(np.mean([one["same"] for one in found])),
         any_worker=round(float(np.mean([one["any"] for one in found])), 4), event_ms=times["event"],
         ms=times["update"], late=len(late), latest_ms=round(max(late, default=0.0), 1), workers=len(server.workers),
     )  # fmt: skip

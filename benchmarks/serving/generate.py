@@ -1,9 +1,9 @@
 """A load generator of our own: open and closed loop, another user in every request, about 15 µs of processor each.
 
-A process that reads one question a line (JSON, the fields of ``Load``) and answers with one line: how many requests were
-sent, answered, refused, lost or wrong, latencies, and what the generator itself used.
+A process that reads one question a line (JSON, the fields of ``Load``) and answers with one line: how many requests
+were sent, answered, refused, lost or wrong, latencies, and what the generator itself used.
 
-*Open loop*: requests are due at times drawn beforehand (Poisson, or evenly spaced), whatever the server does.  A latency
+*Open loop*: requests are due at times drawn beforehand (Poisson, or evenly spaced), whatever the server does.  Latency
 counts from the moment the request was *due*, not from when it was sent: a server that stalls is charged for all that
 should have been sent meanwhile ("coordinated omission").  A request that finds no free connection waits for one.
 *Closed loop*: each connection sends its next request when it has the answer to its last one.
@@ -16,6 +16,7 @@ fall, for the user who was asked for.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import random
 import select
@@ -30,7 +31,8 @@ from typing import Any
 import numpy as np
 
 HEAD = (
-    "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    "content-length: {length}\r\n\r\n{body}"
 )
 KEPT_BODIES = 150_000
 """Answers that are kept for judging; of longer runs every nth."""
@@ -41,8 +43,8 @@ RECEIVED = 1 << 16
 HELD = 0.000_05
 """Seconds: what is due within them is sent at once, for a wait costs as much."""
 FAST, TICK = 4_000, 0.000_4
-"""From so many requests a second on, the generator looks at the clock and at its sockets once in TICK seconds: a wake-up
-per request costs more than the request.  Latencies are then overstated by up to TICK."""
+"""From so many requests a second on, the generator looks at the clock and at its sockets once in TICK seconds: a
+wake-up per request costs more than the request.  Latencies are then overstated by up to TICK."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def body_of(load: Load, user: str) -> str:
 
 def request_of(load: Load, user: str) -> bytes:
     """A whole request, ready to send."""
-    body = body_of(user, load.k)
+    body = body_of(load, user)
     return HEAD.format(path=load.path, length=len(body.encode()), body=body).encode()
 
 
@@ -277,7 +279,7 @@ def wrong(user: str, k: int, body: bytes) -> str:
         return f"asked for {user}, answered for {asked}"
     if len(set(items)) != k or len(items) != k:
         return f"{len(items)} items, {len(set(items))} different ones, of {k}"
-    if ranks != list(range(1, k + 1)) or any(b > a for a, b in zip(scores, scores[1:], strict=False)):
+    if ranks != list(range(1, k + 1)) or any(b > a for a, b in itertools.pairwise(scores)):
         return "not in order"
     return ""
 

@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from common import ROOT
+from common import environment as peer_environment
 
 TICKS = os.sysconf("SC_CLK_TCK")
 WORKERS = min(2, os.cpu_count() or 1)
@@ -183,14 +185,18 @@ def suisen(
     port = free_port()
     words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
     command = [
-        sys.executable, "-m", "suisen.cli.main", "serve", str(bundle), "--port", str(port), "--workers", str(workers),
+        sys.executable, "-m", "suisen.cli.main", "serve", str(bundle), "--port", str(port),
         "--log-dir", str(folder / "events"), "--impressions", "true", *words,
     ]  # fmt: skip
     return Host(name, command, port, "/health/ready", folder / f"{name}.log", env or {}, b"ready on http")
 
 
 def naive(bundle: Path, folder: Path, *, workers: int = WORKERS) -> Host:
-    """The service that people write first, of the same bundle."""
+    """The service that people write first, of the same bundle; FastAPI, where it lacks, from its own environment."""
     port = free_port()
     command = [sys.executable, "-m", "serving.naive", str(bundle), str(port), str(workers)]
-    return Host("naive", command, port, "/ready", folder / "naive.log", wanted=workers)
+    env = {}
+    if find_spec("fastapi") is None:
+        folders = (peer_environment("fastapi", ["fastapi"]).parent.parent / "lib").glob("python*/site-packages")
+        env["PYTHONPATH"] = os.pathsep.join([environment()["PYTHONPATH"], *map(str, folders)])
+    return Host("naive", command, port, "/ready", folder / "naive.log", env, wanted=workers)

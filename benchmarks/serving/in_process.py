@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import gc
-import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
-from serving import pairs, worlds
-from serving.bench import Bench
+from common import interleaved, median
 
 import suisen as su
+from serving import pairs, worlds
+from serving.bench import Bench
+from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged
-from suisen.recommending import bundle
+from suisen.recommending import bundle, planning
 from suisen.recommending.engine import Filters
-from suisen.recommending.kernels import Quantised, candidates, paths_here
+from suisen.recommending.kernels import Quantised, candidates
+from suisen.recommending.queries import RawQueries
+from suisen.recommending.states import VisitorRows
+from suisen.recommending.users import RecentEvents
 from suisen.retrieval import Excluded, create_index
 
 TOGETHER = (1, 6, 60)
@@ -87,7 +94,15 @@ def items(bench: Bench) -> None:
                     together, 0.1 if bench.quick else 0.8,
                 )  # fmt: skip
                 bench.record(
-                    "items", way=name, round=number, together=together, items=n, dim=dim, k=k, recall=recalls[name], **found
+                    "items",
+                    way=name,
+                    round=number,
+                    together=together,
+                    items=n,
+                    dim=dim,
+                    k=k,
+                    recall=recalls[name],
+                    **found,
                 )
 
 
@@ -117,11 +132,12 @@ def compared(system: Any, users: torch.Tensor, k: int) -> dict[str, Any]:
     precise, scores = system.engine.lists(contexts, k, Filters(seen))
     fast, _ = plan.lists(plan.prepare(contexts), k, seen)
     same = (fast == precise).all(1)
+    same_set = (fast.sort(1).values == precise.sort(1).values).all(1)
     shared = (fast[:, :, None] == precise[:, None, :]).any(1).float().mean()
     gaps = (scores[:, :-1] - scores[:, 1:]).min(1).values
     return {
         "k": k, "requests": len(users), "identical": round(float(same.float().mean()), 4),
-        "overlap": round(float(shared), 5), "same_set": round(float((fast.sort(1).values == precise.sort(1).values).all(1).float().mean()), 4),
+        "overlap": round(float(shared), 5), "same_set": round(float(same_set.float().mean()), 4),
         "smallest_gap": round(float(gaps[~same].max()), 6) if bool((~same).any()) else 0.0,
     }  # fmt: skip
 
@@ -140,3 +156,154 @@ def agreement(bench: Bench) -> None:
         asked = users[order[: 100 if bench.quick else 1_000]]
         for k in (10, 100):
             bench.record("agreement", **{**facts, **compared(system, asked, k)})
+
+
+# -- a million users --------------------------------------------------------------------------------------------------
+
+
+def users(bench: Bench) -> None:
+    """Bytes of a user's row and events among a million users: counted by the package, and grown by the process.
+
+    The world's networks answer; the other users are known by id alone, with a history of the world's drawn anew.
+    """
+    torch.set_num_threads(1)
+    n, asked = (5_000, 1_000) if bench.quick else (1_000_000, 100_000)
+    system = many_users(bundle.load(bench.bundle(bench.world)), n)
+    if system.engine.plan is None:
+        raise RuntimeError(f"the world has no plan: {system.engine.on_torch}")
+    recent = RecentEvents(system.store, 1 << 33)
+    rows = VisitorRows(system, recent, 1 << 33)
+    every, lengths = system.store.users.raw_ids, system.store.histories.lengths[1:]
+    drawn = every.gather(np.random.default_rng(0).permutation(n)[:asked]).to_list()
+    item = system.store.items.raw_ids[0]
+    for what, held, act in (
+        ("rows", rows, lambda some: rows.of(RawQueries(some))),
+        ("events", recent, lambda some: recent.add(some, [item] * len(some), [time.time_ns() // 1000] * len(some))),
+    ):
+        gc.collect()
+        before, started, used = resident(), time.perf_counter(), time.process_time()
+        for first in range(0, asked, 60):
+            act(drawn[first : first + 60])
+        cpu = time.process_time() - used
+        bench.record(
+            "users", of=what, users=n, asked=asked, us=round(1e6 * cpu / asked, 1),
+            counted_bytes=round(held.nbytes / asked, 1), grown_bytes=round((resident() - before) / asked, 1),
+            seconds=round(time.perf_counter() - started, 1), history=round(float(lengths.float().mean()), 1),
+        )  # fmt: skip
+    for what, held in (("rows kept", rows), ("rows made", VisitorRows(system, recent, 0))):
+        answering = _answering(system, held, drawn[:3_000])
+        bench.record("answers", of=what, users=n, together=60, **cost(answering, 60, 1.0))
+
+
+def _answering(system: Any, rows: Any, asked: list[Any]) -> Callable[[int], Any]:
+    """Lists of 60 known users, the next ones at each call, through their rows, as the server makes them."""
+
+    def answer(at: int) -> Any:
+        first = 60 * at % len(asked)
+        found = rows.of(RawQueries(asked[first : first + 60]))
+        seen = [np.frombuffer(one, dtype=np.int32) for one in found.seen]
+        offsets = np.concatenate([[0], np.cumsum([len(one) for one in seen])])
+        exclude = Ragged(torch.from_numpy(np.concatenate(seen).astype(np.int64)), torch.from_numpy(offsets))
+        return system.engine.plan.lists(found.states, worlds.K, exclude)
+
+    return answer
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def many_users(system: Any, n: int) -> Any:
+    """The system with n users: those of the bundle, then others, who have the histories and features of the first."""
+    store = system.store
+    known = len(store.users) - 1
+    twin = torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(n) % known + 1])
+    lengths = store.histories.lengths[twin]
+    histories = store.histories.take(twin)
+    times = store.histories.with_values(store.history_times).take(twin).values
+    assert int(lengths.sum()) == len(histories.values)
+    big = replace(
+        store,
+        users=IdMap("user", pl.Series("raw", range(1, n + 1)).cast(store.users.raw_ids.dtype).alias("raw")),
+        user_frame=store.user_frame[twin.tolist()],
+        trained_users=store.trained_users[twin],
+        histories=histories,
+        history_times=times,
+    )
+    system.engine.retriever.context.user = _folded(system.engine.retriever.context.user, known)
+    system.engine.ranker.core.context.user = _folded(system.engine.ranker.core.context.user, known)
+    return replace(system, store=big)
+
+
+def _folded(table: Any, known: int) -> Any:
+    """A table of users' vectors that answers for ids beyond it with those of the known."""
+    look = table.forward
+    table.forward = lambda ids: look(torch.where(ids > known, (ids - 1) % known + 1, ids))
+    return table
+
+
+# -- every pair of models ---------------------------------------------------------------------------------------------
+
+
+def models(bench: Bench) -> None:
+    """Microseconds per list of every retriever with every ranker, 1, 6 and 60 together, and how the plan agrees."""
+    torch.set_num_threads(1)
+    parts = pairs.Parts(bench.quick, bench.data_dir, bench.folder)
+    names = [(first, second) for first in pairs.SETTINGS for second in pairs.RANKERS]
+    if bench.quick:
+        names = [
+            (first, second)
+            for first, second in names
+            if first in ("ease", "ials", "sasrec") and second in ("none", "deepfm")
+        ]
+    for first, second in names:
+        system = parts.system(first, second)
+        started = time.perf_counter()
+        plan = planning.make(system)
+        facts: dict[str, Any] = {"retriever": first, "ranker": second, "source": parts.source}
+        torch_alone = isinstance(plan, str)
+        facts |= {
+            "plan": {"torch": plan} if torch_alone else plan.describe(),
+            "made_s": round(time.perf_counter() - started, 2),
+        }
+        bench.record("pair", **facts, **_pair_cost(bench, system, None if torch_alone else plan))
+        gc.collect()
+
+
+def _pair_cost(bench: Bench, system: Any, plan: Any) -> dict[str, Any]:
+    """Of lists by the plan, by torch, and of what an event makes anew (query vector and context row)."""
+    store = system.store
+    known = store.trained_users.nonzero().squeeze(1)
+    rng = torch.Generator().manual_seed(0)
+    out: dict[str, Any] = {}
+    seconds = 0.02 if bench.quick else 0.06
+    for together in TOGETHER:
+        asked = [known[torch.randint(len(known), (together,), generator=rng)] for _ in range(8)]
+        ways = _ways(system, plan, [store.contexts(some, time.time_ns() // 1000) for some in asked])
+        sides = {name: partial(cost, call, together, seconds) for name, call in ways.items()}
+        for _, name, _, found in interleaved(sides, bench.rounds):
+            out.setdefault(f"{name}_{together}", []).append(found["us"])
+    return {"us": {name: round(median(values), 1) for name, values in out.items()}}
+
+
+def _ways(system: Any, plan: Any, contexts: list[Any]) -> dict[str, Callable[[int], Any]]:
+    """What is timed: the precise lists, and where there is a plan its lists and what it prepares."""
+    engine = system.engine
+
+    def precise(at: int) -> Any:
+        one = contexts[at % len(contexts)]
+        return engine.lists(one, worlds.K, Filters(one.history))
+
+    if plan is None:
+        return {"torch": precise}
+    states = [plan.prepare(one) for one in contexts]
+
+    def fast(at: int) -> Any:
+        at %= len(contexts)
+        return plan.lists(states[at], worlds.K, contexts[at].history)
+
+    return {"torch": precise, "plan": fast, "prepare": lambda at: plan.prepare(contexts[at % len(contexts)])}

@@ -5,8 +5,8 @@
 It is no straw man.  User vectors, the fields of users and those of items are computed when it starts, so that a request
 is: one exact search, what the user has seen taken out, 500 candidates, 10 fields × 16 numbers of each put side by side,
 three layers, the FM's sum over pairs, top 10.  What it lacks is what nobody writes at first: int8, the split of the
-first layer, batches across requests, a state that events change, logs and metrics.  ``agrees`` holds its lists to those of
-the package before it serves, so that both do the same work.
+first layer, batches across requests, a state that events change, logs and metrics.  ``agrees`` holds its lists to those
+of the package before it serves, so that both do the same work.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
 
 from suisen.recommending import bundle
 from suisen.recommending.answering import answer
@@ -125,40 +128,50 @@ def agrees(system: Any, naive: Naive, users: int = CHECKED, k: int = 10) -> floa
     return sum(shares) / len(shares)
 
 
+class Query(BaseModel):
+    """One user."""
+
+    user_id: str
+
+
+class Request(BaseModel):
+    """As the package's server takes it."""
+
+    queries: list[Query]
+    k: int = 10
+
+
+class Item(BaseModel):
+    """A place of a list."""
+
+    item_id: str | int
+    score: float
+    rank: int
+    title: str
+
+
+class Answer(BaseModel):
+    """A list."""
+
+    user_id: str
+    items: list[Item]
+
+
+class Answers(BaseModel):
+    """In the order of the queries."""
+
+    answers: list[Answer]
+
+
 def app_of(place: str) -> Any:
     """The application."""
-    from fastapi import FastAPI, HTTPException
-    from pydantic import BaseModel
-
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     system = bundle.load(Path(place))
-    system.engine.retriever.eval(), system.engine.ranker.eval()
     naive = Naive(system)
     share = agrees(system, naive)
     if share < 0.99:
         raise RuntimeError(f"the naive service agrees with the package in {share:.3f} of its items only")
-
-    class Query(BaseModel):
-        user_id: str
-
-    class Request(BaseModel):
-        queries: list[Query]
-        k: int = 10
-
-    class Item(BaseModel):
-        item_id: str | int
-        score: float
-        rank: int
-        title: str
-
-    class Answer(BaseModel):
-        user_id: str
-        items: list[Item]
-
-    class Answers(BaseModel):
-        answers: list[Answer]
-
     app = FastAPI()
 
     @app.get("/ready")
@@ -180,7 +193,6 @@ def app_of(place: str) -> Any:
     def recommend(request: Request) -> Answers:
         return Answers(answers=[one(query, request.k) for query in request.queries])
 
-    Request.model_rebuild(_types_namespace={"Query": Query})
     return app
 
 
@@ -195,14 +207,12 @@ def listening(port: int) -> socket.socket:
 
 def main() -> int:
     """Serves with uvicorn, uvloop and httptools; WORKERS processes on one port, the kernel spreads connections."""
-    import uvicorn
-
     place, port, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    children = [subprocess.Popen([sys.executable, "-m", "serving.naive", place, str(port), "1"]) for _ in range(1, workers)]
+    children = [
+        subprocess.Popen([sys.executable, "-m", "serving.naive", place, str(port), "1"]) for _ in range(1, workers)
+    ]
     app = app_of(place)
-    config = uvicorn.Config(
-        app, loop="uvloop", http="httptools", access_log=False, log_level="error", backlog=4096
-    )
+    config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="error", backlog=4096)
     try:
         uvicorn.Server(config).run(sockets=[listening(port)])
     finally:

@@ -1,10 +1,8 @@
-"""Parts that ask a running server: throughput beside the naive service, open loop, the knee, k6, start-up and memory."""
+"""Parts that ask a running server: throughput beside the naive one, open loop, knee, k6, start-up and memory."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common import environment
+
 from serving import host, worlds
 from serving.bench import Bench, Generator
 
@@ -90,20 +89,23 @@ def _h2load(bench: Bench, server: host.Host, rate: int) -> None:
         bench.record("h2load", skipped="h2load is not installed (nghttp2-client)")
         return
     body = json.dumps({"queries": [{"user_id": "1"}], "k": worlds.K})
-    seconds = bench.seconds(8.0)
+    seconds = 1 if bench.quick else 8  # it takes whole ones
     with tempfile.TemporaryDirectory() as folder:
         sent, log = Path(folder) / "body.json", Path(folder) / "log"
         sent.write_text(body)
         before = server.cpu
         subprocess.run(
-            [program, "--h1", "-c", "64", "-t", "1", f"--rps={rate / 64:.2f}", "-D", f"{seconds:g}", "-d", str(sent),
+            [program, "--h1", "-c", "64", "-t", "1", f"--rps={rate / 64:.2f}", "-D", str(seconds), "-d", str(sent),
              "-H", "content-type: application/json", f"--log-file={log}",
              f"http://127.0.0.1:{server.port}/v1/recommend"],
-            check=True, capture_output=True, text=True,
+            check=False, capture_output=True, text=True,
         )  # fmt: skip
         used = server.cpu - before
-        lines = [line.split() for line in log.read_text().splitlines()]
+        lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
     good = sorted(int(line[2]) / 1e3 for line in lines if line[1] == "200")
+    if not good:
+        bench.record("h2load", skipped="h2load answered nothing")
+        return
     places = {f"p{one:g}": round(good[min(len(good) - 1, int(one / 100 * len(good)))], 3) for one in (50, 99, 99.9)}
     bench.record(
         "h2load", rate=rate, answered=len(good), refused=len(lines) - len(good), ms=places, connections=64,
@@ -130,9 +132,9 @@ def knee(bench: Bench) -> None:
             rate = round((low + high) / 2 if low else 0.75 * high, -1)
             found = _at(bench, generator, server, "search", rate, 3.0)
             low, high = (rate, high) if fits(found) else (low, rate)
-        if not low:
-            raise RuntimeError(f"no rate up to {high:g}/s was borne: every p99 is over {SLOW_MS:g} ms")
-        bench.record("knee", rate=low, closed_loop=most, workers=len(server.workers))
+        borne = low > 0
+        low = low or high  # nothing was: the lowest that was tried
+        bench.record("knee", rate=low, borne=borne, closed_loop=most, workers=len(server.workers))
         for number in range(bench.rounds):
             for share in LEVELS if number % 2 == 0 else LEVELS[::-1]:
                 _at(bench, generator, server, "level", round(share * low), 5.0, round=number, share=share)
@@ -212,7 +214,9 @@ def memory(bench: Bench) -> None:
         for number in range(bench.rounds):
             name = "cold" if number == 0 else "warm"
             with bench.server(place, env={"NUMBA_CACHE_DIR": cache}) as server:
-                bench.record("start", cache=name, round=number, seconds=round(server.start_s, 2), workers=len(server.workers))
+                bench.record(
+                    "start", cache=name, round=number, seconds=round(server.start_s, 2), workers=len(server.workers)
+                )
     requests = 20_000 if bench.quick else 400_000
     with bench.server(place) as server, bench.generator(users) as generator:
         _memory_of(bench, server, 0)

@@ -16,9 +16,9 @@ from typing import Any
 
 import polars as pl
 from common import Lines
-from serving import worlds
 
 import suisen as su
+from serving import worlds
 from suisen.data.log import Col, Log
 from suisen.data.sources import load
 from suisen.models import RETRIEVERS
@@ -93,10 +93,12 @@ class Parts:
     def _kept(self, retriever: str, ranker: str) -> System:
         def make(place: Path) -> None:
             started = time.perf_counter()
-            settings = {**SETTINGS[retriever], **({"epochs": 1} if self.quick and "epochs" in SETTINGS[retriever] else {})}
+            settings = {
+                **SETTINGS[retriever],
+                **({"epochs": 1} if self.quick and "epochs" in SETTINGS[retriever] else {}),
+            }
             made = su.Recommender(RETRIEVERS[retriever](**settings), RANKERS[ranker](), candidates=worlds.CANDIDATES)
             made.fit(self.data, options=su.RunOptions(max_seconds=20.0, callbacks=(Lines(),))).save(place)
             print(f"{retriever} + {ranker} trained in {time.perf_counter() - started:.0f} s", flush=True)
 
         return bundle.load(worlds.kept(self.folder / f"{retriever}-{ranker}", make))
-

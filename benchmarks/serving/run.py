@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 from common import ROOT, parser  # noqa: E402
+
 from serving.bench import FILE, QUICK_FILE, Bench  # noqa: E402
 from serving.host import environment  # noqa: E402
 from serving.parts import PARTS  # noqa: E402
@@ -72,7 +73,9 @@ def each(names: list[str], options: argparse.Namespace, words: list[str]) -> int
         if status:
             failed.append(name)
         print(f"== {name} {'FAILED' if status else 'done'} in {time.perf_counter() - started:.0f} s", flush=True)
-    print(f"{len(names) - len(failed)} of {len(names)} parts in {(time.perf_counter() - begun) / 60:.1f} min", flush=True)
+    print(
+        f"{len(names) - len(failed)} of {len(names)} parts in {(time.perf_counter() - begun) / 60:.1f} min", flush=True
+    )
     if failed:
         print(f"FAILED: {', '.join(failed)}; again: --part {' '.join(failed)}", flush=True)
     return int(bool(failed))

@@ -1,9 +1,8 @@
 """The systems that are measured: trained once, kept under ``runs/bench-serving`` by what they were trained from.
 
 *world*: 10,000 users, 50,000 items, about 100 items seen per user, Two-Tower vectors of 128 numbers, 500 candidates,
-DeepFM over 10 fields × 16 with layers of 256, 128 and 64.  *films*: the same models on MovieLens-1M (a world of its size
-where the file is absent; the record says which).  *small*: a part of MovieLens-1M of MovieLens-100K's size, on which every
-retriever and every ranker is trained once, to be put together in every way.
+DeepFM over 10 fields × 16 with layers of 256, 128 and 64.  *films*: the same models on MovieLens-1M (a world of its
+size where the file is absent; the record says which).
 
 Training is kept whatever the commit: its key is a hash of the settings.  What a bundle lays out for answering is made
 anew at every commit, by saving the trained system again.
@@ -35,6 +34,8 @@ FOLDER = ROOT / "runs" / "bench-serving"
 FIELDS = 10
 """Fields of the ranker: user id, age, segment, history, recent; item id, price, category, tags, brand."""
 K, CANDIDATES = 10, 500
+LARGE = 1_000
+"""Users from which on a second thread helps training."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,9 @@ def dataset_of(plan: Plan, data_dir: Path) -> Any:
 # -- trained once -----------------------------------------------------------------------------------------------------
 
 
-def threads_of() -> int:
-    """Cores that training may use."""
-    return min(2, os.cpu_count() or 1)
-
-
 def recommender_of(plan: Plan, seconds: float, data_dir: Path) -> Any:
     """A fitted Recommender; no phase starts an epoch after ``seconds``."""
-    torch.set_num_threads(threads_of())
+    torch.set_num_threads(1 if plan.users < LARGE else min(2, os.cpu_count() or 1))
     lists = RankerLists(most_questions=plan.questions)
     made = su.Recommender(plan.retriever, plan.ranker, candidates=plan.candidates, lists=lists)
     return made.fit(dataset_of(plan, data_dir), options=su.RunOptions(max_seconds=seconds, callbacks=(Lines(),)))
@@ -135,7 +131,7 @@ def kept(place: Path, make: Callable[[Path], None]) -> Path:
     return place
 
 
-def trained(plan: Plan, data_dir: Path, seconds: float = 40.0) -> Path:
+def trained(plan: Plan, data_dir: Path, folder: Path = FOLDER, seconds: float = 40.0) -> Path:
     """The bundle of a plan as it was trained, whatever the commit; made where it is missing."""
 
     def make(place: Path) -> None:
@@ -143,13 +139,13 @@ def trained(plan: Plan, data_dir: Path, seconds: float = 40.0) -> Path:
         recommender_of(plan, seconds, data_dir).save(place)
         print(f"{plan.name} trained in {time.perf_counter() - started:.0f} s", flush=True)
 
-    return kept(FOLDER / f"{plan.name}-{plan.key}" / "trained", make)
+    return kept(folder / f"{plan.name}-{plan.key}" / "trained", make)
 
 
-def served(plan: Plan, data_dir: Path) -> Path:
+def served(plan: Plan, data_dir: Path, folder: Path = FOLDER) -> Path:
     """The bundle as this commit lays it out; made again of the trained one at every commit, and whenever it changed."""
     at = commit()
-    before = trained(plan, data_dir)
+    before = trained(plan, data_dir, folder)
     if at.endswith("+"):
         shutil.rmtree(before.parent / at, ignore_errors=True)
 
@@ -171,11 +167,9 @@ def facts_of(plan: Plan) -> dict[str, Any]:
 
 def main() -> int:
     """Trains and lays out, in a process of its own: ``python -m serving.worlds NAME DATA_DIR FOLDER [quick]``."""
-    global FOLDER
-    name, folder, kept_in, *quick = sys.argv[1:]
-    FOLDER = Path(kept_in)
-    plan = films_plan(bool(quick), Path(folder)) if name == "films" else world_plan(bool(quick))
-    print(served(plan, Path(folder)))
+    name, data_dir, folder, *quick = sys.argv[1:]
+    plan = films_plan(bool(quick), Path(data_dir)) if name == "films" else world_plan(bool(quick))
+    print(served(plan, Path(data_dir), Path(folder)))
     return 0
 
 
