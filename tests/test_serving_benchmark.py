@@ -80,9 +80,10 @@ def toy(reply):
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         server.close()
-        while OPEN:
-            OPEN.pop().abort()
-        loop.run_until_complete(asyncio.sleep(0.01))
+        for _ in range(3):  # what was being accepted is open by the second time
+            loop.run_until_complete(asyncio.sleep(0.02))
+            while OPEN:
+                OPEN.pop().abort()
         loop.close()
 
 
