@@ -1,7 +1,7 @@
 """benchmarks/serving in small: the generator, the naive service, the runner with a real server, and the page."""
 
-import asyncio
 import json
+import socketserver
 import sys
 import threading
 from argparse import Namespace
@@ -36,55 +36,38 @@ def answer_to(body: bytes, k: int = 10) -> dict:
     return {"answers": [{"user_id": user, "items": items}]}
 
 
-OPEN: list[asyncio.Transport] = []
-"""Connections of toy servers."""
-
-
-class Toy(asyncio.Protocol):
-    """Answers with what ``reply(number, body)`` gives: (status, answer), None closes, () says nothing."""
-
-    def __init__(self, reply, seen):
-        self.reply, self.seen, self.data = reply, seen, b""
-
-    def connection_made(self, transport):
-        self.transport = transport
-        OPEN.append(transport)
-
-    def data_received(self, data):
-        self.data += data
-        head, _, body = self.data.partition(b"\r\n\r\n")
-        if len(body) < int(head.lower().partition(b"content-length:")[2].split()[0]):
-            return
-        self.data = b""
-        self.seen.append((head, body))
-        found = self.reply(len(self.seen), body)
-        if found is None:
-            self.transport.close()
-        elif found:
-            sent = json.dumps(found[1]).encode()
-            whole = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (found[0], len(sent), sent)
-            self.transport.write(whole[:30])
-            self.transport.write(whole[30:])
-
-
 @contextmanager
 def toy(reply):
-    """The port of a toy server in a thread, and the requests that it saw."""
-    loop, seen = asyncio.new_event_loop(), []
-    server = loop.run_until_complete(loop.create_server(lambda: Toy(reply, seen), "127.0.0.1", 0))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield server.sockets[0].getsockname()[1], seen
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        server.close()
-        for _ in range(3):  # what was being accepted is open by the second time
-            loop.run_until_complete(asyncio.sleep(0.02))
-            while OPEN:
-                OPEN.pop().abort()
-        loop.close()
+    """The port of a toy server, and the requests that it saw.
+
+    It answers with what ``reply(number, body)`` gives: (status, answer), None closes, () says nothing.
+    """
+    seen = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            while head := b"".join(iter(lambda: self.rfile.readline().removesuffix(b"\r\n"), b"")):
+                body = self.rfile.read(int(head.partition(b"content-length: ")[2]))
+                seen.append(body)
+                found = reply(len(seen), body)
+                if found is None:
+                    return
+                if found:
+                    sent = json.dumps(found[1]).encode()
+                    whole = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (found[0], len(sent), sent)
+                    self.wfile.write(whole[:30])
+                    self.wfile.flush()
+                    self.wfile.write(whole[30:])
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.handle_error = lambda *_: None  # a client that has gone
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server.server_address[1], seen
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_an_open_loop_sends_what_is_due_to_another_user_each_time():
@@ -92,7 +75,7 @@ def test_an_open_loop_sends_what_is_due_to_another_user_each_time():
         found = generate.run(generate.Load(port, USERS, seconds=0.2, rate=400, connections=4, extra={"precise": True}))
     assert found["sent"] == found["answered"] == found["judged"] == len(seen) == 80
     assert found["lost"] == found["wrong"] == found["refused"] == 0
-    asked = [json.loads(body) for _, body in seen]
+    asked = [json.loads(body) for body in seen]
     assert sorted(one["queries"][0]["user_id"] for one in asked[:40]) == sorted(USERS)
     assert all(one["precise"] is True and one["k"] == 10 for one in asked)
     assert 0 < found["ms"]["p50"] <= found["ms"]["p99"] <= found["ms"]["max"]
