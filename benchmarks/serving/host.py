@@ -185,7 +185,7 @@ def suisen(
     port = free_port()
     words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
     command = [
-        sys.executable, "-m", "suisen.cli.main", "serve", str(bundle), "--port", str(port),
+        sys.executable, "-m", "suisen.cli.main", "serve", str(bundle), "--port", str(port), "--workers", str(workers),
         "--log-dir", str(folder / "events"), "--impressions", "true", *words,
     ]  # fmt: skip
     return Host(name, command, port, "/health/ready", folder / f"{name}.log", env or {}, b"ready on http")

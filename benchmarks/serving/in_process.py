@@ -22,7 +22,7 @@ from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged
 from suisen.recommending import bundle, planning
 from suisen.recommending.engine import Filters
-from suisen.recommending.kernels import Quantised, candidates
+from suisen.recommending.kernels import Quantised, candidates, partitioned
 from suisen.recommending.queries import RawQueries
 from suisen.recommending.states import VisitorRows
 from suisen.recommending.users import RecentEvents
@@ -30,6 +30,8 @@ from suisen.retrieval import Excluded, create_index
 
 TOGETHER = (1, 6, 60)
 SEEN = 100
+RECALL = 0.955
+"""What the IVF is asked for on its sample; the goal, 0.95, is judged on other queries."""
 
 
 # -- a million items --------------------------------------------------------------------------------------------------
@@ -75,6 +77,8 @@ def items(bench: Bench) -> None:
         bench.record("built", way=name, items=n, dim=dim, seconds=round(time.perf_counter() - started, 1))
 
     built("int8 scan", lambda: _scan(vectors, k))
+    sample = clustered(100 if bench.quick else 500, dim, rng, centres)
+    built("int8 IVF", lambda: _cells(vectors, sample, k))
     built("IVF-SQ8 (FAISS)", lambda: _faiss(vectors, k, n))
     ways["exact float32"] = lambda asked, gone: exact.search(asked, k, gone)
     judged = queries[: 60 if bench.quick else 200]
@@ -112,6 +116,11 @@ def _gone(rows: int, n: int, rng: np.random.Generator, seen: int) -> Excluded:
 
 def _scan(vectors: np.ndarray, k: int) -> Search:
     table = Quantised.of(vectors)
+    return lambda asked, gone: candidates(table, asked, k, gone)
+
+
+def _cells(vectors: np.ndarray, sample: np.ndarray, k: int) -> Search:
+    table = partitioned(vectors, sample, k, RECALL, least=0)
     return lambda asked, gone: candidates(table, asked, k, gone)
 
 
