@@ -21,7 +21,7 @@ from common import environment as peer_environment
 
 TICKS = os.sysconf("SC_CLK_TCK")
 WORKERS = min(2, os.cpu_count() or 1)
-READY_S = 180.0
+READY_S = 400.0
 """Longest wait for a server."""
 
 
@@ -83,6 +83,8 @@ class Host:
     env: dict[str, str] = field(default_factory=dict)
     said: bytes = b""
     """What the log says once all workers are ready; b"": they are asked."""
+    supervised: bool = False
+    """Whether its first process only watches over the others."""
     wanted: int = 1
     """Workers that have to be ready."""
     seen: set[int] = field(default_factory=set)
@@ -160,11 +162,8 @@ class Host:
 
     @property
     def workers(self) -> list[int]:
-        """Those of its processes that answer: all but a supervisor, and but multiprocessing's helpers."""
-        pids = self.pids
-        if len(pids) == 1:
-            return pids
-        return [pid for pid in pids[1:] if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        """Those of its processes that answer."""
+        return self.pids[1:] if self.supervised else self.pids
 
     @property
     def cpu(self) -> float:
@@ -188,7 +187,7 @@ def suisen(
         sys.executable, "-m", "suisen.cli.main", "serve", str(bundle), "--port", str(port), "--workers", str(workers),
         "--log-dir", str(folder / "events"), "--impressions", "true", *words,
     ]  # fmt: skip
-    return Host(name, command, port, "/health/ready", folder / f"{name}.log", env or {}, b"ready on http")
+    return Host(name, command, port, "/health/ready", folder / f"{name}.log", env or {}, b"ready on http", workers > 1)
 
 
 def naive(bundle: Path, folder: Path, *, workers: int = WORKERS) -> Host:
