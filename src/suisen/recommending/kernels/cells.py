@@ -81,12 +81,15 @@ def _nearest(rows: Tensor, centres: Tensor) -> Tensor:
 
 
 def _probes(index: Quantised, cell: Ints, queries: Floats, exact: Ints, recall: float) -> int:
-    """The least number of nearest cells that hold ``recall`` of the exact candidates (B, k)."""
+    """The least number of nearest cells that hold ``recall`` of the exact candidates (B, k), by two standard errors."""
     count = len(index.vectors)
     order = survivors(index, index.levels_of(queries), checked_search(index.vectors, queries, count, None, None))
     rank = np.empty((len(queries), count), dtype=np.int64)
     np.put_along_axis(rank, order, np.arange(count)[None], axis=1)
     known = exact >= 0
     read = np.take_along_axis(rank, cell[np.where(known, exact, 0)], axis=1)  # (B, k) probes that find each
-    found = np.bincount(read[known], minlength=count).cumsum() / max(known.sum(), 1)
-    return int(np.argmax(found >= recall)) + 1
+    shares = np.zeros((len(queries), count))
+    np.add.at(shares, (np.nonzero(known)[0], read[known]), 1)
+    shares = shares.cumsum(axis=1) / np.maximum(known.sum(axis=1, keepdims=True), 1)  # (B, probes) recall
+    least = shares.mean(axis=0) - 2 * shares.std(axis=0) / math.sqrt(len(queries))
+    return int(np.argmax(least >= recall)) + 1 if (least >= recall).any() else count
