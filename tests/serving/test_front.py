@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 
 import pytest
@@ -462,6 +463,29 @@ def test_stopping_answers_what_has_come_and_closes_the_rest(recommender):
         stopping.result(SECONDS)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(served.address, timeout=SECONDS)
+
+
+def test_who_waits_at_the_port_when_it_is_closed_is_answered(recommender):
+    """Connections that the loop had no time to accept are not reset with the socket."""
+    with Served("fast", lambda: recommender.system, Settings(deadline_s=60)) as served:
+        busy, come = threading.Event(), threading.Event()
+
+        async def stop():
+            busy.set()
+            come.wait(SECONDS)
+            await served.front.stop()
+
+        stopping = asyncio.run_coroutine_threadsafe(stop(), served.loop)
+        assert busy.wait(SECONDS)
+        clients = [socket.create_connection(served.address, timeout=SECONDS) for _ in range(20)]
+        for plain in clients:
+            plain.sendall(LIVE)
+        come.set()
+        for plain in clients:
+            ((status, headers, _),) = replies(rest(plain))
+            assert (status, headers["connection"]) == (200, "close")
+            plain.close()
+        stopping.result(SECONDS)
 
 
 def test_while_it_drains_each_reply_ends_its_connection(recommender):

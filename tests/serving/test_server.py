@@ -290,6 +290,20 @@ def test_sigterm_drains(place):
     assert all(json.loads(line)["level"] == "info" for line in errors.splitlines()), errors
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
+def test_a_third_signal_waits_for_nobody(place):
+    process, url = started(place, drain_s=600.0)
+    with ThreadPoolExecutor(1) as pool:
+        running_request = pool.submit(fetch, f"{url}/v1/recommend/slow")
+        assert process.stdout.readline() == "computing\n"
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            process.send_signal(sig)
+            time.sleep(0.2)  # signals that are pending together are one
+        until(lambda: process.poll() is not None)  # standard input is open: the request never ends
+        assert running_request.exception(SECONDS) is not None
+    assert ended(process)[0] == 0
+
+
 def refuses(url):
     """Whether nothing listens any more."""
     host, port = url.removeprefix("http://").split(":")
