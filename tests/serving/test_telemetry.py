@@ -61,6 +61,13 @@ def test_apps_do_not_share_their_metrics(recommender):
         assert not any(name == "suisen_requests_total" for name, _ in samples(other))
 
 
+def test_impressions_of_the_last_requests_are_written(recommender, tmp_path):
+    with Client(lambda: recommender.system, Settings(deadline_s=60, log_dir=tmp_path, impressions=True)) as client:
+        client.get("/v1/recommend/7")
+    (row,) = (tmp_path / "impressions.jsonl").read_text().splitlines()
+    assert json.loads(row)["user_id"] == "7"
+
+
 def test_lost_impressions_are_counted(recommender, tmp_path, monkeypatch):
     with Client(lambda: recommender.system, Settings(deadline_s=60, log_dir=tmp_path, impressions=True)) as client:
         journal = client.app.service.journal
