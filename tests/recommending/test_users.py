@@ -107,11 +107,11 @@ def test_sessions_are_guests_and_no_users():
     """An event counts for its user, or for its session where it names none; ids of both kinds never mix."""
     store = store_of()
     recent, after = RecentEvents(store, LIMIT), last_time(store) + 1
-    sessions = ["u0001", "u0001", "s", 7, None, "ghost"]
-    users = [None, "u0002", None, None, None, "ghost"]
-    unknown = recent.add(users, ["i001", "i002", "i003", "i004", "i005", "i001"], [after] * 6, sessions)
-    assert (unknown, len(recent)) == (0, 5)  # the fifth event is nobody's
-    assert held(recent, "u0001") == ([], [])
+    sessions = ["u0001", "u0001", "s", 7, None, "ghost", "stranger"]
+    users = [None, "u0002", None, None, None, "ghost", None]
+    unknown = recent.add(users, ["i001", "i002", "i003", "i004", "i005", "i001", "i001"], [after] * 7, sessions)
+    assert (unknown, len(recent)) == (0, 6)  # the fifth event is nobody's
+    assert held(recent, "u0001") == held(recent, "stranger") == ([], [])
     i = {raw: store.items.dense_one(raw) for raw in ("i001", "i002", "i003", "i004")}
     queries = RawQueries(sessions=["u0001", "s", "7", None, "u0002"])
     known = dense_queries(store, queries, None, recent).contexts.history.tolist()
@@ -144,6 +144,14 @@ def test_without_times_events_stand_behind_in_their_order():
     contexts = recent.followed(store.contexts(torch.tensor([1]), 0), ["a"])
     assert contexts.history.tolist() == [[1, 2, 1, 2]]
     assert contexts.history_time.tolist() == [0, 0, 0, 0]
+
+
+def test_without_times_a_session_and_its_user_stand_in_the_order_of_their_events():
+    store = Store.of(make_data(user=["a", "a"], item=[1, 2]))
+    recent = RecentEvents(store, LIMIT)
+    recent.add(["a", None, "a", None], [1, 2, 2, 1], [10, 20, 30, 20], [None, "s", None, "s"])
+    contexts = recent.followed(store.contexts(torch.tensor([1]), 0), ["a"], ["s"])
+    assert contexts.history.tolist() == [[1, 2, 1, 2, 1, 2]]
 
 
 def test_a_given_history_takes_the_place_of_events():

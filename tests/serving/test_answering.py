@@ -6,9 +6,9 @@ import pytest
 
 from suisen.recommending.queries import RecommendOptions
 from suisen.serving import answering as room
-from suisen.serving.answering import QUICK_QUERIES, Answering, Recommend, Similar
+from suisen.serving.answering import QUICK_QUERIES, Answering, Rank, Recommend, Similar
 from suisen.serving.event_log import LoggedEvent
-from suisen.serving.messages import Query
+from suisen.serving.messages import Query, RankQuery
 from suisen.serving.problems import Refusal
 from tests.fitted import fitted
 from tests.recommending.planning import with_plan
@@ -58,6 +58,15 @@ def test_a_refused_query_spoils_no_other_request(asked):
     assert found[20].code == "unanswerable"
     assert all(len(items(answers)[0]) == 10 for place, answers in enumerate(found) if place != 20)
     assert len(sizes) == 11  # halved five times, not asked one by one
+
+
+def test_ranked_items_and_lists_are_computed_apart(recommender):
+    answering, options = Answering(recommender.system), RecommendOptions(3)
+    jobs = [Rank([RankQuery(user_id=1, items=[5, 6])], options), Recommend([Query(user_id=1)], options)]
+    ranked, listed = answering.work(jobs)
+    assert {item.item_id for item in ranked[0].items} == {5, 6}
+    assert items(listed)[0] == recommender.recommend([1], 3)["item_id"].to_list()
+    assert answering.work(jobs[::-1]) == [listed, ranked]
 
 
 def test_faults_of_ours_stay_what_they_are(recommender, monkeypatch):
