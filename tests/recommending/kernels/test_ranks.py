@@ -167,6 +167,21 @@ def test_lists_are_whole_whatever_is_asked_for_and_left(path, speed):
             assert (scores[count:] == -np.inf).all()
 
 
+def test_scores_that_are_no_numbers_harm_nobody_else(path):
+    """A context that overflows gets a list of some items; the others get theirs."""
+    case = Case(form_of(4, 2, [20, 5]))
+    want = case.answer(Speed(), path, 50)
+    for wild in (np.inf, np.nan, np.float32(3e38)):
+        for speed in SPEEDS:
+            contexts = case.contexts.copy()
+            contexts[1] = wild
+            with np.errstate(all="ignore"):
+                found = two_stage(case.table, case.ranks, case.queries, contexts, 60, 50, speed=speed, path=path)
+            assert len({*found[0][1]}) == 50
+            if speed == Speed():
+                np.testing.assert_array_equal(found[0][[0, 2, 3, 4]], want[0][[0, 2, 3, 4]])
+
+
 def test_more_queries_than_are_scanned_together(path, monkeypatch):
     case = Case(form_of(4, 2, [20, 5]), b=11)
     gone = excluded([[row] for row in case.lists[0][:, 0]])
@@ -241,5 +256,10 @@ def test_bad_input_is_refused_by_name(path):
         case.answer(Speed(), path, -1)
     with pytest.raises(InputError, match=r"positions has shape \(5, 60\), scores \(5, 59\), of 300 items"):
         ranked(case.ranks, case.lists[0], case.lists[1][:, 1:], case.contexts, 5, path=path)
+    holes = np.where(np.arange(60) == 3, -1, case.lists[0])
+    with pytest.raises(InputError, match="positions has a candidate behind -1"):
+        ranked(case.ranks, holes, case.lists[1], case.contexts, 5, path=path)
+    with pytest.raises(InputError, match="ranks holds 300 items, table 200; make both of one catalogue"):
+        two_stage(Quantised.of(case.vectors[:200]), case.ranks, case.queries, case.contexts, 60, 5, path=path)
     with pytest.raises(InputError, match=r"exclude.offsets must be 6 numbers"):
         case.answer(Speed(), path, gone=Excluded(np.zeros(3, np.int64), np.array([0, 3])))

@@ -150,13 +150,14 @@ def _binned(row: Any, count: int) -> bool:
     starts = np.zeros(BINS + 1, np.int32)
     bins = np.empty(count, np.int32)
     for place in range(count):
-        bins[place] = np.int32((np.float64(high) - scores[place]) * unit)
+        at = (np.float64(high) - scores[place]) * unit
+        bins[place] = np.int32(at) if 0 <= at < BINS else 0  # infinite scores, and what is no number
     for place in range(count):
         starts[bins[place] + 1] += 1
-    for at in range(BINS):
-        if starts[at + 1] > CROWD:
+    for each in range(BINS):
+        if starts[each + 1] > CROWD:
             return False
-        starts[at + 1] += starts[at]
+        starts[each + 1] += starts[each]
     keys = row[:count].copy()
     for place in range(count):
         row[starts[bins[place]]] = keys[place]
