@@ -1,10 +1,13 @@
-"""What candidates cost: the int8 scan on every path that this machine can run, beside the exact float32 index.
+"""What the kernels cost: candidates and the two stages on every path that this machine can run, beside an exact index.
 
-    python benchmarks/kernel_cost.py      # 2 minutes
+    python benchmarks/kernel_cost.py      # 4 minutes
 
-Random vectors, K candidates of ITEMS × DIM, 1, 6 and 60 queries together, each of which excludes SEEN items.  Queries
-differ from call to call, sides take turns.  A line holds the microseconds per query of a side in a round, of the
-processor (one thread) and of the wall; ``load`` is the mean number of programs that wanted a core in the minute before,
+Random vectors, K candidates of ITEMS × DIM, 1, 6 and 60 queries together, each of which excludes SEEN items.  The
+ranker is a DeepFM's form with random weights: inner products of 18, a net of 256-128-64, two pair features; top TOP.
+``side`` says what ran: ``candidates`` in float32 order, ``int16`` order, or both stages, named by the speed: how many
+candidates the cut leaves, and how many are scored in float32.  What a part costs is the difference of two sides.
+Queries differ from call to call, sides take turns.  A line holds the microseconds per query of a side in a round, of
+the processor (one thread) and of the wall; ``load`` is the mean number of programs that wanted a core in the minute before,
 ours included: above 1, the machine was busy and caches were shared.  Lines of the round "first" hold the seconds of the
 first calls in a process, of one query and of several: with numba's cache empty, and filled.  All go to
 results/kernel_cost.jsonl.
@@ -19,18 +22,41 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from common import append, median, parser, stamp
 
-from suisen.recommending.kernels import Quantised, agreement, candidates, paths_here
+from suisen.models.form import Form
+from suisen.recommending.kernels import (
+    PRECISE,
+    Quantised,
+    RankTables,
+    Sample,
+    Speed,
+    agreement,
+    candidates,
+    paths_here,
+    two_stage,
+)
 from suisen.retrieval import Exact, Excluded, create_index
 
 FILE = "kernel_cost.jsonl"
 ITEMS, DIM, K, SEEN = 50_000, 128, 500, 100
 TOGETHER = (1, 6, 60)
+TOP = 10
+INNER, PAIR, WIDTHS = 18, 2, (256, 128, 64)
+SPEEDS = {
+    "cut 64, 12": Speed(False, 64, True, 12),
+    "cut 96, 12": Speed(False, 96, True, 12),
+    "cut 96, 18": Speed(False, 96, True, 18),
+    "float32 order, cut 96, 18": Speed(True, 96, True, 18),
+    "no cut, 18": Speed(False, 0, True, 18),
+    "float32": PRECISE,
+}
 FIRST = """
 import sys, time
 import numpy as np
@@ -46,14 +72,45 @@ print(time.perf_counter() - started[0], time.process_time() - started[1])
 Search = Callable[[np.ndarray, Excluded], Any]
 
 
-def sides_of(vectors: np.ndarray) -> tuple[Quantised, dict[str, Search]]:
-    """Every path of this machine, and the exact index."""
+def ranker_of(table: Quantised, rng: np.random.Generator) -> tuple[RankTables, np.ndarray]:
+    """Tables of a DeepFM's form, and (300, r) contexts."""
+    draw = torch.Generator().manual_seed(0)
+    layers = tuple(
+        (torch.randn(b, a, generator=draw) * (2 / a) ** 0.5, torch.randn(b, generator=draw) * 0.1)
+        for a, b in pairwise(WIDTHS)
+    )
+    out, from_pair = torch.randn(WIDTHS[-1], generator=draw) * 0.3, torch.randn(WIDTHS[0], PAIR, generator=draw) * 0.3
+    form = Form.shallow(INNER, lambda x: x, lambda x: x, torch.zeros(PAIR, PAIR))
+    form = replace(form, from_pair=from_pair, layers=layers, out=out)
+    n, d = table.vectors.shape
+    items, contexts = (
+        (0.4 * rng.normal(size=(rows, INNER + PAIR + WIDTHS[0]))).astype(np.float32) for rows in (n, 300)
+    )
+    lists = candidates(table, rng.normal(size=(64, d)).astype(np.float32), min(K, n))
+    return RankTables.of(form, items, Sample(contexts[:64], *lists)), contexts
+
+
+def sides_of(vectors: np.ndarray, rng: np.random.Generator) -> tuple[Quantised, dict[tuple[str, str], Search]]:
+    """Every path of this machine and what it runs, and the exact index."""
     table, index = Quantised.of(vectors), create_index(Exact())
     index.build(vectors)
-    sides: dict[str, Search] = {
-        path: lambda queries, gone, path=path: candidates(table, queries, K, gone, path=path) for path in paths_here()
-    }
-    return table, {**sides, "exact": lambda queries, gone: index.search(queries, K, gone)}
+    ranks, contexts = ranker_of(table, rng)
+
+    def both(speed: Speed, path: str) -> Search:
+        return lambda queries, gone: two_stage(
+            table, ranks, queries, contexts[: len(queries)], K, TOP, gone, None, speed, path
+        )
+
+    sides: dict[tuple[str, str], Search] = {}
+    for path in paths_here():
+        sides[path, "candidates"] = lambda queries, gone, path=path: candidates(table, queries, K, gone, path=path)
+        if path != "plain":
+            sides[path, "int16"] = lambda queries, gone, path=path: two_stage(
+                table, None, queries, None, K, K, gone, None, Speed(False), path
+            )
+            sides |= {(path, name): both(speed, path) for name, speed in SPEEDS.items()}
+    sides["exact", "candidates"] = lambda queries, gone: index.search(queries, K, gone)
+    return table, sides
 
 
 def timed(
@@ -98,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(options.items, options.dim)).astype(np.float32)
-    table, sides = sides_of(vectors)
+    table, sides = sides_of(vectors, rng)
     measured = agreement(table, rng.normal(size=(200, options.dim)).astype(np.float32), min(K, options.items))
     run = {"run": time.strftime("%Y%m%dT%H%M%S", time.gmtime()), "threads": 1, **stamp()}
     shape = {"items": options.items, "dim": options.dim, "k": K, "seen": SEEN, "calls": options.calls}
@@ -107,13 +164,13 @@ def main(arguments: list[str] | None = None) -> int:
         append(FILE, {"round": "first", "path": path, **first_calls(path), "load": os.getloadavg()[0], **facts, **run})
     for number in range(-1, options.rounds):  # round −1 warms up and is thrown away
         for together in TOGETHER:
-            for path in list(sides) if number % 2 else list(sides)[::-1]:
+            for path, side in list(sides) if number % 2 else list(sides)[::-1]:
                 calls = options.calls if number >= 0 else 2
-                found = timed(sides[path], together, calls, (options.items, options.dim), rng)
+                found = timed(sides[path, side], together, calls, (options.items, options.dim), rng)
                 if number >= 0:
-                    line = {"round": number, "path": path, "together": together, **found, "load": os.getloadavg()[0]}
-                    append(FILE, {**line, **facts, **run})
-                    print(f"{path}, {together} together: {found}", flush=True)
+                    line = {"round": number, "path": path, "side": side, "together": together, **found}
+                    append(FILE, {**line, "load": os.getloadavg()[0], **facts, **run})
+                    print(f"{path}, {side}, {together} together: {found}", flush=True)
     return 0
 
 
