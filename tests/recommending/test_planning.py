@@ -95,7 +95,8 @@ def test_agreement_by_hand():
     assert found.queries == 4
 
 
-def test_the_figures_of_a_plan_are_those_of_its_lists():
+def test_the_figures_of_a_plan_are_those_of_its_lists(monkeypatch):
+    monkeypatch.setattr(planning, "CONTEXTS_PER_CHUNK", 7)
     system = trained()
     plan = planning.make(system)
     queries = planning.held_back(system.store, system.abilities, planning.JUDGED + planning.FITTED, system.seed)

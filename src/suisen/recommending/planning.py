@@ -18,7 +18,7 @@ from suisen.data.batch import Contexts, Queries
 from suisen.data.ragged import Ragged
 from suisen.models.contract import ITEMS_PER_CHUNK
 from suisen.models.form import Form
-from suisen.recommending.engine import Engine, Filters
+from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters
 from suisen.recommending.kernels import PRECISE, Quantised, RankTables, Sample, Speed, partitioned, paths_here
 from suisen.recommending.kernels.quantised import MAX_DIM
 from suisen.recommending.plan import Agreement, Plan
@@ -118,9 +118,11 @@ def _chosen(plans: Sequence[Plan], queries: Queries, identical: float) -> Plan |
     precise = plans[0].engine.lists(queries.contexts, K, Filters(queries.seen))[0]
     reached = 0.0
     for plan in plans:
-        states = plan.prepare(queries.contexts)
+        chunks = [queries.take(rows) for rows in torch.split(torch.arange(len(queries)), CONTEXTS_PER_CHUNK)]
+        prepared = [(plan.prepare(chunk.contexts), chunk.seen) for chunk in chunks]
         for plan.speed, plan.best in ladder(plan):  # noqa: B020 - its fields, not it
-            plan.agreement = agreement(plan.lists(states, K, queries.seen)[0], precise, queries.truth.values)
+            lists = torch.cat([plan.lists(states, K, seen)[0] for states, seen in prepared])
+            plan.agreement = agreement(lists, precise, queries.truth.values)
             reached = plan.agreement.identical
             if reached >= identical:
                 return plan
