@@ -6,7 +6,6 @@ other end of that conversation is gone, so is the server, and the worker ends as
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 import threading
@@ -83,7 +82,6 @@ class Worker:
 
 def main() -> None:
     """Serves; exits with 2 where something is wrong that the caller can mend."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     orders = msgspec.json.decode(sys.argv[1], type=Orders)
     channel = socket.socket(fileno=orders.channel)
     configure_logging()

@@ -112,7 +112,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for one in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(one, self._pass_on, one)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal went away: no reason to stop answering
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its terminal went away: none to stop; workers inherit it
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self._group.workers)]
         try:
             await asyncio.gather(*keepers)
