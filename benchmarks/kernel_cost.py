@@ -7,9 +7,9 @@ ranker is a DeepFM's form with random weights: inner products of 18, a net of 25
 ``side`` says what ran: ``candidates`` in float32 order, ``int16`` order, or both stages, named by the speed: how many
 candidates the cut leaves, and how many are scored in float32.  What a part costs is the difference of two sides.
 Queries differ from call to call, sides take turns.  A line holds the microseconds per query of a side in a round, of
-the processor (one thread) and of the wall; ``load`` is the mean number of programs that wanted a core in the minute before,
-ours included: above 1, the machine was busy and caches were shared.  Lines of the round "first" hold the seconds of the
-first calls in a process, of one query and of several: with numba's cache empty, and filled.  All go to
+the processor (one thread) and of the wall; ``load`` is the mean number of programs that wanted a core in the minute
+before, ours included: above 1, the machine was busy and caches were shared.  Lines of the round "first" hold the
+seconds of the first calls in a process, of one query and of several: with numba's cache empty, and filled.  All go to
 results/kernel_cost.jsonl.
 """
 
