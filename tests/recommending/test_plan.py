@@ -16,13 +16,15 @@ from suisen.models.contract import Retriever
 from suisen.pipeline.recommender import Recommender
 from suisen.recommending import planning
 from suisen.recommending.engine import Engine, Filters, recommendable
-from suisen.recommending.kernels import PRECISE
+from suisen.recommending.kernels import PRECISE, paths_here
 from suisen.recommending.plan import Plan
 from suisen.recommending.store import Store
 from suisen.recommending.system import System
 from suisen.retrieval import HNSW
 from tests.fitted import MODELS, small_split
 from tests.models.test_contract import small
+
+pytestmark = pytest.mark.skipif(paths_here() == ("plain",), reason="this machine compiles no kernel")
 
 RANKERS = ("fm", "deepfm", "dnn", "wide-deep", "dcn-v2", "stacked")
 ON_TORCH = {"wide-deep", "dcn-v2", "stacked"}

@@ -18,12 +18,14 @@ from suisen.pipeline.recommender import Recommender
 from suisen.recommending import bundle, parity, planning
 from suisen.recommending.answering import answer
 from suisen.recommending.engine import Engine
-from suisen.recommending.kernels import PRECISE, cells, partitioned
+from suisen.recommending.kernels import PRECISE, cells, partitioned, paths_here
 from suisen.recommending.plan import Plan
 from suisen.recommending.queries import RawQueries, RecommendOptions
 from suisen.recommending.store import Store
 from tests.fitted import fitted, small_split
 from tests.helpers import make_data
+
+pytestmark = pytest.mark.skipif(paths_here() == ("plain",), reason="this machine compiles no kernel")
 
 RANKED = ["two-tower + deepfm", "ease + fm", "ease + sasrec"]
 """Systems whose rankers compile."""
