@@ -363,10 +363,12 @@ def speed(plan: Record) -> str:
     """A plan's speed in words."""
     if "torch" in plan:
         return f"torch ({plan['torch']})"
-    one = plan["speed"]
-    if not one["quantised"] and not one["cut"]:
-        return "float32"
-    return f"cut {one['cut'] or 'none'}, {'int8' if one['quantised'] else 'float32'}, {one['finish']} in float32"
+    one, best = plan["speed"], plan.get("best") or 0
+    steps = [f"cut {one['cut']}"] if one["cut"] else []
+    steps += [f"int8, {one['finish']} in float32"] if one["quantised"] and one["finish"] else []
+    steps += ["int8"] if one["quantised"] and not one["finish"] else []
+    steps += [f"{best} on torch"] if best else []
+    return ", ".join(steps) or "float32"
 
 
 def agreement(results: Path) -> str:
