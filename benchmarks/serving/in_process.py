@@ -31,7 +31,7 @@ from suisen.retrieval import Excluded, create_index
 TOGETHER = (1, 6, 60)
 SEEN = 100
 JUDGED, FITTED = 300, 100
-"""Requests that a pair's plan is judged by and fitted on; a bundle's own takes 1,000 and 200, and four times as long."""
+"""Requests that a pair's plan is judged by and fitted on; a bundle's own takes 1,000 and 200, and more time."""
 RECALL = 0.96
 """What the IVF is asked for on its sample; the goal, 0.95, is judged on other queries."""
 
