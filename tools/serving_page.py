@@ -318,7 +318,7 @@ def memory(results: Path) -> str:
     return (
         f"Start-up until all workers are ready, compiled code cold and warm: {told}.{bundle}\n\n"
         f"{table(('requests so far', 'PSS per worker', 'USS', 'RSS'), held)}\n\n"
-        f"Growth over {grown['requests']:,} requests: {mib(grown['uss'])} of a worker's own memory, "
+        f"Growth over the last {grown['requests']:,} requests: {mib(grown['uss'])} of a worker's own memory, "
         f"{mib(grown['uss_per_million'])} per million at that pace. {place(lines)}"
     )
 
