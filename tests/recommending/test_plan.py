@@ -105,7 +105,8 @@ def test_every_pair_of_stages(first, second):
     assert all(speed.rescore for speed, _ in planning.ladder(plan)) or vectors  # torch's scores are true already
     assert plan.quick == (vectors and second != "stacked")
     assert described["agreement"]["identical"] >= planning.IDENTICAL
-    chosen, plan.speed = plan.speed, PRECISE
+    chosen = plan.speed, plan.long_speed
+    plan.speed = plan.long_speed = PRECISE
     contexts = eight()
     rows = len(contexts)
     seen = contexts.history
@@ -113,7 +114,7 @@ def test_every_pair_of_stages(first, second):
         alike(plan, contexts, k, Filters(seen))
     alike(plan, contexts, 10, Filters(Ragged.empty(rows)))
     alike(plan, contexts, 10, Filters(seen, torch.tensor([2, 3, 5, 8, 13, 80, 81])))
-    plan.speed = chosen
+    plan.speed, plan.long_speed = chosen
 
 
 @settings(max_examples=40, deadline=None)
@@ -126,12 +127,13 @@ def test_every_pair_of_stages(first, second):
 )
 def test_whatever_is_asked_for_the_list_is_full_and_in_order(pair, k, excluded, among, speed):
     plan = plan_of(*pair)
-    plan.speed, before = speed, plan.speed
+    before = plan.speed, plan.long_speed
+    plan.speed = plan.long_speed = speed
     contexts = eight().take(torch.arange(len(excluded)))
     exclude = Ragged.of(excluded)
     only = None if among is None else torch.tensor(sorted(among), dtype=torch.int64)
     ids, scores = plan.lists(plan.prepare(contexts), k, exclude, only)
-    plan.speed = before
+    plan.speed, plan.long_speed = before
     assert ids.shape == scores.shape == (len(excluded), k)
     allowed = set(plan.engine.allowed.nonzero().squeeze(1).tolist())
     for row, gone, score in zip(ids.tolist(), excluded, scores, strict=True):
@@ -187,7 +189,7 @@ def test_an_approximate_index_stays_what_it_is():
     assert plan.describe()["candidates"] == "torch"
     assert plan.describe()["ranker"] == "compiled"
     contexts = eight()
-    plan.speed = PRECISE
+    plan.speed = plan.long_speed = PRECISE
     alike(plan, contexts, 10, Filters(contexts.history))
 
 

@@ -19,7 +19,7 @@ from suisen.recommending import bundle, parity, planning
 from suisen.recommending.answering import answer
 from suisen.recommending.engine import Engine
 from suisen.recommending.kernels import PRECISE, cells, partitioned, paths_here
-from suisen.recommending.plan import Plan
+from suisen.recommending.plan import LONG, SHORT, Plan
 from suisen.recommending.queries import RawQueries, RecommendOptions
 from suisen.recommending.store import Store
 from tests.fitted import fitted, small_split
@@ -128,9 +128,10 @@ def spoiling(monkeypatch, bad):
     lists = Plan.lists
 
     def told(self, states, k, exclude, among=None):
-        speed, spoilt, self.speed = self.speed, bad(self), PRECISE
+        speeds, spoilt = (self.speed, self.long_speed), bad(self)
+        self.speed = self.long_speed = PRECISE
         ids, scores = lists(self, states, k, exclude, among)
-        self.speed = speed
+        self.speed, self.long_speed = speeds
         return (ids.roll(1, 1), scores) if spoilt else (ids, scores)
 
     monkeypatch.setattr(Plan, "lists", told)
@@ -146,6 +147,28 @@ def test_a_speed_that_disagrees_is_passed_over(monkeypatch):
     with monkeypatch.context() as patch:
         spoiling(patch, lambda plan: plan.speed.quantised)
         assert planning.make(trained()).speed == PRECISE
+
+
+def test_long_lists_have_a_speed_of_their_own(monkeypatch, tmp_path):
+    lists, long = Plan.lists, planning.LADDER[3]
+
+    def told(self, states, k, exclude, among=None):
+        chosen = self.speed_of(k)
+        speeds, self.speed, self.long_speed = (self.speed, self.long_speed), PRECISE, PRECISE
+        ids, scores = lists(self, states, k, exclude, among)
+        self.speed, self.long_speed = speeds
+        return (ids, scores) if k <= SHORT or chosen == long else (ids.roll(1, 1), scores)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "lists", told)
+        plan = bundle.load(bundle.save(trained(), tmp_path / "b")).engine.plan
+    assert (plan.speed, plan.long_speed) == (planning.LADDER[0], long)
+    assert [plan.speed_of(k) for k in (1, SHORT, SHORT + 1, LONG, LONG + 1)] == [
+        *[plan.speed] * 2,
+        *[long] * 2,
+        PRECISE,
+    ]
+    assert plan.describe()["long_identical"] >= planning.IDENTICAL
 
 
 def test_a_plan_that_never_agrees_is_switched_off_and_says_so(monkeypatch, tmp_path):

@@ -39,7 +39,7 @@ def compiled(name):
     """The plan of compiled kernels, in float32, so that its lists are the precise ones but for ties."""
     plan = planning.make(fitted(name).system)
     if not isinstance(plan, str):
-        plan.speed = PRECISE
+        plan.speed = plan.long_speed = PRECISE
     return plan
 
 

@@ -66,7 +66,7 @@ def test_each_gets_what_it_gets_alone(name):
     system = fitted(name).system
     plan = planning.make(system)
     if not isinstance(plan, str):
-        plan.speed = PRECISE
+        plan.speed = plan.long_speed = PRECISE
     system = with_plan(system, None if isinstance(plan, str) else plan)
     rng = random.Random(1)
     pool = [asked(rng) for _ in range(REQUESTS // 10)]

@@ -20,12 +20,14 @@ from suisen.data.batch import Contexts
 from suisen.data.ragged import Ragged
 from suisen.models.form import Form
 from suisen.recommending.engine import Engine, Filters, States, pair_features, wide
-from suisen.recommending.kernels import PRECISE, Quantised, RankTables, candidates, path_of, ranked, two_stage
+from suisen.recommending.kernels import PRECISE, Quantised, RankTables, Speed, candidates, path_of, ranked, two_stage
 from suisen.retrieval import Excluded
 from suisen.retrieval.contract import Floats
 
 MOST = 1_000
 """Largest k of a plan; a longer list is an export, which torch makes."""
+SHORT, LONG = 10, 100
+"""Lengths of lists at which a plan is measured: the longer the list, the more of its neighbours nearly tie."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,14 @@ class Plan:
         self.engine, self.table, self.ranks, self.form = engine, table, ranks, form
         self.path = self.measured_on = path_of()
         """What the kernels run on here, and where the agreement was measured: all paths are held to the same lists."""
-        self.speed = PRECISE
+        self.speed = self.long_speed = PRECISE
+        """Of lists of at most ``SHORT`` and of at most ``LONG`` items; longer ones are made in float32."""
         self.best = 0
         """Candidates that the ranker orders on torch where its form is not exact; at least 2 k of them are taken."""
+        self.long_identical = 0.0
+        """Share of the lists of ``LONG`` items that are identical at ``long_speed``: less than was asked for only where
+        float32 itself reaches no more.
+        """
         self.agreement: Agreement | None = None
         """None: not measured yet."""
         self._allowed = None if table is None else table.open_to(engine.allowed[1:].numpy())
@@ -74,6 +81,8 @@ class Plan:
             "ranker": ranker,
             "best": self.best,
             "speed": self.speed._asdict(),
+            "long_speed": self.long_speed._asdict(),
+            "long_identical": self.long_identical,
             "agreement": None if self.agreement is None else asdict(self.agreement),
             "path": self.path,
             "measured_on": self.measured_on,
@@ -88,6 +97,10 @@ class Plan:
     def _compiled(self) -> bool:
         """Whether the ranker's scores are those of its tables."""
         return self.form is not None and self.form.exact
+
+    def speed_of(self, k: int) -> Speed:
+        """What lists of k items are made at."""
+        return self.speed if k <= SHORT else self.long_speed if k <= LONG else PRECISE
 
     @torch.no_grad()
     def prepare(self, contexts: Contexts) -> States:
@@ -111,14 +124,14 @@ class Plan:
         if self.table is not None and among is None and compiled:
             gone = Excluded(exclude.values.numpy() - 1, exclude.offsets.numpy())
             found, scores = two_stage(
-                self.table, self.ranks, states.queries, states.rows, n, k, gone, self._allowed, self.speed
+                self.table, self.ranks, states.queries, states.rows, n, k, gone, self._allowed, self.speed_of(k)
             )
             return torch.from_numpy(found) + 1, torch.from_numpy(scores)
         ids, retrieved = self._candidates(states.queries, n, exclude, among)
         if states.rows is None:
             return wide(ids[:, :k], k, 0), wide(retrieved[:, :k], k, -torch.inf)
         if compiled and self.ranks is not None:
-            found, scores = ranked(self.ranks, ids.numpy() - 1, retrieved.numpy(), states.rows, k, self.speed)
+            found, scores = ranked(self.ranks, ids.numpy() - 1, retrieved.numpy(), states.rows, k, self.speed_of(k))
             return torch.from_numpy(found) + 1, torch.from_numpy(scores)
         return self._on_torch(states.rows, ids, retrieved, k)
 

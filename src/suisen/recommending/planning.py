@@ -2,8 +2,9 @@
 
 The speeds are tried from the fastest to float32.  Chosen is the first whose ordered top 10 is that of ``Engine.lists``
 for a share ``identical`` of queries that were held back: users with a history, its last item taken away, which counts
-as the truth and may be recommended again.  What the tables are calibrated on are other users' queries.  Where users
-have no histories (guests alone), items drawn by their events make them up.
+as the truth and may be recommended again.  Lists of up to 100 items have a speed of their own, found alike.  What the
+tables are calibrated on are other users' queries.  Where users have no histories (guests alone), items drawn by their
+events make them up.
 """
 
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ from suisen.data.batch import Contexts, Queries
 from suisen.data.ragged import Ragged
 from suisen.models.contract import ITEMS_PER_CHUNK
 from suisen.models.form import Form
-from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters
+from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, States
 from suisen.recommending.kernels import PRECISE, Quantised, RankTables, Sample, Speed, partitioned, paths_here
 from suisen.recommending.kernels.quantised import MAX_DIM
-from suisen.recommending.plan import Agreement, Plan
+from suisen.recommending.plan import LONG, SHORT, Agreement, Plan
 from suisen.recommending.queries import DenseQueries, answerable
 from suisen.recommending.store import Store
 from suisen.recommending.system import System
@@ -29,10 +30,9 @@ from suisen.retrieval import INDEXES
 
 IDENTICAL = 0.99
 """Share of the queries whose lists must be those of the precise way."""
-JUDGED, FITTED = 1_000, 200
-"""Most queries that a speed is judged by, and that tables are calibrated on."""
-K = 10
-FORMAT = 3
+JUDGED, FITTED, LONG_JUDGED = 1_000, 200, 300
+"""Most queries that a speed is judged by, that tables are calibrated on, and that long lists are judged by."""
+FORMAT = 4
 """Of the tables and their description.  A plan of another format is not read: the bundle runs on torch instead."""
 CANDIDATES, RANKER = "candidates", "ranker"
 """Folders of the tables."""
@@ -115,18 +115,36 @@ def make(system: System, identical: float = IDENTICAL) -> Plan | str:
 
 def _chosen(plans: Sequence[Plan], queries: Queries, identical: float) -> Plan | str:
     """The first of some plans that agrees at one of its speeds, at the fastest of those; or that none does."""
-    precise = plans[0].engine.lists(queries.contexts, K, Filters(queries.seen))[0]
+    precise = plans[0].engine.lists(queries.contexts, SHORT, Filters(queries.seen))[0]
     reached = 0.0
     for plan in plans:
-        chunks = [queries.take(rows) for rows in torch.split(torch.arange(len(queries)), CONTEXTS_PER_CHUNK)]
-        prepared = [(plan.prepare(chunk.contexts), chunk.seen) for chunk in chunks]
+        prepared = _prepared(plan, queries)
         for plan.speed, plan.best in ladder(plan):  # noqa: B020 - its fields, not it
-            lists = torch.cat([plan.lists(states, K, seen)[0] for states, seen in prepared])
+            lists = torch.cat([plan.lists(states, SHORT, seen)[0] for states, seen in prepared])
             plan.agreement = agreement(lists, precise, queries.truth.values)
             reached = plan.agreement.identical
             if reached >= identical:
+                _choose_for_long(plan, queries.take(torch.arange(min(len(queries), LONG_JUDGED))), identical)
                 return plan
     return f"{reached:.1%} of {len(precise)} lists are identical in float32, {identical:.1%} are asked for"
+
+
+def _prepared(plan: Plan, queries: Queries) -> list[tuple[States, Ragged]]:
+    """States and seen items of the queries, a chunk at a time."""
+    chunks = [queries.take(rows) for rows in torch.split(torch.arange(len(queries)), CONTEXTS_PER_CHUNK)]
+    return [(plan.prepare(chunk.contexts), chunk.seen) for chunk in chunks]
+
+
+def _choose_for_long(plan: Plan, queries: Queries, identical: float) -> None:
+    """Sets the fastest speed, no faster than that of short lists, at which long ones agree; float32 where none does."""
+    precise = plan.engine.lists(queries.contexts, LONG, Filters(queries.seen))[0]
+    prepared = _prepared(plan, queries)
+    speeds = [speed for speed, best in ladder(plan) if best == plan.best]
+    for plan.long_speed in speeds[speeds.index(plan.speed) :]:  # noqa: B020 - its field, not it
+        lists = torch.cat([plan.lists(states, LONG, seen)[0] for states, seen in prepared])
+        plan.long_identical = float((lists == precise).all(1).double().mean())
+        if plan.long_identical >= identical:
+            return
 
 
 def ladder(plan: Plan) -> Sequence[tuple[Speed, int]]:
@@ -150,7 +168,7 @@ def _tables(engine: Engine, sample: Queries) -> list[Quantised]:
     if not INDEXES[described["name"]].exact or described["d"] > MAX_DIM:
         return []
     asking = engine.first.prepare(sample.contexts).float().cpu().numpy()
-    wanted = engine.candidates if engine.states is not None else K
+    wanted = engine.candidates if engine.states is not None else SHORT
     made = []
     for recall in RECALLS:
         made.append(partitioned(vectors, asking, wanted, recall))
@@ -220,6 +238,7 @@ def load(description: dict[str, Any] | None, folder: Path, engine: Engine) -> Pl
         ranks = RankTables.load(folder / RANKER, len(engine.allowed) - 1)
     plan = Plan(engine, table, ranks, form)
     plan.speed, plan.best = Speed(**description["speed"]), description["best"]
+    plan.long_speed, plan.long_identical = Speed(**description["long_speed"]), description["long_identical"]
     plan.agreement = Agreement(**description["agreement"])
     plan.measured_on = description["measured_on"]
     return plan
