@@ -102,7 +102,7 @@ def events(bench: Bench) -> None:
     drawn = random.Random(5).sample(users, len(users))
     number_of = 30 if bench.quick else 300
     with bench.server(bench.bundle(bench.world)) as server, bench.generator(users) as generator:
-        generator.warm(server, len(users))
+        generator.warm(server, 4 * len(users))
         for number in range(bench.rounds):
             for what in ("nothing", f"{BACKGROUND} requests a second"):
                 some, drawn = drawn[:number_of], drawn[number_of:] + drawn[:number_of]

@@ -51,7 +51,7 @@ def ratio(bench: Bench) -> None:
         }
         generator = make(bench.generator(users))
         for name, (server, _) in sides.items():
-            generator.warm(server, 50 if name == "naive" else len(users))
+            generator.warm(server, 50 if name == "naive" else 4 * len(users))
         for number in range(bench.rounds):
             for name in list(sides) if number % 2 == 0 else list(sides)[::-1]:
                 server, more = sides[name]
@@ -67,7 +67,7 @@ def open_loop(bench: Bench) -> None:
     """Open loop at the rates of the goals, in turn; h2load beside ours at the highest goal, where there is one."""
     place, users = bench.bundle(bench.world), bench.users(bench.world)
     with bench.server(place) as server, bench.generator(users) as generator:
-        generator.warm(server, len(users))
+        generator.warm(server, 4 * len(users))
         for number in range(bench.rounds):
             for rate in RATES:
                 usual = 10.0 if rate > RATES[0] else 8.0
@@ -125,7 +125,7 @@ def knee(bench: Bench) -> None:
     """The highest rate that is answered whole with p99 < 20 ms, by halving; then latencies at shares of it."""
     place, users = bench.bundle(bench.world), bench.users(bench.world)
     with bench.server(place) as server, bench.generator(users) as generator:
-        generator.warm(server, len(users))
+        generator.warm(server, 4 * len(users))
         most = generator.load(server, seconds=bench.seconds(3.0), connections=OPEN_CONNECTIONS)["answered_per_s"]
         low, high = 0.0, 1.2 * most
         for _ in range(2 if bench.quick else 6):
@@ -164,7 +164,7 @@ def k6(bench: Bench) -> None:
     rate, seconds = max(1, round(knees[-1]["rate"] / 4)), 2 if bench.quick else 15
     place = bench.bundle(bench.world)
     with bench.server(place) as server, bench.generator(bench.users(bench.world)) as generator:
-        generator.warm(server, bench.world.users)
+        generator.warm(server, 4 * bench.world.users)
         words = {"RATE": rate, "SECONDS": seconds, "USERS": bench.world.users, "PORT": server.port}
         script = K6
         for name, value in words.items():
@@ -220,7 +220,7 @@ def memory(bench: Bench) -> None:
     requests = 20_000 if bench.quick else 400_000
     with bench.server(place) as server, bench.generator(users) as generator:
         _memory_of(bench, server, 0)
-        generator.warm(server, 2 * len(users))
+        generator.warm(server, 4 * len(users))
         _memory_of(bench, server, 2 * len(users))
         done, held = 0, []
         for _ in range(4):

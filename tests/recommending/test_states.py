@@ -17,7 +17,7 @@ from suisen.data import ids
 from suisen.errors import InputError, UnsupportedQuery
 from suisen.models import SASRec
 from suisen.pipeline.recommender import Recommender
-from suisen.recommending import planning
+from suisen.recommending import planning, states
 from suisen.recommending.answering import answer, answer_planned, planned
 from suisen.recommending.kernels import PRECISE
 from suisen.recommending.queries import RawQueries, RecommendOptions, answerable, dense_queries
@@ -220,6 +220,43 @@ def test_ids_are_the_same_whatever_their_type():
         right(rows, RawQueries([7, "7", "u0001"]))
     recent.add([7], ["i001"], [after(rows._store)])
     right(rows, RawQueries([7, "7", "u0001"]))
+
+
+# -- before the first query -----------------------------------------------------------------------------------------
+
+
+def by_last_event(store):
+    """Users of train with events, who acted last first."""
+    known = [user for user in store.trained_users.nonzero().squeeze(1).tolist() if store.histories.lengths[user]]
+    ends = store.histories.offsets[1:]
+    known.sort(key=lambda user: -int(store.history_times[ends[user] - 1]))
+    return store.users.raw(np.array(known)).to_list()
+
+
+@pytest.mark.parametrize("name", ["two-tower + deepfm", "mf"])
+def test_rows_are_warm_before_anybody_asks(name):
+    system, rows, _ = room(name, 10 * LIMIT)
+    rows.warm(0.0)
+    assert len(rows) == 0
+    rows.warm(600.0)
+    users = by_last_event(system.store)
+    assert (len(rows), rows.misses) == (len(users), 0)
+    right(rows, RawQueries(users[:20]))
+    assert (rows.hits, rows.misses) == (20, 0)
+
+
+def test_those_who_acted_last_are_warmed_first(monkeypatch):
+    monkeypatch.setattr(states, "WARMED", 4)
+    system, rows, recent = room("mf")
+    rows.of(RawQueries(["u0001"]))
+    few = VisitorRows(system, recent, 11 * (rows.nbytes + 60))
+    few.warm(600.0)
+    assert 4 < len(few) < 20
+    assert few.nbytes <= 11 * (rows.nbytes + 60)
+    assert set(few._slots) <= set(by_last_event(system.store)[: 4 * (len(few) // 4 + 1)])
+    _, none, _ = room("mf", 0)
+    none.warm(600.0)
+    assert len(none) == 0
 
 
 # -- memory ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ Time: see ``docs/serving.md``.
 """
 
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 
 from suisen.data.batch import Contexts
@@ -34,6 +36,8 @@ ENTRY = 320
 """Most bytes of a row beside key, floats, seen items and events: nodes and tables that grow before they are full."""
 NOBODY = b"\xff"
 """The key of a query that names nobody of whom anything is known: no text of a session has these bytes."""
+WARMED = 256
+"""Users whose rows are computed together before the first query."""
 MISSED, STRANGER = -1, 0
 """No slot; and the slot that all share whom neither the bundle nor an event knows and no model answers."""
 
@@ -111,12 +115,27 @@ class VisitorRows:
             self._compute(queries, keys, missed, Rows(states, able, seen))
         return Rows(states, able, seen)
 
+    def warm(self, seconds: float) -> None:
+        """Computes rows of those who acted last before the bundle was made, until the time is over or memory full."""
+        until, store = time.monotonic() + seconds, self._store
+        users = (store.trained_users & (store.histories.lengths > 0)).nonzero().squeeze(1)
+        newest = store.history_times[store.histories.offsets[1:][users] - 1]
+        users = users[newest.argsort(descending=True, stable=True)]
+        for chunk in torch.split(users, WARMED):
+            rows = len(self)
+            if time.monotonic() >= until:
+                break
+            self.of(RawQueries(store.users.raw(chunk.numpy()).cast(pl.String).to_list()))
+            if len(self) < rows + len(chunk):  # others had to go
+                break
+        self.misses = 0
+
     def _keyed(self, queries: RawQueries) -> tuple[list[Visitor | None], RawQueries]:
         """What each query's row is kept by, None where it is not kept; and the queries without sessions that did
         nothing: what one does from now on must not be in the row of a user.
         """
         users = queries.named
-        keys: list[Visitor | None] = [NOBODY if user is None else user for user in users]  # 7 and "7" each has its own
+        keys: list[Visitor | None] = [NOBODY if user is None else str(user) for user in users]  # 7 and "7" are one
         if queries.sessions is not None:
             sessions = list(queries.sessions)
             for place, session in enumerate(sessions):
@@ -134,7 +153,7 @@ class VisitorRows:
         slot = self._slots.get(key)
         if slot is None:
             return MISSED
-        who = self._who[slot] if slot else key if type(key) is bytes else str(key)
+        who = self._who[slot] if slot else key
         if self.recent.of(who) is not self._events[slot]:
             return MISSED
         self._slots.move_to_end(key)

@@ -65,6 +65,8 @@ class App:
             system = await asyncio.to_thread(self._load)
             settings = service.settings
             answering = await asyncio.to_thread(Answering, system, settings.state_bytes, settings.row_bytes)
+            if answering.visitors is not None:
+                await asyncio.to_thread(answering.visitors.warm, settings.warm_s)
             service.telemetry.watch_users(answering.recent)
             service.telemetry.watch_rows(answering.visitors)
             service.telemetry.tell_plan(system.engine)

@@ -53,6 +53,8 @@ class Settings:
     row_bytes: Annotated[int, Field(ge=0, strict=True)] = ROW_BYTES
     """Memory for what was computed of users who asked, about 2,400 bytes each (``docs/serving.md``); beyond it those
     who were longest not asked for are computed again when they are; 0: everybody is, at each query."""
+    warm_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 0.5
+    """Most seconds before the server is ready in which that is computed of the users who acted last."""
     access_log: bool = False
     """One log line per request."""
     drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 1.0
