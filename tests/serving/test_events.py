@@ -148,7 +148,9 @@ def test_metrics_tell_users_and_bytes(tmp_path):
 
 
 def test_metrics_tell_rows_and_whether_they_were_of_use(tmp_path):
-    with Client(lambda: with_plan(fitted("mf").system), Settings(deadline_s=60.0, log_dir=tmp_path, warm_s=0.0)) as client:
+    with Client(
+        lambda: with_plan(fitted("mf").system), Settings(deadline_s=60.0, log_dir=tmp_path, warm_s=0.0)
+    ) as client:
         for user in (USER, USER, GHOST, USER):
             list_of(client, user)
         send(client, event(USER, "i001"))
