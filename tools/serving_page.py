@@ -359,11 +359,11 @@ def users(results: Path) -> str:
     return f"{table(head, held)}\n\nLists of 60 known users together, in process, per list: {answered}. {place(lines)}"
 
 
-def speed(plan: Record) -> str:
-    """A plan's speed in words."""
+def speed(plan: Record, long: bool = False) -> str:
+    """A plan's speed in words; ``long``: that of lists of more than ten items."""
     if "torch" in plan:
         return f"torch ({plan['torch']})"
-    one, best = plan["speed"], plan.get("best") or 0
+    one, best = plan["long_speed" if long else "speed"], plan.get("best") or 0
     steps = [f"cut {one['cut']}"] if one["cut"] else []
     steps += [f"int8, {one['finish']} in float32"] if one["quantised"] and one["finish"] else []
     steps += ["int8"] if one["quantised"] and not one["finish"] else []
@@ -379,11 +379,13 @@ def agreement(results: Path) -> str:
     rows = []
     for line in some(lines, what="agreement"):
         plan = some(lines, what="plan", world=line["world"])[0]["plan"]
+        long = line["k"] > 10
+        told = plan["long_identical"] if long else plan["agreement"]["identical"]
         rows.append([
             f"{line['world']} ({line['source']})", f"{line['users']:,} × {line['items']:,}", str(line["k"]),
             f"{100 * line['identical']:.2f} %", f"{100 * line['same_set']:.2f} %", f"{100 * line['overlap']:.3f} %",
-            speed(plan), f"{100 * plan['agreement']['identical']:.2f} %",
-            f"{plan['agreement']['ndcg']:.4f} / {plan['agreement']['precise_ndcg']:.4f}",
+            speed(plan, long), f"{100 * told:.2f} %",
+            "–" if long else f"{plan['agreement']['ndcg']:.4f} / {plan['agreement']['precise_ndcg']:.4f}",
         ])  # fmt: skip
     head = ("system", "users × items", "k", "identical in order", "same set", "overlap", "speed", "as the bundle says",
             "NDCG@10, plan / precise")  # fmt: skip
@@ -404,7 +406,7 @@ def models(results: Path) -> str:
             *("–" if f"plan_{n}" not in us else count(us[f"plan_{n}"]) for n in TOGETHER),
             *(count(us[f"torch_{n}"]) for n in TOGETHER), count(us.get("prepare_1")), count(us.get("prepare_60")),
             "–" if agreed is None else f"{100 * agreed['identical']:.1f} %", speed(plan) if "torch" in plan else
-            f"{plan['candidates']} + {plan['ranker']}, {speed(plan)}",
+            f"{' + '.join(stage for stage in (plan['candidates'], plan['ranker']) if stage)}, {speed(plan)}",
         ])  # fmt: skip
     head = ("retriever", "ranker", *(f"plan, µs, {n} together" for n in TOGETHER), *(f"torch, {n}" for n in TOGETHER),
             "after an event, µs, 1", "60", "identical", "runs on")  # fmt: skip

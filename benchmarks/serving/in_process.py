@@ -30,7 +30,7 @@ from suisen.retrieval import Excluded, create_index
 
 TOGETHER = (1, 6, 60)
 SEEN = 100
-JUDGED, FITTED = 300, 100
+JUDGED, FITTED, LONG_JUDGED = 300, 100, 30
 """Requests that a pair's plan is judged by and fitted on; a bundle's own takes 1,000 and 200, and more time."""
 RECALL = 0.96
 """What the IVF is asked for on its sample; the goal, 0.95, is judged on other queries."""
@@ -265,7 +265,7 @@ def _folded(table: Any, known: int) -> Any:
 def models(bench: Bench) -> None:
     """Microseconds per list of every retriever with every ranker, 1, 6 and 60 together, and how the plan agrees."""
     torch.set_num_threads(1)
-    planning.JUDGED, planning.FITTED = JUDGED, FITTED
+    planning.JUDGED, planning.FITTED, planning.LONG_JUDGED = JUDGED, FITTED, LONG_JUDGED
     parts = pairs.Parts(bench.quick, bench.data_dir, bench.folder)
     names = [(first, second) for first in pairs.SETTINGS for second in pairs.RANKERS]
     if bench.quick:
