@@ -85,6 +85,16 @@ def test_all_brings_every_extra_and_dev_brings_all():
     assert "suisen[all]" in EXTRAS["dev"]
 
 
+def compiled():
+    """The files of compiled code, which the other kernels import inside functions alone."""
+    folder = SOURCE / "recommending" / "kernels"
+    files = {folder / f"{name}.py" for name in ("cache", "emitter", "lists", "network", "ranking", "scan")}
+    for path in set(folder.glob("*.py")) - files:
+        tops = [node.module or "" for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
+        assert not {folder / f"{name.rpartition('.')[2]}.py" for name in tops} & files, path
+    return files
+
+
 def test_every_package_is_declared_where_it_is_used():
     """Imports at the top of a file: the library's own, or in ``serving`` the extra's.  Nothing is declared in vain."""
     core, imported = {package(name) for name in names(PROJECT["dependencies"])}, set()
@@ -98,7 +108,7 @@ def test_every_package_is_declared_where_it_is_used():
             imported |= tops
             if node in tree.body:
                 allowed = core | (serve if "serving" in path.parts else set())
-                allowed |= {"numba", "llvmlite"} if path.name == "compiled.py" else set()  # imported when asked for
+                allowed |= {"numba", "llvmlite"} if path in compiled() else set()  # imported when asked for
                 assert tops <= allowed, f"{path}: {tops - allowed}"
     assert core <= imported
     assert imported <= core | set(OPTIONAL) | {"llvmlite"}  # numba's own
