@@ -191,6 +191,8 @@ def test_a_bundle_of_guests_alone_has_rows():
     data = make_data(user=[None] * 6, session=["a", "a", "b", "b", "c", "c"], item=[1, 2, 2, 3, 3, 1])
     system = with_plan(Recommender(SASRec(dim=8, epochs=1, blocks=1, heads=1)).fit(data).system)
     rows = VisitorRows(system, RecentEvents(system.store, LIMIT), LIMIT)
+    rows.warm(600.0)
+    assert len(rows) == 0
     right(rows, RawQueries(["x", None, None], sessions=[None, "a", None], history=[None, None, [1, 2]]))
     rows.recent.add([None], [2], [5], ["a"])
     right(rows, RawQueries(["x", None, None], sessions=[None, "a", None]))

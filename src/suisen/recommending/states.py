@@ -105,7 +105,7 @@ class VisitorRows:
             for place, key in enumerate(keys):
                 if key is not None and (slot := self._held(key)) != MISSED:
                     slots[place], seen[place] = slot, self._seen[slot]
-            where = np.array(slots)
+            where = np.array(slots, dtype=np.int64)
             states = States(self._queries[where], None if self._rows is None else self._rows[where])
             able = self._able[where]
             missed = [place for place, slot in enumerate(slots) if slot == MISSED] if MISSED in slots else []
