@@ -30,8 +30,8 @@ from suisen.retrieval import Excluded, create_index
 
 TOGETHER = (1, 6, 60)
 SEEN = 100
-JUDGED, FITTED, LONG_JUDGED = 300, 100, 30
-"""Requests that a pair's plan is judged by and fitted on; a bundle's own takes 1,000 and 200, and more time."""
+LONG_JUDGED = 30
+"""Requests that a pair's speed for long lists is judged by; a bundle's own takes 300, and more time."""
 RECALL = 0.96
 """What the IVF is asked for on its sample; the goal, 0.95, is judged on other queries."""
 
@@ -45,11 +45,13 @@ def clustered(n: int, dim: int, rng: np.random.Generator, centres: np.ndarray) -
     return (near + rng.normal(scale=dim**-0.5, size=(n, dim))).astype(np.float32)
 
 
-def cost(call: Callable[[int], Any], together: int, seconds: float) -> dict[str, float]:
-    """Median microseconds per query of calls with ``together`` queries each, of the wall and of the processor."""
+def cost(call: Callable[[int], Any], together: int, seconds: float, least: int = 3) -> dict[str, float]:
+    """Median microseconds per query of calls with ``together`` queries each, of the wall and of the processor; at least
+    ``least`` calls.
+    """
     wall, used = [], []
     end = time.perf_counter() + seconds
-    while len(wall) < 3 or time.perf_counter() < end:
+    while len(wall) < least or time.perf_counter() < end:
         started, cpu = time.perf_counter(), time.process_time()
         call(len(wall))
         wall.append(1e6 * (time.perf_counter() - started) / together)
@@ -97,7 +99,7 @@ def items(bench: Bench) -> None:
                 gone = [_gone(together, n, rng, SEEN) for _ in asked]
                 found = cost(
                     lambda at, name=name, asked=asked, gone=gone: ways[name](asked[at % 8], gone[at % 8]),
-                    together, 0.1 if bench.quick else 0.8,
+                    together, 0.1 if bench.quick else 0.5,
                 )  # fmt: skip
                 bench.record(
                     "items",
@@ -264,8 +266,7 @@ def _folded(table: Any, known: int) -> Any:
 
 def models(bench: Bench) -> None:
     """Microseconds per list of every retriever with every ranker, 1, 6 and 60 together, and how the plan agrees."""
-    torch.set_num_threads(1)
-    planning.JUDGED, planning.FITTED, planning.LONG_JUDGED = JUDGED, FITTED, LONG_JUDGED
+    planning.LONG_JUDGED = LONG_JUDGED
     parts = pairs.Parts(bench.quick, bench.data_dir, bench.folder)
     names = [(first, second) for first in pairs.SETTINGS for second in pairs.RANKERS]
     if bench.quick:
@@ -275,6 +276,7 @@ def models(bench: Bench) -> None:
             if first in ("ease", "ials", "sasrec") and second in ("none", "deepfm")
         ]
     for first, second in names:
+        torch.set_num_threads(2)
         system = parts.system(first, second)
         started = time.perf_counter()
         plan = planning.make(system)
@@ -284,6 +286,7 @@ def models(bench: Bench) -> None:
             "plan": {"torch": plan} if torch_alone else plan.describe(),
             "made_s": round(time.perf_counter() - started, 2),
         }
+        torch.set_num_threads(1)
         bench.record("pair", **facts, **_pair_cost(bench, system, None if torch_alone else plan))
         gc.collect()
 
@@ -294,11 +297,11 @@ def _pair_cost(bench: Bench, system: Any, plan: Any) -> dict[str, Any]:
     known = store.trained_users.nonzero().squeeze(1)
     rng = torch.Generator().manual_seed(0)
     out: dict[str, Any] = {}
-    seconds = 0.02 if bench.quick else 0.06
+    seconds = 0.01 if bench.quick else 0.03
     for together in TOGETHER:
         asked = [known[torch.randint(len(known), (together,), generator=rng)] for _ in range(8)]
         ways = _ways(system, plan, [store.contexts(some, time.time_ns() // 1000) for some in asked])
-        sides = {name: partial(cost, call, together, seconds) for name, call in ways.items()}
+        sides = {name: partial(cost, call, together, seconds, least=1) for name, call in ways.items()}
         for _, name, _, found in interleaved(sides, bench.rounds):
             out.setdefault(f"{name}_{together}", []).append(found["us"])
     return {"us": {name: round(median(values), 1) for name, values in out.items()}}

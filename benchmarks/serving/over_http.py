@@ -55,7 +55,7 @@ def ratio(bench: Bench) -> None:
         for number in range(bench.rounds):
             for name in list(sides) if number % 2 == 0 else list(sides)[::-1]:
                 server, more = sides[name]
-                usual = 8.0 if name in ("suisen", "naive") else 4.0
+                usual = 6.0 if name in ("suisen", "naive") else 3.0
                 found = generator.load(server, seconds=bench.seconds(usual), connections=CONNECTIONS, **more)
                 bench.record("closed", side=name, round=number, workers=len(server.workers), **found)
         for connections in (1, 16, 256):
@@ -70,7 +70,7 @@ def open_loop(bench: Bench) -> None:
         generator.warm(server, 4 * len(users))
         for number in range(bench.rounds):
             for rate in RATES:
-                usual = 10.0 if rate > RATES[0] else 8.0
+                usual = 8.0 if rate > RATES[0] else 6.0
                 _at(bench, generator, server, "open", rate, usual, round=number)
         _h2load(bench, server, RATES[1])
 
@@ -137,7 +137,7 @@ def knee(bench: Bench) -> None:
         bench.record("knee", rate=low, borne=borne, closed_loop=most, workers=len(server.workers))
         for number in range(bench.rounds):
             for share in LEVELS if number % 2 == 0 else LEVELS[::-1]:
-                _at(bench, generator, server, "level", round(share * low), 5.0, round=number, share=share)
+                _at(bench, generator, server, "level", round(share * low), 4.0, round=number, share=share)
 
 
 K6 = """
@@ -161,7 +161,7 @@ def k6(bench: Bench) -> None:
     knees = [line for line in _lines(bench) if line["what"] == "knee" and line["quick"] == bench.quick]
     if not knees:
         raise RuntimeError("the knee is not known; measure it first: --part knee")
-    rate, seconds = max(1, round(knees[-1]["rate"] / 4)), 2 if bench.quick else 15
+    rate, seconds = max(1, round(knees[-1]["rate"] / 4)), 2 if bench.quick else 10
     place = bench.bundle(bench.world)
     with bench.server(place) as server, bench.generator(bench.users(bench.world)) as generator:
         generator.warm(server, 4 * bench.world.users)
@@ -217,7 +217,7 @@ def memory(bench: Bench) -> None:
                 bench.record(
                     "start", cache=name, round=number, seconds=round(server.start_s, 2), workers=len(server.workers)
                 )
-    requests = 20_000 if bench.quick else 400_000
+    requests = 20_000 if bench.quick else 300_000
     with bench.server(place) as server, bench.generator(users) as generator:
         _memory_of(bench, server, 0)
         generator.warm(server, 4 * len(users))
