@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suisen.data.formats import FileOptions, beside, raw_of_frame, raw_of_path
+from suisen.data.formats import beside, raw_of_path
+from suisen.data.raw import FileOptions, raw_of_frame
 from suisen.errors import InputError
 
 TABLE = pl.DataFrame({"uid": ["u1", "u2"], "sku": ['a "b", c', "日本"], "n": ["1", None]})

@@ -1,26 +1,25 @@
-"""Frames and files → ``Raw``: one table as it stands in its source, with the place of each row."""
+"""Files → ``Raw``: a reader per format."""
 
 import gzip
 import json
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from suisen.data.clean import Fault
 from suisen.data.delimited import read_delimited
+from suisen.data.encodings import as_utf8
 from suisen.data.log import Kind
-from suisen.errors import InputError, missing_extra, unknown
+from suisen.data.raw import FileOptions, Format, Raw, raw_of_frame
+from suisen.errors import InputError, unknown
 
-Encoding = Literal["utf-8", "shift-jis", "latin-1"]
-Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "recbole"]
-CODECS = {"utf-8": "utf-8", "shift-jis": "cp932", "latin-1": "latin-1"}
-"""cp932 is Shift-JIS as it is met: with the vendor's characters."""
-FORMATS: tuple[Format, ...] = get_args(Format)
+Reader = Callable[[str, bytes, FileOptions], Raw]
+"""(name of the file, its bytes without ``.gz``, how it is read) → its table."""
 SUFFIXES: Mapping[str, Format] = {
     ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
     ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow", ".inter": "recbole", ".user": "recbole",
@@ -29,67 +28,6 @@ SUFFIXES: Mapping[str, Format] = {
 OTHER_DELIMITERS = "\t;|"
 ATOMIC_KINDS: Mapping[str, Kind] = {"token": "categorical", "token_seq": "multi", "float": "numeric"}
 """RecBole's types of a column, as ours."""
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A table as it stands in its source, before its columns are given a role."""
-
-    name: str
-    """What messages call it."""
-    frame: pl.DataFrame
-    places: pl.Series
-    """(n,) Int64: the line (text; the header is line 1) or the row (first = 1) of each row in its source."""
-    unit: Literal["line", "row"] = "row"
-    text: bool = False
-    """Whether all values are text whose types are still to be inferred."""
-    malformed: tuple[Fault, ...] = ()
-    kinds: Mapping[str, Kind] = field(default_factory=dict)
-    """Kinds of feature columns that the file itself declares."""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FileOptions:
-    """How a file is read; see ``suisen.data.read.ReadOptions``."""
-
-    delimiter: str | None = None
-    encoding: Encoding = "utf-8"
-    format: Format | None = None
-
-
-# -- frames -----------------------------------------------------------------------------------------------------------
-
-
-def raw_of_frame(name: str, table: Any) -> Raw:
-    """From a Polars, pandas or Arrow table, a mapping of columns, or anything of the Arrow C stream interface."""
-    frame = _polars(name, table)
-    return Raw(name, frame, pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True))
-
-
-def _polars(name: str, table: Any) -> pl.DataFrame:
-    if isinstance(table, pl.DataFrame):
-        return table
-    if isinstance(table, pl.LazyFrame):
-        return table.collect()
-    room = type(table).__module__.partition(".")[0]
-    if room == "pandas":
-        return _from_pandas(name, table)
-    if room == "pyarrow" or isinstance(table, Mapping) or hasattr(table, "__arrow_c_stream__"):
-        return pl.DataFrame(table)
-    raise InputError(f"{name}: {type(table).__name__} is no table; give a Polars, pandas or Arrow table, or a path")
-
-
-def _from_pandas(name: str, table: Any) -> pl.DataFrame:
-    try:
-        return pl.from_pandas(table)
-    except ImportError:
-        raise missing_extra("pyarrow", "pandas") from None
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:  # columns of Python objects of several types
-        raise InputError(f"{name}: a column holds values of several types ({error}); make it text") from None
-
-
-# -- files ------------------------------------------------------------------------------------------------------------
 
 
 def raw_of_path(path: str | Path, options: FileOptions | None = None) -> Raw:
@@ -101,19 +39,12 @@ def raw_of_path(path: str | Path, options: FileOptions | None = None) -> Raw:
     if not place.is_file():
         raise InputError(f"{place} is {'a folder' if place.is_dir() else 'no file'}; give the path of an event file")
     chosen = options.format or _format_of(place)
-    if chosen not in FORMATS:
-        raise unknown("format", chosen, FORMATS)
+    if chosen not in READERS:
+        raise unknown("format", chosen, READERS)
     data = _bytes(place)
     if not data:
         raise InputError(f"{place.name} is empty; give a header and at least one row")
-    if chosen in ("parquet", "arrow"):
-        return _columnar(place.name, data, chosen)
-    text = as_utf8(place.name, data, options.encoding)
-    if chosen == "jsonl":
-        return _json_lines(place.name, text)
-    if chosen == "recbole":
-        return _atomic(place.name, text, options)
-    return _delimited(place.name, text, "\t" if chosen == "tsv" else ",", options)
+    return READERS[chosen](place.name, data, options)
 
 
 def _format_of(path: Path) -> Format:
@@ -134,35 +65,33 @@ def _bytes(path: Path) -> bytes:
         raise InputError(f"{path.name} is no whole gzip file ({error}); fetch or write it again") from None
 
 
-def as_utf8(name: str, data: bytes, encoding: Encoding) -> bytes:
-    """The text as UTF-8 without a byte-order mark; UTF-8 itself is checked where it is parsed."""
-    if encoding not in CODECS:
-        raise unknown("encoding", encoding, CODECS)
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise InputError(f"{name} is UTF-16; write it as UTF-8")
-    if encoding == "utf-8":
-        return data.removeprefix(b"\xef\xbb\xbf")
-    try:
-        return data.decode(CODECS[encoding]).encode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f'{name}: line {line} is not {encoding}; pass encoding="utf-8" or write it anew') from None
+def _parquet(name: str, data: bytes, options: FileOptions) -> Raw:
+    return _columnar(name, data, "parquet", pl.read_parquet)
 
 
-def _columnar(name: str, data: bytes, chosen: Format) -> Raw:
+def _arrow(name: str, data: bytes, options: FileOptions) -> Raw:
+    """An Arrow file, or a stream of the same."""
+    return _columnar(name, data, "arrow", pl.read_ipc if data.startswith(b"ARROW1") else pl.read_ipc_stream)
+
+
+def _columnar(name: str, data: bytes, chosen: Format, read: Callable[[bytes], pl.DataFrame]) -> Raw:
     try:
-        frame = pl.read_parquet(data) if chosen == "parquet" else _arrow(data)
+        frame = read(data)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{name} is no whole {chosen} file ({error}); write it again") from None
     return raw_of_frame(name, frame)
 
 
-def _arrow(data: bytes) -> pl.DataFrame:
-    """An Arrow file, or a stream of the same."""
-    return pl.read_ipc(data) if data.startswith(b"ARROW1") else pl.read_ipc_stream(data)
+def _commas(name: str, data: bytes, options: FileOptions) -> Raw:
+    return _delimited(name, data, ",", options)
+
+
+def _tabs(name: str, data: bytes, options: FileOptions) -> Raw:
+    return _delimited(name, data, "\t", options)
 
 
 def _delimited(name: str, data: bytes, usual: str, options: FileOptions) -> Raw:
+    data = as_utf8(name, data, options.encoding)
     delimiter = options.delimiter
     notes: tuple[str, ...] = ()
     if delimiter is None:
@@ -187,6 +116,7 @@ def _delimiter(name: str, data: bytes, usual: str) -> tuple[str, tuple[str, ...]
 
 def _atomic(name: str, data: bytes, options: FileOptions) -> Raw:
     """``name:type`` headers, tabs between the fields, no quotes; sequences are split at spaces."""
+    data = as_utf8(name, data, options.encoding)
     text = read_delimited(name, data, options.delimiter or "\t", quoting=False)
     frame, kinds, notes = text.frame, {}, []
     for header in frame.columns:
@@ -218,7 +148,8 @@ def beside(path: str | Path, suffix: str) -> Path | None:
 # -- JSON lines -------------------------------------------------------------------------------------------------------
 
 
-def _json_lines(name: str, data: bytes) -> Raw:
+def _json_lines(name: str, data: bytes, options: FileOptions) -> Raw:
+    data = as_utf8(name, data, options.encoding)
     lines = _lines(data)
     if lines.size == 0:
         raise InputError(f"{name} is empty; give at least one JSON object")
@@ -269,3 +200,11 @@ def _is_object(line: bytes) -> bool:
 
 def _no_json(word: str) -> None:
     raise ValueError(f"{word} is no JSON")
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+READERS: Mapping[Format, Reader] = {
+    "csv": _commas, "tsv": _tabs, "jsonl": _json_lines, "parquet": _parquet, "arrow": _arrow, "recbole": _atomic,
+}  # fmt: skip
+"""Format → what reads it.  A new format has its file, its name in ``suisen.data.raw.Format``, and its line here."""

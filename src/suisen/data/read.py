@@ -30,8 +30,10 @@ import polars as pl
 
 from suisen.data import clean
 from suisen.data.clean import BadRows, Keep, Sieve, as_ids, same_ids, typed
-from suisen.data.formats import Encoding, FileOptions, Format, Raw, beside, raw_of_frame, raw_of_path
+from suisen.data.encodings import Encoding
+from suisen.data.formats import beside, raw_of_path
 from suisen.data.log import Col, Kind, Log
+from suisen.data.raw import FileOptions, Format, Raw, raw_of_frame
 from suisen.data.times import TimeUnit, parse_times
 from suisen.errors import InputError, unknown
 

@@ -1,0 +1,69 @@
+"""``Raw``: one table as it stands in its source, with the place of each row; and how a file is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import polars as pl
+
+from suisen.data.clean import Fault
+from suisen.data.encodings import Encoding
+from suisen.data.log import Kind
+from suisen.errors import InputError, missing_extra
+
+Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "recbole"]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A table as it stands in its source, before its columns are given a role."""
+
+    name: str
+    """What messages call it."""
+    frame: pl.DataFrame
+    places: pl.Series
+    """(n,) Int64: the line (text; the header is line 1) or the row (first = 1) of each row in its source."""
+    unit: Literal["line", "row"] = "row"
+    text: bool = False
+    """Whether all values are text whose types are still to be inferred."""
+    malformed: tuple[Fault, ...] = ()
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    """Kinds of feature columns that the file itself declares."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """How a file is read; see ``suisen.data.read.ReadOptions``."""
+
+    delimiter: str | None = None
+    encoding: Encoding = "utf-8"
+    format: Format | None = None
+
+
+def raw_of_frame(name: str, table: Any) -> Raw:
+    """From a Polars, pandas or Arrow table, a mapping of columns, or anything of the Arrow C stream interface."""
+    frame = _polars(name, table)
+    return Raw(name, frame, pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True))
+
+
+def _polars(name: str, table: Any) -> pl.DataFrame:
+    if isinstance(table, pl.DataFrame):
+        return table
+    if isinstance(table, pl.LazyFrame):
+        return table.collect()
+    room = type(table).__module__.partition(".")[0]
+    if room == "pandas":
+        return _from_pandas(name, table)
+    if room == "pyarrow" or isinstance(table, Mapping) or hasattr(table, "__arrow_c_stream__"):
+        return pl.DataFrame(table)
+    raise InputError(f"{name}: {type(table).__name__} is no table; give a Polars, pandas or Arrow table, or a path")
+
+
+def _from_pandas(name: str, table: Any) -> pl.DataFrame:
+    try:
+        return pl.from_pandas(table)
+    except ImportError:
+        raise missing_extra("pyarrow", "pandas") from None
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:  # columns of Python objects of several types
+        raise InputError(f"{name}: a column holds values of several types ({error}); make it text") from None
