@@ -34,8 +34,8 @@ USERS = 1_300
 SHORT = {"epochs": 3}
 SETTINGS: dict[str, dict[str, Any]] = {
     "popularity": {}, "ease": {}, "item-knn": {}, "ials": {"dim": 64, "epochs": 6}, "mf": {"dim": 64, **SHORT},
-    "gmf": {"dim": 64, **SHORT}, "two-tower": {"dim": 64, **SHORT}, "gru4rec": {"epochs": 2},
-    "sasrec": {"epochs": 2}, "bert4rec": {"epochs": 2}, "lightgcn": SHORT,
+    "gmf": {"dim": 64, **SHORT}, "two-tower": {"dim": 64, "epochs": 1}, "gru4rec": {"epochs": 1},
+    "sasrec": {"epochs": 1}, "bert4rec": {"epochs": 1}, "lightgcn": SHORT,
 }  # fmt: skip
 QUESTIONS = 4_000
 """Lists that a ranker learns on."""

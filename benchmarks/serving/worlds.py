@@ -86,7 +86,7 @@ def films_plan(quick: bool, data_dir: Path) -> Plan:
     source = "ml-1m.zip" if (data_dir / "ml-1m.zip").exists() else "world"
     if quick:
         return Plan("films", 200, 600, 8, 6, 4, two_tower(16, 2), deepfm(2, (32,)), 500, candidates=100)
-    return Plan("films", 6_040, 3_706, 16, 30, 6, two_tower(64, 1), deepfm(3), 10_000, source=source)
+    return Plan("films", 6_040, 3_706, 16, 30, 6, two_tower(64, 1), deepfm(3), 5_000, source=source)
 
 
 def generated(plan: Plan) -> Log:
