@@ -1,6 +1,7 @@
 """Files are whole or not there."""
 
 import os
+import stat
 
 import pytest
 
@@ -33,3 +34,17 @@ def _half_written(path):
     with replacing(path) as part:
         part.write_text("ha", encoding="utf-8")
         raise OSError("full")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
+def test_a_file_has_the_mode_of_the_umask_whatever_its_writer_wants(tmp_path, umask):
+    path, before = tmp_path / "a.bin", os.umask(umask)
+    try:
+        for _ in range(2):
+            with replacing(path) as part:
+                part.write_bytes(b"x")
+                part.chmod(0o600)
+            assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+            path.chmod(0o400)  # of the old file nothing is taken over
+    finally:
+        os.umask(before)

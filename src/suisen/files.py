@@ -1,5 +1,6 @@
 """Files that nobody sees half of."""
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,17 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write to, which takes its place at the end; after an error the old one stays.
 
-    Who has the old file open or mapped keeps the old file.
+    Who has the old file open or mapped keeps the old file.  The new one has the mode of the umask whatever its writer
+    asks for: some write for their own user alone, and another user's server could not read a bundle.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.part{path.suffix}")
+    part.unlink(missing_ok=True)
+    part.touch()
+    mode = stat.S_IMODE(part.stat().st_mode)
     try:
         yield part
+        part.chmod(mode)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -68,3 +68,21 @@ def run_folder(shop, tmp_path_factory):
     call("train", *data_flags(shop), "--retriever", "ease", "--retriever.l2", "1", "--ranker", "deepfm",
          "--ranker.hidden", "8", "--ranker.dim", "4", "--epochs", "2", "--out", out, "--quiet")  # fmt: skip
     return out
+
+
+@pytest.fixture(scope="session")
+def tiny_100k(tmp_path_factory):
+    """The official layout of MovieLens-100K with 60 users and 40 films."""
+    folder, rng = tmp_path_factory.mktemp("ml-100k"), np.random.default_rng(0)
+    users = [*range(1, 60), 196]
+    lines = [
+        f"{user}\t{item}\t{rng.integers(1, 6)}\t{880_000_000 + 100 * n + user % 7}"
+        for user in users
+        for n, item in enumerate(rng.permutation(range(1 + 20 * (user % 2), 21 + 20 * (user % 2)))[:12])
+    ]
+    (folder / "u.data").write_text("\n".join(lines) + "\n")
+    (folder / "u.user").write_text("".join(f"{u}|{20 + u % 50}|{'MF'[u % 2]}|writer|{u:05d}\n" for u in users))
+    flags = "|".join("1" if n in (5, 8) else "0" for n in range(19))
+    films = [f"{i}|Film n\xba {i} (19{50 + i})|01-Jan-1995||http://x/{i}|{flags}\n" for i in range(1, 41)]
+    (folder / "u.item").write_bytes("".join(films).encode("latin-1"))
+    return folder

@@ -14,6 +14,8 @@ from suisen.pages.report import (
     Listed,
     ModelScores,
     ReportData,
+    data_table,
+    funnel_lines,
     metric_rows,
     one_protocol,
     outcome,
@@ -133,6 +135,8 @@ def full(**changes):
         "remarks": ("Against the last run: ndcg@10 +0.0012.",),
         "data": facts(),
         "models": models,
+        "valid": (score("ndcg@10", 0.0911, n=900),),
+        "recalls": {10: score("recall@10", 0.2), 100: score("recall@100", 0.55), 500: score("recall@500", 0.8876)},
         "comparisons": (comparison(), comparison("hr@10", -0.02, 0.03), comparison("recall@100", 0.001, 0.8)),
         "curves": {"retriever": [], "ranker": [curve()]},
         "watched": "ndcg@10",
@@ -196,7 +200,7 @@ def test_ids_are_unique_and_every_reference_has_its_target(page):
 
 def test_pictures_use_the_colours_of_the_page_and_say_what_they_show(text, page):
     pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(pictures) == 3 + 1 + 1 + 3  # metrics, funnel, one trained stage, data
+    assert len(pictures) == 3 + 2 + 1 + 3  # metrics, funnel and candidates, one trained stage, data
     declared = set(re.findall(r"(--[\w]+):", text))
     for picture in pictures:
         assert re.search(
@@ -330,6 +334,59 @@ def test_funnel_shows_what_is_kept_and_lost(text, page):
         assert wanted in shown
 
 
+def test_the_funnel_is_told_in_three_lines(page):
+    lines = [spaced(line) for line in funnel_lines(funnel())]
+    assert lines == [
+        "Test asks 943 times, for 943 items in all; 3 of them are filtered out and cannot be recommended.",
+        "The first stage finds 837 of them (88.8 %) with 500 candidates per query.",
+        "The second stage puts 140 of those (16.7 %) into the top 10: 14.8 % of all that was asked for.",
+    ]
+    shown = spaced(page.sections["funnel"])
+    assert all(line in shown for line in lines)
+    assert shown.index(lines[2]) < shown.index("All figures of the stages")
+
+
+def test_recall_by_number_of_candidates_is_drawn_with_and_without_a_second_stage(page):
+    assert "500 in place of 100 candidates: +0.3376 recall." in page.sections["funnel"]
+    alone = Page(render_report(only(recalls=full().recalls))).sections
+    assert list(alone) == ["funnel"]
+    assert "10: 0.2000; 100: 0.5500; 500: 0.8876" in alone["funnel"]
+    assert "second stage" not in alone["funnel"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best"),
+    [
+        ("ndcg@10", (0.1, 0.3, 0.2), [1]),
+        ("ndcg@10", (0.3, 0.3, 0.2), [0, 1]),
+        ("ndcg@10", (0.30001, 0.30002, 0.2), [0, 1]),
+        ("logloss", (0.5, 0.3, 0.4), [1]),
+        ("coverage@10", (0.5, 0.3, 0.4), []),
+        ("ndcg@10", (0.3, float("nan"), 0.4), [2]),
+        ("ndcg@10", (0.3, 0.3, 0.3), []),
+        ("unheard@10", (0.3, 0.2, 0.1), []),
+    ],
+)
+def test_bold_is_the_best_of_its_row(metric, values, best):
+    models = [ModelScores(str(place), (score(metric, value),)) for place, value in enumerate(values)]
+    (row,) = metric_rows(models)
+    assert [place for place, cell in enumerate(row.cells) if cell.best] == best
+    assert render_report(only(models=tuple(models))).count('class="best"') == len(best)
+
+
+def test_this_run_is_tagged_and_valid_stands_beside_test(page, text):
+    results = page.sections["results"]
+    assert "two stages this run" in results
+    assert "two stages on valid" in results
+    assert "0.0911[0.0811, 0.1031]" in results
+    assert text.count('<span class="tag">this run</span>') == 1
+    assert "this run" not in render_report(only(models=full().models[:1]))
+
+
+def test_the_head_has_a_day_for_people(text):
+    assert "24 Nov 2026 07:50 UTC" in spaced(text)
+
+
 def test_curves_mark_the_best_epoch(page):
     shown = page.sections["training"]
     assert "Learnt without epochs: retriever." in shown
@@ -365,15 +422,57 @@ def test_data_facts(page):
         "1,682",
         "100,000",
         "6.3",
-        "Split: train events 98,115; test queries 942.",
-        "1997-09-20 03:05 UTC to 1998-04-22 23:10 UTC",
+        "train events98,115",
+        "test queries942",
+        "20 Sep 1997 to 22 Apr 1998 (UTC)",
     ):
-        assert wanted in shown
+        assert wanted in spaced(shown)
     assert "The most popular tenth of the items takes 95 % of the events; 2 items have none." in shown
     assert "median 3, mean 152.6, from 1 to 737" in shown
     assert "1 event: 1; 2 to 3 events: 2; 4 to 7 events: 0" in shown
     assert "guest sessions" not in shown
     assert "guest sessions" in Page(render_report(only(data=facts(guests=12)))).sections["data"]
+
+
+def table(**changes):
+    """The data's table: name → (value, what to look at, level)."""
+    rows = data_table(facts(**changes), "2026-11-24 07:50 UTC")
+    return {row.name: (spaced(row.value), spaced(row.look), row.level) for row in rows}
+
+
+def spaced(text):
+    return " ".join(text.split())
+
+
+def test_a_sound_log_has_nothing_in_colour():
+    rows = table(parts={"test queries": 942}, item_counts=[3, 4], history_lengths=[3, 4, 9])
+    assert {level for _, _, level in rows.values()} == {""}
+    assert rows["events per user"][0] == "median 4, most 9"
+    assert rows["repeats"][0] == "0 of the events, 0 %"
+
+
+@pytest.mark.parametrize(
+    ("changes", "row", "level", "said"),
+    [
+        ({"history_lengths": [1, 1, 2]}, "users", "warn", "66.7 % have one event"),
+        ({"history_lengths": [1, 2, 2, 2]}, "users", "", ""),
+        ({"item_counts": [1, 0, 0]}, "items", "warn", "2 more have no event"),
+        ({"item_counts": [1, 1, 0]}, "items", "", "1 more have no event"),
+        ({"repeats": 31_000}, "repeats", "warn", "exclude_seen=False"),
+        ({"repeats": 4_000}, "repeats", "", ""),
+        ({"first": "", "last": ""}, "times", "warn", "order of the events is not known"),
+        ({"first": "1970-01-18T00:00:00Z"}, "times", "bad", "before 1990"),
+        ({"last": "2031-01-01T00:00:00Z"}, "times", "bad", "in the future"),
+        ({"first": "2020-01-01T00:00:00Z", "last": "2020-01-01T00:00:00Z"}, "times", "bad", "one moment"),
+        ({"parts": {"test queries": 84}}, "test queries", "warn", "intervals are wide"),
+    ],
+)
+def test_what_is_wrong_with_a_log_is_said_in_colour(changes, row, level, said):
+    _, look, found = table(**changes)[row]
+    assert found == level
+    assert (said in look) if said else not look
+    text = render_report(only(data=facts(**changes), when="2026-11-24 07:50 UTC"))
+    assert f'class="text wrap {level}"' in text
 
 
 def test_tail_share_is_its_definition():
@@ -418,7 +517,9 @@ def test_everything_that_comes_from_data_is_escaped():
         comparisons=(one,),
         curves={NASTY: [curve()], NASTY + "2": []},
         watched=NASTY,
-        funnel=replace(funnel(), stages=(stage,), figures=(Figure(NASTY, 0.1, 0.0, 0.2),), protocol=NASTY),
+        funnel=replace(
+            funnel(), stages=(stage, *funnel().stages[1:]), figures=(Figure(NASTY, 0.1, 0.0, 0.2),), protocol=NASTY
+        ),
         examples=(Example(NASTY, {NASTY: [Listed(NASTY, True)]}, NASTY, (NASTY,)),),
         hyper_parameters={NASTY: {NASTY: NASTY}},
         environment={NASTY: NASTY},
@@ -437,7 +538,7 @@ def test_everything_that_comes_from_data_is_escaped():
 @pytest.mark.parametrize(
     ("changes", "gone"),
     [
-        ({"funnel": None}, "funnel"),
+        ({"funnel": None, "recalls": {}}, "funnel"),
         ({"comparisons": ()}, "differences"),
         ({"models": ()}, "results"),
         ({"examples": ()}, "examples"),
@@ -488,7 +589,7 @@ def test_an_example_without_titles_or_history():
 
 def test_tables_have_captions_and_scroll_in_their_own_box(page):
     tables = [place for place, (tag, _) in enumerate(page.tags) if tag == "table"]
-    assert len(tables) == 4
+    assert len(tables) == 5
     for place in tables:
         box = page.tags[place - 1][1]
         assert (box["class"], box["tabindex"], box["role"]) == ("scroll", "0", "region")

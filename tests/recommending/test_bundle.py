@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 import struct
 
 import polars as pl
@@ -193,6 +195,12 @@ def test_a_run_folder_will_do(saved, tmp_path):
     assert bundle.fixture(run) == bundle.fixture(saved)
     with pytest.raises(BundleError, match=r"holds no bundle \(manifest.json is missing\); give a bundle or a run"):
         Recommender.load(tmp_path)
+
+
+def test_another_user_may_read_it_where_the_umask_lets_them(saved):
+    os.umask(umask := os.umask(0))
+    for path in [saved, *saved.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask, path
 
 
 def test_no_pickle(saved):

@@ -1,6 +1,7 @@
 """``suisen data``: fetch a public data set, look into any event log."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,8 +23,8 @@ def data() -> None:
 
     \b
     suisen data fetch ml-100k
+    suisen data inspect my.csv --user uid --item sku --time ts
     suisen data inspect --data ml-100k
-    suisen data inspect --events my.csv --user uid --item sku --time ts
     """  # noqa: D301 - \b keeps the lines for click
 
 
@@ -53,20 +54,23 @@ def fetch(name: str | None, data_dir: str | None) -> None:
     click.echo(f"next: suisen data inspect --data {name}{f' --data-dir {data_dir}' if data_dir else ''}")
 
 
-@with_settings("data", "split", short_help="Schema, counts, long tail and split of an event log.")
+@with_settings("data", "split", short_help="What is understood of an event log, before anything is trained.")
+@click.argument("file", required=False, metavar="FILE")
 @click.option("--config", "config_file", metavar="FILE", help="TOML file with the same settings; flags win over it.")
 @click.option("--json", "as_json", is_flag=True, help="Plain data instead of tables.")
 def inspect(**given: Any) -> None:
-    """Show what is in an event log: schema, counts, times, long tail, what reading dropped, what a split makes of it.
+    """Show what is understood of an event log before anything is trained: columns, times, quoting, encoding, what
+    reading dropped, merged or assumed; then its schema and counts, and what a split makes of it.
 
     \b
+    suisen data inspect my.csv --user uid --item sku --time ts --item-features items.csv
+    suisen data inspect clicks.csv --label clicked --split click-ratio
     suisen data inspect --data ml-100k
-    suisen data inspect --events my.csv --user uid --item sku --time ts --item-features items.csv
-    suisen data inspect --events clicks.csv --label clicked --split click-ratio
 
+    FILE is the same as --events FILE.
     Kinds of features (categorical, numeric, multi, text) are inferred and shown; --kind age=numeric declares one.
     """  # noqa: D301 - \b keeps the lines for click
-    config = resolve(raw_of(given, given["config_file"]), models=False)
+    config = resolve(raw_of(_named(given), given["config_file"]), models=False)
     log = Dataset.of(config.read())
     facts, schema = data_facts(log), schema_rows(log)
     try:
@@ -83,15 +87,25 @@ def inspect(**given: Any) -> None:
         })  # fmt: skip
         return
     click.echo(repr(log))
+    _section("what was understood", "\n".join(log.log.notes) or "nothing was dropped, merged or assumed")
     _section("schema", _columns([SCHEMA, *schema]))
     _section("facts", _columns(fact_lines(facts)))
-    _section("notes", "\n".join(log.log.notes) or "nothing was dropped, merged or assumed")
     name = config.names["split"]
     if split is None:
         _section(f"split {name}", f"refused: {refused}")
     else:
         made = [(part.replace("_", " "), f"{value:,}") for part, value in split.facts.items()]
         _section(f"split {name}: {config.split!r}", "\n".join([_columns(made), *split.notes]))
+
+
+def _named(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags, with FILE in the place of --events."""
+    if given["file"] is None:
+        return dict(given)
+    if given["data__events"] is not None or given["data__name"] is not None:
+        raise InputError("FILE and --events or --data name the data twice; give one of them")
+    known = given["file"] in SOURCES and not Path(given["file"]).exists()
+    return {**given, "data__name" if known else "data__events": given["file"]}
 
 
 def _section(title: str, body: str) -> None:

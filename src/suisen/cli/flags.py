@@ -28,8 +28,16 @@ def no_such_option(error: click.NoSuchOption, known: Iterable[str]) -> click.Usa
     return click.UsageError(str(unknown("option", error.option_name, known)))
 
 
+FIRST = "What matters first"
+"""Heading of the options that a newcomer needs; the others come below."""
+
+
 class GroupedCommand(click.Command):
     """A command whose options stand under headings, and which names the nearest one where there is no such option."""
+
+    def __init__(self, *args: Any, first: Sequence[str] = (), **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.first = tuple(first)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click does, with a better word for an unknown option."""
@@ -43,12 +51,18 @@ class GroupedCommand(click.Command):
         return no_such_option(error, [opt for param in self.get_params(ctx) for opt in param.opts])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Under their headings."""
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
+        """Under their headings, those of ``first`` before all others and in its order."""
+        groups: dict[str, list[tuple[str, str]]] = {FIRST: []} if self.first else {}
+        params = self.get_params(ctx)
+        for param in sorted(params, key=self._place):
             record = param.get_help_record(ctx)
             if record is not None:
-                groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+                title = FIRST if self._place(param) < len(self.first) else getattr(param, "group", "Options")
+                groups.setdefault(title, []).append(record)
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+    def _place(self, param: click.Parameter) -> int:
+        """Where an option stands among the first ones; behind them all for the others."""
+        return next((place for place, flag in enumerate(self.first) if flag in param.opts), len(self.first))

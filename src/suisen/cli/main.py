@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from suisen.errors import SuisenError, unknown
 
@@ -38,6 +39,11 @@ class Suisen(click.Group):
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(f"suisen.cli.{module}"), name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands' names, without importing them."""
+        named = [CompletionItem(name, help=said) for name, (_, said) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands' lines, without importing them."""
@@ -93,12 +99,19 @@ def cli() -> None:
 
     \b
     suisen demo                                        the whole path on MovieLens-100K, in minutes
-    suisen data inspect --events my.csv --user uid --item sku --time ts
-    suisen train --events my.csv --user uid --item sku --time ts --retriever ease --ranker deepfm --out runs/a
-    suisen recommend runs/a --user u17 -k 10
+    suisen data inspect my.csv                         what was understood of your own file
+    suisen train --events my.csv --retriever item-knn --out runs/a
+    suisen recommend runs/a --user 17 -k 10
     suisen serve runs/a
 
-    Every command has its own --help, with an example.
+    Every command has its own --help, with an example.  Columns are found under their usual names (user, item, time,
+    customer_id, sku, timestamp, …); others are named with --user, --item and --time.
+
+    \b
+    Completion of commands, options and model names in your shell:
+    bash   eval "$(_SUISEN_COMPLETE=bash_source suisen)"
+    zsh    eval "$(_SUISEN_COMPLETE=zsh_source suisen)"
+    fish   _SUISEN_COMPLETE=fish_source suisen | source
     """  # noqa: D301 - \b keeps the lines for click
 
 

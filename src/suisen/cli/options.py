@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,13 @@ def chooser(section: str, title: str) -> GroupedOption:
     names = "|".join(CHOICES[section])
     default = f" [default: {DEFAULTS[section]}]" if section in DEFAULTS else ""
     text = f"{HELP[section]} One of {names}; see its parameters with --{section} NAME --help.{default}"
-    return GroupedOption([f"--{section}", f"{section}__name"], title, metavar="NAME", help=text)
+    named = [f"--{section}", f"{section}__name"]
+    return GroupedOption(named, title, metavar="NAME", help=text, shell_complete=partial(_begun, section))
+
+
+def _begun(section: str, _: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Names for the shell to complete."""
+    return [name for name in CHOICES[section] if name.startswith(incomplete)]
 
 
 class SettingsCommand(GroupedCommand):

@@ -22,11 +22,13 @@ def serve(target: str, host: str, port: int, workers: int, **given: Any) -> None
 
     \b
     suisen serve runs/demo --port 8000 --workers 2
-    curl localhost:8000/v1/recommend/196?k=5
-    curl localhost:8000/v1/recommend --json '{"queries": [{"history": [50, 181]}], "k": 5}'
+    curl 'localhost:8000/v1/recommend/196?k=5'
+    curl localhost:8000/v1/recommend -H 'content-type: application/json' -d '{"queries": [{"user_id": 196}], "k": 5}'
+    curl localhost:8000/v1/recommend -H 'content-type: application/json' -d '{"queries": [{"history": [50, 181]}]}'
 
     The server is ready once it has given the answers that the bundle was saved with.  GET /openapi.json describes
-    all paths; an id that nobody knows gets the popular list and is told so.
+    all paths; a body that is not announced as application/json is refused (415).  An id that nobody knows gets the
+    popular list and is told so.
     """  # noqa: D301 - \b keeps the lines for click
     by_name = {setting.parameter: setting for setting in OPTIONS}
     values = {by_name[name].key: by_name[name].read(value) for name, value in given.items() if value is not None}

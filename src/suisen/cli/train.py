@@ -21,7 +21,12 @@ WHILE_RESUMING = ("resume", "quiet", "tensorboard", "mlflow")
 """What may be said beside --resume."""
 
 
-@with_settings(*SECTIONS, short_help="Train and measure models, into a run folder.")
+FIRST = ("--events", "--user", "--item", "--time", "--item-features", "--data", "--retriever", "--ranker", "--epochs",
+         "--out")  # fmt: skip
+"""Options that a first run needs; the help shows them before the others."""
+
+
+@with_settings(*SECTIONS, first=FIRST, short_help="Train and measure models, into a run folder.")
 @click.option("--config", "config_file", metavar="FILE", help="TOML file with the same settings; flags win over it.")
 @click.option("--out", metavar="DIR", help="Run folder. [default: runs/<date>-<models>]")
 @click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
@@ -34,8 +39,8 @@ def train(**given: Any) -> None:
     """Train a retriever, a ranker or both on an event log, measure them, and keep it all in a run folder.
 
     \b
-    suisen train --data ml-100k --retriever ease --ranker deepfm --out runs/a
-    suisen train --events my.csv --user uid --item sku --time ts --retriever sasrec --retriever.dim 32
+    suisen train --events my.csv --user uid --item sku --time ts --retriever item-knn --out runs/a
+    suisen train --data ml-100k --retriever ease --ranker deepfm --out runs/b
     suisen train --retriever sasrec --help        lists SASRec's own settings
     suisen train --config runs/a/config.toml      repeats a run: the same weights
     suisen train --resume runs/a                  goes on after a kill: the same weights

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -15,12 +16,16 @@ from suisen.files import write_text
 from suisen.pages import report_charts as charts
 from suisen.pages.charts import Figure
 from suisen.pages.render import render
+from suisen.pages.words import day, share, span
 
 if TYPE_CHECKING:
     from suisen.pipeline.funnel import Funnel
     from suisen.training.options import Curve
 
 ALPHA = 0.05
+ONCE, NEVER, REPEATED, FEW_QUERIES, OLDEST = 0.3, 0.5, 0.05, 200, "1990"
+"""What the data's table warns of: users with one event, items with none, repeats (shares above these), few queries in
+test, times before this year."""
 
 
 # -- what a report is made of ------------------------------------------------------------------------------------------
@@ -45,6 +50,8 @@ class DataFacts:
     """Events of each item, catalogue items without any included."""
     history_lengths: Sequence[int] = ()
     """Events of each user that has any."""
+    repeats: int = 0
+    """Events that repeat an earlier one of the same user and item."""
     parts: Mapping[str, int] = field(default_factory=dict)
     """What the split made of it, like {"events to learn from": 98_114, "test queries": 943}."""
 
@@ -97,6 +104,10 @@ class ReportData:
     data: DataFacts | None = None
     models: tuple[ModelScores, ...] = ()
     """The last one is the model of the run; the others are what it is measured against."""
+    valid: tuple[Score, ...] = ()
+    """The run's own model on valid: what it was chosen by, beside test."""
+    recalls: Mapping[int, Score] = field(default_factory=dict)
+    """Number of candidates → recall of the first stage with so many."""
     comparisons: tuple[Comparison, ...] = ()
     primary: str = "ndcg@10"
     """The metric of the verdict."""
@@ -155,6 +166,8 @@ class Cell(NamedTuple):
 
     value: str
     interval: str
+    best: bool = False
+    """Whether no other model has a better one."""
 
 
 class MetricRow(NamedTuple):
@@ -165,26 +178,124 @@ class MetricRow(NamedTuple):
     """None: this model was not measured by it."""
     n: str
     protocol: str
+    valid: Cell | None = None
 
 
-def metric_rows(models: Sequence[ModelScores]) -> list[MetricRow]:
-    """Metrics down, models across."""
+def metric_rows(models: Sequence[ModelScores], valid: Sequence[Score] = ()) -> list[MetricRow]:
+    """Metrics down, models across, the best of each row marked (all of them, where several show the same number)."""
+    on_valid = {score.metric: cell_of(score) for score in valid}
     tables = [{score.metric: score for score in model.scores} for model in models]
     rows = []
     for metric in dict.fromkeys(metric for table in tables for metric in table):
         found = [table.get(metric) for table in tables]
         there = [score for score in found if score is not None]
-        cells = [None if s is None else Cell(number(s.value), interval(s.low, s.high)) for s in found]
+        best = best_of(metric, [score.value for score in there])
+        cells = [None if s is None else cell_of(s, best) for s in found]
         n = " / ".join(dict.fromkeys(f"{s.n:,}" for s in there))
         protocol = " / ".join(dict.fromkeys(s.protocol for s in there))
-        rows.append(MetricRow(metric, cells, n, protocol))
+        rows.append(MetricRow(metric, cells, n, protocol, on_valid.get(metric)))
     return rows
+
+
+def cell_of(score: Score, best: str = "") -> Cell:
+    """A score as it is shown; ``best``: the number that is marked."""
+    said = number(score.value)
+    return Cell(said, interval(score.low, score.high), said == best)
+
+
+def best_of(metric: str, values: Sequence[float]) -> str:
+    """The best of several values, as it is shown; "" where one is no better than another or stands alone."""
+    known = METRICS.get(metric.partition("@")[0])
+    there = [value for value in values if isfinite(value)]
+    if known is None or known.better == "neither" or len({number(value) for value in there}) < 2:
+        return ""
+    return number(max(there) if known.better == "higher" else min(there))
 
 
 def one_protocol(rows: Sequence[MetricRow] | Sequence[Comparison]) -> str:
     """The protocol that all rows share; "" where they differ and each row must say its own."""
     found = {row.protocol for row in rows}
     return found.pop() if len(found) == 1 else ""
+
+
+class Fact(NamedTuple):
+    """A line of the data's table."""
+
+    name: str
+    value: str
+    look: str = ""
+    """What to look at, and what to do about it."""
+    level: Literal["", "warn", "bad"] = ""
+
+
+def data_table(data: DataFacts, today: str = "") -> list[Fact]:
+    """What the log holds, and beside it what looks wrong: ``warn`` limits what can be learnt, ``bad`` is a mistake."""
+    rows = [_users_row(data)]
+    if data.guests:
+        rows.append(Fact("guest sessions", f"{data.guests:,}"))
+    rows += [_items_row(data), Fact("events", f"{data.events:,}"), _repeats_row(data), _times_row(data, today)]
+    if len(data.history_lengths):
+        lengths = np.sort(data.history_lengths)
+        rows.append(Fact("events per user", f"median {lengths[len(lengths) // 2]:,}, most {lengths[-1]:,}"))
+    rows.append(Fact("density", share(data.density)))
+    for name, value in data.parts.items():
+        few = name == "test queries" and value < FEW_QUERIES
+        look = f"fewer than {FEW_QUERIES}: intervals are wide, small differences cannot be seen" if few else ""
+        rows.append(Fact(name, f"{value:,}", look, "warn" if few else ""))
+    return rows
+
+
+def _users_row(data: DataFacts) -> Fact:
+    once = sum(1 for length in data.history_lengths if length == 1)
+    if once <= ONCE * len(data.history_lengths):
+        return Fact("users", f"{data.users:,}")
+    said = share(once / len(data.history_lengths))
+    return Fact("users", f"{data.users:,}", f"{said} have one event: nothing to predict the next one from", "warn")
+
+
+def _items_row(data: DataFacts) -> Fact:
+    never = sum(1 for count in data.item_counts if not count)
+    if not never:
+        return Fact("items", f"{data.items:,}")
+    many = never > NEVER * len(data.item_counts)
+    look = f"{never:,} more have no event; only models that read item features can offer them"
+    return Fact("items", f"{data.items:,}", look, "warn" if many else "")
+
+
+def _repeats_row(data: DataFacts) -> Fact:
+    part = data.repeats / max(1, data.events)
+    value = f"{data.repeats:,} of the events, {share(part)}"
+    if part <= REPEATED:
+        return Fact("repeats", value)
+    look = "people take things again, and a list leaves out what a user has; exclude_seen=False leaves it in"
+    return Fact("repeats", value, look, "warn")
+
+
+def _times_row(data: DataFacts, today: str) -> Fact:
+    if not data.first:
+        return Fact(
+            "times", "none", "the order of the events is not known: name the time column, if there is one", "warn"
+        )
+    said = span(data.first, data.last)
+    if data.first == data.last:
+        return Fact("times", said, "all events are of one moment: is this the right column?", "bad")
+    if data.first < OLDEST or (today and data.last[:10] > today[:10]):
+        where = "before 1990" if data.first < OLDEST else "in the future"
+        return Fact("times", said, f"events lie {where}: is the unit of the times right (time_unit)?", "bad")
+    return Fact("times", f"{said} (UTC)")
+
+
+def funnel_lines(funnel: Funnel) -> list[str]:
+    """The funnel in three sentences: what was asked for, what the first stage found of it, what the list shows."""
+    asked, possible, found, shown = (stage.hits for stage in funnel.stages)
+    filtered = f"; {asked - possible:,} of them are filtered out and cannot be recommended" if asked > possible else ""
+    return [
+        f"Test asks {funnel.queries:,} times, for {asked:,} items in all{filtered}.",
+        f"The first stage finds {found:,} of them ({share(found / max(1, asked))}) with "
+        f"{funnel.candidates:,} candidates per query.",
+        f"The second stage puts {shown:,} of those ({share(shown / max(1, found))}) into the top {funnel.k}: "
+        f"{share(shown / max(1, asked))} of all that was asked for.",
+    ]
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
@@ -194,7 +305,7 @@ def data_figures(data: DataFacts) -> list[Figure]:
     """Long tail, histories and time, where there are any."""
     figures = []
     if sum(data.item_counts):
-        taken = charts.share(charts.tail_share(data.item_counts))
+        taken = share(charts.tail_share(data.item_counts))
         head = f"The most popular tenth of the items takes {taken} of the events"
         never = sum(1 for count in data.item_counts if not count)
         caption = f"{head}; {never:,} items have none." if never else f"{head}."
@@ -205,8 +316,16 @@ def data_figures(data: DataFacts) -> list[Figure]:
         caption = f"Events per user: median {median:,}, mean {mean}, from {lengths[0]:,} to {lengths[-1]:,}."
         figures.append(Figure("Length of histories", charts.history_lengths(data.history_lengths), caption))
     if data.timeline:
-        picture = charts.timeline(data.timeline, data.first[:10], data.last[:10])
+        picture = charts.timeline(data.timeline, day(data.first), day(data.last))
         figures.append(Figure("Events over time", picture, f"Each bar is 1/{len(data.timeline)} of the time."))
+    return figures
+
+
+def funnel_figures(data: ReportData) -> list[Figure]:
+    """What each stage keeps, and what more candidates would bring."""
+    figures = [charts.funnel_figure(data.funnel)] if data.funnel else []
+    if len(data.recalls) > 1:
+        figures.append(charts.recall_figure(data.recalls))
     return figures
 
 
@@ -220,12 +339,12 @@ def write_report(path: Path, data: ReportData) -> None:
 
 def render_report(data: ReportData) -> str:
     """The page as text."""
-    return render("report.html", _parts(data), [number, charts.share, outcome, interval, probability])
+    return render("report.html", _parts(data), [number, outcome, interval, probability])
 
 
 def _parts(data: ReportData) -> dict[str, Any]:
     """What the template shows, by section."""
-    rows = metric_rows(data.models)
+    rows = metric_rows(data.models, data.valid)
     return {
         "run": data,
         "rows": rows,
@@ -233,7 +352,10 @@ def _parts(data: ReportData) -> dict[str, Any]:
         "row_figures": charts.metric_figures({model.name: model.scores for model in data.models}, data.primary),
         "verdicts": verdicts(data.comparisons, data.primary),
         "pairs_protocol": one_protocol(data.comparisons),
-        "funnel_figure": charts.funnel_figure(data.funnel) if data.funnel else None,
+        "when": f"{day(data.when, time=True)} UTC" if data.when else "",
+        "funnel_lines": funnel_lines(data.funnel) if data.funnel else [],
+        "funnel_figures": funnel_figures(data),
+        "data_rows": data_table(data.data, data.when) if data.data else [],
         "curve_figures": charts.curve_figures(data.curves, data.watched),
         "epochless": [stage for stage, phases in data.curves.items() if not any(curve.rows for curve in phases)],
         "data_figures": data_figures(data.data) if data.data else [],

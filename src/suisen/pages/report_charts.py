@@ -12,6 +12,7 @@ from suisen.evaluation.report import Score, interval, number
 from suisen.pages import draw
 from suisen.pages.charts import Bar, Figure, intervals
 from suisen.pages.draw import DASHES, WIDTH, Axis, Band, Bars, Line, Mark, Panel, Rule, Svg
+from suisen.pages.words import share
 
 if TYPE_CHECKING:
     from suisen.pipeline.funnel import Funnel
@@ -23,15 +24,6 @@ POINTS = 200
 """Most points of a line: a catalogue of millions must not make a page of megabytes."""
 STAGE = 58
 """Height of a stage of the funnel."""
-
-
-def share(part: float) -> str:
-    """A share in per cent, three significant digits.
-
-    >>> [" ".join(share(part).split()) for part in (0.0630467, 1.0, 0.000123)]  # the space does not break
-    ['6.3 %', '100 %', '0.0123 %']
-    """
-    return f"{float(f'{100 * part:.3g}'):.10g}\N{NO-BREAK SPACE}%"
 
 
 # -- results -----------------------------------------------------------------------------------------------------------
@@ -157,6 +149,26 @@ def timeline(counts: Sequence[int], first: str, last: str) -> Svg:
 
 
 # -- the funnel --------------------------------------------------------------------------------------------------------
+
+
+def recall_figure(recalls: Mapping[int, Score]) -> Figure:
+    """Recall against the number of candidates, by powers, with the band of its intervals."""
+    counts = sorted(recalls)
+    scores = [recalls[count] for count in counts]
+    said = "; ".join(f"{count:,}: {number(recalls[count].value)}" for count in counts)
+    marks: list[Mark] = [
+        Band(counts, [score.low for score in scores], [score.high for score in scores]),
+        Line(counts, [score.value for score in scores]),
+    ]
+    written = {float(count): f"{count:,}" for count in counts}
+    level = Axis(label="candidates per query", low=counts[0], high=counts[-1], log=True, marks=written)
+    panel = Panel(marks=marks, x=level, y=Axis(label="recall", low=0), height=250)
+    more = number(scores[-1].value - scores[-2].value, signed=True)
+    caption = f"{counts[-1]:,} in place of {counts[-2]:,} candidates: {more} recall."
+    picture = draw.picture(
+        "Recall by number of candidates", f"Recall of the first stage by candidates. {said}.", [panel]
+    )
+    return Figure("Recall by number of candidates", picture, caption)
 
 
 def funnel_figure(funnel: Funnel) -> Figure:

@@ -37,6 +37,7 @@ from suisen.data.encode import Encoder
 from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import BundleError, SuisenError
+from suisen.files import replacing
 from suisen.models import model_of, name_of
 from suisen.models.contract import Model, Net
 from suisen.recommending import parity, planning
@@ -121,7 +122,8 @@ def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
     for name, net in (("retriever", engine.retriever), ("ranker", engine.ranker)):
         if net is not None:
             weights = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
-            save_file(weights, aside / f"{name}.safetensors")
+            with replacing(aside / f"{name}.safetensors") as part:
+                save_file(weights, part)
     _users(store).write_ipc(aside / "users.arrow")
     _items(store).write_ipc(aside / "items.arrow")
     if engine.index is not None:

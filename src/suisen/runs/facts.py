@@ -1,7 +1,9 @@
 """Facts of a data set for people: counts, times, sparsity, the long tail, and the schema that models see."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
 import torch
 
 from suisen.data.dataset import Dataset
@@ -9,11 +11,15 @@ from suisen.data.durations import spelt
 from suisen.data.encode import Column
 from suisen.data.ordered import OrderedLog
 from suisen.pages.report_charts import tail_share
+from suisen.pages.words import span
+from suisen.training.options import Curve
 
 HEAD = 0.1
 """Share of the items that is the head of the tail."""
 POINTS = 50
 """Points of the curve of the long tail."""
+EARLY = 2
+"""A best epoch up to this one is suspiciously early."""
 SHOWN = 4
 """Values of a vocabulary that are shown."""
 
@@ -36,12 +42,19 @@ def data_facts(data: OrderedLog) -> dict[str, Any]:
         "items_declared": len(data.items) - 1,
         "first": spelt(int(events.time.min())) if data.has_time else None,
         "last": spelt(int(events.time.max())) if data.has_time else None,
+        "repeats": repeats(data),
         "density": len(events) / max(1, (users + guests) * items),
         "events_per_user": per_user,
         "head_share": tail_share(data.item_counts[data.item_counts > 0], HEAD),
         "tail": tail(data),
         "fingerprint": fingerprint(data),
     }
+
+
+def repeats(data: OrderedLog) -> int:
+    """Events of a user (or guest) and an item that have an earlier event: what a rule that hides seen items hides."""
+    events = data.events
+    return len(events) - pl.Series((events.visitor * len(data.items) + events.item).numpy()).n_unique()
 
 
 def tail(data: OrderedLog) -> list[tuple[float, float]]:
@@ -92,17 +105,33 @@ def _values(column: Column) -> str:
     return f"{len(column.vocabulary):,}: {shown}{', …' if len(column.vocabulary) > SHOWN else ''}"
 
 
+def advice(curves: Mapping[str, Sequence[Curve]]) -> list[str]:
+    """What to try where a stage was at its best after an epoch or two and then only got worse."""
+    return [
+        f"{stage}: the best of {len(curve.rows)} epochs was epoch {curve.best_epoch}: it learns too fast or overfits; "
+        f"try a third of --{stage}.learning-rate, more --{stage}.regularisation or --{stage}.dropout, or a smaller "
+        f"--{stage}.dim, as far as the model has them; a second stage that stays below the first alone is best left out"
+        for stage, phases in curves.items()
+        for curve in phases
+        if curve.best_metric is not None and curve.best_epoch <= EARLY < len(curve.rows)
+    ]
+
+
 def fact_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """(name, value) lines of ``data_facts`` for a terminal."""
     each, declared = facts["events_per_user"], facts["items_declared"] - facts["items"]
     guests = f" and {facts['guest_sessions']:,} guest sessions" if facts["guest_sessions"] else ""
     unseen = f" and {declared:,} without events" if declared else ""
-    when = f"{facts['first']} to {facts['last']}" if facts["first"] else "none: the log has no order"
+    when = f"{span(facts['first'], facts['last'])} (UTC)" if facts["first"] else "none: the log has no order"
+    again = (
+        f"{facts['repeats'] / facts['events']:.1%} of the events ({facts['repeats']:,}) repeat an earlier one of the "
+    )
     return [
         ("events", f"{facts['events']:,}, of which {facts['positives']:,} positives"),
         ("users", f"{facts['users']:,}{guests}"),
         ("items", f"{facts['items']:,}{unseen}"),
         ("time", when),
+        ("repeats", f"{again}same user and item"),
         ("events per user", f"mean {each['mean']:.1f}, median {each['median']:.0f}, most {each['most']:,}"),
         ("density", f"{facts['density']:.4%} of all pairs; {1 - facts['density']:.4%} are empty"),
         ("long tail", f"{facts['head_share']:.1%} of the positives fall on the top {HEAD:.0%} of the items"),

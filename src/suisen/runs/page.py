@@ -1,21 +1,27 @@
 """From a run to the data of its report: facts of the log, models, curves, funnel and some users with their lists."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from suisen.data.batch import Queries
+from suisen.evaluation.report import Score
 from suisen.pages.report import DataFacts, Example, Listed, ModelScores, ReportData
 from suisen.recommending.engine import Filters
 from suisen.recommending.store import Store
 from suisen.runs import folder as place
-from suisen.runs.facts import data_facts
-from suisen.runs.run import Run
+from suisen.runs.facts import advice, data_facts
+from suisen.runs.run import Run, report_on
 from suisen.runs.settings import plain
 
 EXAMPLES, LISTED, HISTORY, STRETCHES = 3, 10, 12, 60
+DEPTHS = (10, 20, 50, 100, 200, 500)
+"""Numbers of candidates whose recall is shown, as far as the catalogue goes."""
+QUERIES = 2_000
+"""Most queries that this recall is measured on."""
 
 
 def page_of(run: Run) -> ReportData:
@@ -24,11 +30,13 @@ def page_of(run: Run) -> ReportData:
     tables = run.config.tables()
     shown = ("retriever", "ranker", "index", "lists", "split", "run")
     return ReportData(
-        title=f"{rec.name} on {run.config.place.name or run.config.place.events}",
+        title=f"{rec.name} on {name_of(run)}",
         command=f"suisen train --config {run.folder / place.CONFIG}",
         when=place.now()[:19].replace("T", " ") + " UTC",
         remarks=tuple(run.remarks),
         data=facts_of(run),
+        valid=run.reports["valid"].scores if "valid" in run.reports else (),
+        recalls=recalls(run),
         models=tuple(ModelScores(report.name, report.scores) for report in (*run.baselines, test)),
         comparisons=run.comparisons.rows if run.comparisons is not None else (),
         primary=next(iter(test.values)),
@@ -37,7 +45,12 @@ def page_of(run: Run) -> ReportData:
         examples=tuple(examples(run)) if run.split.test.labels is None else (),
         hyper_parameters={name: _texts(tables[name]) for name in shown if name in tables},
         environment=_texts({**run.environment, **run.environment["libraries"]}, ("libraries",)),
-        notes=dict(reading=run.data.log.notes, split=run.split.notes, training=rec.system.notes, evaluation=test.notes),
+        notes=dict(
+            reading=run.data.log.notes,
+            split=run.split.notes,
+            training=[*rec.system.notes, *advice(rec.curves)],
+            evaluation=test.notes,
+        ),
     )
 
 
@@ -51,7 +64,7 @@ def facts_of(run: Run) -> DataFacts:
     facts, events = data_facts(run.data), run.data.events
     lengths = events.offsets.diff()
     return DataFacts(
-        name=run.config.place.name or str(run.config.place.events),
+        name=name_of(run),
         users=facts["users"],
         items=facts["items"],
         events=facts["events"],
@@ -61,8 +74,28 @@ def facts_of(run: Run) -> DataFacts:
         timeline=tuple(_histogram(events.time)) if run.data.has_time else (),
         item_counts=run.data.item_counts[1:].tolist(),
         history_lengths=lengths[lengths > 0].tolist(),
+        repeats=facts["repeats"],
         parts={name.replace("_", " "): int(value) for name, value in run.split.facts.items()},
     )
+
+
+def name_of(run: Run) -> str:
+    """The data set's name, or its file's without the folders."""
+    where = run.config.place
+    return where.name or Path(str(where.events)).name
+
+
+def recalls(run: Run) -> dict[int, Score]:
+    """Number of candidates → the first stage's recall with so many, on some queries of test."""
+    rec, test = run.recommender, run.split.test
+    if test.labels is not None or test.candidates is not None:
+        return {}
+    most = min(len(rec.store.items) - 1, max(rec.engine.candidates, DEPTHS[-1]))
+    depths = [*(depth for depth in DEPTHS if depth < most), most]
+    some = test.take(torch.linspace(0, len(test) - 1, min(QUERIES, len(test))).long())
+    first = rec.scorer() if rec.engine.states is None else rec.engine.first
+    found = report_on(rec, some, [f"recall@{depth}" for depth in depths], rec.name, first)
+    return dict(zip(depths, found.scores, strict=True))
 
 
 def _histogram(times: Tensor) -> list[int]:

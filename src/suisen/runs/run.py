@@ -22,6 +22,8 @@ from suisen.runs import folder as place
 from suisen.runs.config import Config
 from suisen.training.options import Callback
 
+BESIDE = ("coverage@10", "novelty@10")
+"""What a run measures beside hits: how much of the catalogue its lists show, and how little known that is."""
 Callbacks = Callable[[], Sequence[Callback]]
 
 
@@ -82,7 +84,7 @@ def execute(
 
 def metrics_for(queries: Queries, given: Sequence[str]) -> list[str]:
     """The given metrics, or those that fit the queries."""
-    return list(given or (DEFAULT if queries.labels is None else DEFAULT_CLICKS))
+    return list(given or ((*DEFAULT, *BESIDE) if queries.labels is None else DEFAULT_CLICKS))
 
 
 def report_on(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from suisen.evaluation import Comparisons, Report
 from suisen.evaluation.report import SCORE_HEAD, interval, number, text_table
 from suisen.runs import folder as place
+from suisen.runs.facts import advice
 from suisen.runs.run import Run
 
 
@@ -26,7 +27,8 @@ def summary(run: Run) -> str:
 def data_lines(run: Run) -> str:
     """What was read, how it was cut, and the notes of both and of training."""
     first = f"{run.data.size}; train {len(run.split.train.events):,} events, test {len(run.split.test):,} queries"
-    notes = (*run.data.log.notes, *run.split.notes, *run.recommender.system.notes)
+    trained = (*run.recommender.system.notes, *advice(run.recommender.curves))
+    notes = (*run.data.log.notes, *run.split.notes, *trained)
     return "\n".join([first, *(f"note: {note}" for note in notes)])
 
 

@@ -1,0 +1,37 @@
+import pytest
+
+from suisen.runs.facts import advice, data_facts, fact_lines
+from suisen.training.options import Curve, EpochRow
+from tests.helpers import make_data
+
+
+def curve(metrics, best, stopped="no better validation metric in 2 epochs"):
+    rows = [EpochRow(place, 1.0, metric, 0.1, 10.0) for place, metric in enumerate(metrics, 1)]
+    return Curve(rows, best, None if metrics[0] is None else metrics[best - 1], stopped)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (curve([0.2, 0.1, 0.1], 1), "the best of 3 epochs was epoch 1"),
+        (curve([0.1, 0.2, 0.1, 0.1], 2), "the best of 4 epochs was epoch 2"),
+        (curve([0.1, 0.2, 0.3, 0.1], 3), ""),
+        (curve([0.1, 0.2], 2, "all 2 epochs done"), ""),
+        (curve([None, None, None], 2), ""),
+        (Curve(), ""),
+    ],
+)
+def test_a_stage_that_was_best_at_once_says_what_to_try(found, said):
+    lines = advice({"retriever": [], "ranker": [found]})
+    assert len(lines) == bool(said)
+    if said:
+        assert lines[0].startswith(f"ranker: {said}")
+        assert "--ranker.learning-rate" in lines[0]
+
+
+@pytest.mark.parametrize(("again", "share"), [(0, "0.0%"), (1, "25.0%"), (3, "50.0%")])
+def test_the_share_of_repeats_is_said(again, share):
+    data = make_data(user=[*"aab", *"a" * again], item=[*"xyx", *"x" * again], time=range(3 + again))
+    facts = data_facts(data)
+    assert facts["repeats"] == again
+    assert dict(fact_lines(facts))["repeats"].startswith(f"{share} of the events ({again})")
