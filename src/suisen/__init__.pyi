@@ -12,6 +12,8 @@ from .data.synthetic import World as World
 from .errors import InputError as InputError
 from .errors import SuisenError as SuisenError
 from .evaluation import compare as compare
+from .evaluation import evaluate_frame as evaluate_frame
+from .evaluation import segments as segments
 from .models import DNN as DNN
 from .models import EASE as EASE
 from .models import FFM as FFM

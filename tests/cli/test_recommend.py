@@ -3,6 +3,7 @@ import json
 import polars as pl
 import pytest
 
+from suisen.cli.queries import conditions
 from tests.cli.conftest import call, refused
 
 KNOWN = 'user "3", é'
@@ -97,3 +98,66 @@ def test_all_users_go_into_a_file(run_folder, tmp_path, suffix):
 )
 def test_mistakes_are_named(run_folder, words, message):
     assert message in refused("recommend", run_folder, *words)
+
+
+def test_where_filters_by_attributes(run_folder):
+    assert {item[0] for item in items(run_folder, "--user", KNOWN, "--where", "shelf=A", "-k", "40")} == {"A"}
+    assert {i[0] for i in items(run_folder, "--user", KNOWN, "--where", "shelf = A|B", "-k", "40")} == {"A", "B"}
+    assert "did you mean 'shelf'" in refused("recommend", run_folder, "--user", KNOWN, "--where", "shelv=A")
+    assert "where: shelf = 'C' is unknown" in refused("recommend", run_folder, "--user", KNOWN, "--where", "shelf=C")
+    assert "is no condition" in refused("recommend", run_folder, "--user", KNOWN, "--where", "shelf")
+    assert "given twice" in refused("recommend", run_folder, "--user", "1", "--where", "a=1", "--where", "a=2")
+
+
+def test_conditions_are_what_recommend_takes():
+    assert conditions([]) is None
+    assert conditions(["genre=Drama|War", "year>=1990", "year <= 1999", "note=a=b"]) == {
+        "genre": ["Drama", "War"], "year": ("1990", "1999"), "note": ["a=b"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_a_file_of_users_and_histories(run_folder, tmp_path, suffix):
+    rows = [(KNOWN, None), ("nobody", None), (None, ["A-1", "A-2", "A-3"]), (KNOWN, ["B-1", "B-2"])]
+    frame = pl.DataFrame({"user_id": [u for u, _ in rows], "history": [h for _, h in rows]},
+                         schema={"user_id": pl.String, "history": pl.List(pl.String)})  # fmt: skip
+    path, out = tmp_path / f"q.{suffix}", tmp_path / "recs.parquet"
+    if suffix == "csv":
+        frame.with_columns(pl.col("history").list.join("|")).write_csv(path)
+    elif suffix == "parquet":
+        frame.write_parquet(path)
+    else:
+        frame.write_ndjson(path)
+    result = call("recommend", run_folder, "--queries", path, "-k", "4", "--out", out)
+    assert "16 rows in" in result.stdout
+    assert "1 of 4 queries, of which the model knows nothing, got the popular list" in result.stderr
+    recs = pl.read_parquet(out)
+    assert recs.columns == ["user_id", "item_id", "score", "rank"]
+    lists = recs["item_id"].reshape((4, 4)).to_list()
+    assert lists[0] == items(run_folder, "--user", KNOWN, "-k", "4")
+    assert lists[2] == items(run_folder, "--history", "A-1,A-2,A-3", "-k", "4")
+    assert recs["user_id"].to_list()[::4] == [KNOWN, "nobody", "2", KNOWN]
+    assert lists[3] != lists[0]
+
+
+def test_histories_alone_are_numbered_through_the_chunks(run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("suisen.cli.queries.QUERIES_PER_CHUNK", 2)
+    path, out = tmp_path / "q.csv", tmp_path / "recs.csv"
+    path.write_text("history\nA-1|A-2\nB-1\nA-3|A-1\nB-2|B-5\nA-9\n")
+    call("recommend", run_folder, "--queries", path, "-k", "3", "--out", out, "--where", "shelf=A")
+    recs = pl.read_csv(out)
+    assert recs["user_id"].to_list()[::3] == [0, 1, 2, 3, 4]
+    assert recs["item_id"].to_list()[6:9] == items(run_folder, "--history", "A-3,A-1", "-k", "3", "--where", "shelf=A")
+
+
+def test_files_that_ask_nothing_are_refused(run_folder, tmp_path):
+    path, out = tmp_path / "q.csv", tmp_path / "recs.csv"
+    path.write_text("who,what\n1,2\n")
+    assert "name a column user_id or history" in refused("recommend", run_folder, "--queries", path, "--out", out)
+    assert "--queries needs --out" in refused("recommend", run_folder, "--queries", path)
+    assert "exclude each other" in refused("recommend", run_folder, "--queries", path, "--all-users", "--out", out)
+    assert "--queries goes without --user" in refused("recommend", run_folder, "--queries", path, "--user", "1")
+    path.write_text("user_id,history\n1,\n,A-1\n")
+    assert "row 1 names no user, and 1 is a user too" in refused(
+        "recommend", run_folder, "--queries", path, "--out", out
+    )

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate:evaluate", "Measure a trained run or bundle again, with other metrics."),
     "compare": ("evaluate:compare", "Paired differences between runs on the same test queries."),
     "recommend": ("recommend:recommend", "Recommendations for users, histories or features, or for everybody."),
+    "similar": ("similar:similar", "The items most alike to one."),
     "serve": ("serve:serve", "Answer over HTTP from a run or bundle."),
     "experiment": ("experiment:experiment", "Plan, assign, analyze and report an A/B experiment."),
 }

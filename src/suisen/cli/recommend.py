@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from suisen.cli.options import echo_json, note
+from suisen.cli.queries import answered_file, conditions
 from suisen.errors import InputError
 from suisen.files import replacing
 from suisen.pipeline import Recommender
@@ -21,6 +22,8 @@ from suisen.recommending.answering import Answers
 from suisen.recommending.queries import RawQueries, RecommendOptions
 
 HISTORY = 'Item ids, oldest first: "50,181"; an empty text: none.'
+WHERE = 'Only items with this attribute: "genre=Drama", "genre=Drama|Comedy", "year>=1990"; repeated: all of them.'
+QUERIES = "A file with a column user_id, or history (lists, or items with | between), or both; into --out."
 UNKNOWN = "What a query gets that the model cannot answer: an error, the popular list (and it says so), nothing."
 
 
@@ -33,11 +36,13 @@ UNKNOWN = "What a query gets that the model cannot answer: an error, the popular
 @click.option("-k", type=int, default=10, help="Items per list; fewer where fewer are allowed.")
 @click.option("--exclude", metavar="ITEMS", help="Items that no list may hold.")
 @click.option("--among", metavar="ITEMS", help="Only these items.")
+@click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
 @click.option("--with-seen", is_flag=True, help="Leave in what the history holds: things people take again.")
 @click.option("--diversity", type=float, default=0.0, help="0: by score; towards 1: unlike items.")
 @click.option("--unknown", default="popular", metavar="error|popular|skip", help=UNKNOWN)
 @click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
 @click.option("--all-users", is_flag=True, help="Lists for every user of train, into --out.")
+@click.option("--queries", metavar="FILE", help=QUERIES)
 @click.option("--out", metavar="FILE", help="A .parquet or .csv file of user_id, item_id, score, rank.")
 def recommend(**given: Any) -> None:
     """Recommendations from a run or bundle, with titles, for users, anonymous histories or features alone.
@@ -46,7 +51,9 @@ def recommend(**given: Any) -> None:
     suisen recommend runs/demo --user 196 -k 10
     suisen recommend runs/demo --history "50,181"
     suisen recommend runs/demo --user-features age=24,gender=F
+    suisen recommend runs/demo --user 196 --where "genres=Comedy|Drama"
     suisen recommend runs/demo --all-users -k 100 --out recs.parquet
+    suisen recommend runs/demo --queries visitors.csv --out recs.parquet
 
     An id that train does not know gets the popular list and is told so, as from the server; --unknown changes that.
     """  # noqa: D301 - \b keeps the lines for click
@@ -55,27 +62,34 @@ def recommend(**given: Any) -> None:
     options = {
         "exclude": ids(given["exclude"]),
         "among": None if given["among"] is None else ids(given["among"]),
+        "where": conditions(given["where"]),
         "exclude_seen": not given["with_seen"],
         "unknown": given["unknown"],
         "diversity": given["diversity"],
     }
     if given["all_users"]:
-        _everybody(recommender, Path(given["out"]), given["k"], options)
+        _write(recommender.recommend_all(given["k"], **options), Path(given["out"]))
+    elif given["queries"]:
+        asked = RecommendOptions(k=given["k"], **options)
+        _write(answered_file(recommender, Path(given["queries"]), asked), Path(given["out"]))
     else:
         _some(recommender, given, options)
 
 
 def _check(given: dict[str, Any]) -> None:
     somebody = any(given[name] for name in ("users", "features", "context")) or given["histories"]
-    if given["all_users"]:
+    many = [f"--{name.replace('_', '-')}" for name in ("all_users", "queries") if given[name]]
+    if len(many) > 1:
+        raise InputError("--all-users and --queries exclude each other; give one of them")
+    if many:
         if somebody:
-            raise InputError("--all-users goes without --user, --history, --user-features and --context")
+            raise InputError(f"{many[0]} goes without --user, --history, --user-features and --context")
         if not given["out"]:
-            raise InputError("--all-users needs --out FILE, a .parquet or .csv file")
+            raise InputError(f"{many[0]} needs --out FILE, a .parquet or .csv file")
     elif given["out"]:
-        raise InputError("--out goes with --all-users; for some users redirect --json")
+        raise InputError("--out goes with --all-users or --queries; for some users redirect --json")
     elif not somebody:
-        ways = "--user ID, --history ITEMS, --user-features NAME=VALUE or --all-users"
+        ways = "--user ID, --history ITEMS, --user-features NAME=VALUE, --queries FILE or --all-users"
         raise InputError(f"nobody is asked for; give {ways}")
 
 
@@ -167,18 +181,17 @@ def _print(entry: dict[str, Any]) -> None:
     Console(highlight=False).print(table)
 
 
-# -- everybody ---------------------------------------------------------------------------------------------------------
+# -- many -------------------------------------------------------------------------------------------------------------
 
 
-def _everybody(recommender: Recommender, out: Path, k: int, options: dict[str, Any]) -> None:
-    """Streams frames of some thousands of users into the file: memory does not grow with the users."""
+def _write(frames: Iterator[pl.DataFrame], out: Path) -> None:
+    """Streams frames of some thousands of queries into the file: memory does not grow with their number."""
     if out.suffix not in (".parquet", ".csv"):
         raise InputError(f"out = {out} must end in .parquet or .csv")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    frames = recommender.recommend_all(k, **options)
     first = next(frames, None)
     if first is None:
-        raise InputError("train knows no user, so there is nobody to recommend to")
+        raise InputError("there is nobody to recommend to: train knows no user, or the file has no row")
+    out.parent.mkdir(parents=True, exist_ok=True)
     rows = 0
 
     def source(columns: list[str] | None, *_: Any) -> Iterator[pl.DataFrame]:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
+import polars as pl
 import torch
 from torch import Tensor
 
+from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged, concat
 
 FieldKind = Literal["categorical", "numeric", "multi"]
@@ -192,6 +194,30 @@ class Batch(_Movable):
         return self.candidates, self.labels
 
 
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """The items of train, for those who measure a system that Suisen did not train."""
+
+    items: IdMap
+    counts: Tensor
+    """(n_items,) positive events of each in train."""
+
+
+@dataclass(frozen=True)
+class Asked(_Rows):
+    """Who asks B queries, and what each took, in the ids of the whole log: those too that train does not know."""
+
+    user: Tensor
+    """(B,) dense ids of ``users``; 0: a guest."""
+    truth: Ragged
+    """B rows of dense ids of ``items``, beside the truth of the queries."""
+    users: IdMap
+    items: IdMap
+    train: Catalogue
+    user_table: pl.DataFrame | None = None
+    """The log's table of users, its first column their raw ids."""
+
+
 @dataclass(frozen=True)
 class Queries(_Rows):
     """B contexts with what was taken in each: what valid and test are."""
@@ -207,6 +233,8 @@ class Queries(_Rows):
     """(B, 1) float32 for click logs, whose queries have one candidate each: AUC and logloss are measured."""
     protocol: str = ""
     """How these queries were made, in words: printed with each number."""
+    asked: Asked | None = None
+    """Who asks, in the log's own ids; None for queries that no split made."""
 
     def __len__(self) -> int:
         return len(self.contexts)
@@ -227,4 +255,17 @@ def joined(parts: Sequence[Any]) -> Any:
     return replace(first, **{name: joined([getattr(part, name) for part in parts]) for name in names})
 
 
-__all__ = ["Batch", "Candidates", "Contexts", "Features", "Field", "FieldKind", "Queries", "Schema", "concat", "joined"]
+__all__ = [
+    "Asked",
+    "Batch",
+    "Candidates",
+    "Catalogue",
+    "Contexts",
+    "Features",
+    "Field",
+    "FieldKind",
+    "Queries",
+    "Schema",
+    "concat",
+    "joined",
+]

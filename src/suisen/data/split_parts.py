@@ -17,7 +17,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from suisen.data.batch import Contexts, Queries
+from suisen.data.batch import Asked, Catalogue, Contexts, Queries
 from suisen.data.dataset import Dataset, Order, Split
 from suisen.data.ordered import OrderedLog
 from suisen.data.ragged import Ragged, offsets_of, spans
@@ -178,7 +178,9 @@ def _queries_of(known: Known, rows: QueryRows, protocol: str) -> Queries:
         history_time=events.time[past.values],
     )
     truth = taken.with_values(known.items[taken.values])
-    return Queries(contexts, truth, history.distinct(), protocol=protocol)
+    catalogue = Catalogue(train.items, train.item_counts)
+    asked = Asked(log.user[rows.at], taken, log.users, log.items, catalogue, log.log.users)
+    return Queries(contexts, truth, history.distinct(), protocol=protocol, asked=asked)
 
 
 def _latest(past: Ragged, time: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def evaluate(
         values, notes, peak_bytes = _ranked(scorer, queries, parsed, facts, repeats, memory_bytes)
     return Report(
         name=name or type(scorer).__name__,
-        protocol="; ".join(part for part in (queries.protocol, _protocol(queries, repeats)) if part),
+        protocol="; ".join(part for part in (queries.protocol, protocol_of(queries, repeats)) if part),
         fingerprint=fingerprint(queries),
         values={str(each): per_query.numpy().astype(np.float32) for each, per_query in values.items()},
         notes=notes,
@@ -131,7 +131,7 @@ def _clicks(scorer: Scorer, queries: Queries, metrics: list[MetricAtK]) -> _Meas
     return values, (), min(len(queries), CLICKS_PER_CHUNK) * 4
 
 
-def _protocol(queries: Queries, repeats: bool) -> str:
+def protocol_of(queries: Queries, repeats: bool) -> str:
     """What is the same for every scorer: two reports that differ in it are not comparable."""
     if queries.labels is not None:
         return "labelled clicks, ties count one half"

@@ -76,7 +76,7 @@ def answer(
 def planned(engine: Engine, options: RecommendOptions) -> bool:
     """Whether ``answer_planned`` can give what is asked for: there is a plan, and it takes that."""
     fast = engine.plan is not None and not options.precise and options.k <= engine.plan.most
-    return fast and options.diversity == 0 and options.at is None
+    return fast and options.diversity == 0 and options.at is None and not options.where
 
 
 def answer_planned(

@@ -15,6 +15,7 @@ from suisen.data.batch import Contexts, Features, joined
 from suisen.data.ids import DenseIds, RawId
 from suisen.data.ragged import Ragged, concat, offsets_of, side_by_side
 from suisen.errors import InputError, UnsupportedQuery, unknown
+from suisen.recommending.attributes import items_where
 from suisen.recommending.engine import Filters
 from suisen.recommending.store import Store, saying
 from suisen.recommending.users import RecentEvents
@@ -38,6 +39,9 @@ class RecommendOptions:
     """Items that no list may hold; ids that are not known are ignored."""
     among: Sequence[RawId] | None = None
     """Only these items, where given."""
+    where: Mapping[str, Any] | None = None
+    """Only items with these attributes, all of them: column of the item table → a value, a list of values (any of
+    them), or a pair (least, most) of numbers or dates, None for an open end.  An item of several values has each."""
     exclude_seen: bool = True
     """Leave out what the history holds; False for things that people take again."""
     unknown: UnknownPolicy = "error"
@@ -60,6 +64,8 @@ class RecommendOptions:
             raise unknown("unknown", self.unknown, POLICIES)
         for name in ("exclude", "among"):
             check_list(name, getattr(self, name))
+        if self.where is not None and not isinstance(self.where, Mapping):
+            raise InputError(f"where = {self.where!r} must be column → value, like where={{'genre': 'Drama'}}")
 
 
 def check_list(name: str, values: object) -> None:
@@ -313,13 +319,22 @@ def filters_of(store: Store, options: RecommendOptions, queries: DenseQueries) -
     rows, n_items = len(queries), store.schema.n_items
     seen = queries.seen if options.exclude_seen else Ragged.empty(rows)
     barred = known_items(store, options.exclude)
-    among = None if options.among is None else known_items(store, options.among)
+    among = _only(store, options)
     if barred.numel() * rows > n_items:
         among = torch.arange(1, n_items) if among is None else among
         among = among[~torch.isin(among, barred)]
     elif barred.numel():
         seen = side_by_side(seen, Ragged(barred.repeat(rows), torch.arange(rows + 1) * barred.numel()))
     return Filters(seen, among)
+
+
+def _only(store: Store, options: RecommendOptions) -> Tensor | None:
+    """(m,) the only dense items that a list may hold, rising; None: the whole catalogue."""
+    among = None if options.among is None else known_items(store, options.among)
+    if not options.where:
+        return among
+    fits = items_where(store, options.where)
+    return fits if among is None else among[torch.isin(among, fits)]
 
 
 def known_items(store: Store, raw: Sequence[RawId]) -> Tensor:

@@ -1,0 +1,300 @@
+"""``evaluate_frame``: the metrics of a plain table of recommendations, to measure the system that one has.
+
+The table holds one row per recommended item, in the order of ``rank`` (1 is the best) or of ``score``; its ids are the
+caller's own.  Metrics, intervals and the treatment of ties are those of ``evaluate``: the table that ``recommend_all``
+gives has the numbers of the Recommender itself, as far as its lists reach (ties with an item that the table does not
+hold cannot be seen).
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from suisen.data.batch import Candidates, Catalogue, Contexts, Queries
+from suisen.data.clean import as_ids
+from suisen.data.formats import Raw, raw_of_frame, raw_of_path
+from suisen.data.ids import IdMap
+from suisen.data.ragged import Ragged, offsets_of
+from suisen.errors import InputError, unknown
+from suisen.evaluation.metric import Facts, MetricAtK
+from suisen.evaluation.metrics import parse_all
+from suisen.evaluation.protocols import fingerprint, protocol_of
+from suisen.evaluation.ranks import distinct, from_lists
+from suisen.evaluation.report import Report
+
+DEFAULT = ("ndcg@10", "hr@10", "recall@10", "mrr@10")
+USER = ("user_id", "user", "userid", "uid")
+ITEM = ("item_id", "item", "itemid", "sku")
+GIVEN = "recommendations"
+
+
+def evaluate_frame(
+    recommendations: Any,
+    test: Any,
+    metrics: Sequence[str] | None = None,
+    *,
+    name: str = "frame",
+    user: str | None = None,
+    item: str | None = None,
+    repeats: bool = False,
+) -> Report:
+    """Measures a table of recommendations on queries with known answers; the report can be compared with others.
+
+    ``recommendations``: a Polars, pandas or Arrow table, or the path of a file, with a user, an item, and a rank or a
+    score.  ``test``: the test or valid queries of a split, or a table of user and item.  ``user``, ``item``: the names
+    of these columns in both tables, where they are not ``user_id`` and ``item_id``.  ``repeats``: as in ``evaluate``.
+
+    A user without recommendations counts as 0; equal scores, and equal ranks, count against the system.  What was left
+    out or assumed stands in the report's notes.  Raises InputError for columns that are missing and values that are no
+    rank.
+
+    >>> recs = {"user_id": ["ann", "ann", "bob"], "item_id": [7, 9, 7], "rank": [1, 2, 1]}
+    >>> evaluate_frame(recs, {"user_id": ["ann", "bob"], "item_id": [9, 8]}, ["hr@2"]).value("hr@2")
+    0.5
+    """
+    started = time.perf_counter()
+    chosen = parse_all(DEFAULT if metrics is None else metrics)
+    if not chosen:
+        raise InputError("metrics = []; name at least one, like ['ndcg@10']")
+    asked = _of_queries(test) if isinstance(test, Queries) else _of_table(_table("test", test), user, item)
+    facts = Facts(torch.zeros(0)) if asked.train is None else Facts(asked.train.counts)
+    for each in chosen:
+        if each.k is None:
+            raise InputError(
+                f"metric = {str(each)!r} needs the whole ranking, and a table holds lists; write a cut-off"
+            )
+        if each.metric.of_lists is not None and asked.train is None:
+            raise InputError(f"metric = {str(each)!r} needs train's items; give the test queries of a split as test")
+        each.check(facts, facts.n_items)
+    notes: list[str] = []
+    rows = _in_order(_table(GIVEN, recommendations), user, item, notes)
+    values = _measured(rows, asked, chosen, facts, repeats, notes)
+    return Report(
+        name=name,
+        protocol="; ".join(part for part in (asked.protocol, protocol_of(asked.queries(), repeats)) if part),
+        fingerprint=asked.fingerprint,
+        values=values,
+        notes=tuple(notes),
+        seconds=time.perf_counter() - started,
+    )
+
+
+# -- the test ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Test:
+    """B queries, their users and items as text."""
+
+    users: pl.Series
+    """(B,); null: a guest."""
+    items: pl.Series
+    """Relevant items, query after query."""
+    offsets: Tensor
+    """(B + 1,) where each query's begin."""
+    seen: Ragged
+    """B rows of train's dense items that the protocol excludes."""
+    protocol: str
+    fingerprint: str
+    train: Catalogue | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def queries(self) -> Queries:
+        """The queries for the evaluation, each a user of its own."""
+        rows = self.users.len()
+        return Queries(Contexts.of_users(torch.arange(rows)), Ragged(torch.zeros(0), self.offsets), self.seen)
+
+
+def _of_queries(queries: Queries) -> _Test:
+    asked = queries.asked
+    if asked is None:
+        raise InputError("these queries do not know the ids of their users; give those of a split, or a table")
+    if queries.candidates is not None or queries.labels is not None:
+        raise InputError(
+            "these queries have given candidates, and a table holds lists; give queries without candidates"
+        )
+    unknown_items = int((queries.truth.values == 0).sum())
+    share = f"{unknown_items:,} of {queries.truth.values.numel():,}"
+    return _Test(
+        users=_named(asked.users, asked.user),
+        items=_named(asked.items, asked.truth.values),
+        offsets=asked.truth.offsets,
+        seen=queries.seen,
+        protocol=queries.protocol,
+        fingerprint=fingerprint(queries),
+        train=asked.train,
+        notes=[f"{share} relevant items are unknown to train"] if unknown_items else [],
+    )
+
+
+def _of_table(raw: Raw, user: str | None, item: str | None) -> _Test:
+    """One query per user, in the order in which they first appear."""
+    frame = pl.DataFrame([_ids(raw, "user", user), _ids(raw, "item", item)])
+    queries = frame.group_by("user", maintain_order=True).agg("item")
+    users, items = queries["user"], queries["item"].explode()
+    lengths = torch.from_numpy(queries["item"].list.len().cast(pl.Int64).to_numpy().copy())
+    digest = hashlib.blake2b(digest_size=16)
+    for column in (users, items):
+        digest.update("\x1f".join(column.to_list()).encode())
+    rows = queries.height
+    return _Test(users, items, offsets_of(lengths), Ragged.empty(rows), "test given as a table", digest.hexdigest())
+
+
+def _named(ids: IdMap, dense: Tensor) -> pl.Series:
+    """Raw ids as text, null for 0."""
+    first = pl.Series([None], dtype=pl.String)
+    return pl.concat([first, ids.raw_ids.cast(pl.String).alias("")]).gather(dense.numpy())
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _table(name: str, given: Any) -> Raw:
+    raw = raw_of_path(given) if isinstance(given, str | Path) else raw_of_frame(name, given)
+    if not raw.frame.height:
+        raise InputError(f"{raw.name} has no rows; give at least one")
+    return raw
+
+
+def _ids(raw: Raw, role: str, given: str | None) -> pl.Series:
+    """A column of ids as text, without gaps."""
+    usual = USER if role == "user" else ITEM
+    found = [name for name in raw.frame.columns if name.lower() in usual] if given is None else [given]
+    if len(found) != 1 or found[0] not in raw.frame.columns:
+        columns = ", ".join(raw.frame.columns)
+        wanted = f"{role} = {given!r} is no column" if given else f"no one column is surely the {role}'s ({usual[0]})"
+        raise InputError(f"{raw.name}: {wanted}; pass {role}= with the name of one of: {columns}")
+    ids = as_ids(found[0], raw.frame[found[0]], raw.text).cast(pl.String).alias(role)
+    if ids.null_count():
+        at = raw.places[int(ids.is_null().arg_true()[0])]
+        raise InputError(f"{raw.name}: {found[0]} is missing in {ids.null_count():,} rows, first at {raw.unit} {at}")
+    return ids
+
+
+def _numbers(raw: Raw, column: str) -> pl.Series | None:
+    """A column of finite numbers; None where the table has none of that name."""
+    if column not in raw.frame.columns:
+        return None
+    values = raw.frame[column]
+    numbers = values.cast(pl.Float64, strict=False) if values.dtype != pl.Float64 else values
+    bad = ~numbers.is_finite().fill_null(value=False)
+    if bad.any():
+        at = int(bad.arg_true()[0])
+        said = f"{raw.name}: {column} = {values[at]!r} at {raw.unit} {raw.places[at]} is no number"
+        raise InputError(f"{said} ({int(bad.sum()):,} such rows); give each row a {column}, or leave the column out")
+    return numbers
+
+
+def _in_order(raw: Raw, user: str | None, item: str | None, notes: list[str]) -> pl.DataFrame:
+    """Columns user, item and place: 1 for a user's best; equal places are ties."""
+    frame = pl.DataFrame([_ids(raw, "user", user), _ids(raw, "item", item)]).with_row_index("row")
+    rank, score = _numbers(raw, "rank"), _numbers(raw, "score")
+    if rank is None and score is None:
+        near = [name for name in raw.frame.columns if name.lower() in ("rank", "score")]
+        if near:
+            raise unknown("column", near[0], ["rank", "score"])
+        notes.append(f"{raw.name} has neither rank nor score: each user's rows count in the order of the table")
+        order = frame["row"].cast(pl.Float64)
+    elif rank is None or score is None:
+        order = rank if rank is not None else -score  # type: ignore[operator]
+    else:
+        both = frame.select("user", rank.alias("rank"), score.alias("score")).sort("rank", -pl.col("score"))
+        rises = both.select((pl.col("score").diff() > 0).over("user").fill_null(value=False).any()).item()
+        order = rank if rises else -score
+        if rises:
+            notes.append(f"{raw.name}: the scores rise along some lists, so rank gives the order")
+    places = frame.with_columns(order.alias("order")).with_columns(
+        pl.col("order").rank("dense").over("user").cast(pl.Int64).alias("place")
+    )
+    ordered = places.sort("order", "row", maintain_order=True)
+    once = ordered.unique(["user", "item"], keep="first", maintain_order=True)
+    if once.height < ordered.height:
+        notes.append(
+            f"{raw.name}: {ordered.height - once.height:,} rows repeat an item of the same list; the best counts"
+        )
+    return once.select("user", "item", "place")
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """A scorer that has its lists already; a context's user is the number of its query."""
+
+    items: Ragged
+    places: Ragged
+
+    def score(self, contexts: Contexts, candidates: Candidates) -> Tensor:
+        """Never asked: candidates are refused before."""
+        raise TypeError("a table of lists scores no candidates")
+
+    def rank(self, contexts: Contexts, k: int, exclude: Ragged) -> tuple[Tensor, Tensor]:
+        """(B, k) the lists that the table holds, and minus their places."""
+        items, places = self.items.take(contexts.user), self.places.take(contexts.user)
+        ids, scores = items.padded(), places.padded().neg().masked_fill(items.padded() == 0, -torch.inf)
+        short = (0, k - ids.shape[1])
+        return F.pad(ids, short), F.pad(scores, short, value=-torch.inf)
+
+
+def _measured(
+    rows: pl.DataFrame, asked: _Test, metrics: list[MetricAtK], facts: Facts, repeats: bool, notes: list[str]
+) -> dict[str, Any]:
+    """(B,) values by metric.  Dense ids are train's where there is a train, others stand behind them."""
+    known = [] if asked.train is None else [asked.train.items.raw_ids.cast(pl.String).alias("")]
+    union = IdMap.of("item", pl.concat([*known, asked.items.alias(""), rows["item"].alias("")]))
+    truth = distinct(Ragged(torch.from_numpy(union.dense(asked.items)), asked.offsets))
+    k = max(each.k or 0 for each in metrics)
+    exclude = asked.seen.minus(truth) if repeats else asked.seen
+    items, places = _lists(rows, asked, union, exclude, notes)
+    longest = int(items.lengths.max())
+    notes += asked.notes
+    if longest < k:
+        notes.append(f"the longest list holds {longest:,} items: metrics at {k:,} count no further")
+    last = (
+        places.values[(places.offsets[:-1] + k).clamp(max=places.offsets[1:]) - 1]
+        if len(places.values)
+        else places.values
+    )
+    first = places.values <= last[places.rows()]  # the best k of each list and what ties with the last of them
+    scorer = _Lists(items.keep(first), places.keep(first))
+    queries = replace(asked.queries(), truth=truth, seen=exclude)
+    ranking = from_lists(scorer, queries, truth, exclude, max(k, int(scorer.items.lengths.max())))
+    if ranking.lists is not None and facts.n_items:
+        beyond = ranking.lists >= facts.n_items
+        if bool(beyond.any()):
+            notes.append(f"{int(beyond.sum()):,} recommended items are unknown to train: no fact is known of them")
+        ranking = replace(ranking, lists=ranking.lists.masked_fill(beyond, 0))
+    return {str(each): each.of_ranking(ranking, facts).numpy().astype(np.float32) for each in metrics}
+
+
+def _lists(rows: pl.DataFrame, asked: _Test, union: IdMap, exclude: Ragged, notes: list[str]) -> tuple[Ragged, Ragged]:
+    """B rows of dense items, best first, and of their places; none of ``exclude`` among them."""
+    count = asked.users.len()
+    queries = asked.users.alias("user").to_frame().with_row_index("query").drop_nulls()
+    mine = rows.join(queries, on="user", how="inner").sort("query", "place", maintain_order=True)
+    query, place = (torch.from_numpy(mine[name].cast(pl.Int64).to_numpy().copy()) for name in ("query", "place"))
+    lengths = torch.bincount(query, minlength=count)
+    items = Ragged(torch.from_numpy(union.dense(mine["item"])), offsets_of(lengths))
+    guests, nobody = asked.users.null_count(), int((lengths == 0).sum())
+    strangers = rows["user"].n_unique() - mine["user"].n_unique()
+    kept = ~items.isin(exclude)
+    for number, said in (
+        (nobody, f"{nobody:,} of {count:,} queries have no recommendations and count as 0"),
+        (guests, f"{guests:,} queries are of guests, who have no user id"),
+        (strangers, f"{strangers:,} users of the recommendations are not asked for in test"),
+        (count - guests - queries["user"].n_unique(), "several queries of one user get the same list"),
+        (int((~kept).sum()), f"{int((~kept).sum()):,} recommended items were taken before and are passed over"),
+    ):
+        if number:
+            notes.append(said)
+    return items.keep(kept), items.with_values(place.float()).keep(kept)

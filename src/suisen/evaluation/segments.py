@@ -1,0 +1,162 @@
+"""``segments``: a report's metrics by group of users, such as guests, new users and heavy ones."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from suisen.data.batch import Queries
+from suisen.errors import InputError, unknown
+from suisen.evaluation.report import Report, interval, markdown_table, number, text_table
+
+HEAD = ("segment", "metric", "value", "95 % interval", "n")
+OF_ALL = ("coverage",)
+"""Metrics of all lists together: a part of their values is not the metric of that part."""
+MISSING = "(missing)"
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A report per group; prints itself.  The same group of two models can be given to ``compare``."""
+
+    by: str
+    """What the groups differ in."""
+    reports: Mapping[str, Report]
+    """Group → the report of its queries alone."""
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, segment: str) -> Report:
+        if segment not in self.reports:
+            raise unknown("segment", segment, self.reports)
+        return self.reports[segment]
+
+    def __iter__(self) -> Any:
+        return iter(self.reports)
+
+    def __len__(self) -> int:
+        return len(self.reports)
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            [name, s.metric, number(s.value), interval(s.low, s.high), f"{s.n:,}"]
+            for name, report in self.reports.items()
+            for s in report.scores
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join([text_table(HEAD, self._cells()), *(f"note: {note}" for note in self.notes)])
+
+    __repr__ = __str__
+
+    def to_markdown(self) -> str:
+        """A table for a README or an issue."""
+        return markdown_table(HEAD, self._cells())
+
+    def to_frame(self) -> pl.DataFrame:
+        """One row per group and metric: segment, queries, and the columns of ``Report.to_frame``."""
+        parts = [
+            report.to_frame().select(pl.lit(name).alias("segment"), pl.lit(len(report)).alias("queries"), pl.all())
+            for name, report in self.reports.items()
+        ]
+        return pl.concat(parts)
+
+
+def segments(report: Report, queries: Queries, by: str | Mapping[Any, Any] | Sequence[Any] = "history") -> Segments:
+    """The report's metrics for each group of its queries, each with its interval and its number of queries.
+
+    ``by``: ``"history"`` (guest: no user id; new: nothing is known before the query; light and heavy: at most, and more
+    than, the median length of the other histories); the name of a column of the log's table of users; a mapping of user
+    id → group; or one group per query.  A small group is shown with its n; without an interval where n is 1.
+
+    Raises InputError for queries that are not those of the report and for an unknown column.
+    """
+    if len(queries) != len(report):
+        raise InputError(f"the report has {len(report):,} queries and these are {len(queries):,}; give the same ones")
+    if isinstance(by, str):
+        what, groups = by, _by_history(queries) if by == "history" else _by_column(queries, by)
+    else:
+        what, groups = "groups", _by_mapping(queries, by) if isinstance(by, Mapping) else _one_each(queries, by)
+    labels = np.array([MISSING if label is None else str(label) for label in groups], dtype=object)
+    left_out = [name for name in report.values if name.partition("@")[0] in OF_ALL or _of_clicks(report, name)]
+    values = {name: column for name, column in report.values.items() if name not in left_out}
+    if not values:
+        raise InputError(f"{', '.join(left_out)} have no value by segment; measure ndcg@10 or hr@10 too")
+    out = {}
+    for label in _order(labels.tolist()):
+        rows = labels == label
+        part = {name: column[rows] for name, column in values.items()}
+        out[label] = replace(report, values=part, fingerprint=f"{report.fingerprint} {what} = {label}", notes=())
+    said = (f"{', '.join(left_out)}: of all lists together, not shown by segment",) if left_out else ()
+    return Segments(what, out, said)
+
+
+def _of_clicks(report: Report, name: str) -> bool:
+    """The AUC of clicks compares the rows of one group with those of all others."""
+    return name == "auc" and "labelled clicks" in report.protocol
+
+
+def _order(labels: list[str]) -> list[str]:
+    """The groups: by size, the missing one last; those of ``history`` from guest to heavy."""
+    counts = Counter(labels)
+    stages = ("guest", "new", "light", "heavy")
+    place = {label: stages.index(label.partition(" ")[0]) for label in counts if label.partition(" ")[0] in stages}
+    if len(place) == len(counts):
+        return sorted(counts, key=lambda label: place[label])
+    return sorted(counts, key=lambda label: (label == MISSING, -counts[label], label))
+
+
+def _by_history(queries: Queries) -> list[str]:
+    lengths = queries.contexts.history.lengths.numpy()
+    named = (queries.contexts.user if queries.asked is None else queries.asked.user).numpy() > 0
+    some = lengths[named & (lengths > 0)]
+    middle = int(np.median(some)) if some.size else 0
+    light, heavy = f"light (1 to {middle:,} events)", f"heavy (more than {middle:,})"
+    kinds = np.where(lengths == 0, "new", np.where(lengths <= middle, light, heavy))
+    out: list[str] = np.where(named, kinds, "guest").tolist()
+    return out
+
+
+def _by_column(queries: Queries, name: str) -> list[Any]:
+    asked = queries.asked
+    table = None if asked is None else asked.user_table
+    if asked is None or table is None:
+        raise InputError(f"by = {name!r}: the log has no table of users; give a mapping of user id → group")
+    if name not in table.columns[1:]:
+        raise unknown("by", name, ["history", *table.columns[1:]])
+    values = table[name]
+    if values.dtype.is_nested():
+        raise InputError(f"by = {name!r} holds lists; give a column of one value per user, or a mapping")
+    if values.dtype.is_float() and values.n_unique() > 20:
+        values = _quarters(values)
+    pairs = zip(table[table.columns[0]].to_list(), values.to_list(), strict=True)
+    return _by_mapping(queries, dict(pairs))
+
+
+def _quarters(values: pl.Series) -> pl.Series:
+    """Four groups of about as many users each, named by their bounds."""
+    cuts = sorted({float(values.quantile(share) or 0.0) for share in (0.25, 0.5, 0.75)})
+    return values.cut(cuts).cast(pl.String)
+
+
+def _by_mapping(queries: Queries, groups: Mapping[Any, Any]) -> list[Any]:
+    asked = queries.asked
+    if asked is None:
+        raise InputError("these queries do not know their users' ids; give one group per query")
+    raw = [None, *asked.users.raw_ids.to_list()]
+    text = {str(user): group for user, group in groups.items()}
+    users = [raw[at] for at in asked.user.tolist()]
+    found = [None if user is None else text.get(str(user)) for user in users]
+    if groups and all(group is None for group in found):
+        raise InputError(
+            f"none of the mapping's {len(groups):,} users asks, like {next(iter(groups))!r}; give user ids"
+        )
+    return found
+
+
+def _one_each(queries: Queries, groups: Sequence[Any]) -> list[Any]:
+    if len(groups) != len(queries):
+        raise InputError(f"by has {len(groups):,} groups for {len(queries):,} queries; give one per query")
+    return list(groups)
