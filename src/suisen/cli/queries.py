@@ -9,7 +9,8 @@ import polars as pl
 
 from suisen.cli.options import note
 from suisen.data.clean import as_ids
-from suisen.data.formats import Raw, raw_of_path
+from suisen.data.formats import raw_of_path
+from suisen.data.raw import Raw
 from suisen.errors import InputError
 from suisen.pipeline import Recommender
 from suisen.recommending import answering

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from suisen.data.batch import Candidates, Catalogue, Contexts, Queries
 from suisen.data.clean import as_ids
-from suisen.data.formats import Raw, raw_of_frame, raw_of_path
+from suisen.data.formats import raw_of_path
 from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged, offsets_of
+from suisen.data.raw import Raw, raw_of_frame
 from suisen.errors import InputError, unknown
 from suisen.evaluation.metric import Facts, MetricAtK
 from suisen.evaluation.metrics import parse_all
