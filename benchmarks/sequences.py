@@ -24,7 +24,7 @@ def beauty(folder: Path) -> Split:
     """Lines ``user item item …`` in time order: a user's last item is test, the one before validation."""
     numbers = _lines(place(folder, "s3rec-beauty") / "Beauty.txt.gz")
     frame = pl.DataFrame({Col.USER: numbers.list.first(), Col.ITEM: numbers.list.slice(1)}).explode(Col.ITEM)
-    return LeaveLast(test=1, valid=1).split(Dataset.of(Log(_placed(frame))))
+    return LeaveLast(test=1, valid=1).split(Dataset.of(Log(_placed(frame), ordered=True)))
 
 
 def yoochoose(folder: Path) -> Split:

@@ -49,7 +49,7 @@ def sasrec(folder: Path) -> Split:
     home = place(folder, "sasrec")
     with gzip.open(home / "ml-1m.txt.gz") as file:
         frame = pl.read_csv(file.read(), separator=" ", has_header=False, new_columns=[Col.USER, Col.ITEM])
-    return LeaveLast(test=1, valid=1, valid_users=VALID_USERS).split(OrderedLog.of(Log(_placed(frame))))
+    return LeaveLast(test=1, valid=1, valid_users=VALID_USERS).split(OrderedLog.of(Log(_placed(frame), ordered=True)))
 
 
 def _ratings(path: Path, catalogue: pl.DataFrame) -> Log:

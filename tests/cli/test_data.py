@@ -14,7 +14,7 @@ def test_inspect_shows_schema_facts_notes_and_split(shop):
     assert "item   name   text         shown to people, not to models" in said
     assert "events           480, of which 480 positives" in said
     assert "50.0000% are empty" not in said
-    assert "split leave-last: LeaveLast(test=1, valid=1, valid_users=0, seed=0)" in said
+    assert "split leave-last: LeaveLast(test=1, valid=1, valid_users=0, seed=0, by='time')" in said
     assert "my.csv: user = uid, item = sku, time = ts" in said
 
 

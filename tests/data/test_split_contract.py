@@ -41,6 +41,7 @@ def everything() -> Log:
             pl.Series("label", (rng.random(n) < 0.8).astype(np.int8)),
             pl.Series("device", rng.choice(["tv", "web"], n)),
         ),
+        parts=(int(n * 0.8), int(n * 0.9)),
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from suisen.data.dataset import Dataset, Split
 from suisen.data.log import Log
 from suisen.data.split_checks import check_no_future
-from suisen.data.splits import ByRows, GlobalTime, LeaveLast, Ratio, given_split
+from suisen.data.splits import ByRows, GlobalTime, LeaveLast, Ratio
 from suisen.errors import InputError
 from tests.helpers import in_order, logs, make_data, make_log, raw_items, same
 
@@ -23,6 +23,7 @@ RULES = [
     Ratio(test=0.3, valid=0.3),
     Ratio(test=0.3, valid=0.2, by="random"),
 ]
+EVERY = [*RULES, LeaveLast(by="random", seed=2), LeaveLast(test=2, by="rows"), Ratio(test=0.3, valid=0.2, by="rows")]
 
 
 def split_or_skip(log: Log, rule) -> Split:
@@ -54,7 +55,7 @@ def rows_of(split: Split) -> set:
     return set(split.train.log.events["row"].to_list())
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", EVERY, ids=repr)
 @given(log=logs())
 def test_every_event_is_in_exactly_one_part(rule, log):
     split = split_or_skip(log, rule)
@@ -72,7 +73,8 @@ def test_every_event_is_in_exactly_one_part(rule, log):
 
 @given(log=logs(), test=st.integers(1, 2), valid=st.integers(0, 2))
 def test_leave_last_is_its_definition(log, test, valid):
-    split = split_or_skip(log, LeaveLast(test, valid))
+    by = "time" if "time" in log.events.columns else "rows"
+    split = split_or_skip(log, LeaveLast(test, valid, by=by))
     items = set(split.train.items.raw_ids.to_list())
     expected = {"valid": {}, "test": {}}
     short, train_rows = 0, []
@@ -274,12 +276,63 @@ def test_global_time_needs_times_and_parts():
     assert split.cut == 2 * DAY
 
 
-def test_without_time_the_place_is_the_order_and_the_future_cannot_be_checked():
-    split = make_data(user=["a"] * 4, item=[1, 2, 1, 2]).split(LeaveLast())
+def test_where_the_place_is_the_order_the_future_cannot_be_checked():
+    split = make_data(user=["a"] * 4, item=[1, 2, 1, 2]).split(LeaveLast(by="rows"))
     assert asked(split, "test")["a"] == ([2], [1, 2, 1], {1, 2})
     assert split.test.contexts.time.tolist() == [0]
     with pytest.raises(InputError, match=r"the log has no time.*name the time column"):
         check_no_future(split)
+
+
+NO_ORDER = [LeaveLast(test=1, valid=0, seed=3), Ratio(test=0.1, valid=0, seed=3)]
+
+
+def share_of_last_rows(rule, log: Log) -> float:
+    """How often the row that stands last of its user is the one that is held out."""
+    train = rows_of(Dataset.of(log).split(rule))
+    last = {e["user"]: e["row"] for e in log.events.sort("row").to_dicts()}
+    return sum(row not in train for row in last.values()) / len(last)
+
+
+def ten_each(users=300, **more) -> Log:
+    """Each user takes items 0 to 9, sorted by item as a warehouse writes them."""
+    return make_log(user=[u for u in range(users) for _ in range(10)], item=list(range(10)) * users, **more)
+
+
+@pytest.mark.parametrize("rule", NO_ORDER, ids=repr)
+def test_without_times_what_is_held_out_is_drawn_whatever_the_order_of_rows(rule):
+    log = ten_each()
+    split = Dataset.of(log).split(rule)
+    assert split.order == "random"
+    assert "no times: drawn at random, seed 3" in split.test.protocol
+    assert any("the log has no times" in note and "by='rows'" in note for note in split.notes)
+    assert share_of_last_rows(rule, log) == pytest.approx(0.1, abs=0.06)
+    assert same(split, Dataset.of(log).split(rule))
+    assert asked(split, "test") != asked(Dataset.of(log).split(replace(rule, seed=4)), "test")
+
+
+@pytest.mark.parametrize("rule", NO_ORDER, ids=repr)
+def test_rows_are_an_order_where_they_are_asked_for_by_name_or_the_format_promises_it(rule):
+    log = ten_each(users=20)
+    by_name = Dataset.of(log).split(replace(rule, by="rows"))
+    assert "by the order of rows" in by_name.test.protocol
+    assert share_of_last_rows(replace(rule, by="rows"), log) == 1
+    promised = replace(log, ordered=True)
+    assert share_of_last_rows(rule, promised) == 1
+    assert by_name.order == Dataset.of(promised).split(rule).order == "place"
+    assert by_name.train.has_order
+    with pytest.raises(InputError, match="by = 'rows' needs a log without times"):
+        Dataset.of(ten_each(users=2, time=list(range(20)))).split(replace(rule, by="rows"))
+
+
+def test_a_draw_is_one_of_each_user_and_the_history_is_all_of_train():
+    split = Dataset.of(ten_each(users=50)).split(LeaveLast(test=1, valid=2, by="random"))
+    assert split.test.protocol == "leave out by random: test 1, valid 2, seed 0"
+    for name, size in (("test", 1), ("valid", 2)):
+        for truth, history, seen in asked(split, name).values():
+            assert len(truth) == size
+            assert len(history) == 7
+            assert not set(truth) & seen
 
 
 def test_rows_given_and_what_they_may_not_be():
@@ -311,20 +364,6 @@ def test_a_broken_promise_is_found():
                 train=replace(good.train, items=data.items, users=Dataset.of(make_log(user=["z"], item=[1])).users),
             )
         )
-
-
-def test_a_split_that_somebody_else_made():
-    train = make_log(user=["a", "b", "a"], item=[1, 2, 3], row=[2, 1, 0])
-    valid = make_log(user=["a"], item=[2])
-    test = make_log(user=["b", "a"], item=[1, 9])
-    split = given_split(train, test, valid)
-    assert rows_of(split) == {0, 1, 2}
-    assert asked(split, "valid") == {"a": ([2], [3, 1], {1, 3})}
-    assert asked(split, "test") == {"a": ([None], [3, 1], {1, 3}), "b": ([1], [2], {2})}
-    assert given_split(train, test, valid, order="place").test.contexts.history.lengths.tolist() == [3, 1]
-    assert given_split(train, test).valid is None
-    with pytest.raises(InputError, match="the parts have other columns"):
-        given_split(train, make_log(user=["a"], item=[1], time=[1]))
 
 
 def test_some_users_are_asked_in_valid():

@@ -34,7 +34,7 @@ def test_a_resolved_file_makes_the_same_configuration(tmp_path):
 
 def test_everything_is_written_out():
     tables = resolve({**BASE, "ranker": {"name": "fm"}}).tables()
-    assert tables["split"] == {"name": "leave-last", "test": 1, "valid": 1, "valid_users": 0, "seed": 0}
+    assert tables["split"] == {"name": "leave-last", "test": 1, "valid": 1, "valid_users": 0, "seed": 0, "by": "time"}
     assert tables["retriever"]["learning_rate"] == resolve(BASE).retriever.learning_rate
     assert tables["run"]["patience"] == 5
     assert set(tables["lists"]) == {"share", "most_questions", "learnt"}

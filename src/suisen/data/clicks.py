@@ -24,7 +24,8 @@ class ClickRatio:
     valid: float = 0.1
     """Share in valid; 0 holds nothing out for it."""
     by: By = "random"
-    """``random``: rows drawn by their places in the source.  ``time``: the last rows, equal times together."""
+    """``random``: rows drawn by their places in the source.  ``time``: the last rows, equal times together.
+    ``rows``: the last in the order of the rows, for a log without times."""
     seed: int = 0
     """Of the draw, where ``by`` is ``random``."""
     history: int = 200
@@ -35,22 +36,30 @@ class ClickRatio:
         check_by("ClickRatio", self.by)
 
     def split(self, log: OrderedLog) -> Split:
-        """Train, valid and test.  Raises InputError without labels and, with ``by="time"``, without times."""
+        """Train, valid and test.
+
+        Raises InputError without labels; without times where ``by`` is time, and with times where it is rows.
+        """
         if log.events.label is None:
             raise InputError("ClickRatio needs labels and the log has none; name the label column, or use Ratio")
-        parts = self._by_time(log) if self.by == "time" else self._by_chance(log)
+        parts = self._by_chance(log) if self.by == "random" else self._last(log)
         return row_split(log, parts, self.history)
 
     @property
     def _rule(self) -> str:
         return f"labelled rows by {self.by}: test {self.test:g}, valid {self.valid:g}"
 
-    def _by_time(self, log: OrderedLog) -> Parts:
-        need_time(log, "ClickRatio(by='time')")
-        time = log.events.time
-        test = last_share(time, self.test)
-        valid = last_share(time, self.test + self.valid) if self.valid else test
-        return Parts((time >= valid).long() + (time >= test).long(), "global", self._rule, cut=valid)
+    def _last(self, log: OrderedLog) -> Parts:
+        if self.by == "time":
+            need_time(log, "ClickRatio(by='time')")
+        elif log.has_time:
+            raise InputError("ClickRatio: by = 'rows' needs a log without times; say 'time', or read with time=None")
+        timed = self.by == "time"
+        place = log.events.time if timed else tensor_of(log.log.events[Col.ROW].cast(pl.Int64))
+        test = last_share(place, self.test)
+        valid = last_share(place, self.test + self.valid) if self.valid else test
+        part = (place >= valid).long() + (place >= test).long()
+        return Parts(part, "global", self._rule, cut=valid) if timed else Parts(part, "place", self._rule)
 
     def _by_chance(self, log: OrderedLog) -> Parts:
         n = len(log.events)
@@ -71,7 +80,7 @@ def row_split(log: OrderedLog, parts: Parts, history: int = 200) -> Split:
 
     def rows_of(number: int) -> QueryRows:
         at = torch.nonzero(parts.part == number).squeeze(1)
-        past = past_of(log, among, log.events.visitor[at], at if log.has_time else None, history)
+        past = past_of(log, among, log.events.visitor[at], at if log.has_order else None, history)
         return QueryRows(at, singles(at).keep(log.positive[at]), past)
 
     def finish(known: Known, rows: QueryRows, queries: Queries) -> Queries:

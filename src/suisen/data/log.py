@@ -39,6 +39,12 @@ class Log:
     """Declared kinds of feature columns; the others are inferred."""
     notes: tuple[str, ...] = ()
     """What reading dropped, merged or assumed, in words."""
+    ordered: bool = False
+    """Whether the rows of each user stand in the order in which they happened though they have no times, as the lines
+    of a file of sequences do."""
+    parts: tuple[int, int] | None = None
+    """Where the log holds a split that somebody else made: the rows at which valid and test begin (none are valid
+    where both are the same)."""
 
     @property
     def context_columns(self) -> list[str]:

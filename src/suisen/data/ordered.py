@@ -83,8 +83,13 @@ class OrderedLog:
 
     @property
     def has_time(self) -> bool:
-        """Whether the log has times; without them a visitor's events have no order."""
+        """Whether the log has times."""
         return Col.TIME in self.log.events.columns
+
+    @property
+    def has_order(self) -> bool:
+        """Whether a visitor's events have an order: by their times, or because their rows are known to stand in it."""
+        return self.has_time or self.log.ordered
 
     @property
     def n_visitors(self) -> int:
@@ -140,10 +145,10 @@ class OrderedLog:
     def history_before(self, rows: Tensor, most: int) -> tuple[Ragged, Tensor]:
         """For each event in ``rows`` (B,): the last ``most`` positives of its visitor before it, and their times.
 
-        Without times a visitor's events have no order: the history is then the visitor's other positives (at most
-        ``most`` of them).  Returns B rows of dense items and, beside their values, int64 microseconds.
+        Where a visitor's events have no order, the history is the visitor's other positives (at most ``most`` of them).
+        Returns B rows of dense items and, beside their values, int64 microseconds.
         """
-        places = self._earlier(rows, most) if self.has_time else self._others(rows, most)
+        places = self._earlier(rows, most) if self.has_order else self._others(rows, most)
         return places.with_values(self.histories.values[places.values]), self.history_times[places.values]
 
     def _earlier(self, rows: Tensor, most: int) -> Ragged:

@@ -10,7 +10,7 @@ from suisen.data.durations import spelt
 from suisen.data.ordered import OrderedLog
 from suisen.errors import InputError, unknown
 
-By = Literal["time", "random"]
+By = Literal["time", "rows", "random"]
 
 
 # -- parameters and needs of a rule; ``rule`` is its name, for the message ---------------------------------------------

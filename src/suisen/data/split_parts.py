@@ -77,7 +77,7 @@ class Known:
         events = log.log.events.filter(pl.Series((part == TRAIN).numpy()))
         if not events.height:
             raise InputError("the split leaves no event for train; hold out less")
-        train = Dataset.of(replace(log.log, events=events))
+        train = Dataset.of(replace(log.log, events=events, parts=None))
         users = torch.from_numpy(train.users.dense(log.users.raw_ids))
         items = torch.from_numpy(train.items.dense(log.items.raw_ids))
         unknown = torch.zeros(1, dtype=torch.int64)

@@ -96,7 +96,7 @@ def held_out(train: Dataset, options: RankerLists, seed: int) -> Iterator[Tensor
     counts = train.histories.lengths
     number = (counts * options.share).ceil().long().clamp(max=(counts - 1).clamp(min=0))
     position = train.positives_before - train.histories.offsets[train.events.visitor]
-    if train.has_time:
+    if train.has_order:
         yield train.positive & (position >= (counts - number)[train.events.visitor])
         return
     rng = torch.Generator().manual_seed(seed)
@@ -115,7 +115,7 @@ def first_takes(train: Dataset) -> Tensor:
     keys = train.events.visitor[rows] * train.schema.n_items + train.events.item[rows]
     _, pair, times = torch.unique(keys, return_inverse=True, return_counts=True)
     out = torch.zeros(len(train.events), dtype=torch.bool)
-    if not train.has_time:
+    if not train.has_order:
         out[rows[times[pair] == 1]] = True
         return out
     first = torch.full((times.numel(),), rows.numel()).scatter_reduce(0, pair, torch.arange(rows.numel()), "amin")

@@ -21,6 +21,7 @@ from typing import Any
 import tomli_w
 
 from suisen.data.dataset import Split
+from suisen.data.given import read_parts
 from suisen.data.k_core import core_of
 from suisen.data.log import Log
 from suisen.data.ordered import OrderedLog
@@ -61,6 +62,10 @@ class Place:
     """Folder or zip file that holds it; without it the cache, then the official server."""
     events: str | None = None
     """A file of events instead: CSV, TSV, JSON lines, Parquet, Arrow or RecBole's .inter; .gz allowed."""
+    test_events: str | None = None
+    """A file of test's events, where somebody else made the split; ``events`` is then train's."""
+    valid_events: str | None = None
+    """Likewise a file of valid's events."""
     k_core: int = 0
     """Keep only users and items of at least so many events, until nothing falls any more; 0: keep all."""
 
@@ -149,7 +154,7 @@ def _outdone(section: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -
     if section == "data" and "name" in ours and "events" in theirs:
         return [key for key in theirs if key not in FOR_NAMES]
     if section == "data" and "events" in ours:
-        return [key for key in theirs if key in ("name", "data_dir")]
+        return [key for key in theirs if key in ("name", "data_dir", "test_events", "valid_events")]
     return []
 
 
@@ -195,7 +200,9 @@ class Config:
     def read(self) -> Log:
         """The log, read anew; its k-core where that is wanted."""
         place = self.place
-        if place.events is not None:
+        if place.test_events is not None:
+            log = read_parts(place.events, place.test_events, place.valid_events, ReadOptions(**self.reading))
+        elif place.events is not None:
             log = read_path(place.events, ReadOptions(**self.reading))
         else:
             log = load(str(place.name), place.data_dir, positive_from=self.reading.get("positive_from"))
@@ -228,7 +235,7 @@ def resolve(raw: Raw, models: bool = True) -> Config:
 
     Without ``models`` the models may be missing (to look at data).  Raises InputError.
     """
-    raw = {**raw, "split": {"name": DEFAULTS["split"], **raw.get("split", {})}}
+    raw = {**raw, "split": {"name": _usual_split(raw), **raw.get("split", {})}}
     read = {section: _read(section, dict(raw.get(section, {}))) for section in SECTIONS}
     names = {section: read[section].pop("name") for section in CHOICES if "name" in read[section]}
     place = {key: read["data"].pop(key) for key in list(read["data"]) if key in Place.__dataclass_fields__}
@@ -238,7 +245,7 @@ def resolve(raw: Raw, models: bool = True) -> Config:
         raise InputError(f"no model is named; pass {known} or both")
     run = RunSettings(**read["run"])
     run = replace(run, threads=run.threads or os.cpu_count() or 1)
-    where, reading = _data(Place(**place), read["data"])
+    where, reading = _data(Place(**place), read["data"], names["split"])
     split, retriever, ranker, index = (made.get(section) for section in CHOICES)
     return Config(where, reading, split, retriever, ranker, index, RankerLists(**read["lists"]), run, names)
 
@@ -280,7 +287,22 @@ def _made(section: str, name: str, values: dict[str, Any]) -> Any:
         raise InputError(f"{section} {name}: {error}") from None
 
 
-def _data(place: Place, reading: dict[str, Any]) -> tuple[Place, dict[str, Any]]:
+def _usual_split(raw: Raw) -> str:
+    """Of files that are parts of a split, that split."""
+    return "given" if "test_events" in raw.get("data", {}) else DEFAULTS["split"]
+
+
+def _check_parts(place: Place, split: str) -> None:
+    """Raises InputError where files of test and valid do not go with the rest."""
+    if place.test_events is None and place.valid_events is not None:
+        raise InputError("--valid-events needs --test-events, the file of test's events")
+    if place.test_events is not None and place.events is None:
+        raise InputError("--test-events needs --events, the file of train's events")
+    if place.test_events is not None and split != "given":
+        raise InputError(f"--test-events makes the split; it does not go with --split {split}: leave one out")
+
+
+def _data(place: Place, reading: dict[str, Any], split: str) -> tuple[Place, dict[str, Any]]:
     """[data], its two kinds kept apart; paths become absolute, so that the file works from anywhere."""
     if (place.name is None) == (place.events is None):
         both = "both --data and --events are" if place.name is not None else "neither --data nor --events is"
@@ -291,12 +313,15 @@ def _data(place: Place, reading: dict[str, Any]) -> tuple[Place, dict[str, Any]]
         for key in reading:
             if key not in FOR_NAMES:
                 raise InputError(f"data.{key} goes with --events FILE; {place.name} knows its own columns")
+    _check_parts(place, split)
     if place.k_core < 0:
         raise InputError(f"data.k_core = {place.k_core} must be 0 or more")
     reading = {key: absolute(v) if key in ("user_features", "item_features") else v for key, v in reading.items()}
     if "delimiter" in reading and reading["delimiter"] is not None:
         reading["delimiter"] = reading["delimiter"].replace("\\t", "\t")
+    test, valid = absolute(place.test_events), absolute(place.valid_events)
     moved = replace(place, data_dir=absolute(place.data_dir), events=absolute(place.events))
+    moved = replace(moved, test_events=test, valid_events=valid)
     return moved, reading
 
 
