@@ -35,6 +35,8 @@ from .models import SASRec as SASRec
 from .models import TwoTower as TwoTower
 from .models import WideDeep as WideDeep
 from .pipeline import Recommender as Recommender
+from .pipeline import Rolling as Rolling
+from .pipeline import cross_validate as cross_validate
 from .pipeline import evaluate as evaluate
 from .pipeline import load as load
 from .retrieval import HNSW as HNSW

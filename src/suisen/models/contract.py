@@ -128,6 +128,22 @@ class Net(nn.Module):
             raise TypeError(f"{type(self).__name__} has no vectors of its items")
         return vectors
 
+    # -- why a score is what it is -----------------------------------------------------------------------------------
+
+    def shares_of_history(self, history: Tensor, item: int) -> Tensor | None:
+        """(n,) what each of a history's different items (n,) adds to the item's score, which is their sum; None where
+        the score is no such sum.
+        """
+        return None
+
+    def shares_of_fields(
+        self, contexts: Contexts, item: Tensor, pair: Tensor | None
+    ) -> list[tuple[str, str, float]] | None:
+        """What each field ("" behind it) and each pair of fields adds to the score of one item (1,) for one context,
+        with pair features (1, 1, p); the score is their sum.  None where it is no such sum.
+        """
+        return None
+
 
 class CatalogueScorer(Net):
     """Scores the whole catalogue at once."""

@@ -66,3 +66,9 @@ class DeepFMNet(FMNet):
     def form(self) -> Form:
         """The FM's beside the deep net's."""
         return self.core.form().beside(self.deep, self.out.weight[0])
+
+    def shares_of_fields(self, contexts: Contexts, item: Tensor, pair: Tensor | None) -> list[tuple[str, str, float]]:
+        """The FM's parts, and all that the deep net adds as one: it mixes the fields, and has no share of each."""
+        parts = super().shares_of_fields(contexts, item, pair)
+        score = self.combine(self.context_state(contexts), self.item_state(item).unsqueeze(0), pair)
+        return [*parts, ("deep net (all fields)", "", float(score) - sum(value for *_, value in parts))]

@@ -86,3 +86,7 @@ class EASENet(CatalogueScorer):
         """(B, n_items): sums of the rows of B at the history's items; repeats count once."""
         items = contexts.history.unique()
         return F.embedding_bag(items.values, self.weight, items.offsets[:-1], mode="sum")
+
+    def shares_of_history(self, history: Tensor, item: int) -> Tensor:
+        """(n,) the weights from the history's items to this one."""
+        return self.weight[history, item]

@@ -14,6 +14,7 @@ product of the two sums.  Cost left per pair: k multiply-adds, 4·(1 + k) bytes 
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Annotated
 
 import torch
@@ -67,6 +68,17 @@ def _vector(place: int) -> slice:
     return slice(1, None)
 
 
+def field_names(schema: Schema, spans: Sequence[int]) -> list[str]:
+    """Names of the fields of a context, of an item and of their pair, in the order of the field vectors."""
+    kinds = ("categorical", "numeric", "multi")
+    user, moment, item = (
+        [f"{owner}.{field.name}" for kind in kinds for field in fields if field.kind == kind]
+        for owner, fields in (("user", schema.user), ("context", schema.context), ("item", schema.item))
+    )
+    history = [f"last {span} of the history" for span in spans if span]
+    return ["user", *user, *moment, *history, "item", *item, *schema.pair]
+
+
 class FMCore(nn.Module):
     """Field vectors of context and item, and the FM's split: what FM and DeepFM share.
 
@@ -76,7 +88,7 @@ class FMCore(nn.Module):
 
     def __init__(self, schema: Schema, dim: int, spans: Sequence[int]) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.names = dim, field_names(schema, spans)
         self.context = ContextVectors(schema, dim + 1, spans)
         self.item = ItemVectors(schema, dim + 1)
         self.pair = nn.Parameter(torch.randn(len(schema.pair), dim + 1) * 0.01)
@@ -160,3 +172,19 @@ class FMNet(FieldRankerNet):
     def tables(self) -> list[Tensor]:
         """The core's."""
         return self.core.tables()
+
+    def shares_of_fields(self, contexts: Contexts, item: Tensor, pair: Tensor | None) -> list[tuple[str, str, float]]:
+        """The bias, each field's linear term, each pair's inner product, and the pairs inside multi-valued fields."""
+        core = self.core
+        of_context, inside = core.context.with_inside(contexts, 0.0, _vector)
+        of_item, within = core.item.with_inside(*self.rows(item), 0.0, _vector)
+        of_pair = core.pair[:0] if pair is None else pair[0, 0, :, None] * core.pair
+        fields = torch.cat([of_context[0], of_item[0], of_pair]).double()  # (F, 1 + k)
+        products = (fields[:, 1:] @ fields[:, 1:].T).tolist()
+        names = core.names[: len(fields)]
+        parts = [("bias", "", float(core.bias))]
+        parts += [(name, "", linear) for name, linear in zip(names, fields[:, 0].tolist(), strict=True)]
+        parts += [(names[f], names[g], products[f][g]) for f, g in combinations(range(len(names)), 2)]
+        for side, own in (("the context", inside), ("the item", within)):
+            parts += [] if own is None else [(f"inside {side}'s lists", "", float(own[0]))]
+        return parts

@@ -167,6 +167,18 @@ class IALSNet(Retriever):
         """(n_items, d)."""
         return self.item.weight
 
+    def shares_of_history(self, history: Tensor, item: int) -> Tensor | None:
+        """(n,) q_i · A⁻¹ q_j for each taken item j, A the matrix of the user's normal equations (Hu et al. 2008,
+        section 5); their sum is the score, for p = A⁻¹ Σ_j q_j.  None where there is no history.
+        """
+        if not len(history):
+            return None
+        model, q = self.model, self.item.weight.double()
+        taken = q[history]  # (n, d)
+        regular = model.l2 * (len(history) + model.unobserved * int(self.taking[1])) ** model.frequency_power
+        system = model.unobserved * (q.T @ q) + taken.T @ taken + regular * torch.eye(q.shape[1], device=q.device)
+        return taken @ torch.linalg.solve(system, q[item])
+
 
 def _rows(matrix: Any) -> Ragged:
     """The column numbers of each row of a CSR matrix."""

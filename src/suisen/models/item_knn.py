@@ -118,6 +118,15 @@ class ItemKNNNet(CatalogueScorer):
         out = self.similarity.new_zeros(len(history) * n_items)
         return out.index_add_(0, start + self.targets[at], self.similarity[at]).view(len(history), n_items)
 
+    def shares_of_history(self, history: Tensor, item: int) -> Tensor:
+        """(n,) similarities of the history's items that are neighbours of this one, 0 for the others."""
+        first = self.offsets[history]
+        lengths = self.offsets[history + 1] - first
+        at = spans(first, lengths)
+        hit = self.targets[at] == item
+        rows = torch.repeat_interleave(torch.arange(len(history), device=at.device), lengths)
+        return self.similarity.new_zeros(len(history)).index_add_(0, rows[hit], self.similarity[at[hit]])
+
 
 def tiles(x: sp.csr_matrix, takers: sp.csr_matrix) -> Iterator[tuple[int, int]]:
     """Ranges of items, lo … hi − 1, with at most ``PAIRS_PER_TILE`` pairs each (a single item can have more).

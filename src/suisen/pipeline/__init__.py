@@ -1,15 +1,18 @@
 """The Recommender: retrieve, filter, rank, diversify; bundles and the funnel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from suisen.data.batch import Queries
+from suisen.data.dataset import Dataset, Split, Splitter
 from suisen.evaluation import Report
 from suisen.evaluation import evaluate as evaluate_scorer
 from suisen.evaluation.contract import Scorer
 from suisen.evaluation.metrics import facts_needed
+from suisen.pipeline.folds import CrossValidation, Folds, Rolling, cross_validation
 from suisen.pipeline.recommender import Recommender
+from suisen.training.options import RunOptions
 
 
 def evaluate(
@@ -28,9 +31,29 @@ def evaluate(
     return evaluate_scorer(recommender, queries, metrics, **options)
 
 
+def cross_validate(
+    recommender: Any,
+    data: Dataset,
+    rule: Folds | Iterable[Splitter | Split],
+    metrics: Sequence[str] | None = None,
+    *,
+    fit_options: RunOptions | None = None,
+    **options: Any,
+) -> CrossValidation:
+    """A report per fold, and each metric's mean with its interval over the folds.
+
+    ``recommender``: one that is not changed, for a copy is fitted on each fold's train; or a function that makes one.
+    ``rule``: ``Rolling(folds=3, test="7d")``, a list of rules such as ``[Ratio(by="random", seed=s) for s in
+    range(5)]``, or of splits.  ``options``: those of ``evaluate``.  Raises InputError for a rule of one split.
+    """
+    return cross_validation(
+        recommender, data, rule, lambda fitted, split: evaluate(fitted, split.test, metrics, **options), fit_options
+    )
+
+
 def load(folder: str | Path) -> Recommender:
     """The Recommender saved in a bundle or in a run folder.  Raises BundleError naming a missing or damaged file."""
     return Recommender.load(folder)
 
 
-__all__ = ["Recommender", "evaluate", "load"]
+__all__ = ["CrossValidation", "Recommender", "Rolling", "cross_validate", "evaluate", "load"]

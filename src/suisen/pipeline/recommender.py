@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import polars as pl
 from torch import Tensor
@@ -16,6 +16,8 @@ from suisen.errors import InputError
 from suisen.evaluation import Facts
 from suisen.models.contract import Model
 from suisen.parameters import keywords_of
+from suisen.pipeline import explain as explaining
+from suisen.pipeline.explain import Stage
 from suisen.pipeline.funnel import Funnel, funnel
 from suisen.pipeline.two_stage import RankerLists, Recipe, train_stages
 from suisen.recommending import answering, bundle
@@ -165,6 +167,22 @@ class Recommender:
         """
         check_list("items", items)
         return answering.similar_frame(self.system, items, RecommendOptions(k).k)
+
+    def explain(self, item: RawId, user: RawId | None = None, *, stage: Stage = "last", **query: Any) -> pl.DataFrame:
+        """What makes up the score of an item for a user, or for ``history=``, ``user_features=``, ``context=``.
+
+        EASE, ItemKNN and IALS: item_id, title, contribution of each item of the history.  FM and DeepFM: field, with
+        (the other field of a pair, else null), contribution; DeepFM's deep net is one row.  The contributions add up to
+        the score.  ``stage``: of two stages the last, or "retriever".  Raises UnsupportedQuery for other models.
+        """
+        queries = RawQueries(None if user is None and query else [user], **query)
+        return explaining.explain(self.system, queries, item, stage)
+
+    def vectors(self, of: Literal["items", "users"] = "items") -> pl.DataFrame:
+        """The first stage's vectors as a frame of item_id or user_id and vector: every item that may be recommended, or
+        every user of train with the history stored of them.  Raises UnsupportedQuery for models without vectors.
+        """
+        return explaining.vectors(self.system, of)
 
     # -- measuring: what suisen.evaluation needs ---------------------------------------------------------------------
 
