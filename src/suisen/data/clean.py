@@ -6,7 +6,8 @@ A row is bad where
 * the user is missing, and no session names a guest in its place;
 * the log has times and this row's is missing, unreadable, before 1970 or beyond the year 9999;
 * the label is missing, not finite, or neither 0 nor 1 while no ``positive_from`` judges it;
-* the weight is missing, not finite or 0;
+* the weight is missing, not finite, 0, or, alone or with its type's weight, too large or too small for a Float32, in
+  which models compute;
 * the event's type is not listed in ``event_weights``;
 * in a text file, the record has another number of fields than the header.
 
@@ -14,18 +15,24 @@ By default one bad row refuses the file, in one message: how many bad rows there
 is bad.  With ``bad_rows="drop"`` they are dropped and counted by reason; a row counts for the first of its reasons.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
+from suisen.data.ids import EXACT, POINT_ZERO, exact_whole
 from suisen.errors import InputError
 
 BadRows = Literal["refuse", "drop"]
-Keep = Literal["first", "last", "all"]
+Keep = Literal["first", "last", "all", "exact"]
 INTEGER = r"^(?:0|-?[1-9]\d{0,17})$"
 """Text that is an integer and nothing else: written back it is the same text, so "007" stays text."""
+WHOLE = r"^(?:0|-?[1-9]\d*)(?:\.0+)?$"
+"""Text that is a whole number, as a program writes it that may hold it as a float."""
+ROUNDED = r"^-?\d\.\d+[eE]\+\d+$"
+"""A large number as programs write floats: its last digits are lost."""
 DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$"
 NO_NUMBER = r"(?i)^[+-]?(?:nan|inf|infinity)$"
 """What programs write among decimals for what is none: such a column is one of numbers, not of titles."""
@@ -102,37 +109,90 @@ def _short(value: object) -> str:
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
-def as_ids(name: str, values: pl.Series, text: bool) -> pl.Series:
+def as_ids(
+    name: str,
+    values: pl.Series,
+    text: bool,
+    where: Callable[[int], str] = "row {}".format,
+    notes: list[str] | None = None,
+) -> pl.Series:
     """Ids as String or Int64, null where missing (null, NaN, blank).
 
-    ``text``: the values come from a text file, and are integers where all of them are written as integers
-    ("7" but not "007"); in a frame the type is the caller's own.  Raises InputError for other types.
+    Whole numbers are Int64 however they are written (5, 5.0, Decimal("5")); where one of them does not fit, the column
+    is text.  ``text``: the values come from a text file, and are whole numbers where all of them are written as such
+    ("7" or "7.0", but not "007"); in a frame the type is the caller's own.  ``where`` says the place of a row (first =
+    0); what was changed is added to ``notes``.
+
+    Raises InputError for fractions, for floats so large that several ids share one, and for other types.
     """
     if values.dtype in (pl.Categorical, pl.Enum):
         values = values.cast(pl.String)
-    if values.dtype == pl.String:
+    dtype = values.dtype
+    if dtype == pl.String:
         kept = pl.select(pl.when(values.str.strip_chars() != "").then(values)).to_series().alias(values.name)
-        whole = text and kept.null_count() < kept.len() and kept.drop_nulls().str.contains(INTEGER).all()
-        return kept.cast(pl.Int64) if whole else kept
-    if values.dtype.is_integer():
-        fits = values.cast(pl.Int64, strict=False)
-        return fits if fits.null_count() == values.null_count() else values.cast(pl.String)
-    if values.dtype.is_float():
-        return _whole(name, values.fill_nan(None))
-    if values.dtype == pl.Null:
+        return _of_text(name, kept, where, notes if notes is not None else []) if text else kept
+    if dtype.is_integer():
+        return _narrowed(values)
+    if dtype.is_float():
+        return _of_floats(name, values.fill_nan(None), where)
+    if dtype.is_decimal():
+        digits = values.cast(pl.String).str.replace(POINT_ZERO, "${1}")
+        _refuse_fractions(name, values, digits.str.contains(".", literal=True), where)
+        return _narrowed(digits)
+    if dtype == pl.Null:
         return values.cast(pl.String)
-    raise InputError(f"{name} holds {values.dtype}; ids are text or whole numbers")
+    raise InputError(f"{name} holds {dtype}; ids are text or whole numbers: make the column one of them")
 
 
-def _whole(name: str, known: pl.Series) -> pl.Series:
-    """Int64 ids that became floats because some were missing."""
-    ids = known.cast(pl.Int64, strict=False)
-    if ids.null_count() > known.null_count() or bool((ids.cast(pl.Float64) != known).any()):
-        raise InputError(f"{name} holds fractions or infinite numbers; ids are text or whole numbers")
-    return ids
+def _narrowed(whole: pl.Series) -> pl.Series:
+    """Int64 where all of these integers, or digits, fit into it; else text."""
+    fits = whole.cast(pl.Int64, strict=False)
+    return fits if fits.null_count() == whole.null_count() else whole.cast(pl.String)
 
 
-def same_ids(*columns: pl.Series | None) -> list[pl.Series | None]:
+def _of_text(name: str, kept: pl.Series, where: Callable[[int], str], notes: list[str]) -> pl.Series:
+    """Ids of a text file: whole numbers where all are."""
+    known = kept.drop_nulls()
+    if known.len() == 0:
+        return kept
+    if known.str.contains(WHOLE).all():
+        pointed = known.filter(known.str.contains(".", literal=True))
+        if pointed.len():
+            notes.append(f"{name}: {pointed.len():,} whole numbers with '.0' ({pointed[0]!r}) are read without it")
+        return _narrowed(kept.str.replace(POINT_ZERO, "${1}") if pointed.len() else kept)
+    rounded = kept.str.contains(ROUNDED)
+    if rounded.any() and known.cast(pl.Float64, strict=False).null_count() == 0:
+        row = int(rounded.arg_true()[0])
+        raise InputError(
+            f"{name} holds {kept[row]!r} at {where(row)}, a rounded number whose last digits are lost; write ids as "
+            "text or whole numbers"
+        )
+    return kept
+
+
+def _of_floats(name: str, known: pl.Series, where: Callable[[int], str]) -> pl.Series:
+    """Int64 ids that became floats, because some were missing or a program knows no other numbers."""
+    _refuse_fractions(name, known, ~known.is_finite() | (known != known.floor()), where)
+    vague = ~exact_whole(known) & known.is_not_null()
+    if vague.any():
+        row, bits = int(vague.arg_true()[0]), EXACT[str(known.dtype)]
+        raise InputError(
+            f"{name} holds {known[row]:.0f} at {where(row)}, a {known.dtype}: from 2^{bits} on several ids share one "
+            "such number; read the column as text or as integers, before it becomes floats"
+        )
+    return known.cast(pl.Int64)
+
+
+def _refuse_fractions(name: str, values: pl.Series, bad: pl.Series, where: Callable[[int], str]) -> None:
+    rows = bad.fill_null(value=False).arg_true()
+    if rows.len():
+        row = int(rows[0])
+        raise InputError(
+            f"{name} holds fractions or infinite numbers ({values[row]} at {where(row)}); ids are text or whole numbers"
+        )
+
+
+def same_ids(*columns: pl.Series | None) -> list[Any]:
     """The columns as one type: text where any of them is text."""
     dtypes = {column.dtype for column in columns if column is not None}
     if len(dtypes) <= 1:
@@ -169,7 +229,12 @@ def typed(values: pl.Series) -> pl.Series:
 
 
 def judge_numbers(sieve: Sieve, field: str, values: pl.Series) -> pl.Series:
-    """(n,) Float64 of a label or weight column; missing, unreadable and non-finite ones are refused."""
+    """(n,) Float64 of a label or weight column; missing, unreadable and non-finite ones are refused.
+
+    Raises InputError for a column that holds no numbers.
+    """
+    if values.dtype.is_nested() or values.dtype.is_temporal() or values.dtype in (pl.Binary, pl.Object):
+        raise InputError(f"{sieve.name}: {field} holds {values.dtype}; give a column of numbers")
     numbers = as_numbers(values)
     missing = values.is_null()
     sieve.refuse(field, "is missing", missing)
@@ -179,17 +244,39 @@ def judge_numbers(sieve: Sieve, field: str, values: pl.Series) -> pl.Series:
 
 
 def judge_labels(sieve: Sieve, field: str, values: pl.Series, positive_from: float | None) -> pl.Series:
-    """(n,) Int8, 0 or 1: the label itself, or whether it reaches ``positive_from``."""
+    """(n,) Int8, 0 or 1: the label itself, or whether it reaches ``positive_from``.
+
+    ``positive_from`` is rounded as the column is: a Float32 of 4.1 reaches 4.1.
+    """
     numbers = judge_numbers(sieve, field, values)
     if positive_from is not None:
-        return (numbers >= positive_from).cast(pl.Int8)
+        bound = pl.Series([positive_from], dtype=pl.Float64)
+        if values.dtype.is_float():
+            bound = bound.cast(values.dtype).cast(pl.Float64)
+        return (numbers >= float(bound[0])).cast(pl.Int8)
     sieve.refuse(field, "is neither 0 nor 1 (pass positive_from=)", ~numbers.is_in([0.0, 1.0]), values)
     return (numbers == 1.0).cast(pl.Int8)
 
 
+def judge_size(sieve: Sieve, field: str, weights: pl.Series) -> None:
+    """Refuses weights (n,) Float64 that models, which compute in Float32, would read as infinite or as 0."""
+    narrow = weights.cast(pl.Float32)
+    largest, least = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
+    sieve.refuse(
+        field, f"is beyond {largest:.2g}, the largest number that models compute with", narrow.is_infinite(), weights
+    )
+    sieve.refuse(
+        field,
+        f"is nearer to 0 than {least:.2g}, the least that models compute with",
+        (narrow == 0) & (weights != 0),
+        weights,
+    )
+
+
 def judge_types(sieve: Sieve, field: str, values: pl.Series, weights: Mapping[str, float]) -> pl.Series:
     """(n,) Float64: the weight of each event's type."""
-    text = values.cast(pl.String)
+    whole = values.dtype.is_float() and exact_whole(values.drop_nulls()).all()  # 1.0 is the type that is listed as 1
+    text = (values.cast(pl.Int64) if whole else values).cast(pl.String)
     known = [str(name) for name in weights]
     numbers = pl.Series(list(map(float, weights.values())), dtype=pl.Float64)
     sieve.refuse(field, "is missing", text.is_null())
@@ -198,13 +285,22 @@ def judge_types(sieve: Sieve, field: str, values: pl.Series, weights: Mapping[st
     return text.replace_strict(pl.Series(known), numbers, default=None, return_dtype=pl.Float64)
 
 
+def repeats(frame: pl.DataFrame) -> pl.Series:
+    """(n,) bool: rows that are equal to an earlier one in every column."""
+    plain = frame.select(column for column in frame.iter_columns() if column.dtype != pl.Object)
+    if plain.width < frame.width:  # what is no column of values cannot be compared
+        return pl.repeat(value=False, n=frame.height, dtype=pl.Boolean, eager=True)
+    return ~plain.hash_rows(seed=0).is_first_distinct()
+
+
 def keep_duplicates(visitor: list[pl.Series], item: pl.Series, time: pl.Series | None, keep: Keep) -> pl.Series:
     """(n,) bool: the rows that stay when one of each (visitor, item) is kept, by time, then by place in the source."""
-    if keep == "all":
+    if keep in ("all", "exact"):
         return pl.repeat(True, item.len(), dtype=pl.Boolean, eager=True)
     keys = [column.alias(f"key{i}") for i, column in enumerate([*visitor, item])]
     order = [] if time is None else [time.alias("time")]
     frame = pl.DataFrame([*keys, *order]).with_row_index("place")
     ordered = frame.sort(*(["time"] if order else []), "place")
-    kept = ordered.unique([key.name for key in keys], keep=keep, maintain_order=True)["place"]
+    which: Literal["first", "last"] = "first" if keep == "first" else "last"
+    kept = ordered.unique([key.name for key in keys], keep=which, maintain_order=True)["place"]
     return frame["place"].is_in(kept.implode())

@@ -15,7 +15,7 @@ from torch import Tensor
 from suisen.data.batch import Candidates, Contexts, Features, Queries, Schema
 from suisen.data.encode import Encoder
 from suisen.data.ids import IdMap
-from suisen.data.log import Col, Kind, Log
+from suisen.data.log import Col, Log
 from suisen.data.ordered import OrderedLog
 from suisen.data.ragged import Ragged
 from suisen.data.read import ReadOptions, read_frame, read_path
@@ -98,9 +98,9 @@ class Dataset(OrderedLog):
         user_frame, item_frame = _aligned(log.users, users), _aligned(log.items, items)
         context_frame = ordered.log.events.select(log.context_columns)
         encoders = {
-            "user": _fitted(user_frame, ordered.trained_users, log.kinds),
-            "item": _fitted(item_frame, ordered.trained_items, log.kinds),
-            "context": Encoder.fit(context_frame, log.kinds),
+            "user": _fitted(user_frame, ordered.trained_users, log),
+            "item": _fitted(item_frame, ordered.trained_items, log),
+            "context": Encoder.fit(context_frame, log.kinds, separator=log.separator),
         }
         fields = {owner: encoder.schema for owner, encoder in encoders.items()}
         return cls(
@@ -198,9 +198,10 @@ def _aligned(table: pl.DataFrame | None, ids: IdMap) -> pl.DataFrame:
     return keys.join(table, on=key, how="left", maintain_order="left").drop(key)
 
 
-def _fitted(frame: pl.DataFrame, trained: Tensor, kinds: Mapping[str, Kind]) -> Encoder:
+def _fitted(frame: pl.DataFrame, trained: Tensor, log: Log) -> Encoder:
     """An encoder whose statistics come from the rows of ids that have events: ``trained``, (rows,) bool."""
-    return Encoder.fit(frame.filter(pl.Series(trained.numpy())), kinds) if frame.width else Encoder()
+    kept = frame.filter(pl.Series(trained.numpy()))
+    return Encoder.fit(kept, log.kinds, separator=log.separator) if frame.width else Encoder()
 
 
 __all__ = ["Dataset", "Lists", "Order", "Split", "Splitter"]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, get_args
 
+import numpy as np
 import polars as pl
 import torch
 
@@ -17,26 +18,54 @@ SEPARATOR = "|"
 """Between the categories of one row, where a multi-valued column is text."""
 MAX_CODES = 32
 """Integers of at most this many different values are codes, not quantities."""
+FEW_HOLD, MOST_HOLD = 0.1, 0.5
+"""Shares of a text column's values with the separator inside: below the first they are single values with a stray sign;
+from the second on most are several values."""
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest number that models compute with."""
 
 
-def infer_kind(column: pl.Series) -> Kind:
+def infer_kind(column: pl.Series, separator: str = SEPARATOR) -> Kind:
     """The kind of a column that nobody declared, by its type and values.
 
-    Lists and text with ``|`` inside are multi-valued.  Text is a title where more than half of its values differ, and
-    more than ``MAX_CODES``.  Other text, booleans and integers of at most ``MAX_CODES`` values are categorical; other
+    Lists are multi-valued.  So is text where at least half of the values hold the separator and the pieces between are
+    categories; or where at least a tenth do, and the pieces occur twice or more on average (genres, of which many items
+    have a single one).  Text, or a piece of it, is a title where more than half of all differ, and more than
+    ``MAX_CODES``; other text is categorical, as are booleans and integers of at most ``MAX_CODES`` values.  Other
     numbers and dates are numeric.
     """
     dtype, values = column.dtype, column.drop_nulls()
     if dtype in (pl.List, pl.Array):
         return "multi"
     if dtype == pl.String:
-        if values.str.contains(SEPARATOR, literal=True).any():
+        values = values.filter(values != "")
+        if _several(values, separator):
             return "multi"
-        distinct = values.n_unique()
-        return "text" if distinct > MAX_CODES and distinct * 2 > values.len() else "categorical"
+        return "text" if _differ(values) else "categorical"
     if dtype.is_integer() and values.n_unique() <= MAX_CODES:
         return "categorical"
     return "numeric" if dtype.is_numeric() or dtype.is_temporal() else "categorical"
+
+
+def _several(values: pl.Series, separator: str) -> bool:
+    """Whether text is several categories with the separator between them."""
+    share = values.str.contains(separator, literal=True).mean() or 0.0
+    if not isinstance(share, float) or share < FEW_HOLD:
+        return False
+    pieces = _pieces(values, separator).explode().drop_nulls()
+    repeated = pieces.n_unique() * 2 <= pieces.len()
+    return repeated or (share >= MOST_HOLD and not _differ(pieces))
+
+
+def _differ(values: pl.Series) -> bool:
+    distinct = values.n_unique()
+    return distinct > MAX_CODES and distinct * 2 > values.len()
+
+
+def _pieces(values: pl.Series, separator: str) -> pl.Series:
+    """The texts between the separators, without spaces around them and without empty ones."""
+    lists = values.str.split(separator)
+    return lists.list.eval(pl.element().str.strip_chars().filter(pl.element().str.strip_chars() != ""))
 
 
 @dataclass(frozen=True)
@@ -51,9 +80,11 @@ class Column:
     """Of a numeric column over train."""
     scale: float = 1.0
     """Standard deviation over train; 0: the column is constant there, so that every value is encoded as 0."""
+    separator: str = SEPARATOR
+    """Of a multi-valued column, between the values of one text."""
 
     @classmethod
-    def fit(cls, name: str, kind: Kind, values: pl.Series, min_count: int) -> Self:
+    def fit(cls, name: str, kind: Kind, values: pl.Series, min_count: int, separator: str = SEPARATOR) -> Self:
         """From the column's values in train.
 
         Values that occur fewer than ``min_count`` times have no code of their own.  Raises InputError where the values
@@ -66,10 +97,11 @@ class Column:
             spread = float(numbers.std() or 0.0) if numbers.len() > 1 else 0.0  # type: ignore[arg-type]
             mean = float(numbers.mean() or 0.0)  # type: ignore[arg-type]
             return cls(name, kind, mean=mean, scale=spread)
-        flat = _lists(name, values).explode() if kind == "multi" else _text(values)
+        flat = _lists(name, values, separator).explode() if kind == "multi" else _text(values)
         counts = flat.drop_nulls().alias("v").to_frame().group_by("v").len().filter(pl.col("len") >= min_count)
         ranked = counts.sort(["len", "v"], descending=[True, False])
-        return cls(name, kind, vocabulary=tuple(ranked["v"].to_list()))
+        vocabulary = tuple(ranked["v"].to_list())
+        return cls(name, kind, vocabulary, separator=separator if kind == "multi" else SEPARATOR)
 
     @property
     def field(self) -> Field:
@@ -96,7 +128,9 @@ class Encoder:
     columns: tuple[Column, ...] = ()
 
     @classmethod
-    def fit(cls, frame: pl.DataFrame, kinds: Mapping[str, Kind], min_count: int = 1) -> Self:
+    def fit(
+        cls, frame: pl.DataFrame, kinds: Mapping[str, Kind], min_count: int = 1, separator: str = SEPARATOR
+    ) -> Self:
         """From train's rows.
 
         ``kinds``: declared kinds of some columns; the others are inferred.  Names that no column has are refused by the
@@ -104,10 +138,10 @@ class Encoder:
         """
         columns = []
         for name in frame.columns:
-            kind = kinds.get(name) or infer_kind(frame[name])
+            kind = kinds.get(name) or infer_kind(frame[name], separator)
             if kind not in KINDS:
                 raise unknown(f"kind of feature {name!r}", kind, KINDS)
-            columns.append(Column.fit(name, kind, frame[name], min_count))
+            columns.append(Column.fit(name, kind, frame[name], min_count, separator))
         return cls(tuple(columns))
 
     @property
@@ -152,7 +186,7 @@ def _encoded(column: Column, values: pl.Series) -> pl.Series | Ragged:
         return column.standardised(values)
     if column.kind == "categorical":
         return column.codes(_text(values))
-    lists = _lists(column.name, values)
+    lists = _lists(column.name, values, column.separator)
     lengths = torch.from_numpy(lists.list.len().fill_null(0).to_numpy().astype("int64"))
     flat = lists.filter(lists.list.len() > 0).explode()
     codes = torch.from_numpy(column.codes(flat).to_numpy().copy())
@@ -181,17 +215,20 @@ def _numbers(name: str, values: pl.Series) -> pl.Series:
         raise InputError(
             f"feature {name!r} is declared numeric and holds text ({what}); declare another kind"
         ) from None
-    if numbers.is_infinite().any():
-        raise InputError(f"feature {name!r} holds an infinite number; replace it with a bound or leave it empty")
+    beyond = numbers.filter(numbers.abs() > LARGEST)
+    if beyond.len():
+        what = "an infinite number" if beyond.is_infinite().any() else f"{beyond[0]:g}, which no model computes with"
+        raise InputError(f"feature {name!r} holds {what}; replace it with a bound or leave it empty")
     return numbers
 
 
-def _lists(name: str, values: pl.Series) -> pl.Series:
+def _lists(name: str, values: pl.Series, separator: str) -> pl.Series:
     """One list of texts per row, without empty ones; null where the row is."""
     if values.dtype == pl.String:
-        lists = values.str.split(SEPARATOR)
-    elif values.dtype in (pl.List, pl.Array, pl.Null):
+        return _pieces(values, separator)
+    if values.dtype in (pl.List, pl.Array, pl.Null):
         lists = values.cast(pl.List(pl.String))
-    else:
-        raise InputError(f"feature {name!r} is declared multi and holds {values.dtype}; give lists or text with '|'")
-    return lists.list.eval(pl.element().filter(pl.element() != ""))
+        return lists.list.eval(pl.element().filter(pl.element() != ""))
+    raise InputError(
+        f"feature {name!r} is declared multi and holds {values.dtype}; give lists or text with {separator!r}"
+    )

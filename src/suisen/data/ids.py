@@ -1,7 +1,13 @@
-"""The map between a user's own ids and dense ones."""
+"""The map between a user's own ids and dense ones.
 
-from collections.abc import Iterable
+An id is text or a whole number.  5, 5.0, Decimal("5") and numpy's 5 are the same whole number; a float that may stand
+for several whole numbers (``EXACT``), a fraction and a boolean name nothing.  ``suisen.data.clean.as_ids`` holds the
+columns of events to the same rule.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +21,11 @@ RawId = str | int
 DenseIds = npt.NDArray[np.int64]
 IDS_PER_CHUNK = 2**16
 """Ids that are looked up together: what is compared at a time stays in the processor's cache."""
+
+EXACT: Mapping[str, int] = {"Float64": 53, "Float32": 24, "Float16": 11}
+"""Type → e: from 2ᵉ on several whole numbers share one float."""
+POINT_ZERO = r"^(-?\d+)\.0+$"
+"""A whole number as programs write it that hold it as a float."""
 
 FEW, KEPT = 1_000, 65_536
 """Ids that are looked up at a time and remembered; and how many are, about 10 MB."""
@@ -134,11 +145,13 @@ class IdMap:
         return {}
 
     def _looked_up(self, raw: Iterable[Any] | pl.Series) -> DenseIds:
-        series = raw if isinstance(raw, pl.Series) else pl.Series(_plain(raw), strict=False)
+        series = in_one_type(raw)
         if series.len() == 0:
             return np.zeros(0, dtype=np.int64)
-        wanted = _whole(series).cast(self.raw_ids.dtype, strict=False)
-        return self._joined(wanted) if wanted.len() >= len(self) else self.table.places(wanted) + 1
+        if series.dtype == pl.String and self.raw_ids.dtype != pl.String:
+            series = series.str.replace(POINT_ZERO, "${1}")
+        series = series.cast(self.raw_ids.dtype, strict=False)
+        return self._joined(series) if series.len() >= len(self) else self.table.places(series) + 1
 
     def _joined(self, wanted: pl.Series) -> DenseIds:
         known = pl.DataFrame([self.raw_ids.alias("raw"), pl.int_range(1, len(self), eager=True).alias("dense")])
@@ -161,15 +174,45 @@ class IdMap:
         return self.raw_ids.gather(index - 1).alias(f"{self.name}_id")
 
 
-def _plain(raw: Iterable[Any]) -> list[Any]:
-    """A list in which mixed types have become text, so that a Series of one type can hold it."""
+def in_one_type(raw: Iterable[Any] | pl.Series) -> pl.Series:
+    """(n,) String or whole numbers: ids as a caller gives them; null for what is no id."""
+    series = raw if isinstance(raw, pl.Series) else _series(raw)
+    dtype = series.dtype
+    if dtype.is_float():
+        return series.cast(pl.Float64).set(~exact_whole(series), None).cast(pl.Int64)
+    if dtype.is_decimal() or dtype in (pl.Categorical, pl.Enum):
+        series = series.cast(pl.String)
+    elif dtype.is_integer() or dtype == pl.Null:
+        return series
+    if series.dtype != pl.String:
+        return pl.repeat(None, series.len(), dtype=pl.String, eager=True)
+    return series.str.replace(POINT_ZERO, "${1}") if dtype.is_decimal() else series
+
+
+def exact_whole(floats: pl.Series) -> pl.Series:
+    """(n,) bool: floats that are one whole number and cannot stand for another."""
+    wide = floats.cast(pl.Float64)
+    return ((wide == wide.floor()) & (wide.abs() < 2.0 ** EXACT[str(floats.dtype)])).fill_null(value=False)
+
+
+def _series(raw: Iterable[Any]) -> pl.Series:
+    if isinstance(raw, np.ndarray) and raw.dtype.kind in "iuf" and raw.dtype.itemsize <= 8:
+        return pl.Series(raw)
     values = raw.tolist() if isinstance(raw, np.ndarray) else list(raw)
     kinds = {type(value) for value in values if value is not None}
-    return values if len(kinds) <= 1 else [None if value is None else str(value) for value in values]
+    if kinds <= {str} or kinds <= {int}:
+        return pl.Series(values, strict=False)
+    return pl.Series([_spelled(value) for value in values], dtype=pl.String)
 
 
-def _whole(series: pl.Series) -> pl.Series:
-    """Floats as the integers they spell (readers make floats of integers with gaps); other floats name nothing."""
-    if not series.dtype.is_float():
-        return series
-    return pl.select(pl.when(series == series.floor()).then(series)).to_series().cast(pl.Int64, strict=False)
+def _spelled(value: Any) -> str | None:
+    """An id of a list that mixes types, as text; None for what is no id."""
+    if value is None or isinstance(value, bool | np.bool_):
+        return None
+    if isinstance(value, float | np.floating):
+        bits = 53 if isinstance(value, float) else np.finfo(value.dtype).nmant + 1
+        whole = np.isfinite(value) and value == np.floor(value) and abs(float(value)) < 2.0**bits
+        return str(int(value)) if whole else None
+    if isinstance(value, Decimal):
+        return str(int(value)) if value.is_finite() and value == value.to_integral_value() else None
+    return str(value)

@@ -45,6 +45,8 @@ class Log:
     parts: tuple[int, int] | None = None
     """Where the log holds a split that somebody else made: the rows at which valid and test begin (none are valid
     where both are the same)."""
+    separator: str = "|"
+    """Between the categories of one row, where a multi-valued column is text."""
 
     @property
     def context_columns(self) -> list[str]:

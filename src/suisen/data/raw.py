@@ -13,6 +13,9 @@ from suisen.errors import InputError, missing_extra
 
 Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "recbole"]
 
+MISFITS = (TypeError, ValueError, pl.exceptions.PolarsError)
+"""What the libraries raise for values of several types, and for columns of several lengths."""
+
 
 @dataclass(frozen=True)
 class Raw:
@@ -30,6 +33,10 @@ class Raw:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     """Kinds of feature columns that the file itself declares."""
     notes: tuple[str, ...] = ()
+
+    def place(self, row: int) -> str:
+        """Where a row (first = 0) stands in the source, in words."""
+        return f"{self.unit} {self.places[row]}"
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,9 @@ def _polars(name: str, table: Any) -> pl.DataFrame:
     room = type(table).__module__.partition(".")[0]
     if room == "pandas":
         return _from_pandas(name, table)
-    if room == "pyarrow" or isinstance(table, Mapping) or hasattr(table, "__arrow_c_stream__"):
+    if isinstance(table, Mapping):
+        return _of_columns(name, table)
+    if room == "pyarrow" or hasattr(table, "__arrow_c_stream__"):
         return pl.DataFrame(table)
     raise InputError(f"{name}: {type(table).__name__} is no table; give a Polars, pandas or Arrow table, or a path")
 
@@ -65,5 +74,27 @@ def _from_pandas(name: str, table: Any) -> pl.DataFrame:
         return pl.from_pandas(table)
     except ImportError:
         raise missing_extra("pyarrow", "pandas") from None
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:  # columns of Python objects of several types
-        raise InputError(f"{name}: a column holds values of several types ({error}); make it text") from None
+    except MISFITS:
+        return _column_by_column(name, {str(column): values for column, values in table.items()})
+
+
+def _of_columns(name: str, table: Mapping[str, Any]) -> pl.DataFrame:
+    try:
+        return pl.DataFrame(table)
+    except MISFITS:
+        return _column_by_column(name, table)
+
+
+def _column_by_column(name: str, table: Mapping[str, Any]) -> pl.DataFrame:
+    """A table whose columns of several types hold Python objects, which are refused where they are used."""
+    try:
+        return pl.DataFrame([_series(column, values) for column, values in table.items()])
+    except MISFITS as error:
+        raise InputError(f"{name} is no table ({str(error).splitlines()[0]}); give columns of one length") from None
+
+
+def _series(name: str, values: Any) -> pl.Series:
+    try:
+        return pl.Series(name, values)
+    except MISFITS:
+        return pl.Series(name, list(values), dtype=pl.Object)

@@ -13,27 +13,41 @@ Rules (each is counted in ``Log.notes`` where it changes anything):
   without the purchase would give it away.
 * **Orders.** Rows of one order (or session) often share their time; ties keep the order of the source.
 * **Duplicates**, rows of the same (user or guest, item) whatever their labels, are all kept, or the first or the last
-  of them by time, ties by the place in the source.
-* **Catalogue.** Rows of the user and item tables without events are kept; a second row of the same id is a bad row.
-* **Ids** stay the user's own: text or integers.  In text files ids are integers where every one of them is written as
-  one ("7", not "007").
+  of them by time, ties by the place in the source.  Rows that repeat another in every column are counted.
+* **Catalogue.** Rows of the user and item tables without events are kept; a second row of the same id is a bad row
+  (``suisen.data.tables``).
+* **Ids** stay the user's own, by one rule for files, frames and queries: text, or whole numbers in Int64.  A column of
+  a text file is whole numbers where every value is written as one ("7" or "7.0", not "007"); a frame's column is what
+  its type says, and floats are whole numbers.  Where one number does not fit into Int64 the column is text.  Fractions,
+  and floats so large that several ids share one, are refused.  5, 5.0, "5" and Decimal("5") ask for the same id.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args
 
 import polars as pl
 
 from suisen.data import clean
-from suisen.data.clean import BadRows, Keep, Sieve, as_ids, same_ids, typed
+from suisen.data.clean import BadRows, Keep, Sieve
+from suisen.data.encode import SEPARATOR
 from suisen.data.encodings import Encoding
 from suisen.data.formats import beside, raw_of_path
 from suisen.data.log import Col, Kind, Log
 from suisen.data.raw import FileOptions, Format, Raw, raw_of_frame
+from suisen.data.tables import (
+    Columns,
+    Table,
+    existing,
+    file_options,
+    ids_of,
+    met,
+    read_table,
+    several_types,
+    unreserved,
+)
 from suisen.data.times import TimeUnit, parse_times
 from suisen.errors import InputError, unknown
 
@@ -79,20 +93,28 @@ class ReadOptions:
     """Table of users: frame or path; its key is the column named like the events' user, or the first."""
     item_features: Any = None
     """Table of items, likewise."""
+    user_table: Mapping[str, Any] = field(default_factory=dict)
+    """How the users' own file is read: format, delimiter, encoding, …; default: by its suffix and header."""
+    item_table: Mapping[str, Any] = field(default_factory=dict)
+    """How the items' own file is read, likewise."""
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     """Declared kinds of feature and context columns: categorical, numeric, multi, text."""
+    separator: str = SEPARATOR
+    """Between the categories of a multi-valued text column."""
     titles: str | None = None
     """Column of the item table that people are shown."""
     bad_rows: BadRows = "refuse"
     """"refuse" or "drop"."""
     duplicates: Keep = "all"
-    """"all", "first" or "last" of each (user, item)."""
+    """"all"; "first" or "last" of each (user, item); "exact": one of the rows that are equal in every column."""
     delimiter: str | None = None
     """Between the fields of a text file; default: a comma (.csv), a tab (.tsv)."""
     encoding: Encoding = "utf-8"
     """"utf-8", "shift-jis" or "latin-1"."""
     time_unit: TimeUnit = "auto"
     """"auto", "s", "ms", "us", "ns" or "iso"."""
+    time_format: str | None = None
+    """How text spells times where it is not read by itself: strptime codes, like "%d/%m/%Y %I:%M %p"."""
     time_zone: str = "UTC"
     """Zone of times that name none."""
     format: Format | None = None
@@ -109,6 +131,10 @@ class ReadOptions:
         for event, weight in self.event_weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight):
                 raise InputError(f"event_weights: {event} = {weight!r} is no finite number; give a weight, 0 or below")
+        if not self.separator:
+            raise InputError("separator = '' separates nothing; give a sign such as '|' or ','")
+        for name in ("user", "item"):
+            file_options(f"{name}_table", getattr(self, f"{name}_table"), self.file)
         if self.positive_from is not None and self.label is None:
             raise InputError("positive_from needs label=, the column that it judges")
 
@@ -149,21 +175,12 @@ def _plain(name: str) -> str:
     return "".join(sign for sign in name.lower() if sign not in "_- ")
 
 
-def _existing(raw: Raw, role: str, name: str) -> str:
-    columns = raw.frame.columns
-    if name in columns:
-        return name
-    near = get_close_matches(name, columns, n=1)
-    mend = f"did you mean {near[0]!r}? " if near else ""
-    raise InputError(f"{role} = {name!r} is no column of {raw.name}; {mend}columns: {', '.join(columns)}")
-
-
 def _column(raw: Raw, role: str, given: str | None) -> str | None:
     """The name given, or the one usual name that the table holds; None where there is none."""
     if given is None:
         return None
     if given != FIND:
-        return _existing(raw, role, given)
+        return existing(raw, role, given)
     fits = [name for name in raw.frame.columns if _plain(name) in USUAL[role]]
     if len(fits) > 1:
         raise InputError(f"{raw.name}: {' and '.join(map(repr, fits))} may each be the {role}; pass {role}=")
@@ -174,7 +191,7 @@ def _columns(raw: Raw, options: ReadOptions) -> dict[str, str]:
     """Role → column of every role that is filled."""
     given = {role: getattr(options, role) for role in ("label", "weight", "event", "session")}
     found = {role: _column(raw, role, getattr(options, role)) for role in USUAL}
-    found |= {role: None if name is None else _existing(raw, role, name) for role, name in given.items()}
+    found |= {role: None if name is None else existing(raw, role, name) for role, name in given.items()}
     for role in ("user", "item"):
         if found[role] is None and (role == "item" or options.user is not None):
             usual, columns = ", ".join(USUAL[role]), ", ".join(raw.frame.columns)
@@ -185,13 +202,8 @@ def _columns(raw: Raw, options: ReadOptions) -> dict[str, str]:
         types = raw.frame[found["event"]].drop_nulls().unique(maintain_order=True).head(5).cast(pl.String).to_list()
         raise InputError(f"event = {found['event']!r} needs event_weights=; types: {', '.join(types)}")
     for name in options.context:
-        _unreserved(raw, _existing(raw, "context", name), RESERVED)
+        unreserved(raw, existing(raw, "context", name), RESERVED)
     return {role: name for role, name in found.items() if name is not None}
-
-
-def _unreserved(raw: Raw, name: str, taken: Collection[str]) -> None:
-    if name in taken:
-        raise InputError(f"{raw.name}: feature column {name!r} bears a name that the log keeps for itself; rename it")
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -208,9 +220,13 @@ class _Reading:
     notes: list[str]
     columns: dict[str, pl.Series] = field(default_factory=dict)
     taken_back: pl.Series | None = None
+    kinds: dict[str, Kind] = field(default_factory=dict)
 
     def values(self, role: str) -> pl.Series:
-        return self.raw.frame[self.roles[role]]
+        values = self.raw.frame[self.roles[role]]
+        if values.dtype == pl.Object:
+            raise several_types(self.raw, self.roles[role])
+        return values
 
 
 def _log(raw: Raw, options: ReadOptions) -> Log:
@@ -226,8 +242,7 @@ def _log(raw: Raw, options: ReadOptions) -> Log:
     _read_time(reading)
     _read_feedback(reading)
     events = _kept(reading)
-    users = _table(reading, "user", options.user_features)
-    items = _table(reading, "item", options.item_features)
+    users, items = _table(reading, "user"), _table(reading, "item")
     return _joined(reading, events, users, items)
 
 
@@ -243,7 +258,7 @@ def _read_ids(reading: _Reading) -> None:
     raw, sieve, out = reading.raw, reading.sieve, reading.columns
     for role in ("user", "item", "session"):
         if role in reading.roles:
-            out[role] = as_ids(reading.roles[role], reading.values(role), raw.text)
+            out[role] = ids_of(raw, reading.roles[role], reading.notes)
     if "user" not in out:
         out[Col.USER] = pl.repeat(None, raw.frame.height, dtype=pl.String, eager=True)
     nobody, name = out[Col.USER].is_null(), reading.roles.get("user", "user")
@@ -259,11 +274,12 @@ def _read_time(reading: _Reading) -> None:
         reading.notes.append(f"{reading.raw.name}: no time column: the log has no order")
         return
     name, values = reading.roles["time"], reading.values("time")
-    times = parse_times(name, values, reading.options.time_unit, reading.options.time_zone)
+    options = reading.options
+    times = parse_times(name, values, options.time_unit, options.time_zone, options.time_format)
     for why, bad in times.faults:
         reading.sieve.refuse(name, why, bad, values)
     reading.columns[Col.TIME] = times.values
-    reading.notes.append(f"{reading.raw.name}: {name} read as {times.said}")
+    reading.notes.append(f"{reading.raw.name}: {name} read as {times.said}; {times.span}".removesuffix("; "))
 
 
 def _read_feedback(reading: _Reading) -> None:
@@ -284,6 +300,7 @@ def _read_feedback(reading: _Reading) -> None:
         # a return is a return whichever of the two says so; the product of two minus signs would make it a purchase
         weight = of_type if weight is None else _signed(weight, of_type)
     if weight is not None:
+        clean.judge_size(sieve, roles.get("weight", "event weight"), weight)
         reading.taken_back = (weight < 0).fill_null(False)
         out[Col.WEIGHT] = weight
 
@@ -298,10 +315,13 @@ def _kept(reading: _Reading) -> pl.DataFrame:
     raw, options, notes = reading.raw, reading.options, reading.notes
     notes.extend(reading.sieve.settle(options.bad_rows))
     row = pl.int_range(raw.frame.height, dtype=pl.Int64, eager=True)
-    context = [_feature(raw, name) for name in options.context]
+    columns = Columns(raw, options.kinds, options.separator)
+    context = [columns.read(name) for name in options.context]
+    notes.extend(columns.notes)
+    reading.kinds.update(columns.kinds)
     canonical = [series.alias(str(name)) for name, series in {**reading.columns, Col.ROW: row}.items()]
     frame = pl.DataFrame([*canonical, *context])
-    good = ~reading.sieve.bad
+    good = ~reading.sieve.bad & ~_repeated(reading)
     if reading.taken_back is not None:
         count = int((good & reading.taken_back).sum())
         if count:
@@ -329,69 +349,52 @@ def _without_duplicates(frame: pl.DataFrame, name: str, keep: Keep, notes: list[
     return kept
 
 
-def _feature(raw: Raw, name: str, title: str | None = None) -> pl.Series:
-    values = raw.frame[name]
-    if name == title:
-        return values.list.join(" ") if values.dtype == pl.List(pl.String) else values.cast(pl.String)
-    return typed(values) if raw.text else values
+def _repeated(reading: _Reading) -> pl.Series:
+    """(n,) bool: rows that go because they repeat another in every column; the note counts them where they stay."""
+    raw, options = reading.raw, reading.options
+    repeats = clean.repeats(raw.frame) & ~reading.sieve.bad
+    count = int(repeats.sum())
+    gone = options.duplicates == "exact"
+    if count:
+        said = "are dropped" if gone else 'are events of their own (duplicates="exact" drops them)'
+        reading.notes.append(f"{raw.name}: {count:,} rows repeat another in every column and {said}")
+    return repeats if gone else repeats & False
 
 
 # -- tables of users and items -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Table:
-    frame: pl.DataFrame
-    kinds: Mapping[str, Kind]
-
-
-def _table(reading: _Reading, owner: str, given: Any) -> _Table | None:
+def _table(reading: _Reading, owner: Literal["user", "item"]) -> Table | None:
     """The table with its key first, under the canonical name; None where none is given."""
+    options = reading.options
+    given, how = getattr(options, f"{owner}_features"), getattr(options, f"{owner}_table")
+    if how and not isinstance(given, str | Path):
+        raise InputError(f"{owner}_table says how a file is read; {owner}_features is none, give its path")
     if given is None:
         return None
-    raw = _raw_table(f"{owner}_features", given, reading.options)
-    if raw.frame.width == 0:
-        raise InputError(f"{raw.name} has no columns; give the {owner}'s id and its features")
-    key = reading.roles.get(owner, "")
-    key = key if key in raw.frame.columns else raw.frame.columns[0]
-    ids = as_ids(key, raw.frame[key], raw.text)
-    sieve = Sieve(raw.name, raw.places, raw.unit, raw.malformed)
-    sieve.refuse(key, "is missing", ids.is_null())
-    sieve.refuse(key, "is there twice", ids.is_not_null() & ~ids.is_first_distinct(), ids)
-    reading.notes.extend([*raw.notes, *sieve.settle(reading.options.bad_rows)])
-    names = [name for name in raw.frame.columns if name != key]
-    for name in names:
-        _unreserved(raw, name, (owner,))
-    titles = reading.options.titles if owner == "item" else None
-    if titles is not None:
-        names.sort(key=lambda name: name != _existing(raw, "titles", titles))
-    frame = pl.DataFrame([ids.alias(owner), *(_feature(raw, name, titles) for name in names)])
-    kinds = {name: kind for name, kind in raw.kinds.items() if name in names}
-    return _Table(frame.filter(~sieve.bad), kinds if titles is None else {**kinds, titles: "text"})
+    file = file_options(f"{owner}_table", how, options.file)
+    titles = options.titles if owner == "item" else None
+    columns = options.kinds, options.separator
+    table = read_table(owner, given, reading.roles.get(owner, ""), file, columns, options.bad_rows, titles)
+    reading.notes.extend(table.notes)
+    return table
 
 
-def _raw_table(name: str, given: Any, options: ReadOptions) -> Raw:
-    if not isinstance(given, str | Path):
-        return raw_of_frame(name, given)
-    return raw_of_path(given, replace(options.file, format=None))
-
-
-def _joined(reading: _Reading, events: pl.DataFrame, users: _Table | None, items: _Table | None) -> Log:
+def _joined(reading: _Reading, events: pl.DataFrame, users: Table | None, items: Table | None) -> Log:
     """The log, with ids of one type in events and tables."""
-    tables: dict[str, pl.DataFrame | None] = {}
-    kinds: dict[str, Kind] = {name: kind for name, kind in reading.raw.kinds.items() if name in reading.options.context}
+    tables: dict[str, pl.DataFrame | None] = {Col.USER: None, Col.ITEM: None}
+    kinds = dict(reading.kinds)
     for owner, table in ((Col.USER, users), (Col.ITEM, items)):
-        ids, keys = same_ids(events[owner], None if table is None else table.frame[owner])
-        events = events.with_columns(ids)
-        tables[owner] = None if table is None or keys is None else table.frame.with_columns(keys)
-        if table is not None and keys is not None:
+        if table is not None:
+            ids, tables[owner] = met(owner, events[owner], table, reading.notes)
+            events = events.with_columns(ids)
             kinds |= table.kinds
-            idle = int((~keys.is_in(events[owner].drop_nulls().unique().implode())).sum())
-            if idle:
-                reading.notes.append(f"{owner} table: {idle:,} of {keys.len():,} rows have no events and are kept")
     declared = reading.options.kinds
     known = [name for table in tables.values() if table is not None for name in table.columns[1:]]
     for name in declared:
         if name not in [*known, *reading.options.context]:
             raise unknown("kinds: column", name, [*known, *reading.options.context])
-    return Log(events, tables[Col.USER], tables[Col.ITEM], {**kinds, **declared}, tuple(reading.notes))
+    separator = reading.options.separator
+    return Log(
+        events, tables[Col.USER], tables[Col.ITEM], {**kinds, **declared}, tuple(reading.notes), separator=separator
+    )

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import polars as pl
 
+from suisen.data.written_times import in_zone, read_format, read_written, unknown_zone
 from suisen.errors import InputError, unknown
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
@@ -13,11 +14,13 @@ PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 LARGEST = 253_402_300_800 * 10**6
 """Microseconds at the end of the year 9999: beyond it a number is no time of this unit."""
-ISO = (
-    r"^\s*(?P<year>\d{4})[-/](?P<month>\d{1,2})[-/](?P<day>\d{1,2})"
-    r"(?:[T ](?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?)?"
-    r"\s*(?P<zone>[Zz]|[+-]\d{2}(?::?\d{2})?)?\s*$"
-)
+BOUNDS = {"s": 1e11, "ms": 1e14, "us": 1e17, "ns": float("inf")}
+"""Below which a number counts this unit."""
+DIGITS = {6: "yyyymm", 8: "yyyymmdd", 10: "yyyymmddHH", 12: "yyyymmddHHMM", 14: "yyyymmddHHMMSS"}
+"""Dates written as one number, by its digits."""
+YEARS = (1900, 2100)
+"""First and last year of such a date."""
+Faults = tuple[tuple[str, pl.Series], ...]
 
 
 @dataclass(frozen=True)
@@ -26,52 +29,84 @@ class Times:
 
     values: pl.Series
     """(n,) Int64 microseconds; null where a rule of ``faults`` holds."""
-    faults: tuple[tuple[str, pl.Series], ...]
-    """(what is wrong, (n,) bool); a row may stand in one only."""
+    faults: Faults
+    """(what is wrong, (n,) bool); a row may stand in several."""
     said: str
     """How the values were read, in words."""
 
+    @property
+    def span(self) -> str:
+        """The first and the last moment, in words; empty where there is none."""
+        known = self.values.drop_nulls()
+        if known.len() == 0:
+            return ""
+        first, last = (
+            pl.Series([known.min(), known.max()], dtype=pl.Int64)
+            .cast(pl.Datetime("us"))
+            .dt.to_string("%Y-%m-%d %H:%M:%S")
+        )
+        return f"from {first} to {last} UTC"
 
-def parse_times(name: str, values: pl.Series, unit: TimeUnit = "auto", zone: str = "UTC") -> Times:
+
+def parse_times(
+    name: str, values: pl.Series, unit: TimeUnit = "auto", zone: str = "UTC", form: str | None = None
+) -> Times:
     """A column of times of any spelling, as microseconds since 1970 UTC, with what is wrong with its values.
 
     * Datetimes with a zone are converted; those without, and dates, are taken in ``zone``.
-    * Text: ISO 8601 dates and times, ``-`` or ``/`` between the parts of the date, ``T`` or a space before the time,
-      with or without a zone; or numbers, where more than half of the values are numbers.
+    * Text: the spellings of ``suisen.data.written_times``, or the one of ``form`` (``strptime`` codes); or numbers,
+      where more than half of the values are numbers.
     * Numbers count from 1970 UTC; with ``auto`` the unit is the one that puts the median between 1970 and 5138
       (below 1e11 seconds, below 1e14 milliseconds, below 1e17 microseconds, else nanoseconds).  Small numbers (ranks)
-      are therefore seconds.
+      are therefore seconds.  A number that would be of another unit is wrong.
+    * Numbers of 6 to 14 digits that are dates (``DIGITS``, from 1900 to 2100) in more than half of the values are read
+      as these dates with ``auto``, in ``zone``; the others are wrong then.  Of 8 digits none is ever a second.
     * A local time that clocks showed twice is the earlier one; one that they skipped is not a time.
 
-    Raises InputError for a column that cannot hold times, an unknown unit and an unknown zone.
+    Raises InputError for a column that cannot hold times, an unknown unit, zone or form, and for text that leaves open
+    which of two digits is the day.
     """
     if unit not in UNITS:
         raise unknown("time_unit", unit, UNITS)
-    if values.dtype == pl.Null:
+    dtype = values.dtype
+    more: Faults = ()
+    if form is not None:
+        parsed, said = _by_form(name, values, unit, zone, form)
+    elif dtype == pl.Null:
         parsed, said = values.cast(pl.Int64), "nothing"
-    elif values.dtype.is_temporal():
+    elif dtype.is_temporal():
         parsed, said = _from_temporal(name, values, zone), f"times, zone {zone} where they name none"
-    elif values.dtype.is_numeric() and unit != "iso":
-        parsed, said = _from_numbers(values.cast(pl.Float64), values, unit)
-    elif values.dtype == pl.String:
-        parsed, said = _from_text(values, unit, zone)
+    elif dtype.is_numeric() and unit != "iso":
+        parsed, said, more = _from_numbers(values.cast(pl.Float64), values, unit, zone)
+    elif dtype == pl.String:
+        parsed, said, more = _from_text(name, values, unit, zone)
     else:
-        raise InputError(f"time column {name!r} holds {values.dtype}; give ISO 8601 text or numbers since 1970")
-    return _judged(values, parsed, said)
+        raise InputError(f"time column {name!r} holds {dtype}; give ISO 8601 text or numbers since 1970")
+    return _judged(values, parsed, said, more)
 
 
-def _judged(values: pl.Series, parsed: pl.Series, said: str) -> Times:
+def _judged(values: pl.Series, parsed: pl.Series, said: str, more: Faults) -> Times:
     missing = values.is_null()
     if values.dtype == pl.String:
         missing = missing | (values.str.strip_chars() == "").fill_null(True)
     faults = (
         ("is missing", missing),
+        *((why, bad & parsed.is_null()) for why, bad in more),
         ("is not a time", parsed.is_null() & ~missing),
         ("is negative (before 1970)", (parsed < 0).fill_null(False)),
         ("is beyond the year 9999; is its unit another?", (parsed >= LARGEST).fill_null(False)),
+        *((why, bad & parsed.is_not_null()) for why, bad in more),
     )
-    bad = faults[0][1] | faults[1][1] | faults[2][1] | faults[3][1]
+    bad = pl.select(pl.any_horizontal([mask.alias(str(i)) for i, (_, mask) in enumerate(faults)])).to_series()
     return Times(parsed.set(bad, None), faults, said)
+
+
+def _by_form(name: str, values: pl.Series, unit: TimeUnit, zone: str, form: str) -> tuple[pl.Series, str]:
+    if unit != "auto":
+        raise InputError(f"time_format = {form!r} and time_unit = {unit!r} contradict each other; pass one of them")
+    if values.dtype != pl.String and not values.dtype.is_numeric():
+        raise InputError(f"time column {name!r} holds {values.dtype}; leave time_format= out, it is for text")
+    return read_format(name, values, form, zone), f"times of the format {form}, zone {zone} where they name none"
 
 
 def _from_temporal(name: str, values: pl.Series, zone: str) -> pl.Series:
@@ -83,64 +118,87 @@ def _from_temporal(name: str, values: pl.Series, zone: str) -> pl.Series:
 
 
 def _in_zone(local: pl.Series, zone: str) -> pl.Series:
-    """Int64 microseconds UTC of naive local times; null where the local clock skipped them."""
-    try:
-        return local.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null").cast(pl.Int64)
-    except pl.exceptions.PolarsError:
-        raise InputError(f"time_zone = {zone!r} is no time zone; give a name such as 'Asia/Tokyo' or 'UTC'") from None
+    utc = in_zone(local, zone)
+    if utc is None:
+        raise unknown_zone(zone)
+    return utc
 
 
-def _from_numbers(numbers: pl.Series, values: pl.Series, unit: TimeUnit) -> tuple[pl.Series, str]:
+def _from_numbers(numbers: pl.Series, values: pl.Series, unit: TimeUnit, zone: str) -> tuple[pl.Series, str, Faults]:
     finite = numbers.set(~numbers.is_finite(), None)
+    if unit == "auto":
+        dates, form = _dates(finite)
+        if dates is not None:
+            why = f"is no date written {form} (pass time_unit= where it counts from 1970)"
+            return (
+                _in_zone(dates, zone),
+                f"dates written {form}, zone {zone}",
+                ((why, dates.is_null() & ~finite.is_null()),),
+            )
     chosen = unit if unit in PER_SECOND else _unit_of(finite)
+    others = _of_other_units(finite, chosen) if unit == "auto" else ()
     factor = 10**6 / PER_SECOND[chosen]
     size = (finite * factor).clip(-LARGEST, LARGEST)  # inside Int64, and beyond the bounds where it was
+    said = f"{WORDS[chosen]} since 1970"
     if values.dtype.is_integer():  # exact: a Float64 holds microseconds of today, but not nanoseconds
         exact = values.cast(pl.Int64, strict=False)
         bounded = exact.set((size.abs() >= LARGEST).fill_null(False), None)
         parsed = bounded * int(factor) if factor >= 1 else bounded // 1000
-        return parsed.fill_null(size.cast(pl.Int64)), f"{WORDS[chosen]} since 1970"
-    return size.round(0).cast(pl.Int64), f"{WORDS[chosen]} since 1970"
+        return parsed.fill_null(size.cast(pl.Int64)), said, others
+    return size.round(0).cast(pl.Int64), said, others
 
 
 def _unit_of(finite: pl.Series) -> str:
+    middle = _middle(finite)
+    return next(unit for unit, bound in BOUNDS.items() if middle < bound)
+
+
+def _middle(finite: pl.Series) -> float:
     middle = finite.abs().median()
-    size = float(middle) if isinstance(middle, int | float) else 0.0
-    bounds = {"s": 1e11, "ms": 1e14, "us": 1e17}
-    return next((unit for unit, bound in bounds.items() if size < bound), "ns")
+    return float(middle) if isinstance(middle, int | float) else 0.0
 
 
-def _from_text(values: pl.Series, unit: TimeUnit, zone: str) -> tuple[pl.Series, str]:
+def _of_other_units(finite: pl.Series, chosen: str) -> Faults:
+    """The rows whose numbers are of another unit than most."""
+    lower, out = 0.0, []
+    size = finite.abs()
+    for unit, bound in BOUNDS.items():
+        here = ((size >= lower) & (size < bound)).fill_null(value=False)
+        lower = bound
+        if unit == chosen:
+            most = int(here.sum())
+        elif here.any():
+            out.append((unit, here))
+    mend = "make them one unit or pass time_unit="
+    return tuple((f"looks like {WORDS[u]} among {most:,} in {WORDS[chosen]} ({mend})", here) for u, here in out)
+
+
+def _dates(finite: pl.Series) -> tuple[pl.Series | None, str]:
+    """Naive datetimes of numbers such as 20140101, null where one is none, and their form; None: they are no dates."""
+    middle = f"{_middle(finite):.0f}"
+    if len(middle) not in DIGITS or not YEARS[0] <= int(middle[:4]) <= YEARS[1]:
+        return None, ""
+    whole = finite.set(finite != finite.floor(), None).cast(pl.Int64, strict=False).cast(pl.String)
+    alike = whole.set(whole.str.len_chars() != len(middle), None)
+    if len(middle) == 6:
+        alike = alike + "01"
+    local = alike.str.pad_end(14, "0").str.to_datetime("%Y%m%d%H%M%S", strict=False, time_unit="us")
+    local = local.set(~local.dt.year().is_between(*YEARS), None)
+    good = local.len() - local.null_count()
+    # so many seconds are August 1970: nobody counts days in them
+    dates = len(middle) == 8 or good * 2 > finite.len() - finite.null_count()
+    return (local if dates else None), DIGITS[len(middle)]
+
+
+def _from_text(name: str, values: pl.Series, unit: TimeUnit, zone: str) -> tuple[pl.Series, str, Faults]:
     stripped = values.str.strip_chars()
     numbers = stripped.cast(pl.Float64, strict=False)
     written = values.len() - values.null_count()
     as_numbers = unit != "iso" if unit != "auto" else numbers.is_finite().fill_null(False).sum() * 2 > written
     if not as_numbers:
-        return _from_iso(values, zone), f"ISO 8601, zone {zone} where they name none"
+        found = read_written(name, values, zone)
+        why = "names a zone that may be several or is none (write its offset, like -05:00, or Europe/Paris)"
+        return found.values, found.said, ((why, found.nameless),)
     whole = stripped.cast(pl.Int64, strict=False)
     fractions = bool((numbers.is_finite() & whole.is_null()).any())
-    return _from_numbers(numbers, numbers if fractions else whole, unit)
-
-
-def _from_iso(values: pl.Series, zone: str) -> pl.Series:
-    part = pl.col("time").str.extract_groups(ISO)
-    frame = values.alias("time").to_frame().select(part.alias("parts")).unnest("parts")
-    number = {name: pl.col(name).cast(pl.Int64, strict=False).fill_null(0) for name in ("hour", "minute", "second")}
-    fraction = pl.col("fraction").str.pad_end(9, "0").cast(pl.Int64, strict=False).fill_null(0) // 1000
-    date = pl.concat_str([pl.col(name).str.zfill(2) for name in ("year", "month", "day")], separator="-")
-    offset = _offset(pl.col("zone"))
-    good = (number["hour"] < 24) & (number["minute"] < 60) & (number["second"] < 60)
-    seconds = number["hour"] * 3600 + number["minute"] * 60 + number["second"]
-    clock = (seconds * 10**6 + fraction).cast(pl.Duration("us"))
-    local = date.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")) + clock
-    table = frame.select(pl.when(good).then(local).alias("local"), offset.alias("offset"))
-    zoned = table["local"].cast(pl.Int64) - table["offset"]
-    return zoned.fill_null(_in_zone(table["local"].set(table["offset"].is_not_null(), None), zone))
-
-
-def _offset(zone: pl.Expr) -> pl.Expr:
-    """Int64 microseconds that a written zone is ahead of UTC; null where none is written."""
-    digits = zone.str.replace_all(r"[^0-9]", "").str.pad_end(4, "0").cast(pl.Int64, strict=False)
-    minutes = (digits // 100) * 60 + digits % 100
-    sign = pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)
-    return pl.when(zone.is_null()).then(None).otherwise(sign * minutes * 60 * 10**6)
+    return _from_numbers(numbers, numbers if fractions else whole, unit, zone)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from suisen.data.batch import Candidates
-from suisen.data.ids import RawId
+from suisen.data.ids import RawId, in_one_type
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import InputError, UnsupportedQuery
 from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, States, wide
@@ -245,6 +245,8 @@ def _user_ids(queries: RawQueries, dtype: pl.DataType) -> pl.Series:
         if user is None and number in taken:
             raise InputError(f"query {number} names no user, and user {number!r} is asked for too; ask for them apart")
         named.append(number if user is None else user)
-    if len({type(user) for user in named}) > 1:
-        named = [str(user) for user in named]
-    return pl.Series("user_id", named, dtype=None if named else dtype)
+    kinds = {type(user) for user in named}
+    if kinds <= {str} or kinds <= {int}:
+        return pl.Series("user_id", named, dtype=None if named else dtype)
+    own = in_one_type(named).cast(dtype, strict=False)  # 2.0 is user 2
+    return (own if own.null_count() == 0 else pl.Series([str(user) for user in named])).alias("user_id")

@@ -8,6 +8,7 @@ import ast
 import contextlib
 import dataclasses
 import inspect
+import re
 import textwrap
 import types
 import typing
@@ -209,8 +210,10 @@ def _listed(value: Any) -> list[Any]:
 def _mapping(where: str, value: Any, hint: Any) -> dict[str, Any]:
     """Names with values: a table of a file, or texts like ``age=numeric``."""
     pairs: list[tuple[Any, Any]] = list(value.items()) if isinstance(value, Mapping) else []
-    for part in () if isinstance(value, Mapping) else _listed(value):
-        key, sign, text = str(part).partition("=")
+    texts = [] if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+    parts = (part for text in texts for part in re.split(r",(?=[^,=]+=)", str(text)))  # not inside a value: delimiter=,
+    for part in parts:
+        key, sign, text = part.partition("=")
         if not sign:
             raise InputError(f"{where} = {part!r} names no value; write name=value, several with commas between")
         pairs.append((key.strip(), text.strip()))
