@@ -29,7 +29,7 @@ from suisen.training.options import Curve, EpochRow
 
 NASTY = "<script>alert(\"1 & 2\")</script> 水仙 'é'"
 VOID = {"meta", "link", "br"}
-SECTIONS = ["results", "differences", "funnel", "examples", "training", "data", "settings", "notes", "repeat"]
+SECTIONS = ["results", "differences", "funnel", "training", "examples", "data", "settings", "notes", "repeat"]
 
 
 class Page(HTMLParser):
@@ -422,8 +422,8 @@ def test_data_facts(page):
         "1,682",
         "100,000",
         "6.3",
-        "train events98,115",
-        "test queries942",
+        "learnt from98,115 events",
+        "test942 queries",
         "20 Sep 1997 to 22 Apr 1998 (UTC)",
     ):
         assert wanted in spaced(shown)
@@ -464,7 +464,12 @@ def test_a_sound_log_has_nothing_in_colour():
         ({"first": "1970-01-18T00:00:00Z"}, "times", "bad", "before 1990"),
         ({"last": "2031-01-01T00:00:00Z"}, "times", "bad", "in the future"),
         ({"first": "2020-01-01T00:00:00Z", "last": "2020-01-01T00:00:00Z"}, "times", "bad", "one moment"),
-        ({"parts": {"test queries": 84}}, "test queries", "warn", "intervals are wide"),
+        ({"parts": {"test queries": 84}}, "test", "warn", "intervals are wide"),
+        ({"parts": {"test queries": 842, "test truth": 900}}, "test", "", ""),
+        ({"parts": {"test queries": 842, "test truth": 900, "test truth seen": 300}}, "test", "warn", "33.3 % of what"),
+        ({"parts": {"valid queries": 842, "valid truth": 900, "valid truth unknown": 90}}, "valid", "warn", "missed"),
+        ({"parts": {"test events": 84, "pairs": 3}}, "pairs", "", ""),
+        ({"repeats": 31_000, "seen_excluded": False}, "repeats", "", ""),
     ],
 )
 def test_what_is_wrong_with_a_log_is_said_in_colour(changes, row, level, said):
@@ -581,6 +586,7 @@ def test_one_model_alone_has_a_table_and_no_comparison():
 
 
 def test_an_example_without_titles_or_history():
+    assert "A guest" in Page(render_report(only(examples=(Example("", {"ease": []}),)))).sections["examples"]
     example = Example("7", {"history": [], "ease": [Listed("50")]})
     shown = Page(render_report(only(examples=(example,)))).sections["examples"]
     assert "none" in shown

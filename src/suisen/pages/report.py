@@ -52,6 +52,8 @@ class DataFacts:
     """Events of each user that has any."""
     repeats: int = 0
     """Events that repeat an earlier one of the same user and item."""
+    seen_excluded: bool = True
+    """Whether lists leave out what a user has."""
     parts: Mapping[str, int] = field(default_factory=dict)
     """What the split made of it, like {"events to learn from": 98_114, "test queries": 943}."""
 
@@ -83,6 +85,7 @@ class Example:
     """A user with lists side by side: history, recommendations of one model or of several."""
 
     user: str
+    """The id; "" = a guest."""
     lists: Mapping[str, Sequence[Listed]]
     """Heading → items, the newest or the best first."""
     about: str = ""
@@ -238,11 +241,25 @@ def data_table(data: DataFacts, today: str = "") -> list[Fact]:
         lengths = np.sort(data.history_lengths)
         rows.append(Fact("events per user", f"median {lengths[len(lengths) // 2]:,}, most {lengths[-1]:,}"))
     rows.append(Fact("density", share(data.density)))
-    for name, value in data.parts.items():
-        few = name == "test queries" and value < FEW_QUERIES
-        look = f"fewer than {FEW_QUERIES}: intervals are wide, small differences cannot be seen" if few else ""
-        rows.append(Fact(name, f"{value:,}", look, "warn" if few else ""))
-    return rows
+    return rows + _split_rows(data.parts)
+
+
+def _split_rows(parts: Mapping[str, int]) -> list[Fact]:
+    """What the split made of the log: a line per part, and those of its counts that a reader must know of."""
+    rows = [Fact("learnt from", f"{parts['train events']:,} events")] if "train events" in parts else []
+    for part in ("valid", "test"):
+        unit = "queries" if f"{part} queries" in parts else "events"
+        count, asked = parts.get(f"{part} {unit}"), max(1, parts.get(f"{part} truth", 0))
+        if count is not None:
+            unknown, seen = (share(parts.get(f"{part} truth {what}", 0) / asked) for what in ("unknown", "seen"))
+            looks = [f"fewer than {FEW_QUERIES}: intervals are wide"] if count < FEW_QUERIES else []
+            if parts.get(f"{part} truth unknown", 0) > REPEATED * asked:
+                looks.append(f"{unknown} of what it asks for is unknown to train and always missed")
+            if parts.get(f"{part} truth seen", 0) > REPEATED * asked:
+                looks.append(f"{seen} of what it asks for was taken before")
+            rows.append(Fact(part, f"{count:,} {unit}", "; ".join(looks), "warn" if looks else ""))
+    known = ("train ", "valid ", "test ")
+    return rows + [Fact(name, f"{value:,}") for name, value in parts.items() if not name.startswith(known)]
 
 
 def _users_row(data: DataFacts) -> Fact:
@@ -265,7 +282,7 @@ def _items_row(data: DataFacts) -> Fact:
 def _repeats_row(data: DataFacts) -> Fact:
     part = data.repeats / max(1, data.events)
     value = f"{data.repeats:,} of the events, {share(part)}"
-    if part <= REPEATED:
+    if part <= REPEATED or not data.seen_excluded:
         return Fact("repeats", value)
     look = "people take things again, and a list leaves out what a user has; exclude_seen=False leaves it in"
     return Fact("repeats", value, look, "warn")
@@ -292,7 +309,7 @@ def funnel_lines(funnel: Funnel) -> list[str]:
     return [
         f"Test asks {funnel.queries:,} times, for {asked:,} items in all{filtered}.",
         f"The first stage finds {found:,} of them ({share(found / max(1, asked))}) with "
-        f"{funnel.candidates:,} candidates per query.",
+        f"{funnel.stages[2].items:,.0f} candidates per query.",
         f"The second stage puts {shown:,} of those ({share(shown / max(1, found))}) into the top {funnel.k}: "
         f"{share(shown / max(1, asked))} of all that was asked for.",
     ]

@@ -30,6 +30,7 @@ def save(run: Run) -> None:
     last = last_run(run.folder, facts["fingerprint"], test)
     if last is not None:
         found = compare(last[1], replace(test, name=run.folder.name))
+        run.earlier = found
         run.remarks = [f"compared with the last run on the same data and protocol, {last[0].name}:", str(found)]
     place.write_json(run.folder / place.CURVES, curves_of(run.recommender))
     try:

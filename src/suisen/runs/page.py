@@ -9,7 +9,7 @@ from torch import Tensor
 
 from suisen.data.batch import Queries
 from suisen.evaluation.report import Score
-from suisen.pages.report import DataFacts, Example, Listed, ModelScores, ReportData
+from suisen.pages.report import DataFacts, Example, Listed, ModelScores, ReportData, verdicts
 from suisen.recommending.engine import Filters
 from suisen.recommending.store import Store
 from suisen.runs import folder as place
@@ -33,7 +33,7 @@ def page_of(run: Run) -> ReportData:
         title=f"{rec.name} on {name_of(run)}",
         command=f"suisen train --config {run.folder / place.CONFIG}",
         when=place.now()[:19].replace("T", " ") + " UTC",
-        remarks=tuple(run.remarks),
+        remarks=remarks(run, next(iter(test.values))),
         data=facts_of(run),
         valid=run.reports["valid"].scores if "valid" in run.reports else (),
         recalls=recalls(run),
@@ -52,6 +52,13 @@ def page_of(run: Run) -> ReportData:
             evaluation=test.notes,
         ),
     )
+
+
+def remarks(run: Run, primary: str) -> tuple[str, ...]:
+    """The run's remarks, in place of a table of differences to the last run the sentence on the primary metric."""
+    if run.earlier is None:
+        return tuple(run.remarks)
+    return tuple(f"Against the last run on these data: {said}" for _, said in verdicts(run.earlier.rows, primary))
 
 
 def _texts(values: dict[str, Any], without: Sequence[str] = ()) -> dict[str, str]:
@@ -131,7 +138,7 @@ def _example(store: Store, queries: Queries, row: int, lists: dict[str, Tensor])
         ids = ids[ids > 0]  # noqa: PLW2901 - padding is not shown
         hits = torch.isin(ids, truth).tolist()
         shown[name] = [Listed(title, hit) for title, hit in zip(store.titles(ids), hits, strict=True)]
-    name = str(store.users.raw_ids[user - 1]) if user else "a guest"
+    name = str(store.users.raw_ids[user - 1]) if user else ""
     features = store.user_frame.row(user, named=True) if user and store.user_frame.width else {}
     about = ", ".join(f"{key} {value}" for key, value in features.items() if value is not None)
     return Example(name, shown, about, tuple(store.titles(truth[truth > 0])))

@@ -47,6 +47,8 @@ class Run:
     funnel: Funnel | None = None
     remarks: list[str] = field(default_factory=list)
     """How it compares with the last run."""
+    earlier: Comparisons | None = None
+    """The model less the last run's on the same data and protocol."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
