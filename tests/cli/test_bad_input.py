@@ -67,7 +67,10 @@ def test_bad_rows_are_dropped_on_request_and_counted(tmp_path):
         (["train", "--retriever", "ease"], "neither --data nor --events is given"),
         (["train", "--config", "none.toml"], "none.toml does not exist; give a TOML file"),
         (["train", "--events", "none.csv", "--retriever", "ease", "--out", "{tmp}/r"], "none.csv"),
-        (["train", "--events", "x", "--retriever", "mf", "--retriever.dim", "0"], "MF: dim = 0 should be greater"),
+        (
+            ["train", "--events", "x", "--retriever", "mf", "--retriever.dim", "0"],
+            "--retriever.dim = 0 should be greater",
+        ),
         (["train", "--events", "x", "--retriever", "mf", "--device", "tpu"], "device = 'tpu' is unknown"),
         (["train", "--events", "x", "--retriever", "mf", "--patience", "0"], "patience = 0 must be at least 1"),
         (["train", "--events", "x", "--retriever", "mf", "--metrics", "ncdg@10"], "did you mean 'ndcg@10'"),
@@ -76,7 +79,7 @@ def test_bad_rows_are_dropped_on_request_and_counted(tmp_path):
         (["train", "--events", "x", "--retriever", "mf", "--encoding", "utf8"], "did you mean 'utf-8'"),
         (["evaluate", "{tmp}/none"], "holds no bundle"),
         (["serve", "{tmp}/none"], "holds no bundle"),
-        (["serve", "{tmp}", "--deadline-s", "x"], "deadline_s = 'x' must be a number"),
+        (["serve", "{tmp}", "--deadline-s", "x"], "--deadline-s = 'x' must be a number"),
         (["recommend", "{tmp}", "--user", "1", "-k", "x"], "'x' is not a valid integer"),
     ],
 )

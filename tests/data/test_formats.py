@@ -136,7 +136,7 @@ def test_refuses_paths(tmp_path):
         raw_of_path(tmp_path / "nowhere.csv")
     with pytest.raises(InputError, match="is a folder; give the path of an event file"):
         raw_of_path(tmp_path)
-    with pytest.raises(InputError, match="events: int is no table"):
+    with pytest.raises(InputError, match="events = 3 is no table"):
         raw_of_frame("events", 3)
 
 

@@ -119,6 +119,7 @@ def test_nobody_is_asked_for(rec):
 # -- who is not known --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:history. items that train does not know")
 def test_a_history_is_enough_where_the_model_reads_it(rec):
     if "history" not in rec.system.abilities and "new users" not in rec.system.abilities:
         with pytest.raises(UnsupportedQuery, match="anonymous query is unknown to train and mf lacks 'history'"):

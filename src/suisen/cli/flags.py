@@ -1,5 +1,6 @@
 """Options that are fields of a dataclass, under headings; nothing here loads a model."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -7,6 +8,36 @@ import click
 
 from suisen.errors import unknown
 from suisen.runs.settings import Setting
+
+_FIELD = re.compile(r"^(?:(?P<cls>\w+): )?(?P<name>\w+(?:\.\w+)?)(?= (?:=|needs) )")
+"""What a message is about: ``k = 0 …``, ``LeaveLast: test = 0 …``, ``split.test = x …``."""
+_MEND = re.compile(r"(?<![\w(.\[])(?P<name>\w+)=(?:(?P<value>'[^']*'|\"[^\"]*\"|True|False|[\d.]+\b)|(?=[ ,;:)]|$))")
+"""What to give instead: ``unknown='popular'``, ``session=``."""
+
+
+def in_flags(text: str, params: Sequence[click.Parameter]) -> str:
+    """A message with the command's flags in place of Python's arguments.
+
+    >>> in_flags("k = 0 is too few; pass unknown='skip'", [click.Option(["-k"]), click.Option(["--unknown"])])
+    '-k = 0 is too few; pass --unknown skip'
+    """
+
+    def flag(name: str, cls: str | None = None) -> str:
+        wanted = name.replace(".", "__")
+        found = [param for param in params if wanted in (param.name, str(param.name).rpartition("__")[2])]
+        if cls:
+            found = [param for param in found if getattr(param, "group", "").endswith(f": {cls}")]
+        return found[0].opts[0] if len(found) == 1 and found[0].opts[0].startswith("-") else ""
+
+    def mended(match: re.Match[str]) -> str:
+        before = match.string[: match.start()]
+        call = before.count("(") > before.count(")")  # LeaveLast(test=1, valid=1) is no flag
+        found, value = "" if call else flag(match["name"]), (match["value"] or "").strip("'\"")
+        value = value.lower() if value in ("True", "False") else value
+        return f"{found} {value}".strip() if found else match[0]
+
+    text = _MEND.sub(mended, text)
+    return _FIELD.sub(lambda match: flag(match["name"], match["cls"]) or match[0], text)
 
 
 class GroupedOption(click.Option):

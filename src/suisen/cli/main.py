@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import CompletionItem
 
+from suisen.cli.flags import in_flags
 from suisen.errors import SuisenError, unknown
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -58,6 +59,15 @@ class Suisen(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(str(unknown("command", args[0], COMMANDS)), ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; its errors name flags where Python's name arguments."""
+        try:
+            return super().invoke(ctx)
+        except SuisenError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            params = [] if command is None else command.get_params(ctx)
+            raise click.ClickException(in_flags(str(error), params)) from error
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
         """Runs a command and exits: 0, 2 for what the caller can mend, 130 when interrupted."""

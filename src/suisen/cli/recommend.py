@@ -21,7 +21,7 @@ from suisen.pipeline import Recommender
 from suisen.recommending.answering import Answers
 from suisen.recommending.queries import RawQueries, RecommendOptions
 
-HISTORY = 'Item ids, oldest first: "50,181"; an empty text: none.'
+HISTORY = 'Item ids, oldest first: "50,181"; an id with a comma in double quotes: \'"a,b",c\'; an empty text: none.'
 WHERE = 'Only items with this attribute: "genre=Drama", "genre=Drama|Comedy", "year>=1990"; repeated: all of them.'
 QUERIES = "A file with a column user_id, or history (lists, or items with | between), or both; into --out."
 UNKNOWN = "What a query gets that the model cannot answer: an error, the popular list (and it says so), nothing."
@@ -34,7 +34,7 @@ UNKNOWN = "What a query gets that the model cannot answer: an error, the popular
 @click.option("--user-features", "features", metavar="NAME=VALUE,…", help="What is known of the user: age=24,gender=F.")
 @click.option("--context", metavar="NAME=VALUE,…", help="Context features: device=phone.")
 @click.option("-k", type=int, default=10, help="Items per list; fewer where fewer are allowed.")
-@click.option("--exclude", metavar="ITEMS", help="Items that no list may hold.")
+@click.option("--exclude", metavar="ITEMS", help='Items that no list may hold: "50,181".')
 @click.option("--among", metavar="ITEMS", help="Only these items.")
 @click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
 @click.option("--with-seen", is_flag=True, help="Leave in what the history holds: things people take again.")
@@ -140,7 +140,9 @@ def _say_lost(recommender: Recommender, histories: list[list[str]]) -> None:
     for history in histories:
         lost = [item for item, dense in zip(history, known.dense(history).tolist(), strict=True) if dense == 0]
         if lost:
-            note(f"items of the history that train does not know are passed over: {', '.join(lost)}")
+            whole = ",".join(history)
+            mend = f"; the id with a comma is written '\"{whole}\"'" if known.dense([whole])[0] else ""
+            note(f"items of the history that train does not know are passed over: {', '.join(lost)}{mend}")
 
 
 def _entries(recommender: Recommender, queries: RawQueries, answers: Answers) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from suisen.data.dataset import Split
 from suisen.data.log import Col
 from suisen.data.ordered import OrderedLog, tensor_of
 from suisen.data.ragged import Ragged
-from suisen.data.split_checks import By, check_by, check_shares, need_time
+from suisen.data.split_checks import By, check_by, check_shares, need_time, settle_counts
 from suisen.data.split_parts import TRAIN, Known, Parts, QueryRows, last_share, past_of, singles, split_by
 from suisen.errors import InputError
 
@@ -34,6 +34,7 @@ class ClickRatio:
     def __post_init__(self) -> None:
         check_shares("ClickRatio", self.test, self.valid)
         check_by("ClickRatio", self.by)
+        settle_counts(self, seed=0, history=0)
 
     def split(self, log: OrderedLog) -> Split:
         """Train, valid and test.

@@ -12,6 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from suisen.arguments import shown
 from suisen.data.batch import Candidates, Contexts, Features, Queries, Schema
 from suisen.data.encode import Encoder
 from suisen.data.ids import IdMap
@@ -19,6 +20,7 @@ from suisen.data.log import Col, Log
 from suisen.data.ordered import OrderedLog
 from suisen.data.ragged import Ragged
 from suisen.data.read import ReadOptions, read_frame, read_path
+from suisen.errors import InputError
 from suisen.parameters import keywords_of
 
 Order = Literal["user", "global", "session", "place", "random"]
@@ -93,6 +95,7 @@ class Dataset(OrderedLog):
     @classmethod
     def of(cls, log: Log) -> Self:
         """From a clean log: ids from its events and tables, vocabularies and means from its events alone."""
+        _check_log(log)
         ordered = OrderedLog.of(log)
         users, items, events = ordered.users, ordered.items, ordered.events
         user_frame, item_frame = _aligned(log.users, users), _aligned(log.items, items)
@@ -130,6 +133,7 @@ class Dataset(OrderedLog):
 
         Raises InputError where the rule needs what the log lacks, or where train or test would be empty.
         """
+        _check_rule(rule)
         return rule.split(self)
 
     # -- contexts ---------------------------------------------------------------------------------------------------
@@ -186,6 +190,22 @@ class Splitter(Protocol):
 
     def split(self, log: OrderedLog) -> Split:
         """Train, valid and test; every event goes to exactly one of them."""
+
+
+def _check_log(log: object) -> None:
+    """Raises InputError for what is no log."""
+    if not isinstance(log, Log):
+        made = "a table is read by Dataset.from_frame(table), a file by Dataset.from_path(path)"
+        raise InputError(f"log = {shown(log)} is no Log; {made}")
+
+
+def _check_rule(rule: object) -> None:
+    """Raises InputError for what is no rule: its name, its class, a share."""
+    if isinstance(rule, type) and hasattr(rule, "split"):
+        raise InputError(f"rule = {shown(rule)} itself; make a rule of it, like split({rule.__name__}())")
+    other = isinstance(rule, str | bytes | type | OrderedLog) or hasattr(rule, "dtype")  # have another split
+    if other or not callable(getattr(rule, "split", None)):
+        raise InputError(f"rule = {shown(rule)} is no rule; give one, like split(suisen.LeaveLast(test=1, valid=1))")
 
 
 def _aligned(table: pl.DataFrame | None, ids: IdMap) -> pl.DataFrame:

@@ -8,12 +8,14 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from suisen.arguments import choice, listed, shown
 from suisen.data.clean import same_ids
 from suisen.data.clicks import row_split
 from suisen.data.dataset import Order, Split
 from suisen.data.log import Col, Log
 from suisen.data.ordered import OrderedLog, tensor_of
 from suisen.data.read import ReadOptions, read_frame
+from suisen.data.split_checks import settle
 from suisen.data.split_parts import TEST, TRAIN, VALID, Parts, visitor_split
 from suisen.errors import InputError, unknown
 
@@ -35,15 +37,16 @@ class ByRows:
     """The rule in words, for the protocol."""
 
     def __post_init__(self) -> None:
-        if self.order not in ("user", "place", "random"):
-            raise InputError(f"ByRows: order = {self.order!r} cannot be given; say 'user', 'place' or 'random'")
+        if not isinstance(self.order, str) or self.order not in ("user", "place", "random"):
+            raise InputError(f"ByRows: order = {shown(self.order)} cannot be given; say 'user', 'place' or 'random'")
+        settle(self, test=_places("test", self.test), valid=_places("valid", self.valid))
 
     def split(self, log: OrderedLog) -> Split:
         """Train, valid and test.  Raises InputError for a row that the log does not hold or that both parts name."""
         place = tensor_of(log.log.events[Col.ROW].cast(pl.Int64))
         part = torch.full_like(place, TRAIN)
         for name, rows, number in (("valid", self.valid, VALID), ("test", self.test, TEST)):
-            wanted = torch.as_tensor(rows, dtype=torch.int64)
+            wanted = torch.as_tensor(rows)
             lost = wanted[~torch.isin(wanted, place)]
             if lost.numel():
                 raise InputError(f"ByRows: {name} names row {int(lost[0])}, which the log does not hold")
@@ -52,6 +55,16 @@ class ByRows:
                 raise InputError(f"ByRows: row {int(place[mine & (part != TRAIN)][0])} is named in valid and in test")
             part[mine] = number
         return visitor_split(log, Parts(part, self.order, self.rule))
+
+
+def _places(name: str, given: Any) -> Tensor:
+    """(m,) places of rows, whatever held them."""
+    if isinstance(given, Tensor):
+        return given.long()
+    try:
+        return torch.as_tensor(listed(f"ByRows: {name}", given), dtype=torch.int64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"ByRows: {name} = {shown(given)} must be places of rows, whole numbers from 0") from None
 
 
 @dataclass(frozen=True)
@@ -67,8 +80,7 @@ class Given:
 
     def __post_init__(self) -> None:
         for name, known in (("order", Promise), ("ask", Ask)):
-            if getattr(self, name) not in get_args(known):
-                raise unknown(f"Given: {name}", getattr(self, name), get_args(known))
+            choice(f"Given: {name}", getattr(self, name), get_args(known))
 
     def split(self, log: OrderedLog) -> Split:
         """Train, valid and test.  Raises InputError where the log does not know its parts."""

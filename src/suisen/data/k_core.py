@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from suisen.arguments import shown, whole
 from suisen.data.dataset import Dataset
 from suisen.data.log import Col, Log
 from suisen.data.ordered import OrderedLog
@@ -17,6 +18,9 @@ def k_core(source: OrderedLog | Log, users: int = 5, items: int = 5) -> Dataset:
 
     ``source``: a Dataset or a log.  Raises InputError where nothing is left.
     """
+    if not isinstance(source, OrderedLog | Log):
+        raise InputError(f"source = {shown(source)} is no Dataset; make one: suisen.Dataset.from_frame(table)")
+    users, items = whole("users", users), whole("items", items)
     return Dataset.of(core_of(OrderedLog.of(source) if isinstance(source, Log) else source, users, items))
 
 

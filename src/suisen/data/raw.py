@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
+from suisen.arguments import is_table, shown
 from suisen.data.clean import Fault
 from suisen.data.encodings import Encoding
 from suisen.data.log import Kind
@@ -60,13 +62,16 @@ def _polars(name: str, table: Any) -> pl.DataFrame:
     if isinstance(table, pl.LazyFrame):
         return table.collect()
     room = type(table).__module__.partition(".")[0]
-    if room == "pandas":
-        return _from_pandas(name, table)
+    if room == "pandas" and is_table(table):
+        return _from_pandas(name, table.rename(columns=str))  # header=None numbers the columns
     if isinstance(table, Mapping):
         return _of_columns(name, table)
-    if room == "pyarrow" or hasattr(table, "__arrow_c_stream__"):
+    if is_table(table) or (hasattr(table, "__arrow_c_stream__") and not hasattr(table, "name")):
         return pl.DataFrame(table)
-    raise InputError(f"{name}: {type(table).__name__} is no table; give a Polars, pandas or Arrow table, or a path")
+    if isinstance(table, list) and table and all(isinstance(row, Mapping) for row in table):
+        return _of_columns(name, {key: [row.get(key) for row in table] for row in table for key in row})
+    mend = "a path is read by from_path" if isinstance(table, str | Path) else "give a Polars, pandas or Arrow table"
+    raise InputError(f"{name} = {shown(table)} is no table; {mend}")
 
 
 def _from_pandas(name: str, table: Any) -> pl.DataFrame:

@@ -30,6 +30,7 @@ from typing import Any, Final, Literal, get_args
 
 import polars as pl
 
+from suisen.arguments import is_table, listed, shown
 from suisen.data import clean
 from suisen.data.clean import BadRows, Keep, Sieve
 from suisen.data.encode import SEPARATOR
@@ -121,6 +122,7 @@ class ReadOptions:
     """In place of the file's suffix."""
 
     def __post_init__(self) -> None:
+        self._settle()
         for name, values in (("bad_rows", get_args(BadRows)), ("duplicates", get_args(Keep))):
             if getattr(self, name) not in values:
                 raise unknown(name, getattr(self, name), values)
@@ -138,10 +140,38 @@ class ReadOptions:
         if self.positive_from is not None and self.label is None:
             raise InputError("positive_from needs label=, the column that it judges")
 
+    def _settle(self) -> None:
+        """Columns as they were meant: a frame without a header has numbers as names."""
+        roles = ("user", "item", "time", "label", "weight", "event", "session", "titles")
+        settled: dict[str, Any] = {name: _name(name, getattr(self, name)) for name in roles}
+        settled["context"] = tuple(str(_name("context", name)) for name in listed("context", self.context) or ())
+        for name in ("kinds", "event_weights"):
+            given = getattr(self, name)
+            if not isinstance(given, Mapping):
+                raise InputError(f"{name} = {shown(given)} must be a mapping, like {name}={{'a': …}}")
+            settled[name] = {str(key): value for key, value in given.items()}
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
+
     @property
     def file(self) -> FileOptions:
         """How the events' file is read."""
         return FileOptions(self.delimiter, self.encoding, self.format)
+
+
+def _name(role: str, value: Any) -> str | None:
+    """A column's name as text; None stays None."""
+    if isinstance(value, str | None):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise InputError(f"{role} = {shown(value)} must be the name of a column, like {role}='{role}_id'")
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, str | Path):
+        mend = "a table is read by Dataset.from_frame(table)" if is_table(path) else "give the path of a file"
+        raise InputError(f"path = {shown(path)} is no path; {mend}")
 
 
 def read_frame(events: Any, options: ReadOptions | None = None) -> Log:
@@ -162,6 +192,7 @@ def read_path(path: str | Path, options: ReadOptions | None = None) -> Log:
     Raises InputError like ``read_frame``, and for files that are missing, damaged or of an unknown format.
     """
     options = options or ReadOptions()
+    _check_path(path)
     raw = raw_of_path(path, options.file)
     users = beside(path, ".user") if options.user_features is None else options.user_features
     items = beside(path, ".item") if options.item_features is None else options.item_features

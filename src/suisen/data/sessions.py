@@ -1,6 +1,8 @@
 """Whole sessions held out, every prefix of a session a query for its next item."""
 
 from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
 
 import polars as pl
 import torch
@@ -9,11 +11,11 @@ from torch import Tensor
 from suisen.data.batch import Queries
 from suisen.data.candidates import allow_seen
 from suisen.data.dataset import Split
-from suisen.data.durations import duration, moment, spelt
+from suisen.data.durations import duration, moment, moment_text, spelt
 from suisen.data.ids import IdMap
 from suisen.data.log import Col
 from suisen.data.ordered import OrderedLog, tensor_of
-from suisen.data.split_checks import check_before, check_shares, need_time
+from suisen.data.split_checks import check_before, check_shares, need_time, settle
 from suisen.data.split_parts import TRAIN, Known, Parts, QueryRows, last_share, past_of, singles, split_by
 from suisen.errors import InputError
 
@@ -38,9 +40,11 @@ class Sessions:
     """Whether the protocol takes the prefix's own items out of the ranking; people do come back to them."""
 
     def __post_init__(self) -> None:
-        test = self.test if isinstance(self.test, float | int) else 0.5  # durations are judged where the log is known
-        valid = self.valid if isinstance(self.valid, float | int) else 0.0
+        settle(self, **{name: _share_or_moment(name, getattr(self, name)) for name in ("test", "valid")})
+        test = self.test if isinstance(self.test, float) else 0.5
+        valid = self.valid if isinstance(self.valid, float) else 0.0
         check_shares("Sessions", test, valid)
+        settle(self, gap=self.gap if isinstance(self.gap, str) else moment_text("Sessions: gap", self.gap))
         duration("Sessions: gap", self.gap)
 
     def split(self, log: OrderedLog) -> Split:
@@ -96,6 +100,15 @@ class Sessions:
         pause = log.events.time.diff() > duration("Sessions: gap", self.gap)
         first[1:] = (log.events.visitor.diff() != 0) | pause
         return frame.with_columns(pl.Series(Col.SESSION, first.long().cumsum(0).numpy())), [Col.SESSION]
+
+
+def _share_or_moment(name: str, value: Any) -> float | str | None:
+    """A share as a float, a duration or time as text; whole numbers other than 0 are neither."""
+    if value is None and name == "valid":
+        return None
+    if not isinstance(value, bool) and isinstance(value, Real):
+        return float(value)
+    return moment_text(f"Sessions: {name}", value)
 
 
 def _cut(field: str, value: float | str, starts: Tensor, end: int) -> int:

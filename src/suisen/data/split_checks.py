@@ -1,14 +1,15 @@
 """Checks of a split: of a rule's parameters and of what it needs, and whether train holds what it may not know."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
+from suisen.arguments import choice, real, whole
 from suisen.data.batch import Queries
 from suisen.data.dataset import Dataset, Split
 from suisen.data.durations import spelt
 from suisen.data.ordered import OrderedLog
-from suisen.errors import InputError, unknown
+from suisen.errors import InputError
 
 By = Literal["time", "rows", "random"]
 
@@ -16,9 +17,22 @@ By = Literal["time", "rows", "random"]
 # -- parameters and needs of a rule; ``rule`` is its name, for the message ---------------------------------------------
 
 
+def settle(rule: Any, **values: Any) -> None:
+    """Parameters of a frozen rule as they were meant; called while it is made."""
+    for name, value in values.items():
+        object.__setattr__(rule, name, value)
+
+
+def settle_counts(rule: Any, **least: int) -> None:
+    """Parameters that are whole numbers, of any library.  Raises InputError for others and for less than ``least``."""
+    counts = {name: whole(f"{type(rule).__name__}: {name}", getattr(rule, name), low) for name, low in least.items()}
+    settle(rule, **counts)
+
+
 def check_shares(rule: str, test: float, valid: float) -> None:
     """Raises InputError unless 0 < test < 1, 0 <= valid < 1 and test + valid < 1."""
     for name, value in (("test", test), ("valid", valid)):
+        real(f"{rule}: {name}", value, "a share between 0 and 1")
         if not 0 <= value < 1 or (name == "test" and value == 0):
             raise InputError(f"{rule}: {name} = {value!r} must be a share between 0 and 1")
     if test + valid >= 1:
@@ -27,8 +41,7 @@ def check_shares(rule: str, test: float, valid: float) -> None:
 
 def check_by(rule: str, by: str) -> None:
     """Raises InputError unless ``by`` is one of ``By``."""
-    if by not in get_args(By):
-        raise unknown(f"{rule}: by", by, get_args(By))
+    choice(f"{rule}: by", by, get_args(By))
 
 
 def check_before(rule: str, given: object, valid: int, test: int) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from suisen.data.clicks import ClickRatio
 from suisen.data.dataset import Split, Splitter
-from suisen.data.durations import moment, spelt
+from suisen.data.durations import moment, moment_text, spelt
 from suisen.data.given import ByRows, Given, given_split
 from suisen.data.ordered import OrderedLog
 from suisen.data.sessions import Sessions
-from suisen.data.split_checks import By, check_before, check_by, check_shares, need_time
+from suisen.data.split_checks import By, check_before, check_by, check_shares, need_time, settle, settle_counts
 from suisen.data.split_orders import Way, names_of
 from suisen.data.split_parts import Parts, visitor_split
 from suisen.errors import InputError
@@ -47,10 +47,7 @@ class LeaveLast:
     without times.  ``random``: any of them, drawn."""
 
     def __post_init__(self) -> None:
-        wanted = (("test", self.test, 1), ("valid", self.valid, 0), ("valid_users", self.valid_users, 0))
-        for name, value, least in wanted:
-            if value < least:
-                raise InputError(f"LeaveLast: {name} = {value!r} must be at least {least}")
+        settle_counts(self, test=1, valid=0, valid_users=0, seed=0)
         check_by("LeaveLast", self.by)
 
     def split(self, log: OrderedLog) -> Split:
@@ -96,6 +93,10 @@ class GlobalTime:
     test: str = "7d"
     """When test begins: a time, or a duration back from the last event of the log."""
 
+    def __post_init__(self) -> None:
+        valid = None if self.valid is None else moment_text("GlobalTime: valid", self.valid)
+        settle(self, test=moment_text("GlobalTime: test", self.test), valid=valid)
+
     def split(self, log: OrderedLog) -> Split:
         """Train, valid and test.  Raises InputError without times, and where train or test would be empty."""
         need_time(log, "GlobalTime")
@@ -128,6 +129,7 @@ class Ratio:
     def __post_init__(self) -> None:
         check_shares("Ratio", self.test, self.valid)
         check_by("Ratio", self.by)
+        settle_counts(self, seed=0)
 
     def split(self, log: OrderedLog) -> Split:
         """Train, valid and test.  Raises InputError where no visitor has enough positives for one to be held out."""

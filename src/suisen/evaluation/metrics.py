@@ -12,6 +12,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from suisen.arguments import shown
 from suisen.data.ragged import Ragged
 from suisen.errors import InputError, unknown
 from suisen.evaluation.metric import Facts, Metric, MetricAtK, mean_per_list, sum_per_query, where_relevant, within
@@ -209,6 +210,8 @@ def parse(name: str) -> MetricAtK:
     >>> metric.metric.better, metric.k, str(metric)
     ('higher', 10, 'ndcg@10')
     """
+    if not isinstance(name, str):
+        raise InputError(f"metric = {shown(name)} is no name; write one like 'ndcg@10'")
     base, at, cut = name.strip().lower().partition("@")
     if base not in METRICS:
         raise unknown("metric", name, [known.example(cut or 10) for known in METRICS.values()])

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from suisen.arguments import listed, shown
 from suisen.errors import InputError, unknown
 from suisen.stats import bootstrap_means, column_means, holm, paired_differences
 
@@ -193,12 +194,13 @@ def compare(baseline: Report, *others: Report, metrics: Sequence[str] | None = N
     Intervals: BCa bootstrap of the per-query differences; p: paired t-test (``stats.paired_differences``).
     Without ``metrics``: those that all reports have.  Raises InputError for reports of different queries.
     """
+    _check_reports((baseline, *others))
     if not others:
         raise InputError("compare() was given one report; give the baseline and at least one other")
     for other in others:
         _same_queries(baseline, other)
     common = [metric for metric in baseline.values if all(metric in other.values for other in others)]
-    chosen = common if metrics is None else list(metrics)
+    chosen = common if metrics is None else list(listed("metrics", metrics))
     for metric in chosen:
         if metric not in common:
             raise unknown("metric of all reports", metric, common)
@@ -218,6 +220,15 @@ def compare(baseline: Report, *others: Report, metrics: Sequence[str] | None = N
     )
     notes = (f"not in all reports and left out: {', '.join(left_out)}",) if left_out and metrics is None else ()
     return Comparisons(table, notes)
+
+
+def _check_reports(given: Sequence[object]) -> None:
+    """Raises InputError for what is no report."""
+    for each in given:
+        if not isinstance(each, Report):
+            several = isinstance(each, list | tuple)
+            mend = "give them one by one: compare(*reports)" if several else "give what evaluate returned"
+            raise InputError(f"compare() was given {shown(each)}, no report; {mend}")
 
 
 def _same_queries(baseline: Report, other: Report) -> None:

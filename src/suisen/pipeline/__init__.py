@@ -1,18 +1,25 @@
 """The Recommender: retrieve, filter, rank, diversify; bundles and the funnel."""
 
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from suisen.arguments import listed
 from suisen.data.batch import Queries
 from suisen.data.dataset import Dataset, Split, Splitter
+from suisen.errors import unknown
 from suisen.evaluation import Report
 from suisen.evaluation import evaluate as evaluate_scorer
 from suisen.evaluation.contract import Scorer
 from suisen.evaluation.metrics import facts_needed
 from suisen.pipeline.folds import CrossValidation, Folds, Rolling, cross_validation
 from suisen.pipeline.recommender import Recommender
+from suisen.pipeline.slips import check_queries, check_scorer
 from suisen.training.options import RunOptions
+
+OPTIONS = tuple(signature(evaluate_scorer).parameters)[3:]
+"""Names of ``evaluate``'s options."""
 
 
 def evaluate(
@@ -23,6 +30,12 @@ def evaluate(
     The options are those of ``suisen.evaluation.evaluate``; a Recommender brings its name and what metrics beyond
     accuracy need to know of its items, and refuses queries that are not in its own dense ids.
     """
+    check_scorer(recommender)
+    check_queries("queries", queries)
+    metrics = listed("metrics", metrics)
+    for name in options:
+        if name not in OPTIONS:
+            raise unknown("evaluate: option", name, OPTIONS)
     if isinstance(recommender, Recommender):
         recommender.check_queries(queries)
         options.setdefault("name", recommender.name)

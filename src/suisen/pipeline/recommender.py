@@ -1,5 +1,6 @@
 """The Recommender: the one object with the verbs.  ``fit``, ``recommend``, ``similar_items``, ``funnel``, ``save``."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal, Self
 import polars as pl
 from torch import Tensor
 
+from suisen.arguments import check_ids, listed, shown, whole
 from suisen.data.batch import Candidates, Contexts, Queries
 from suisen.data.dataset import Dataset
 from suisen.data.ids import RawId
@@ -19,11 +21,12 @@ from suisen.parameters import keywords_of
 from suisen.pipeline import explain as explaining
 from suisen.pipeline.explain import Stage
 from suisen.pipeline.funnel import Funnel, funnel
+from suisen.pipeline.slips import check_fit, check_model, check_queries, path_of
 from suisen.pipeline.two_stage import RankerLists, Recipe, train_stages
 from suisen.recommending import answering, bundle
 from suisen.recommending.answering import Answers
 from suisen.recommending.engine import Engine, Filters, build_index, recommendable
-from suisen.recommending.queries import RawQueries, RecommendOptions, check_list
+from suisen.recommending.queries import RawQueries, RecommendOptions
 from suisen.recommending.store import Store
 from suisen.recommending.system import System, first_of, name_of_both
 from suisen.retrieval import Exact, IndexSettings, create_index, measured_recall
@@ -72,8 +75,11 @@ class Recommender:
     ) -> None:
         if retriever is None and ranker is None:
             raise InputError("a Recommender needs a retriever, a ranker or both")
-        if candidates < 1:
-            raise InputError(f"candidates = {candidates} must be at least 1; hundreds to thousands are usual")
+        check_model("retriever", retriever)
+        check_model("ranker", ranker, ranks=retriever is not None)
+        candidates, seed = whole("candidates", candidates, 1), whole("seed", seed)
+        if not isinstance(lists, RankerLists | None):
+            raise InputError(f"lists = {shown(lists)} are no settings; give RankerLists(share=0.2)")
         if index is not None:
             create_index(index)  # refused now, not after training
         self.retriever, self.ranker = retriever, ranker
@@ -87,6 +93,7 @@ class Recommender:
 
     def fit(self, train: Dataset, valid: Queries | None = None, options: RunOptions | None = None) -> Self:
         """Learns from train; ``valid`` tells each stage when to stop.  Returns itself."""
+        check_fit(train, valid, options)
         stages = train_stages(self.recipe(options), train, valid)
         store = Store.of(train)
         allowed = recommendable(first_of(self.retriever, self.ranker), train.trained_items)
@@ -144,7 +151,12 @@ class Recommender:
         Each gets exactly min(k, allowed) items.  Raises UnsupportedQuery for a query that the model cannot answer,
         unless ``unknown`` says otherwise, and InputError for what cannot be understood.
         """
+        histories = [item for row in wanted.histories or () for item in row or ()]
+        asked = {"users": wanted.users, "history": histories, "exclude": wanted.exclude, "among": wanted.among}
+        for name, ids in asked.items():
+            check_ids(name, ids)
         answers = self.answer(wanted, wanted)
+        say_unknown(self.store, wanted)
         frame = answering.to_frame(self.system, wanted, answers)
         return frame.with_columns(answering.titles_of(self.system, answers)) if wanted.titles else frame
 
@@ -165,8 +177,9 @@ class Recommender:
 
         Raises InputError for an item that is not known, UnsupportedQuery for one that the model cannot place.
         """
-        check_list("items", items)
-        return answering.similar_frame(self.system, items, RecommendOptions(k).k)
+        given = listed("items", items) or ()
+        check_ids("items", given)
+        return answering.similar_frame(self.system, given, RecommendOptions(k).k)
 
     def explain(self, item: RawId, user: RawId | None = None, *, stage: Stage = "last", **query: Any) -> pl.DataFrame:
         """What makes up the score of an item for a user, or for ``history=``, ``user_features=``, ``context=``.
@@ -206,6 +219,7 @@ class Recommender:
 
     def check_queries(self, queries: Queries) -> None:
         """Raises InputError for queries in other dense ids than the Recommender's, as far as their numbers show it."""
+        check_queries("queries", queries)
         schema, contexts = self.store.schema, queries.contexts
         given = queries.candidates if queries.candidates is not None else queries.truth.values
         items = [queries.truth.values, queries.seen.values, contexts.history.values, given]
@@ -226,16 +240,25 @@ class Recommender:
 
     def save(self, folder: str | Path, **facts: Any) -> Path:
         """Writes a bundle; ``facts`` (metrics, run) go into its manifest.  See ``suisen.recommending.bundle``."""
-        return bundle.save(self.system, Path(folder), **facts)
+        return bundle.save(self.system, path_of("folder", folder), **facts)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """The Recommender saved in a bundle or in a run folder.  Raises BundleError naming a damaged file."""
-        return cls.of(bundle.load(Path(folder)))
+        return cls.of(bundle.load(path_of("folder", folder)))
 
     def __repr__(self) -> str:
         parts = [repr(model) for model in (self.retriever, self.ranker) if model is not None]
         return f"Recommender({', '.join(parts)}, candidates={self.candidates})"
+
+
+def say_unknown(store: Store, queries: RawQueries) -> None:
+    """Warns of items of the histories that train does not know: they count for nothing."""
+    given = list(dict.fromkeys(item for row in queries.histories or () if row is not None for item in row))
+    lost = [item for item, dense in zip(given, store.items.dense(given).tolist(), strict=True) if dense == 0]
+    if lost:
+        named = ", ".join(map(repr, lost[:5])) + (f" and {len(lost) - 5:,} more" if len(lost) > 5 else "")
+        warnings.warn(f"history: items that train does not know are passed over: {named}", stacklevel=4)
 
 
 def _index_recall(engine: Engine, store: Store) -> float | None:

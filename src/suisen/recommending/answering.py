@@ -237,7 +237,7 @@ def _user_ids(queries: RawQueries, dtype: pl.DataType) -> pl.Series:
     """(B,) the queries' users as they were given, in one type; the query's number, from 0, where none is named."""
     if queries.users is None:
         return pl.Series("user_id", range(len(queries)), dtype=pl.Int64)
-    given = list(queries.users)
+    given = [user.item() if isinstance(user, np.generic) else user for user in queries.users]
     numbers: list[RawId] = [str(i) if dtype == pl.String else i for i in range(len(given))]
     taken = {user for user in given if user is not None}
     named: list[RawId] = []

@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from suisen.arguments import choice, is_table, listed, real, shown, whole
 from suisen.data.batch import Contexts, Features, joined
+from suisen.data.durations import instant
 from suisen.data.ids import DenseIds, RawId
 from suisen.data.ragged import Ragged, concat, offsets_of, side_by_side
 from suisen.errors import InputError, UnsupportedQuery, unknown
@@ -51,27 +53,31 @@ class RecommendOptions:
     precise: bool = True
     """Whether stages are computed as when they were evaluated; False: by the bundle's plan, where it has one, whose
     agreement with that was measured when it was saved.  A server's default is False."""
-    at: int | None = None
-    """Time of the query, microseconds since 1970 UTC: what stored histories and events since hold from then on is left
-    out, as if it had not happened yet.  None: now, and nothing is left out."""
+    at: Any = None
+    """Time of the query: ISO 8601 text, a date, a datetime (UTC where they name no zone), or microseconds since 1970
+    UTC, which all become the last.  What stored histories and events since hold from then on is left out, as if it had
+    not happened yet.  None: now, and nothing is left out."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or not 1 <= self.k <= MAX_ITEMS:
-            raise InputError(f"k = {self.k!r} must be a whole number from 1 to {MAX_ITEMS:,}")
+        _settle(
+            self,
+            k=whole("k", self.k, 1, MAX_ITEMS),
+            diversity=real("diversity", self.diversity, "from 0 to 1"),
+            exclude=listed("exclude", self.exclude) or (),
+            among=listed("among", self.among),
+            at=None if self.at is None else instant("at", self.at),
+        )
         if not 0 <= self.diversity <= 1:
             raise InputError(f"diversity = {self.diversity!r} must be from 0 to 1")
-        if self.unknown not in POLICIES:
-            raise unknown("unknown", self.unknown, POLICIES)
-        for name in ("exclude", "among"):
-            check_list(name, getattr(self, name))
+        choice("unknown", self.unknown, POLICIES)
         if self.where is not None and not isinstance(self.where, Mapping):
-            raise InputError(f"where = {self.where!r} must be column → value, like where={{'genre': 'Drama'}}")
+            raise InputError(f"where = {shown(self.where)} must be column → value, like where={{'genre': 'Drama'}}")
 
 
-def check_list(name: str, values: object) -> None:
-    """Raises InputError for one id where a list of ids belongs."""
-    if values is not None and isinstance(values, (str, bytes, int, Mapping)):  # looking a Mapping up is slow
-        raise InputError(f"{name} = {values!r} is not a list; give a list, like {name}=[{values!r}]")
+def _settle(record: object, **values: Any) -> None:
+    """Fields of a frozen dataclass as they were meant; called while it is made."""
+    for name, value in values.items():
+        object.__setattr__(record, name, value)
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,10 @@ class RawQueries:
     """One session per query, whose events count beside the user's; None for a query without."""
 
     def __post_init__(self) -> None:
-        check_list("users", self.users)
-        check_list("sessions", self.sessions)
-        check_list("history", self.history)
+        _settle(self, users=listed("users", self.users), sessions=listed("sessions", self.sessions))
+        _settle(self, history=_histories(self.history))
+        for name in ("user_features", "context"):
+            _settle(self, **{name: _rows(name, getattr(self, name))})
         sizes = {name: len(part) for name, part in self._parts().items() if part is not None}
         if not sizes:
             raise InputError("nobody is asked for; give users, history or user_features")
@@ -146,6 +153,27 @@ class RawQueries:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+
+
+PLAIN = frozenset({list, tuple, str, int, type(None)})
+"""Types of the entries of a history that are what they seem."""
+
+
+def _histories(given: Any) -> Any:
+    """A history, or one per query, as lists, whatever held them."""
+    entries = listed("history", given, ordered=True)
+    if entries is None or all(type(entry) in PLAIN for entry in entries):
+        return entries
+    return [listed("history", entry, ordered=True) if _is_list(entry) else entry for entry in entries]
+
+
+def _rows(name: str, given: Any) -> Any:
+    """Features of one query, or of each."""
+    if given is None or isinstance(given, Mapping):
+        return given
+    if is_table(given) or isinstance(given, str | bytes):
+        raise InputError(f"{name} = {shown(given)} must be names with values, or one such mapping per query")
+    return listed(name, given, ordered=True)
 
 
 def _per_query(
@@ -220,7 +248,7 @@ def _with_histories(store: Store, contexts: Contexts, histories: Sequence[Sequen
     Unknown items of a history are passed over.  Their times are not known: all stand at the query's.
     """
     for row in histories:
-        check_list("history", row)
+        listed("history", row)
     rows = [() if row is None else row for row in histories]
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
     dense = torch.from_numpy(store.items.dense([item for row in rows for item in row]))
@@ -300,7 +328,10 @@ def refusal(raw: RawQueries, queries: DenseQueries, at: int, model: str, abiliti
     """The error for the query at position ``at``, which the model cannot answer: what the model lacks, what helps."""
     user = None if raw.users is None else raw.users[at]
     name = "an anonymous query" if user is None else f"user {user!r}"
-    if bool(queries.known[at]):
+    brought = None if raw.histories is None else raw.histories[at]
+    if brought and "history" in abilities and not int(queries.contexts.history.lengths[at]):
+        why = f"brings a history of which train knows no item ({', '.join(map(repr, brought[:3]))})"
+    elif bool(queries.known[at]):
         why = f"has no history and {model} goes by histories alone (it lacks 'new users'); give a history"
     elif int(queries.contexts.history.lengths[at]) > 0 and "history" not in abilities:
         why = f"is unknown to train and {model} lacks 'history'; use EASE, IALS, SASRec or TwoTower"

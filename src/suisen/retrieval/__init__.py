@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from suisen.arguments import shown
 from suisen.errors import BundleError, InputError, unknown
 from suisen.retrieval.contract import Description, Excluded, Index, IndexSettings
 from suisen.retrieval.exact import Exact, search_among
@@ -17,7 +18,7 @@ def create_index(settings: IndexSettings) -> Index:
     """An empty index; call ``build`` next.  Raises InputError for what is not the settings of a registered index."""
     if type(settings) not in INDEXES.values():
         known = ", ".join(f"{cls.__name__}()" for cls in INDEXES.values())
-        raise InputError(f"index = {settings!r} is not the settings of an index; give one of {known}")
+        raise InputError(f"index = {shown(settings)} is not the settings of an index; give one of {known}")
     return settings.create()
 
 

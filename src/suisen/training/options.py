@@ -4,10 +4,11 @@ import warnings
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 
+from suisen.arguments import listed, real, shown, whole
 from suisen.errors import InputError
 
 Precision = Literal["fp32", "bf16"]
@@ -92,12 +93,32 @@ class RunOptions:
     """Watchers of the run."""
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise InputError(f"patience = {self.patience} must be at least 1")
+        self._settle()
         if self.clip is not None and self.clip <= 0:
-            raise InputError(f"clip = {self.clip} must be above 0; None switches clipping off")
+            raise InputError(f"clip = {self.clip:g} must be above 0; None switches clipping off")
         if not 0.0 <= self.average < 1.0:
             raise InputError(f"average = {self.average} must be at least 0 and below 1; 0.99 averages over 100 steps")
+
+    def _settle(self) -> None:
+        """Numbers of any library, a path as text, one callback by itself: as they were meant."""
+        if not isinstance(self.checkpoint, str | Path | None):
+            raise InputError(f"checkpoint = {shown(self.checkpoint)} is no path; give the path of a folder")
+        alone = hasattr(self.callbacks, "on_epoch") and not isinstance(self.callbacks, type)
+        callbacks = [self.callbacks] if alone else listed("callbacks", self.callbacks) or ()
+        for each in callbacks:
+            if isinstance(each, type) or not hasattr(each, "on_epoch"):
+                raise InputError(f"callbacks: {shown(each)} is no callback; give objects with on_epoch")
+        settled: dict[str, Any] = {
+            "seed": whole("seed", self.seed),
+            "patience": whole("patience", self.patience, 1),
+            "clip": None if self.clip is None else real("clip", self.clip, "a number above 0"),
+            "average": real("average", self.average, "at least 0 and below 1"),
+            "max_seconds": None if self.max_seconds is None else real("max_seconds", self.max_seconds, "a number"),
+            "checkpoint": None if self.checkpoint is None else Path(self.checkpoint),
+            "callbacks": tuple(callbacks),
+        }
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
 
     def for_stage(self, stage: str) -> Self:
         """The same options for another stage, which has its own checkpoint file and its own random numbers."""

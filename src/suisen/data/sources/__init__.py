@@ -9,12 +9,13 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from suisen.arguments import choice
 from suisen.data.dataset import Dataset
 from suisen.data.log import Log
 from suisen.data.sources.contract import Source
 from suisen.data.sources.download import home
 from suisen.data.sources.movielens import MOVIELENS
-from suisen.errors import InputError, unknown
+from suisen.errors import InputError
 from suisen.parameters import keywords_of
 
 SOURCES: dict[str, Source] = {
@@ -62,8 +63,7 @@ def load(name: str, options: LoadOptions) -> Log:
     Raises InputError for an unknown name, where nothing is found (it says where the official files come from), and for
     damaged files.
     """
-    if name not in SOURCES:
-        raise unknown("data set", name, SOURCES)
+    choice("data set", name, SOURCES)
     place, note = _place(SOURCES[name], options)
     log = SOURCES[name].log(place, options.positive_from)
     return replace(log, notes=(f"{name}: {note}", *log.notes))

@@ -1,0 +1,106 @@
+"""Arguments of the verbs that are something else than was meant: one line that says what to give instead."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from suisen.arguments import is_table, shown
+from suisen.data.batch import Queries
+from suisen.data.dataset import Dataset, Split
+from suisen.data.log import Log
+from suisen.data.ordered import OrderedLog
+from suisen.errors import InputError
+from suisen.evaluation import Report
+from suisen.models import MODELS, RANKERS, SECOND_STAGES
+from suisen.training.options import RunOptions
+
+
+def check_model(field: str, value: Any, ranks: bool = False) -> None:
+    """Raises InputError for what is no model, for its name and its class; ``ranks``: for what is no second stage."""
+    if value is None:
+        return
+    call = "Recommender({}())" if field == "retriever" else f"Recommender({field}={{}}())"
+    if isinstance(value, type) and value in MODELS.values():
+        made = call.format(value.__name__)
+        raise InputError(f"{field} = {shown(value)} itself; make a model of it: {made}")
+    if isinstance(value, str):
+        raise InputError(f"{field} = {value!r} is a name; give the model: {call.format(f'suisen.{_nearest(value)}')}")
+    if isinstance(value, type) or not all(callable(getattr(value, verb, None)) for verb in ("build", "phases")):
+        raise InputError(f"{field} = {shown(value)} is no model; give one, like {call.format('suisen.EASE')}")
+    name = type(value).__name__
+    if ranks and type(value) in MODELS.values() and type(value) not in SECOND_STAGES.values():
+        raise InputError(f"ranker = {name} scores the whole catalogue only; rankers are {', '.join(SECOND_STAGES)}")
+    if field == "retriever" and type(value) in RANKERS.values():
+        raise InputError(f"retriever = {name}() is a ranker; give it by name: Recommender(ranker={name}())")
+
+
+def _nearest(name: str) -> str:
+    """The class of the model that a name means."""
+    plain = {known.replace("-", "").lower(): cls.__name__ for known, cls in MODELS.items()}
+    found = difflib.get_close_matches("".join(sign for sign in name.lower() if sign.isalnum()), plain, n=1, cutoff=0.5)
+    return plain[found[0]] if found else "EASE"
+
+
+def check_train(value: Any) -> None:
+    """Raises InputError for what no model can learn from."""
+    if isinstance(value, Dataset):
+        return
+    said = f"train = {shown(value)}"
+    if isinstance(value, Split):
+        said, mend = "fit takes the parts of a split", "fit(split.train, split.valid)"
+    elif isinstance(value, Queries):
+        said, mend = "fit was given queries, which a model is measured on", "learn from split.train"
+    elif isinstance(value, Log | OrderedLog):
+        said, mend = f"{said} is no Dataset", "make one: suisen.Dataset.of(log)"
+    elif isinstance(value, str | Path):
+        said, mend = f"{said} is a path", "read it: suisen.Dataset.from_path(path)"
+    else:
+        kind = "a table" if is_table(value) else "no Dataset"
+        said, mend = f"{said} is {kind}", "make a Dataset of events: suisen.Dataset.from_frame(table)"
+    raise InputError(f"{said}; {mend}")
+
+
+def check_fit(train: Any, valid: Any, options: Any) -> None:
+    """Raises InputError for an argument of ``fit`` that is something else."""
+    check_train(train)
+    if isinstance(valid, RunOptions):
+        raise InputError("valid = RunOptions(…) are options; give them by name: fit(train, options=RunOptions(…))")
+    if valid is not None:
+        check_queries("valid", valid, "fit(split.train, split.valid)")
+    if not isinstance(options, RunOptions | None):
+        raise InputError(f"options = {shown(options)} are no options; give suisen.RunOptions(patience=5)")
+
+
+def check_queries(field: str, value: Any, mend: str = "") -> None:
+    """Raises InputError for what are no queries; ``mend``: the call as it should be."""
+    if isinstance(value, Queries):
+        return
+    mend = mend or "give split.test"
+    if isinstance(value, Split):
+        raise InputError(f"{field} is a whole Split; give its part: {mend.removeprefix('give ')}")
+    if isinstance(value, Dataset):
+        raise InputError(f"{field} = {shown(value)} is a Dataset, which models learn from; queries are asked: {mend}")
+    if value is None:
+        raise InputError(f"{field} = None: the split holds nothing out for it; give split.test, or split with valid=1")
+    raise InputError(f"{field} = {shown(value)} are no queries; split the events first: {mend}")
+
+
+def check_scorer(value: Any) -> None:
+    """Raises InputError for what cannot be measured."""
+    if isinstance(value, str | Path):
+        raise InputError(f"recommender = {shown(value)} is a path; load it: evaluate(suisen.load(path), split.test)")
+    if isinstance(value, Queries | Split | Dataset | Report | type) or not hasattr(value, "score"):
+        model = (isinstance(value, type) and value in MODELS.values()) or type(value) in MODELS.values()
+        name = value.__name__ if isinstance(value, type) else type(value).__name__
+        made = f"Recommender({name if model else 'suisen.EASE'}()).fit(split.train)"
+        raise InputError(f"recommender = {shown(value)} recommends nothing yet; fit one first: {made}")
+
+
+def path_of(field: str, value: Any) -> Path:
+    """A path.  Raises InputError for what is none."""
+    if not isinstance(value, str | Path):
+        raise InputError(f"{field} = {shown(value)} is no path; give a folder's path")
+    return Path(value)
+
+
+__all__ = ["check_fit", "check_model", "check_queries", "check_scorer", "check_train", "path_of"]
