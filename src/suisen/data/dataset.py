@@ -72,7 +72,7 @@ class Dataset(OrderedLog):
     @classmethod
     @keywords_of(ReadOptions)
     def from_frame(cls, events: Any, options: ReadOptions) -> Self:
-        """From a Polars (also lazy), pandas or Arrow table of events, with ``ReadOptions`` as keywords.
+        """From a table (Polars, pandas, Arrow) or a SciPy sparse matrix, with ``ReadOptions`` as keywords.
 
         Raises InputError for bad rows, missing columns, tables without rows and options that contradict each other.
 
@@ -86,7 +86,7 @@ class Dataset(OrderedLog):
     @classmethod
     @keywords_of(ReadOptions)
     def from_path(cls, path: str | Path, options: ReadOptions) -> Self:
-        """From a Parquet, Arrow, CSV, TSV, JSON-lines or RecBole atomic file, with ``ReadOptions`` as keywords.
+        """From a file of any format of docs/data.md or a folder of Parquet files, with ``ReadOptions`` as keywords.
 
         Raises InputError like ``from_frame``, and for files that are missing, damaged or of an unknown format.
         """

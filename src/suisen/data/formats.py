@@ -1,19 +1,19 @@
 """Files → ``Raw``: a reader per format."""
 
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
 
-from suisen.data.clean import Fault
 from suisen.data.delimited import read_delimited
 from suisen.data.encodings import as_utf8
+from suisen.data.json_files import json_file, json_lines
+from suisen.data.layouts.clicks import criteo, libffm, libfm
+from suisen.data.layouts.folders import parquet_folder
+from suisen.data.layouts.nested import mind, otto
+from suisen.data.layouts.sequences import pairs, sequences, sessions
 from suisen.data.log import Kind
 from suisen.data.raw import FileOptions, Format, Raw, raw_of_frame
 from suisen.errors import InputError, unknown
@@ -21,7 +21,8 @@ from suisen.errors import InputError, unknown
 Reader = Callable[[str, bytes, FileOptions], Raw]
 """(name of the file, its bytes without ``.gz``, how it is read) → its table."""
 SUFFIXES: Mapping[str, Format] = {
-    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet",
+    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
+    ".pq": "parquet", ".libfm": "libfm", ".libsvm": "libfm", ".libffm": "libffm", ".ffm": "libffm",
     ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow", ".inter": "recbole", ".user": "recbole",
     ".item": "recbole",
 }  # fmt: skip
@@ -36,8 +37,10 @@ def raw_of_path(path: str | Path, options: FileOptions | None = None) -> Raw:
     Raises InputError where there is no file, for an unknown format or encoding, and for damaged files.
     """
     place, options = Path(path), options or FileOptions()
+    if place.is_dir():
+        return parquet_folder(place)
     if not place.is_file():
-        raise InputError(f"{place} is {'a folder' if place.is_dir() else 'no file'}; give the path of an event file")
+        raise InputError(f"{place} is no file; give the path of an event file, or of a folder of Parquet files")
     chosen = options.format or _format_of(place)
     if chosen not in READERS:
         raise unknown("format", chosen, READERS)
@@ -145,66 +148,11 @@ def beside(path: str | Path, suffix: str) -> Path | None:
     return next((other for other in found if other.is_file()), None)
 
 
-# -- JSON lines -------------------------------------------------------------------------------------------------------
-
-
-def _json_lines(name: str, data: bytes, options: FileOptions) -> Raw:
-    data = as_utf8(name, data, options.encoding)
-    lines = _lines(data)
-    if lines.size == 0:
-        raise InputError(f"{name} is empty; give at least one JSON object")
-    try:
-        frame = pl.read_ndjson(data, infer_schema_length=None)
-    except pl.exceptions.PolarsError:
-        frame = None
-    if frame is not None and frame.height == lines.size:
-        return replace(raw_of_frame(name, frame), places=pl.Series("line", lines), unit="line")
-    return _checked_json_lines(name, data)
-
-
-def _lines(data: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Numbers (first = 1) of the lines that are not blank."""
-    signs = np.frombuffer(data, dtype=np.uint8)
-    ends = np.append(np.flatnonzero(signs == 10), signs.size)
-    filled = np.append(0, np.cumsum(signs > 32))  # more than white space
-    starts = np.append(0, ends[:-1] + 1)
-    return np.flatnonzero(filled[ends] > filled[np.minimum(starts, ends)]) + 1
-
-
-def _checked_json_lines(name: str, data: bytes) -> Raw:
-    """Line by line, for a file with lines that are no JSON objects."""
-    good, bad, rows = [], [], []
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        if _is_object(line):
-            good.append(number)
-            rows.append(line)
-        else:
-            bad.append(number)
-    fault = Fault("lines that are no JSON object", "the line is no JSON object", pl.Series(bad, dtype=pl.Int64))
-    try:
-        frame = pl.read_ndjson(b"\n".join(rows), infer_schema_length=None) if rows else pl.DataFrame()
-    except pl.exceptions.PolarsError as error:
-        raise InputError(f"{name}: a field changes its type from line to line ({error}); keep one type") from None
-    places = pl.Series("line", good, dtype=pl.Int64)
-    return Raw(name, frame, places, "line", malformed=(fault,) if bad else ())
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line, parse_constant=_no_json), dict)
-    except ValueError:  # bytes that are not UTF-8 among them
-        return False
-
-
-def _no_json(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
-
-
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 READERS: Mapping[Format, Reader] = {
-    "csv": _commas, "tsv": _tabs, "jsonl": _json_lines, "parquet": _parquet, "arrow": _arrow, "recbole": _atomic,
+    "csv": _commas, "tsv": _tabs, "jsonl": json_lines, "json": json_file, "parquet": _parquet, "arrow": _arrow,
+    "recbole": _atomic, "sequences": sequences, "sessions": sessions, "pairs": pairs, "otto": otto, "mind": mind,
+    "libfm": libfm, "libffm": libffm, "criteo": criteo,
 }  # fmt: skip
 """Format → what reads it.  A new format has its file, its name in ``suisen.data.raw.Format``, and its line here."""

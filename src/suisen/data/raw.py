@@ -13,7 +13,10 @@ from suisen.data.encodings import Encoding
 from suisen.data.log import Kind
 from suisen.errors import InputError, missing_extra
 
-Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "recbole"]
+Format = Literal[
+    "csv", "tsv", "jsonl", "json", "parquet", "arrow", "recbole",
+    "sequences", "sessions", "pairs", "otto", "mind", "libfm", "libffm", "criteo",
+]  # fmt: skip
 
 MISFITS = (TypeError, ValueError, pl.exceptions.PolarsError)
 """What the libraries raise for values of several types, and for columns of several lengths."""
@@ -35,6 +38,12 @@ class Raw:
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     """Kinds of feature columns that the file itself declares."""
     notes: tuple[str, ...] = ()
+    roles: Mapping[str, str | None] = field(default_factory=dict)
+    """Role → column where the layout itself says it, for roles that the caller leaves open; None: there is none."""
+    context: tuple[str, ...] = ()
+    """Columns that are context features where the caller names none."""
+    ordered: bool = False
+    """Whether the rows of each user are in the order in which they happened."""
 
     def place(self, row: int) -> str:
         """Where a row (first = 0) stands in the source, in words."""

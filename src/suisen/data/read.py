@@ -36,6 +36,8 @@ from suisen.data.clean import BadRows, Keep, Sieve
 from suisen.data.encode import SEPARATOR
 from suisen.data.encodings import Encoding
 from suisen.data.formats import beside, raw_of_path
+from suisen.data.layouts.matrices import is_matrix, raw_of_matrix
+from suisen.data.layouts.told import told
 from suisen.data.log import Col, Kind, Log
 from suisen.data.raw import FileOptions, Format, Raw, raw_of_frame
 from suisen.data.tables import (
@@ -55,9 +57,9 @@ from suisen.errors import InputError, unknown
 FIND: Final = ""
 """In place of a column's name: find it under its usual names."""
 USUAL: Final[Mapping[str, tuple[str, ...]]] = {
-    "user": ("user", "userid", "uid", "customer", "customerid", "visitorid", "memberid"),
+    "user": ("user", "userid", "uid", "customer", "customerid", "visitorid", "memberid", "reviewerid"),
     "item": ("item", "itemid", "iid", "sku", "product", "productid", "movieid", "articleid", "trackid", "asin"),
-    "time": ("time", "timestamp", "ts", "datetime", "date", "eventtime", "createdat"),
+    "time": ("time", "timestamp", "ts", "datetime", "date", "eventtime", "createdat", "unixreviewtime"),
 }
 RESERVED: Final = frozenset({*(str(name) for name in Col), "visitor", "dense_item"})
 """Names that the log and the dataset keep for themselves among the events."""
@@ -119,7 +121,8 @@ class ReadOptions:
     time_zone: str = "UTC"
     """Zone of times that name none."""
     format: Format | None = None
-    """In place of the file's suffix."""
+    """In place of the file's suffix: csv, tsv, jsonl, json, parquet, arrow, recbole; lines of items in order: sequences
+    (``user item item …``), sessions, pairs; rows that are lists: otto, mind; clicks: libfm, libffm, criteo."""
 
     def __post_init__(self) -> None:
         self._settle()
@@ -175,17 +178,18 @@ def _check_path(path: object) -> None:
 
 
 def read_frame(events: Any, options: ReadOptions | None = None) -> Log:
-    """A clean log from a Polars (also lazy), pandas or Arrow table, or from a path.
+    """A clean log from a Polars (also lazy), pandas or Arrow table, a SciPy sparse matrix, or from a path.
 
     Raises InputError for bad rows, missing columns and tables without rows.
     """
     if isinstance(events, str | Path):
         return read_path(events, options)
-    return _log(raw_of_frame("events", events), options or ReadOptions())
+    raw = raw_of_matrix("events", events) if is_matrix(events) else raw_of_frame("events", events)
+    return _log(raw, options or ReadOptions())
 
 
 def read_path(path: str | Path, options: ReadOptions | None = None) -> Log:
-    """A clean log from a Parquet, Arrow, CSV, TSV, JSON-lines or RecBole atomic file; ``.gz`` allowed.
+    """A clean log from a file of any ``Format`` (``.gz`` allowed), or from a folder of Parquet files.
 
     The ``.user`` and ``.item`` files beside an ``.inter`` file are read with it.
 
@@ -261,6 +265,8 @@ class _Reading:
 
 
 def _log(raw: Raw, options: ReadOptions) -> Log:
+    raw, more = told(raw, vars(options), FIND)
+    options = replace(options, **more)
     sieve = Sieve(raw.name, raw.places, raw.unit, raw.malformed)
     if raw.frame.height == 0:
         dropped = sieve.settle(options.bad_rows)
@@ -302,7 +308,8 @@ def _read_ids(reading: _Reading) -> None:
 
 def _read_time(reading: _Reading) -> None:
     if "time" not in reading.roles:
-        reading.notes.append(f"{reading.raw.name}: no time column: the log has no order")
+        if not reading.raw.ordered:
+            reading.notes.append(f"{reading.raw.name}: no time column: the log has no order")
         return
     name, values = reading.roles["time"], reading.values("time")
     options = reading.options
@@ -425,7 +432,6 @@ def _joined(reading: _Reading, events: pl.DataFrame, users: Table | None, items:
     for name in declared:
         if name not in [*known, *reading.options.context]:
             raise unknown("kinds: column", name, [*known, *reading.options.context])
-    separator = reading.options.separator
-    return Log(
-        events, tables[Col.USER], tables[Col.ITEM], {**kinds, **declared}, tuple(reading.notes), separator=separator
-    )
+    ordered, separator = reading.raw.ordered and "time" not in reading.roles, reading.options.separator
+    notes, kinds = tuple(reading.notes), {**kinds, **declared}
+    return Log(events, tables[Col.USER], tables[Col.ITEM], kinds, notes, ordered, separator=separator)

@@ -61,7 +61,8 @@ class Place:
     data_dir: str | None = None
     """Folder or zip file that holds it; without it the cache, then the official server."""
     events: str | None = None
-    """A file of events instead: CSV, TSV, JSON lines, Parquet, Arrow or RecBole's .inter; .gz allowed."""
+    """A file of events instead: CSV, TSV, JSON, Parquet (also a folder), Arrow, RecBole's .inter, or any --format;
+    .gz allowed."""
     test_events: str | None = None
     """A file of test's events, where somebody else made the split; ``events`` is then train's."""
     valid_events: str | None = None
