@@ -134,12 +134,12 @@ def test_refuses_options(tmp_path, options, message):
 def test_refuses_paths(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.csv is no file"):
         raw_of_path(tmp_path / "nowhere.csv")
-    with pytest.raises(InputError, match="is a folder; give the path of an event file"):
+    with pytest.raises(InputError, match="is a folder without Parquet files; give a file"):
         raw_of_path(tmp_path)
     with pytest.raises(InputError, match="events = 3 is no table"):
         raw_of_frame("events", 3)
 
 
 def test_a_json_field_of_two_types_is_refused_by_name(tmp_path):
-    with pytest.raises(InputError, match="a field changes its type from line to line"):
+    with pytest.raises(InputError, match="field 'a' changes its type from line to line"):
         raw_of_path(file_of(tmp_path, "x.jsonl", '{"a": 1}\n{"a": {"b": 1}}\n'))
