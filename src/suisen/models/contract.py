@@ -128,6 +128,17 @@ class Net(nn.Module):
             raise TypeError(f"{type(self).__name__} has no vectors of its items")
         return vectors
 
+    # -- new items without training ------------------------------------------------------------------------------------
+
+    learns_items: ClassVar[bool] = False
+    """Whether ``learn_items`` finds what the network needs of an item from the histories that hold it."""
+
+    def learn_items(self, old: Any, histories: Ragged) -> None:
+        """Learns the items that ``old``, the same network with a shorter catalogue, does not have.  ``histories``: one
+        row of items per user.
+        """
+        raise TypeError(f"{type(self).__name__} learns no items without training")
+
     # -- why a score is what it is -----------------------------------------------------------------------------------
 
     def shares_of_history(self, history: Tensor, item: int) -> Tensor | None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.dataset import Dataset
-from suisen.data.ragged import Ragged
+from suisen.data.ragged import Ragged, offsets_of
 from suisen.data.views import View, Whole
 from suisen.models.closed_form import binary_matrix
 from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
@@ -166,6 +166,18 @@ class IALSNet(Retriever):
     def item_vectors(self) -> Tensor:
         """(n_items, d)."""
         return self.item.weight
+
+    learns_items: ClassVar[bool] = True
+
+    def learn_items(self, old: "IALSNet", histories: Ragged) -> None:
+        """Half a sweep for the new items alone, given the vectors that the known items give their users."""
+        first, rows = len(old.item.weight), histories.to(self.item.weight.device)
+        users = self._half(rows.keep(rows.values < first).unique(), self.item.weight, int(self.taking[1]))
+        new = rows.keep(rows.values >= first).unique()
+        order = new.values.argsort(stable=True)
+        lengths = torch.bincount(new.values - first, minlength=len(self.item.weight) - first)
+        takers = Ragged(new.rows()[order], offsets_of(lengths))
+        self.item.weight[first:] = self._half(takers, users, int(self.taking[0]))
 
     def shares_of_history(self, history: Tensor, item: int) -> Tensor | None:
         """(n,) q_i · A⁻¹ q_j for each taken item j, A the matrix of the user's normal equations (Hu et al. 2008,

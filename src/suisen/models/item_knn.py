@@ -11,7 +11,7 @@ similarities are found in tiles of at most ``PAIRS_PER_TILE``; no items × items
 """
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from suisen.data.batch import Contexts, Schema
 from suisen.data.dataset import Dataset
-from suisen.data.ragged import offsets_of, spans
+from suisen.data.ragged import Ragged, offsets_of, spans
 from suisen.models.closed_form import ClosedForm, binary_matrix
 from suisen.models.contract import CatalogueScorer, hyper_parameters
 from suisen.parameters import Search
@@ -81,12 +81,37 @@ class ItemKNNNet(CatalogueScorer):
         takers = x.T.tocsr()
         counts = torch.from_numpy(np.diff(takers.indptr)).long()
         found = [self._nearest(takers[lo:hi] @ x, lo, counts) for lo, hi in tiles(x, takers)]
-        target, item, similar = (torch.cat(part) for part in zip(*found, strict=True))
+        self._keep(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+    def _keep(self, target: Tensor, item: Tensor, similar: Tensor) -> None:
+        """Stores (target, neighbour, similarity) by neighbour."""
         order = item.sort(stable=True).indices
-        self.offsets.copy_(offsets_of(torch.bincount(item, minlength=len(counts))))
+        self.offsets.copy_(offsets_of(torch.bincount(item, minlength=len(self.offsets) - 1)))
         for buffer, part in ((self.targets, target), (self.similarity, similar)):
             buffer.zero_()
             buffer[: len(order)] = part[order]
+
+    learns_items: ClassVar[bool] = True
+
+    def learn_items(self, old: "ItemKNNNet", histories: Ragged) -> None:
+        """The neighbours of the new items, which also become neighbours of these where they are near enough."""
+        first, rows = len(old.offsets) - 1, histories.unique()
+        ones = np.ones(len(rows.values), dtype=np.float32)
+        shape = (len(rows), len(self.offsets) - 1)
+        x = sp.csr_matrix((ones, rows.values.numpy(), rows.offsets.numpy()), shape=shape)
+        takers = x.T.tocsr()
+        new, item, similar = self._nearest(takers[first:] @ x, first, torch.from_numpy(np.diff(takers.indptr)).long())
+        owner = torch.repeat_interleave(torch.arange(first), old.offsets.diff())
+        back = item < first  # a similarity holds both ways
+        targets = torch.cat([old.targets[: len(owner)], new, item[back].int()])
+        items = torch.cat([owner, item, new[back].long()])
+        alike = torch.cat([old.similarity[: len(owner)], similar, similar[back]])
+        order = alike.sort(descending=True, stable=True).indices
+        order = order[targets[order].sort(stable=True).indices]
+        counts = torch.bincount(targets, minlength=shape[1])
+        place = torch.arange(len(order)) - (counts.cumsum(0) - counts)[targets[order]]
+        order = order[place < self.k]
+        self._keep(targets[order], items[order], alike[order])
 
     def _nearest(self, together: sp.csr_matrix, lo: int, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(target, neighbour, similarity) of each row's k most similar items; of equal ones the lower id comes first.

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,12 +15,14 @@ from suisen.data.batch import Candidates, Contexts, Queries
 from suisen.data.dataset import Dataset
 from suisen.data.ids import RawId
 from suisen.data.ragged import Ragged
+from suisen.data.read import ReadOptions, read_frame
 from suisen.errors import InputError
 from suisen.evaluation import Facts
 from suisen.models.contract import Model
 from suisen.parameters import keywords_of
 from suisen.pipeline import explain as explaining
 from suisen.pipeline.explain import Stage
+from suisen.pipeline.folding import fold_in
 from suisen.pipeline.funnel import Funnel, funnel
 from suisen.pipeline.slips import check_fit, check_model, check_queries, path_of
 from suisen.pipeline.two_stage import RankerLists, Recipe, train_stages
@@ -103,6 +106,19 @@ class Recommender:
         recall = _index_recall(engine, store)
         self._system = System(self.retriever, self.ranker, store, engine, self.seed, recall, stages.notes)
         return self
+
+    @keywords_of(ReadOptions)
+    def partial_fit(self, events: Any, options: ReadOptions) -> Self:
+        """A new Recommender that knows more users, items and events, without training; this one stays as it is.
+
+        ``events``: a table or a path, with ``ReadOptions`` as keywords, as ``Dataset.from_frame`` takes.  Histories and
+        what was seen follow for every model.  New users are answered by models that read histories; new items by those
+        that know them by features (``item_features=``), by IALS and ItemKNN.  What could not be taken in stands in
+        ``system.notes``.  Raises InputError for events without the times that train has.
+        """
+        made = copy(self)
+        made._system = fold_in(self.system, read_frame(events, options), self.index_settings)
+        return made
 
     def recipe(self, options: RunOptions | None = None) -> Recipe:
         """What ``fit`` trains, and how."""
