@@ -103,7 +103,7 @@ class Dataset(OrderedLog):
         encoders = {
             "user": _fitted(user_frame, ordered.trained_users, log),
             "item": _fitted(item_frame, ordered.trained_items, log),
-            "context": Encoder.fit(context_frame, log.kinds, separator=log.separator),
+            "context": Encoder.fit(context_frame, log.kinds, 1, log.separator),
         }
         fields = {owner: encoder.schema for owner, encoder in encoders.items()}
         return cls(
@@ -221,7 +221,7 @@ def _aligned(table: pl.DataFrame | None, ids: IdMap) -> pl.DataFrame:
 def _fitted(frame: pl.DataFrame, trained: Tensor, log: Log) -> Encoder:
     """An encoder whose statistics come from the rows of ids that have events: ``trained``, (rows,) bool."""
     kept = frame.filter(pl.Series(trained.numpy()))
-    return Encoder.fit(kept, log.kinds, separator=log.separator) if frame.width else Encoder()
+    return Encoder.fit(kept, log.kinds, 1, log.separator) if frame.width else Encoder()
 
 
 __all__ = ["Dataset", "Lists", "Order", "Split", "Splitter"]
