@@ -5,6 +5,7 @@ Each case stands for a family: what is read must be exact, and what cannot be re
 
 import datetime as dt
 from decimal import Decimal
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,9 @@ from suisen.data.clean import as_ids
 from suisen.data.dataset import Dataset
 from suisen.data.encode import Encoder, infer_kind
 from suisen.data.ids import IdMap
+from suisen.data.splits import Ratio
 from suisen.errors import InputError
+from suisen.recommending.attributes import items_where
 from suisen.runs.config import resolve
 from suisen.runs.settings import convert
 from tests.fitted import fitted
@@ -237,7 +240,7 @@ def test_a_table_is_read_by_its_own_header(tmp_path):
 def test_a_table_has_options_of_its_own(tmp_path):
     events = file_of(tmp_path, "e.csv", "user,item\n1,7\n2,8\n")
     items = file_of(tmp_path, "items.data", "item|price\n7|1.5\n8|2.5\n")
-    with pytest.raises(InputError, match=r"items.data: no format is known"):
+    with pytest.raises(InputError, match=r"items.data: no format is known.*pass format= .*in item_table=\)"):
         read_path(events, item_features=items)
     log = read_path(events, item_features=items, item_table={"format": "csv", "delimiter": "|"})
     assert log.items.rows() == [(7, 1.5), (8, 2.5)]
@@ -331,8 +334,9 @@ def test_another_separator(separator):
     assert sorted(data.encoders["item"].columns[0].vocabulary) == ["a", "b", "c"]
     again = Encoder.from_json(data.encoders["item"].to_json())
     assert again.encode(pl.DataFrame({"tags": [separator.join("ca")]})).multi[0].values.min() > 0
-    train = Dataset.of(log.__class__(**{**vars(log)}))
-    assert train.encoders["item"].columns[0].separator == separator
+    store = SimpleNamespace(item_frame=data.frames["item"], encoders=data.encoders)
+    assert items_where(store, {"tags": "a"}).tolist() == data.items.dense([1, 3]).tolist()
+    assert data.split(Ratio(test=0.34)).train.encoders["item"].columns[0].separator == separator
     with pytest.raises(InputError, match="separator = '' separates nothing"):
         read_frame({"user": [1], "item": [1]}, separator="")
 

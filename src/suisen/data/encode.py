@@ -52,9 +52,9 @@ def _several(values: pl.Series, separator: str) -> bool:
     share = values.str.contains(separator, literal=True).mean() or 0.0
     if not isinstance(share, float) or share < FEW_HOLD:
         return False
-    pieces = _pieces(values, separator).explode().drop_nulls()
-    repeated = pieces.n_unique() * 2 <= pieces.len()
-    return repeated or (share >= MOST_HOLD and not _differ(pieces))
+    flat = pieces(values, separator).explode().drop_nulls()
+    repeated = flat.n_unique() * 2 <= flat.len()
+    return repeated or (share >= MOST_HOLD and not _differ(flat))
 
 
 def _differ(values: pl.Series) -> bool:
@@ -62,7 +62,7 @@ def _differ(values: pl.Series) -> bool:
     return distinct > MAX_CODES and distinct * 2 > values.len()
 
 
-def _pieces(values: pl.Series, separator: str) -> pl.Series:
+def pieces(values: pl.Series, separator: str) -> pl.Series:
     """The texts between the separators, without spaces around them and without empty ones."""
     lists = values.str.split(separator)
     return lists.list.eval(pl.element().str.strip_chars().filter(pl.element().str.strip_chars() != ""))
@@ -194,6 +194,8 @@ def _encoded(column: Column, values: pl.Series) -> pl.Series | Ragged:
 
 
 def _text(values: pl.Series) -> pl.Series:
+    if values.dtype == pl.Duration:
+        values = values.cast(pl.Int64)
     if not values.dtype.is_float():
         return values.cast(pl.String)
     # "1.0" and "1" name the same code: a reader turns integers with gaps into floats
@@ -225,7 +227,7 @@ def _numbers(name: str, values: pl.Series) -> pl.Series:
 def _lists(name: str, values: pl.Series, separator: str) -> pl.Series:
     """One list of texts per row, without empty ones; null where the row is."""
     if values.dtype == pl.String:
-        return _pieces(values, separator)
+        return pieces(values, separator)
     if values.dtype in (pl.List, pl.Array, pl.Null):
         lists = values.cast(pl.List(pl.String))
         return lists.list.eval(pl.element().filter(pl.element() != ""))

@@ -189,7 +189,7 @@ def read_table(
     people are shown.  Raises InputError for bad rows, and for columns that cannot be read.
     """
     name = f"{owner}_features"
-    raw = raw_of_path(given, file) if isinstance(given, str | Path) else raw_of_frame(name, given)
+    raw = _raw_of_path(owner, given, file) if isinstance(given, str | Path) else raw_of_frame(name, given)
     if raw.frame.width == 0:
         raise InputError(f"{raw.name} has no columns; give the {owner}'s id and its features")
     key = key if key in raw.frame.columns else raw.frame.columns[0]
@@ -207,6 +207,15 @@ def read_table(
     read = Columns(raw, *columns)
     frame = pl.DataFrame([ids.alias(owner), *(read.read(name, name == titles) for name in names)])
     return Table(raw.name, key, frame.filter(~sieve.bad), read.kinds, (*notes, *read.notes))
+
+
+def _raw_of_path(owner: str, path: str | Path, file: FileOptions) -> Raw:
+    try:
+        return raw_of_path(path, file)
+    except InputError as error:
+        if "pass " not in str(error):
+            raise
+        raise InputError(f"{error} (for the {owner} table: in {owner}_table=)") from None
 
 
 def ids_of(raw: Raw, column: str, notes: list[str]) -> pl.Series:

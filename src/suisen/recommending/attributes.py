@@ -7,7 +7,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from suisen.data.encode import SEPARATOR
+from suisen.data.encode import pieces
 from suisen.errors import InputError, unknown
 from suisen.recommending.store import Store
 
@@ -17,14 +17,14 @@ def items_where(store: Store, where: Mapping[str, Any]) -> Tensor:
 
     Raises InputError for a column or a value that the item table does not hold, and where no item meets all of them.
     """
-    frame = store.item_frame
+    frame, separators = store.item_frame, _separators(store)
     fits = pl.repeat(True, frame.height, dtype=pl.Boolean, eager=True)
     for name, wanted in where.items():
         if not frame.width:
             raise InputError(f"where: {name!r} asks for an attribute, and the data had no item table; train with one")
         if name not in frame.columns:
             raise unknown("where: column", name, frame.columns)
-        fits = fits & _meets(name, frame[name], wanted, name in _multi(store))
+        fits = fits & _meets(name, frame[name], wanted, separators.get(name))
     mask = torch.from_numpy(fits.to_numpy().copy())
     mask[0] = False
     if where and not bool(mask.any()):
@@ -33,11 +33,12 @@ def items_where(store: Store, where: Mapping[str, Any]) -> Tensor:
     return mask.nonzero().squeeze(1)
 
 
-def _multi(store: Store) -> set[str]:
-    return {column.name for column in store.encoders["item"].columns if column.kind == "multi"}
+def _separators(store: Store) -> dict[str, str]:
+    """Column → what stands between the values of one text, of the multi-valued ones."""
+    return {column.name: column.separator for column in store.encoders["item"].columns if column.kind == "multi"}
 
 
-def _meets(name: str, values: pl.Series, wanted: Any, multi: bool) -> pl.Series:
+def _meets(name: str, values: pl.Series, wanted: Any, separator: str | None) -> pl.Series:
     """(n,) bool: rows that hold one of the values wanted, or lie between the two ends of a pair."""
     if isinstance(wanted, tuple):
         return _between(name, values, wanted)
@@ -46,7 +47,7 @@ def _meets(name: str, values: pl.Series, wanted: Any, multi: bool) -> pl.Series:
         raise InputError(f"where: {name} = [] asks for no value; give at least one")
     if values.dtype.is_numeric():
         return values.cast(pl.Float64).is_in([_number(name, value) for value in asked]).fill_null(value=False)
-    rows = _texts(values, multi)
+    rows = _texts(values, separator)
     held = rows.explode().drop_nulls().unique()
     texts = [str(value) for value in asked]
     for text in texts:
@@ -55,12 +56,14 @@ def _meets(name: str, values: pl.Series, wanted: Any, multi: bool) -> pl.Series:
     return pl.select(rows.list.eval(pl.element().is_in(texts)).list.any()).to_series().fill_null(value=False)
 
 
-def _texts(values: pl.Series, multi: bool) -> pl.Series:
+def _texts(values: pl.Series, separator: str | None) -> pl.Series:
     """One list of texts per row."""
     if values.dtype in (pl.List, pl.Array):
         return values.cast(pl.List(pl.String))
     texts = values.cast(pl.String)
-    return texts.str.split(SEPARATOR) if multi else texts.to_frame("v").select(pl.concat_list("v"))["v"]
+    if separator is not None:
+        return pieces(texts, separator)
+    return texts.to_frame("v").select(pl.concat_list("v"))["v"]
 
 
 def _between(name: str, values: pl.Series, ends: tuple[Any, ...]) -> pl.Series:
