@@ -15,9 +15,9 @@ def test_a_run_is_measured_again(run_folder):
 
 
 def test_a_bundle_remembers_its_data_or_is_told(run_folder, shop):
-    one = call("evaluate", run_folder / "bundle", "--json").stdout
+    one = call("evaluate", run_folder / "measured", "--json").stdout
     flags = [word for word in data_flags(shop) if word not in ("--threads", "1")]
-    two = call("evaluate", run_folder / "bundle", *flags, "--json").stdout
+    two = call("evaluate", run_folder / "measured", *flags, "--json").stdout
     values = [Report.from_json(text).value("ndcg@10") for text in (one, two)]
     assert values[0] == values[1]
 

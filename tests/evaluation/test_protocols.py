@@ -37,9 +37,27 @@ def test_full_ranking_is_the_definition(world):
 
 @given(worlds())
 @settings(max_examples=60, deadline=None)
-def test_repeats_keep_seen_items_that_are_relevant(world):
-    report = evaluate(world.scorer, world.queries(), METRICS, repeats=True)
+def test_seen_items_may_stay_whatever_is_relevant(world):
+    """The candidates do not come from the truth: a model that repeats pays for what is not taken again."""
+    report = evaluate(world.scorer, world.queries(), METRICS, exclude_seen=False)
     assert_definition(report, world, lambda row: full_pool(world, row, repeats=True))
+    assert report.protocol == "toy; full ranking, nothing excluded, ties count against the model"
+    assert report.fingerprint == evaluate(world.scorer, world.queries(), METRICS, repeats=True).fingerprint
+
+
+@given(worlds())
+@settings(max_examples=60, deadline=None)
+def test_what_is_asked_for_and_never_offered_is_counted(world):
+    pairs = [(item, row) for row, truth in enumerate(world.truth) for item in truth]
+    lost = sum(item in world.seen[row] for item, row in pairs if item)
+    notes = evaluate(world.scorer, world.queries(), METRICS).notes
+    said = [note for note in notes if "was taken before and is never offered" in note]
+    share = f"{lost / max(1, len(pairs)):.0%} of what is asked for ({lost:,} of {len(pairs):,} items)"
+    mend = "if people take things again, exclude_seen=False (--no-exclude-seen)"
+    assert said == ([f"{share} was taken before and is never offered: {mend}"] if lost else [])
+    assert not [
+        note for note in evaluate(world.scorer, world.queries(), METRICS, exclude_seen=False).notes if mend in note
+    ]
 
 
 @given(worlds())

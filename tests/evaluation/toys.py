@@ -107,7 +107,7 @@ def slow_ranks(pool, truth):
 
 
 def full_pool(world, row, repeats=False):
-    seen = set(world.seen[row]) - (set(world.truth[row]) if repeats else set())
+    seen = set() if repeats else set(world.seen[row])
     return [(i, s) for i, s in enumerate(world.table[row]) if world.allowed[i] and i not in seen]
 
 

@@ -87,7 +87,7 @@ def test_only_given_flags_count():
         ({"data": {"name": "ml-100"}}, "did you mean 'ml-100k'"),
         ({"data": {"name": "ml-100k", "user": "u"}}, "data.user goes with --events FILE"),
         ({"data": {"events": "x", "k_core": -1}}, "k_core = -1 must be 0 or more"),
-        ({"split": {"name": "leave-last", "test": 0}}, "LeaveLast: test = 0 must be at least 1"),
+        ({"split": {"name": "leave-last", "test": -1}}, "LeaveLast: test = -1 must be at least 0"),
         ({"index": {"name": "hsnw"}}, "did you mean 'hnsw'"),
     ],
 )
@@ -100,13 +100,15 @@ def test_the_split_has_a_default_that_takes_parameters():
     assert resolve({**BASE, "split": {"test": "2"}}).split.test == 2
 
 
-def test_settings_of_a_run_are_the_trainers_options_and_three_more():
+def test_settings_of_a_run_are_the_trainers_options_and_five_more():
     keys = {setting.key for setting in settings_in("run")}
-    given_by_launchers = {"checkpoint", "resume", "stage", "callbacks"}
+    given_by_launchers = {"checkpoint", "resume", "stage", "prefix", "callbacks"}
     assert keys == {each.name for each in fields(RunOptions)} - given_by_launchers | {
         "candidates",
         "threads",
         "metrics",
+        "exclude_seen",
+        "final",
     }
     assert [setting.key for setting in settings_in("run") if not setting.doc] == []
     run = resolve({**BASE, "run": {"patience": "3", "clip": "none"}}).run

@@ -25,7 +25,12 @@ from suisen.training.progress import Progress
 DATA = {"name": "ml-100k"}
 RETRIEVER = {"name": "two-tower", "batch_size": 1024, "learning_rate": 0.001}
 RANKER = {"name": "sasrec", "length": 50, "published": True}
-RUN: dict[str, Any] = {"candidates": 500, "seed": 0, "metrics": ["ndcg@10", "hr@10", "recall@100", "mrr@10"]}
+RUN: dict[str, Any] = {
+    "candidates": 500,
+    "seed": 0,
+    "final": False,
+    "metrics": ["ndcg@10", "hr@10", "recall@100", "mrr@10"],
+}
 USER = "196"
 K = 10
 RANDOM = "random ranker"

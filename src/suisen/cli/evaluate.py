@@ -1,5 +1,6 @@
 """``suisen evaluate`` and ``suisen compare``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ PART = click.option("--part", type=click.Choice(["test", "valid"]), default="tes
 @click.argument("target", metavar="RUN_OR_BUNDLE")
 @click.option("--metrics", metavar="NAMES", help="Like ndcg@10,recall@100,coverage@10; default: those of the run.")
 @PART
-@click.option("--repeats", is_flag=True, help="Relevant seen items stay in the ranking: people take them again.")
+@click.option("--exclude-seen/--no-exclude-seen", default=None, help="Other than the run: leave seen items out, or in.")
+@click.option("--repeats", is_flag=True, help="An older word for --no-exclude-seen.")
 @click.option("--json", "as_json", is_flag=True, help="Plain data, with each query's own value, instead of a table.")
 def evaluate(**given: Any) -> None:
     """Measure a trained run or bundle, with intervals and the protocol that belongs to the numbers.
@@ -45,16 +47,27 @@ def evaluate(**given: Any) -> None:
     bundle was trained on is refused.
     """  # noqa: D301 - \b keeps the lines for click
     target = Path(given["target"])
-    recommender = Recommender.load(target)
     resolved = _config_of(target, given)
+    recommender = _measured(target)
     split = resolved.cut(resolved.data())
     queries = split.test if given["part"] == "test" else split.valid
-    if queries is None:
-        raise InputError(f"part = {given['part']!r}: the split holds nothing out for it; use --part test")
+    if queries is None or not len(queries):
+        raise InputError(f"part = {given['part']!r}: the split holds nothing out for it; name another --part")
     _check(recommender, split)
     names = metrics_for(queries, _words(given["metrics"]) or resolved.run.metrics)
-    report = measure(recommender, queries, names, repeats=given["repeats"])
+    wish = {} if given["exclude_seen"] is None else {"exclude_seen": given["exclude_seen"]}
+    report = measure(recommender, queries, names, repeats=given["repeats"], **wish)
     click.echo(report.to_json() if given["as_json"] else str(report))
+
+
+def _measured(target: Path) -> Recommender:
+    """The models of a run that know nothing of its test part.  Raises InputError for those that were refitted."""
+    kept = target / place.MEASURED
+    recommender = Recommender.load(kept if place.is_run(target) and kept.is_dir() else target)
+    if recommender.system.refitted:
+        said = f"{target} was {recommender.system.refitted}: it has seen what test asks for"
+        raise InputError(f"{said}; name its run folder, which keeps the measured models, or train with --no-final")
+    return recommender
 
 
 def _config_of(target: Path, given: dict[str, Any]) -> config.Config:
@@ -66,7 +79,8 @@ def _config_of(target: Path, given: dict[str, Any]) -> config.Config:
         file = read_manifest(find(target))["run"].get("config", {})
     if not file.get("data") and not flags.get("data"):
         raise InputError(f"{target} does not say which data it was trained on; give --data or --events, and --split")
-    return config.resolve(config.merged(file, flags, note), models=False)
+    resolved = config.resolve(config.merged(file, flags, note), models=False)
+    return replace(resolved, run=replace(resolved.run, exclude_seen=True))  # the recommender says what it leaves out
 
 
 def _check(recommender: Recommender, split: Split) -> None:

@@ -13,6 +13,7 @@ from suisen.errors import InputError
 from suisen.runs import config
 from suisen.runs.config import CHOICES, DEFAULTS, Raw
 from suisen.runs.folder import finite
+from suisen.runs.settings import TRUTHS
 
 TITLES = {"lists": "Lists that the ranker learns on", "tune": "Tuning"}
 """Headings of ``--help`` that are not just the section's name."""
@@ -48,7 +49,7 @@ class SettingsCommand(GroupedCommand):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Looks for the names of choices first, in the flags and in the file, so that their options exist."""
         ctx.meta["suisen.settings"] = self._dynamic(args)
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, spelt_out(args, self.get_params(ctx)))
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The command's own and those of the settings."""
@@ -77,6 +78,19 @@ class SettingsCommand(GroupedCommand):
                 )
             return no_such_option(error, known)
         return super().better(error, ctx)
+
+
+def spelt_out(args: Sequence[str], params: Sequence[click.Parameter]) -> list[str]:
+    """The arguments with ``--final`` and ``--no-final`` written as ``--final=true`` and ``--final=false``."""
+    flags = {opt for param in params if getattr(param, "metavar", None) == "true|false" for opt in param.opts}
+    out = []
+    for word, after in zip(args, [*args[1:], ""], strict=True):
+        if word in flags and after.lower() not in TRUTHS:
+            out.append(f"{word}=true")
+        else:
+            yes = word.replace("--no-", "--", 1)
+            out.append(f"{yes}=false" if word != yes and yes in flags else word)
+    return out
 
 
 def _last(args: Sequence[str], flag: str) -> str | None:

@@ -37,7 +37,7 @@ UNKNOWN = "What a query gets that the model cannot answer: an error, the popular
 @click.option("--exclude", metavar="ITEMS", help='Items that no list may hold: "50,181".')
 @click.option("--among", metavar="ITEMS", help="Only these items.")
 @click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
-@click.option("--with-seen", is_flag=True, help="Leave in what the history holds: things people take again.")
+@click.option("--with-seen/--without-seen", default=None, help="What the history holds; default: as it was trained.")
 @click.option("--diversity", type=float, default=0.0, help="0: by score; towards 1: unlike items.")
 @click.option("--unknown", default="popular", metavar="error|popular|skip", help=UNKNOWN)
 @click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
@@ -63,7 +63,7 @@ def recommend(**given: Any) -> None:
         "exclude": ids(given["exclude"]),
         "among": None if given["among"] is None else ids(given["among"]),
         "where": conditions(given["where"]),
-        "exclude_seen": not given["with_seen"],
+        "exclude_seen": None if given["with_seen"] is None else not given["with_seen"],
         "unknown": given["unknown"],
         "diversity": given["diversity"],
     }

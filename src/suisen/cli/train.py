@@ -7,9 +7,10 @@ import click
 
 from suisen.cli.options import only, raw_of, with_settings
 from suisen.errors import InputError
+from suisen.files import write_text
 from suisen.runs import folder as place
 from suisen.runs.config import SECTIONS, Config, read_file, resolve, with_epochs
-from suisen.runs.earlier import report_of
+from suisen.runs.earlier import said_of, stopped_by_time
 from suisen.runs.keep import save
 from suisen.runs.run import Run, execute
 from suisen.runs.summary import summary
@@ -17,7 +18,7 @@ from suisen.training.callbacks import MLflow, TensorBoard
 from suisen.training.options import Callback
 from suisen.training.progress import Progress
 
-WHILE_RESUMING = ("resume", "quiet", "tensorboard", "mlflow")
+WHILE_RESUMING = ("resume", "quiet", "tensorboard", "mlflow", "run__max_seconds")
 """What may be said beside --resume."""
 
 
@@ -30,7 +31,7 @@ FIRST = ("--events", "--user", "--item", "--time", "--item-features", "--data", 
 @click.option("--config", "config_file", metavar="FILE", help="TOML file with the same settings; flags win over it.")
 @click.option("--out", metavar="DIR", help="Run folder. [default: runs/<date>-<models>]")
 @click.option("--overwrite", is_flag=True, help="Replace the run that --out holds.")
-@click.option("--resume", metavar="RUN", help="Go on with a stopped or killed run; nothing else is to be said.")
+@click.option("--resume", metavar="RUN", help="Go on with a stopped or killed run, with its own settings.")
 @click.option("--epochs", type=int, metavar="INT", help="Most epochs of every model that has epochs.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, no tables.")
 @click.option("--tensorboard", is_flag=True, help="Write the course to RUN/tensorboard (extra: tensorboard).")
@@ -44,9 +45,11 @@ def train(**given: Any) -> None:
     suisen train --retriever sasrec --help        lists SASRec's own settings
     suisen train --config runs/a/config.toml      repeats a run: the same weights
     suisen train --resume runs/a                  goes on after a kill: the same weights
+    suisen train --resume runs/a --max-seconds 600   goes on where the time limit stopped it
 
     A setting is a flag (--retriever.dim 32) or a line of a TOML file (dim = 32 under [retriever]); flags win.
-    With two models the retriever proposes candidates and the ranker orders them.
+    With two models the retriever proposes candidates and the ranker orders them.  Once measured, the models are learnt
+    anew on all events, those of valid and test included, and that is what serves; --no-final keeps the measured ones.
     """  # noqa: D301 - \b keeps the lines for click
     config, folder = _resumed(given) if given["resume"] else _fresh(given)
     if config is None:
@@ -77,10 +80,17 @@ def _resumed(given: dict[str, Any]) -> tuple[Config | None, Path]:
     if not place.is_run(folder):
         missing = f"{place.CONFIG} is missing"
         raise InputError(f"resume = {folder} is no run folder ({missing}); start it with --out {folder}")
+    tables, limit = read_file(folder / place.CONFIG), given["run__max_seconds"]
+    more = tables if limit is None else {**tables, "run": {**tables.get("run", {}), "max_seconds": limit}}
+    config = resolve(more)
     if (folder / place.METRICS).exists():
-        click.echo(f"{folder} is finished; nothing is left to do\n{report_of(folder)}")
-        return None, folder
-    return resolve(read_file(folder / place.CONFIG)), folder
+        if limit is None or not stopped_by_time(folder):
+            click.echo(f"{folder} is finished; nothing is left to do\n{said_of(folder)}")
+            return None, folder
+        (folder / place.METRICS).unlink()
+    if limit is not None:
+        write_text(folder / place.CONFIG, config.toml())
+    return config, folder
 
 
 def _callbacks(given: dict[str, Any], config: Config, folder: Path) -> list[Callback]:

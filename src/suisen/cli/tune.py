@@ -128,7 +128,8 @@ def _keep(job: Job, found: tuning.Tuned) -> None:
 def _best(config: Config, found: tuning.Tuned, best: tuning.Trial) -> str:
     """A file for ``suisen train --config``."""
     said = f"{found.metric} {_number(best.value)} on valid: trial {best.number} of {found.finished} of suisen tune"
-    tuned = replace(config, retriever=found.recommender.retriever, ranker=found.recommender.ranker)
+    run = replace(config.run, stop_on=config.run.stop_on or found.metric)
+    tuned = replace(config, run=run, retriever=found.recommender.retriever, ranker=found.recommender.ranker)
     return tuned.toml(f"{said}\nsuisen train --config THIS_FILE trains and measures it")
 
 

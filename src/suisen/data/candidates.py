@@ -23,6 +23,11 @@ def allow_seen(queries: Queries) -> Queries:
     return replace(queries, seen=Ragged.empty(len(queries)))
 
 
+def with_seen(queries: Queries) -> Queries:
+    """``allow_seen`` where the catalogue is ranked; given candidates stay as they are given."""
+    return queries if queries.candidates is not None else allow_seen(queries)
+
+
 def with_negatives(queries: Queries, train: Dataset, *, n: int = 99, seed: int = 0) -> Queries:
     """Candidates of a sampled protocol: the truth first (0 pads), then ``n`` negatives, drawn once.
 

@@ -6,7 +6,7 @@ import polars as pl
 import torch
 
 from suisen.data.batch import Queries
-from suisen.data.dataset import Split
+from suisen.data.dataset import Order, Split
 from suisen.data.log import Col
 from suisen.data.ordered import OrderedLog, tensor_of
 from suisen.data.ragged import Ragged
@@ -20,7 +20,7 @@ class ClickRatio:
     """Shares of all labelled rows, each row a query of one candidate with one label; for AUC and logloss."""
 
     test: float = 0.1
-    """Share of the rows in test."""
+    """Share of the rows in test; 0 holds nothing out for it: nothing is measured then."""
     valid: float = 0.1
     """Share in valid; 0 holds nothing out for it."""
     by: By = "random"
@@ -57,19 +57,20 @@ class ClickRatio:
             raise InputError("ClickRatio: by = 'rows' needs a log without times; say 'time', or read with time=None")
         timed = self.by == "time"
         place = log.events.time if timed else tensor_of(log.log.events[Col.ROW].cast(pl.Int64))
-        test = last_share(place, self.test)
+        test = last_share(place, self.test) if self.test else int(place.max()) + 1
         valid = last_share(place, self.test + self.valid) if self.valid else test
         part = (place >= valid).long() + (place >= test).long()
-        return Parts(part, "global", self._rule, cut=valid) if timed else Parts(part, "place", self._rule)
+        order: Order = "global" if timed else "place"
+        return Parts(part, order, self._rule, cut=valid if timed else None, tested=self.test > 0)
 
     def _by_chance(self, log: OrderedLog) -> Parts:
         n = len(log.events)
-        test = max(1, round(n * self.test))
+        test = max(int(self.test > 0), round(n * self.test))
         valid = round(n * self.valid)
         place = torch.argsort(torch.argsort(tensor_of(log.log.events[Col.ROW].cast(pl.Int64))))
         draw = torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))[place]
         part = (draw < test).long() + (draw < test + valid).long()
-        return Parts(part, "random", f"{self._rule}, seed {self.seed}")
+        return Parts(part, "random", f"{self._rule}, seed {self.seed}", tested=self.test > 0)
 
 
 def row_split(log: OrderedLog, parts: Parts, history: int = 200) -> Split:

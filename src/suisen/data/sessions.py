@@ -31,7 +31,8 @@ class Sessions:
     """
 
     test: float | str = 0.1
-    """Share of the sessions in test, or a duration or ISO 8601 time as in ``GlobalTime``."""
+    """Share of the sessions in test, or a duration or ISO 8601 time as in ``GlobalTime``; 0 holds nothing out for it:
+    nothing is measured then."""
     valid: float | str | None = 0.1
     """The same for valid; 0 or None holds nothing out for it."""
     gap: str = "30m"
@@ -60,12 +61,14 @@ class Sessions:
         part = (began >= valid).long() + (began >= test).long()
         start = f"valid from {spelt(valid)}, " if valid < test else ""
         gap = "" if named else f" (gap {self.gap})"
-        parts = Parts(part, "session", f"sessions{gap}: {start}test from {spelt(test)}", cut=valid)
+        parts = Parts(
+            part, "session", f"sessions{gap}: {start}test from {spelt(test)}", cut=valid, tested=self.test != 0
+        )
         return prefix_split(log, replace(parts, notes=_session_notes(log, parts)), self.exclude_seen)
 
     def _cuts(self, starts: Tensor, end: int) -> tuple[int, int]:
         """When test and valid begin."""
-        test = _cut("Sessions: test", self.test, starts, end)
+        test = _cut("Sessions: test", self.test, starts, end) if self.test else end + 1
         if not self.valid:
             return test, test
         before = starts[starts < test]

@@ -30,11 +30,11 @@ def settle_counts(rule: Any, **least: int) -> None:
 
 
 def check_shares(rule: str, test: float, valid: float) -> None:
-    """Raises InputError unless 0 < test < 1, 0 <= valid < 1 and test + valid < 1."""
+    """Raises InputError unless both are from 0 up to 1 and test + valid < 1."""
     for name, value in (("test", test), ("valid", valid)):
         real(f"{rule}: {name}", value, "a share between 0 and 1")
-        if not 0 <= value < 1 or (name == "test" and value == 0):
-            raise InputError(f"{rule}: {name} = {value!r} must be a share between 0 and 1")
+        if not 0 <= value < 1:
+            raise InputError(f"{rule}: {name} = {value!r} must be a share from 0 (holds nothing out) up to 1")
     if test + valid >= 1:
         raise InputError(f"{rule}: test = {test!r} and valid = {valid!r} leave nothing for train; hold out less")
 

@@ -51,11 +51,13 @@ class Way:
         words |= {"random": "by random", "drawn": f"(no times: drawn at random, seed {self.seed})"}
         return f" {words[self.by]}"
 
-    def split(self, test: Tensor, valid: Tensor, rule: str, notes: tuple[str, ...]) -> Split:
-        """``test`` and ``valid`` (n_visitors,): how many positives of each visitor go there.  ``rule``: in words."""
+    def split(self, test: Tensor, valid: Tensor, rule: str, notes: tuple[str, ...], tested: bool) -> Split:
+        """``test`` and ``valid`` (n_visitors,): how many positives of each visitor go there.  ``rule``: in words.
+        ``tested``: whether test is to hold something.
+        """
         random = self.order == "random"
         part = drawn(self.log, test, valid, self.seed) if random else last(self.log, test, valid)
-        return visitor_split(self.log, Parts(part, self.order, rule, notes=(*notes, *self.notes)))
+        return visitor_split(self.log, Parts(part, self.order, rule, notes=(*notes, *self.notes), tested=tested))
 
 
 def last(log: OrderedLog, test: Tensor, valid: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class Parts:
     """Microseconds since 1970 UTC at which train ends, where one cut does for all."""
     notes: tuple[str, ...] = ()
     """What a reader of the numbers should know, in words."""
+    tested: bool = True
+    """Whether test holds something; False where the rule was told to hold nothing out for it."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def split_by(
     """The Split whose queries stand in the rows of events that ``rows_of`` names for a part (VALID, TEST).
 
     ``finish``: changes the queries after they were made, their candidates or their protocol.  Raises InputError where
-    nothing is left for train and where test holds no query.
+    nothing is left for train and where test holds no query, unless the rule wants it so.
     """
     known = Known.of(log, parts.part)
     counts = torch.bincount(parts.part, minlength=3).tolist()
@@ -101,8 +103,9 @@ def split_by(
     made: dict[int, Queries | None] = {}
     for number, name in ((VALID, "valid"), (TEST, "test")):
         rows = rows_of(number)
-        queries = finish(known, rows, _queries_of(known, rows, parts.rule)) if len(rows) else None
-        if queries is not None:
+        empty = number == TEST and not parts.tested
+        queries = finish(known, rows, _queries_of(known, rows, parts.rule)) if len(rows) or empty else None
+        if queries is not None and not empty:
             facts[f"{name}_positives"] = int((log.positive & (parts.part == number)).sum())
             facts |= {f"{name}_{key}": value for key, value in _facts(queries).items()}
         made[number] = queries

@@ -35,7 +35,7 @@ class LeaveLast:
     """
 
     test: int = 1
-    """Positives per visitor in test."""
+    """Positives per visitor in test; 0 holds nothing out for it: nothing is measured then."""
     valid: int = 1
     """Positives per visitor in valid; 0 holds nothing out for it."""
     valid_users: int = 0
@@ -47,7 +47,7 @@ class LeaveLast:
     without times.  ``random``: any of them, drawn."""
 
     def __post_init__(self) -> None:
-        settle_counts(self, test=1, valid=0, valid_users=0, seed=0)
+        settle_counts(self, test=0, valid=0, valid_users=0, seed=0)
         check_by("LeaveLast", self.by)
 
     def split(self, log: OrderedLog) -> Split:
@@ -58,7 +58,7 @@ class LeaveLast:
         if not bool(enough.any()):
             raise _too_few(self, int(counts.max()))
         short = int(((counts <= held) & (log.events.offsets.diff() > 0)).sum())
-        notes = (f"{short:,} users with fewer than {held + 1} positives stay in train whole",) if short else ()
+        notes = (f"{short:,} users with fewer than {held + 1} positives stay in train whole",) if short and held else ()
         shares = f"test {self.test}, valid {self.valid}"
         some = bool(self.valid_users and self.valid)
         shares += f" of {self.valid_users:,} users" if some else ""
@@ -67,7 +67,7 @@ class LeaveLast:
         last = "" if way.order == "random" else "last "
         said = "" if way.by in ("time", "order") else way.said
         rule = f"leave {last}out{said}: {shares}"
-        return way.split(enough * self.test, self._in_valid(log, enough) * self.valid, rule, notes)
+        return way.split(enough * self.test, self._in_valid(log, enough) * self.valid, rule, notes, self.test > 0)
 
     def _in_valid(self, log: OrderedLog, enough: Tensor) -> Tensor:
         """(n_visitors,) bool: visitors with a query in valid, of those that have ``enough`` positives."""
@@ -90,22 +90,28 @@ class GlobalTime:
 
     valid: str | None = "7d"
     """When valid begins: a time, or a duration back from the begin of test; None holds nothing out for it."""
-    test: str = "7d"
-    """When test begins: a time, or a duration back from the last event of the log."""
+    test: str | None = "7d"
+    """When test begins: a time, or a duration back from the last event of the log; None holds nothing out for it:
+    nothing is measured then."""
 
     def __post_init__(self) -> None:
-        valid = None if self.valid is None else moment_text("GlobalTime: valid", self.valid)
-        settle(self, test=moment_text("GlobalTime: test", self.test), valid=valid)
+        given = {"test": self.test, "valid": self.valid}
+        texts = {
+            name: each if each is None else moment_text(f"GlobalTime: {name}", each) for name, each in given.items()
+        }
+        settle(self, **texts)
 
     def split(self, log: OrderedLog) -> Split:
         """Train, valid and test.  Raises InputError without times, and where train or test would be empty."""
         need_time(log, "GlobalTime")
-        test = moment("GlobalTime: test", self.test, int(log.events.time.max()))
+        end = int(log.events.time.max())
+        test = end + 1 if self.test is None else moment("GlobalTime: test", self.test, end)
         valid = test if self.valid is None else moment("GlobalTime: valid", self.valid, test)
         check_before("GlobalTime", self.valid, valid, test)
         part = (log.events.time >= valid).long() + (log.events.time >= test).long()
         start = "" if self.valid is None else f"valid from {spelt(valid)}, "
-        return visitor_split(log, Parts(part, "global", f"global time: {start}test from {spelt(test)}", cut=valid))
+        rule = f"global time: {start}test from {spelt(test)}" if self.test else f"global time: {start}no test"
+        return visitor_split(log, Parts(part, "global", rule, cut=valid, tested=self.test is not None))
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ class Ratio:
     """
 
     test: float = 0.2
-    """Share of each visitor's positives in test."""
+    """Share of each visitor's positives in test; 0 holds nothing out for it: nothing is measured then."""
     valid: float = 0.1
     """Share in valid; 0 holds nothing out for it."""
     by: By = "time"
@@ -138,11 +144,11 @@ class Ratio:
         test = torch.minimum(_share(counts, self.test), spare)
         valid = torch.minimum(_share(counts, self.valid), spare - test)
         whole = int(((test == 0) & (log.events.offsets.diff() > 0)).sum())
-        notes = (f"{whole:,} users have too few positives to be asked in test",) if whole else ()
+        notes = (f"{whole:,} users have too few positives to be asked in test",) if whole and self.test else ()
         way = Way.of("Ratio", log, self.by, self.seed)
         rule = f"ratio{way.said}: test {self.test:g}, valid {self.valid:g}"
         rule += f", seed {self.seed}" if way.by == "random" else ""
-        return way.split(test, valid, rule, notes)
+        return way.split(test, valid, rule, notes, self.test > 0)
 
 
 def _too_few(rule: LeaveLast, most: int) -> InputError:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from suisen.data.batch import Candidates, Catalogue, Contexts, Queries
+from suisen.data.candidates import with_seen
 from suisen.data.clean import as_ids
 from suisen.data.formats import raw_of_path
 from suisen.data.ids import IdMap
@@ -46,13 +47,15 @@ def evaluate_frame(
     name: str = "frame",
     user: str | None = None,
     item: str | None = None,
+    exclude_seen: bool = True,
     repeats: bool = False,
 ) -> Report:
     """Measures a table of recommendations on queries with known answers; the report can be compared with others.
 
     ``recommendations``: a Polars, pandas or Arrow table, or the path of a file, with a user, an item, and a rank or a
     score.  ``test``: the test or valid queries of a split, or a table of user and item.  ``user``, ``item``: the names
-    of these columns in both tables, where they are not ``user_id`` and ``item_id``.  ``repeats``: as in ``evaluate``.
+    of these columns in both tables, where they are not ``user_id`` and ``item_id``.  ``exclude_seen``,
+    ``repeats``: as in ``evaluate``.
 
     A user without recommendations counts as 0; equal scores, and equal ranks, count against the system.  What was left
     out or assumed stands in the report's notes.  Raises InputError for columns that are missing and values that are no
@@ -66,6 +69,8 @@ def evaluate_frame(
     chosen = parse_all(DEFAULT if metrics is None else metrics)
     if not chosen:
         raise InputError("metrics = []; name at least one, like ['ndcg@10']")
+    if isinstance(test, Queries) and (repeats or not exclude_seen):
+        test = with_seen(test)
     asked = _of_queries(test) if isinstance(test, Queries) else _of_table(_table("test", test), user, item)
     facts = Facts(torch.zeros(0)) if asked.train is None else Facts(asked.train.counts)
     for each in chosen:
@@ -78,10 +83,10 @@ def evaluate_frame(
         each.check(facts, facts.n_items)
     notes: list[str] = []
     rows = _in_order(_table(GIVEN, recommendations), user, item, notes)
-    values = _measured(rows, asked, chosen, facts, repeats, notes)
+    values = _measured(rows, asked, chosen, facts, notes)
     return Report(
         name=name,
-        protocol="; ".join(part for part in (asked.protocol, protocol_of(asked.queries(), repeats)) if part),
+        protocol="; ".join(part for part in (asked.protocol, protocol_of(asked.queries())) if part),
         fingerprint=asked.fingerprint,
         values=values,
         notes=tuple(notes),
@@ -248,14 +253,14 @@ class _Lists:
 
 
 def _measured(
-    rows: pl.DataFrame, asked: _Test, metrics: list[MetricAtK], facts: Facts, repeats: bool, notes: list[str]
+    rows: pl.DataFrame, asked: _Test, metrics: list[MetricAtK], facts: Facts, notes: list[str]
 ) -> dict[str, Any]:
     """(B,) values by metric.  Dense ids are train's where there is a train, others stand behind them."""
     known = [] if asked.train is None else [asked.train.items.raw_ids.cast(pl.String).alias("")]
     union = IdMap.of("item", pl.concat([*known, asked.items.alias(""), rows["item"].alias("")]))
     truth = distinct(Ragged(torch.from_numpy(union.dense(asked.items)), asked.offsets))
     k = max(each.k or 0 for each in metrics)
-    exclude = asked.seen.minus(truth) if repeats else asked.seen
+    exclude = asked.seen
     items, places = _lists(rows, asked, union, exclude, notes)
     longest = int(items.lengths.max())
     notes += asked.notes

@@ -235,3 +235,15 @@ def parse_all(names: Sequence[str]) -> list[MetricAtK]:
 def facts_needed(names: Sequence[str]) -> set[str]:
     """The fields of ``Facts`` that the metrics of these names read."""
     return {field for each in parse_all(names) for field in each.metric.needs}
+
+
+def check_metric(name: str, field: str = "metric", use: str = "be tuned on") -> str:
+    """The metric as it is spelt in reports.
+
+    Raises InputError, naming the ``field`` and the ``use``, for one that does not say how right a model is.
+    """
+    parsed = parse(name)
+    if not parsed.metric.tunable:
+        known = ", ".join(metric.example() for metric in METRICS.values() if metric.tunable)
+        raise InputError(f"{field} = {name!r} cannot {use}; use one of {known}")
+    return str(parsed)

@@ -1,6 +1,7 @@
 """The Recommender: retrieve, filter, rank, diversify; bundles and the funnel."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,12 @@ def evaluate(
     if isinstance(recommender, Recommender):
         recommender.check_queries(queries)
         options.setdefault("name", recommender.name)
+        options.setdefault("exclude_seen", recommender.exclude_seen)
         options.setdefault("facts", recommender.facts("item_vectors" in facts_needed(metrics or ())))
-        return evaluate_scorer(recommender.scorer(), queries, metrics, **options)
+        report = evaluate_scorer(recommender.scorer(), queries, metrics, **options)
+        refitted = recommender.system.refitted
+        notes = (f"the model was {refitted}: it may have seen what is asked for",) if refitted else ()
+        return replace(report, notes=(*notes, *report.notes))
     return evaluate_scorer(recommender, queries, metrics, **options)
 
 

@@ -1,9 +1,9 @@
 """The Recommender: the one object with the verbs.  ``fit``, ``recommend``, ``similar_items``, ``funnel``, ``save``."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from suisen.arguments import check_ids, listed, shown, whole
 from suisen.data.batch import Candidates, Contexts, Queries
+from suisen.data.candidates import with_seen
 from suisen.data.dataset import Dataset
 from suisen.data.ids import RawId
 from suisen.data.ragged import Ragged
@@ -30,6 +31,7 @@ from suisen.recommending import answering, bundle
 from suisen.recommending.answering import Answers
 from suisen.recommending.engine import Engine, Filters, build_index, recommendable
 from suisen.recommending.queries import RawQueries, RecommendOptions
+from suisen.recommending.standin import StandIn
 from suisen.recommending.store import Store
 from suisen.recommending.system import System, first_of, name_of_both
 from suisen.retrieval import Exact, IndexSettings, create_index, measured_recall
@@ -58,8 +60,10 @@ class Recommender:
     """A retriever, a ranker or both, over one Dataset.
 
     ``candidates``: items per list that the retriever hands to the ranker.  ``index``: how nearest neighbours are found
-    (default: exactly).  ``lists``: how the lists that a ranker learns on are made.  Raises InputError where no model is
-    given.
+    (default: exactly).  ``lists``: how the lists that a ranker learns on are made.
+    ``exclude_seen``: False where people take things again: what a user took before is a candidate like any other, when
+    the models learn, when they are measured and (unless a request says otherwise) when they answer.  Raises InputError
+    where no model is given.
 
     >>> Recommender(None)
     Traceback (most recent call last):
@@ -75,6 +79,7 @@ class Recommender:
         index: IndexSettings | None = None,
         seed: int = 0,
         lists: RankerLists | None = None,
+        exclude_seen: bool = True,
     ) -> None:
         if retriever is None and ranker is None:
             raise InputError("a Recommender needs a retriever, a ranker or both")
@@ -87,7 +92,7 @@ class Recommender:
             create_index(index)  # refused now, not after training
         self.retriever, self.ranker = retriever, ranker
         self.candidates, self.index_settings, self.seed = candidates, index, seed
-        self.lists = lists or RankerLists()
+        self.lists, self.exclude_seen = lists or RankerLists(), exclude_seen
         self.curves: dict[str, list[Curve]] = {}
         """By stage: what training went through; empty where the Recommender was loaded."""
         self._system: System | None = None
@@ -97,14 +102,38 @@ class Recommender:
     def fit(self, train: Dataset, valid: Queries | None = None, options: RunOptions | None = None) -> Self:
         """Learns from train; ``valid`` tells each stage when to stop.  Returns itself."""
         check_fit(train, valid, options)
-        stages = train_stages(self.recipe(options), train, valid)
+        return self._learn(self.recipe(options), train, None if valid is None else self.posed(valid))
+
+    def refit(self, data: Dataset, options: RunOptions | None = None) -> Self:
+        """A new Recommender: the same models, learnt anew on ``data`` for the epochs that ``fit`` found.
+
+        ``data``: all events, once the models are measured, or newer ones.  Nothing is held out and nothing stops early,
+        so the figures are those of the Recommender that was fitted.  ``options.max_seconds`` does not count.  Raises
+        InputError where the epochs are not known.
+        """
+        check_fit(data, None, options)
+        found = self.system.epochs
+        if not found:
+            raise InputError("nothing says for how many epochs the models were trained; call fit(train, valid) again")
+        options = replace(options or RunOptions(seed=self.seed), max_seconds=None)
+        made = self.with_models(self.retriever, self.ranker)
+        made._learn(replace(self.recipe(options), epochs=found, blend=self._blend), data, None)
+        note = f"refitted on all {len(data.events):,} events{_spelt(found)}"
+        made._system = replace(made.system, notes=(*made.system.notes, note), refitted=note)
+        return made
+
+    def _learn(self, recipe: Recipe, train: Dataset, valid: Queries | None) -> Self:
+        stages = train_stages(recipe, train, valid)
         store = Store.of(train)
         allowed = recommendable(first_of(self.retriever, self.ranker), train.trained_items)
         index = build_index(stages.retriever, self.index_settings or Exact())
         engine = Engine(stages.retriever, stages.ranker, allowed, self.candidates, index)
         self.curves = stages.curves
-        recall = _index_recall(engine, store)
-        self._system = System(self.retriever, self.ranker, store, engine, self.seed, recall, stages.notes)
+        system = System(
+            self.retriever, self.ranker, store, engine, self.seed, _index_recall(engine, store), stages.notes
+        )
+        epochs = {stage: [curve.best_epoch for curve in phases] for stage, phases in stages.curves.items()}
+        self._system = replace(system, exclude_seen=self.exclude_seen, epochs=epochs, lists=asdict(self.lists))
         return self
 
     @keywords_of(ReadOptions)
@@ -120,17 +149,43 @@ class Recommender:
         made._system = fold_in(self.system, read_frame(events, options), self.index_settings)
         return made
 
+    @property
+    def _blend(self) -> float | None:
+        """Weight of the retrieval score in a stand-in's; None where there is none."""
+        ranker = self.engine.ranker
+        return float(ranker.blend) or None if isinstance(ranker, StandIn) else None
+
+    def with_models(self, retriever: Model | None, ranker: Model | None) -> Self:
+        """A Recommender of these models with the same settings, not fitted."""
+        return type(self)(
+            retriever,
+            ranker,
+            candidates=self.candidates,
+            index=self.index_settings,
+            seed=self.seed,
+            lists=self.lists,
+            exclude_seen=self.exclude_seen,
+        )
+
     def recipe(self, options: RunOptions | None = None) -> Recipe:
         """What ``fit`` trains, and how."""
         history = getattr(self.ranker.view, "history", 0) if self.ranker is not None else 0
-        lists = replace(self.lists, candidates=self.candidates, history=history)
+        lists = replace(self.lists, candidates=self.candidates, history=history, exclude_seen=self.exclude_seen)
         options = options or RunOptions(seed=self.seed)
         return Recipe(self.retriever, self.ranker, self.candidates, lists, options, self.index_settings)
 
     @classmethod
     def of(cls, system: System) -> Self:
         """A Recommender around a system that is trained already."""
-        made = cls(system.retriever, system.ranker, candidates=system.engine.candidates, seed=system.seed)
+        made = cls(
+            system.retriever,
+            system.ranker,
+            candidates=system.engine.candidates,
+            index=getattr(system.engine.index, "settings", None),
+            seed=system.seed,
+            lists=RankerLists(**system.lists),
+            exclude_seen=system.exclude_seen,
+        )
         made._system = system
         return made
 
@@ -233,6 +288,10 @@ class Recommender:
             return Facts(self.store.item_counts)
         return Facts(self.store.item_counts, self.engine.similarity_vectors, "the retriever's item vectors")
 
+    def posed(self, queries: Queries) -> Queries:
+        """The queries as they are answered here: where ``exclude_seen`` is False, seen items are candidates."""
+        return queries if self.exclude_seen else with_seen(queries)
+
     def check_queries(self, queries: Queries) -> None:
         """Raises InputError for queries in other dense ids than the Recommender's, as far as their numbers show it."""
         check_queries("queries", queries)
@@ -250,7 +309,7 @@ class Recommender:
     def funnel(self, queries: Queries, k: int = 10, seed: int = 0) -> Funnel:
         """What each stage keeps of what the users went on to take; see ``suisen.pipeline.funnel``."""
         self.check_queries(queries)
-        return funnel(self.engine, queries, k, seed)
+        return funnel(self.engine, self.posed(queries), k, seed)
 
     # -- keeping ----------------------------------------------------------------------------------------------------
 
@@ -275,6 +334,13 @@ def say_unknown(store: Store, queries: RawQueries) -> None:
     if lost:
         named = ", ".join(map(repr, lost[:5])) + (f" and {len(lost) - 5:,} more" if len(lost) > 5 else "")
         warnings.warn(f"history: items that train does not know are passed over: {named}", stacklevel=4)
+
+
+def _spelt(epochs: Mapping[str, Sequence[int]]) -> str:
+    """The epochs of the last networks in words, a + between phases; "" where none has any."""
+    last = [(stage, epochs[stage]) for stage in ("retriever", "ranker") if epochs.get(stage)]
+    said = ", ".join(f"{stage} {' + '.join(map(str, each))}" for stage, each in last)
+    return f" with the epochs found ({said})" if said else ""
 
 
 def _index_recall(engine: Engine, store: Store) -> float | None:

@@ -21,7 +21,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.durations import MICRO, duration
 from suisen.errors import InputError, SuisenError, missing_extra, unknown
 from suisen.evaluation import evaluate
-from suisen.evaluation.metrics import METRICS, parse
+from suisen.evaluation.metrics import METRICS, check_metric, parse
 from suisen.evaluation.protocols import fingerprint
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.space import Knob, space_of, start_of, with_values
@@ -120,15 +120,6 @@ def need_optuna() -> Any:
     return optuna
 
 
-def check_metric(name: str) -> str:
-    """The metric as it is spelt in reports.  Raises InputError for one that does not say how right a model is."""
-    parsed = parse(name)
-    if not parsed.metric.tunable:
-        known = ", ".join(metric.example() for metric in METRICS.values() if metric.tunable)
-        raise InputError(f"metric = {name!r} cannot be tuned on; use one of {known}")
-    return str(parsed)
-
-
 def searched(recommender: Recommender, settings: TuneSettings) -> tuple[Stage, list[Knob]]:
     """What is tuned: the stage that is named, or the last one, and its parameters.
 
@@ -180,8 +171,8 @@ def tune(
     metric = metric_for(recommender, settings, valid)
     if valid is None:
         raise TypeError("valid was checked above")
-    options = replace(options, checkpoint=None, resume=False)
-    study = _Study(_Task(recommender, train, valid, settings, options, stage, metric), knobs, store)
+    options = replace(options, checkpoint=None, resume=False, stop_on=options.stop_on or metric)
+    study = _Study(_Task(recommender, train, recommender.posed(valid), settings, options, stage, metric), knobs, store)
     deadline, found = time.monotonic() + settings.seconds, study.found
     while found.finished < settings.trials and time.monotonic() < deadline:
         study.try_one(deadline)
@@ -211,14 +202,7 @@ class _Task:
     def with_settings(self, values: dict[str, Any]) -> Recommender:
         """A Recommender that is not fitted."""
         mine = self.recommender
-        return Recommender(
-            with_values(mine.retriever, "retriever", values),
-            with_values(mine.ranker, "ranker", values),
-            candidates=mine.candidates,
-            index=mine.index_settings,
-            seed=mine.seed,
-            lists=mine.lists,
-        )
+        return mine.with_models(*(with_values(m, s, values) for s, m in _models(mine).items()))
 
     def measure(self, values: dict[str, Any], callbacks: Sequence[Callback]) -> float:
         """The metric on valid of a model trained with these values."""
@@ -227,7 +211,7 @@ class _Task:
         if self.stage == "ranker" and mine.retriever is not None:
             return self._behind_the_first(mine, options)
         if self.stage == "retriever":
-            mine = Recommender(mine.retriever, index=mine.index_settings, seed=mine.seed)
+            mine = mine.with_models(mine.retriever, None)
         return self._value(mine.fit(self.train, self.valid, options).scorer())
 
     def _behind_the_first(self, mine: Recommender, options: RunOptions) -> float:
@@ -306,6 +290,7 @@ class _Study:
             "metric": task.metric,
             "stage": task.stage,
             "seed": task.options.seed,
+            "stop_on": task.options.stop_on,
             "search space": {knob.name: str(knob.search) for knob in self.knobs},
             "settings": {section: repr(model) for section, model in _models(task.recommender).items()},
             "data": f"{len(task.train.events)} events, valid {fingerprint(task.valid)}",

@@ -6,18 +6,21 @@ train, with the epochs found.  A ranker fitted on lists of a retriever that *had
 scores that are better than they will ever be again.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from suisen.data.batch import Candidates, Queries, joined
+from suisen.data.batch import Candidates, Contexts, Queries, joined
 from suisen.data.dataset import Dataset, Lists
+from suisen.data.ragged import Ragged, offsets_of, spans
 from suisen.errors import InputError
 from suisen.evaluation import evaluate
-from suisen.evaluation.metrics import ndcg_of_hits
+from suisen.evaluation.metrics import check_metric, parse
 from suisen.models.contract import Model, Net, Ranker
 from suisen.recommending.engine import PAIR, Engine, Filters, build_index, pair_features, recommendable
 from suisen.recommending.scorers import NetScorer
@@ -47,6 +50,8 @@ class RankerLists:
     """Candidates of each list that the ranker learns on: the taken item and a uniform draw from the others."""
     history: int = 50
     """Most items of history kept in the contexts."""
+    exclude_seen: bool = True
+    """Whether lists leave out what the visitor took before; follows from the Recommender's."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,22 @@ class Recipe:
     lists: RankerLists
     options: RunOptions
     index: IndexSettings | None = None
-    stop_on: str = "ndcg@10"
-    """The metric that stops a retriever early."""
+    epochs: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Stage → epochs of each of its phases, where they were found before: what a refit trains, without validation."""
+    blend: float | None = None
+    """Weight of the retrieval score in a stand-in's, where it was picked before."""
+
+    def epochs_of(self, stage: str) -> Sequence[int] | None:
+        """Epochs of each phase of a stage; None where they are still to be found.
+
+        An inner retriever that was not there before is trained for as long as the first one.
+        """
+        inner = self.epochs.get("retriever-inner1") if stage.startswith("retriever-inner") else None
+        return self.epochs.get(stage, inner) or None
+
+
+Second = tuple[Ranker, list[Curve], tuple[str, ...]]
+"""A fitted ranker, its curves, and what is to be said of it."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +148,9 @@ def make_lists(
     """Lists for the events that ``asked`` marks (thinned to ``most_questions``), and how many of these events have
     none, because the taken item was not retrieved: such a list is not what the ranker will meet.
 
-    The context is what was known before the event.  Items that the visitor took before are excluded, those it took
-    later weigh nothing (they are no negatives), the taken item stands first and has label 1.
+    The context is what was known before the event.  Items that the visitor took before are excluded (unless
+    ``exclude_seen`` is False), those it took later weigh nothing (they are no negatives), the taken item stands first
+    and has label 1.
     """
     rows = asked.nonzero().squeeze(1)
     if rows.numel() > options.most_questions:
@@ -142,7 +162,8 @@ def make_lists(
 
 def _lists_of(engine: Engine, train: Dataset, rows: Tensor, options: RankerLists, rng: torch.Generator) -> Lists | None:
     contexts = train.contexts(rows, history=WHOLE)
-    ids, scores = engine.retrieve(contexts, options.candidates, Filters(contexts.history))
+    barred = contexts.history if options.exclude_seen else Ragged.empty(rows.numel())
+    ids, scores = engine.retrieve(contexts, options.candidates, Filters(barred))
     where = ids == train.events.item[rows, None]
     found = where.any(1).nonzero().squeeze(1)
     if not found.numel():
@@ -153,9 +174,23 @@ def _lists_of(engine: Engine, train: Dataset, rows: Tensor, options: RankerLists
     ids, pair = ids.gather(1, keep), pair.gather(1, keep.unsqueeze(2).expand(-1, -1, pair.shape[2]))
     labels = torch.zeros(ids.shape)
     labels[:, 0] = 1.0
-    weights = (ids > 0).float() * ~train.histories.take(train.events.visitor[rows[found]]).holds(ids)
+    weights = (ids > 0).float() * ~_no_negatives(train, rows[found], options.exclude_seen).holds(ids)
     weights[:, 0] = 1.0
     return Lists(contexts.take(found).recent(options.history), Candidates(ids, pair), labels, weights)
+
+
+def _no_negatives(train: Dataset, rows: Tensor, exclude_seen: bool) -> Ragged:
+    """Items that each event's visitor takes then or later: not taking them now says nothing against them.
+
+    What was taken before is a candidate like any other where it is not excluded.  Without times nothing tells before
+    from after, and all that the visitor takes counts.
+    """
+    visitor = train.events.visitor[rows]
+    if exclude_seen or not train.has_time:
+        return train.histories.take(visitor)
+    starts = train.positives_before[rows]
+    lengths = train.histories.offsets[visitor + 1] - starts
+    return Ragged(train.histories.values[spans(starts, lengths)], offsets_of(lengths))
 
 
 def _draw(known: Tensor, where: Tensor, most: int, rng: torch.Generator) -> Tensor:
@@ -183,6 +218,18 @@ def _joined(parts: list[Lists]) -> Lists:
 # -- validation ------------------------------------------------------------------------------------------------------
 
 
+def stop_metric(options: RunOptions, valid: Queries) -> str:
+    """The metric on valid that stops a stage early: that of the options, else NDCG@10, for labelled clicks AUC.
+
+    Raises InputError for a metric that does not fit the queries.
+    """
+    clicks = valid.labels is not None
+    metric = check_metric(options.stop_on or ("auc" if clicks else "ndcg@10"), "stop_on", "stop training")
+    if clicks and parse(metric).metric.of_labels is None:
+        raise InputError(f"stop_on = {metric!r} ranks, and valid holds labelled clicks; use auc")
+    return metric
+
+
 def retriever_validator(model: Model, train: Dataset, valid: Queries, metric: str) -> Validate:
     """The metric of a network over the whole catalogue."""
     allowed = recommendable(model, train.trained_items)
@@ -199,19 +246,33 @@ def valid_lists(engine: Engine, valid: Queries, candidates: int) -> list[tuple[Q
     return parts
 
 
-def list_validator(parts: list[tuple[Queries, Tensor, Tensor]], k: int = 10) -> Validate:
-    """NDCG@k of a ranker on valid lists; what was not retrieved stays missed."""
-    return lambda net: float(torch.cat([_list_ndcg(net, *part, k) for part in parts]).mean())
+@dataclass(frozen=True)
+class _Listed:
+    """A ranker on the lists of some queries, as ``evaluate`` asks for its scores."""
+
+    net: Net
+    pair: Tensor
+    """(B, C, p) pair features of the lists."""
+
+    def score(self, contexts: Contexts, candidates: Candidates) -> Tensor:
+        """(B, C) scores of all B lists."""
+        device = self.net.items.trained.device
+        return self.net.score(contexts.to(device), Candidates(candidates.items, self.pair).to(device))
+
+    def rank(self, contexts: Contexts, k: int, exclude: Ragged) -> tuple[Tensor, Tensor]:
+        """Nobody asks: the candidates are given."""
+        raise TypeError("these lists are scored, not made")
 
 
-def _list_ndcg(net: Net, queries: Queries, ids: Tensor, pair: Tensor, k: int) -> Tensor:
-    device = net.items.trained.device
-    scores = net.score(queries.contexts.to(device), Candidates(ids, pair).to(device)).float().cpu()
-    scores = scores.masked_fill(ids == 0, -torch.inf)
-    hits = queries.truth.holds(ids) & (ids > 0)
-    order = hits.long().argsort(dim=1, stable=True)  # among equal scores the misses stand first
-    order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))
-    return ndcg_of_hits(hits.gather(1, order).float(), queries.truth.lengths, k)
+def list_validator(parts: list[tuple[Queries, Tensor, Tensor]], metric: str = "ndcg@10") -> Validate:
+    """The metric of a ranker on valid lists; what was not retrieved stays missed."""
+
+    def of_part(net: Net, queries: Queries, ids: Tensor, pair: Tensor) -> npt.NDArray[np.float32]:
+        # no bound on the memory: the part is scored whole, so that scores stand beside their pair features
+        report = evaluate(_Listed(net, pair), replace(queries, candidates=ids), [metric], memory_bytes=WHOLE)
+        return report.values[metric]
+
+    return lambda net: float(np.nanmean(np.concatenate([of_part(net, *part) for part in parts])))
 
 
 # -- the recipe ------------------------------------------------------------------------------------------------------
@@ -219,34 +280,41 @@ def _list_ndcg(net: Net, queries: Queries, ids: Tensor, pair: Tensor, k: int) ->
 
 def train_stages(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
     """Fits what the recipe names.  ``valid`` stops each stage early; without it all epochs are run."""
+    _forget(recipe.options)
     if recipe.ranker is None:
-        net, curves = _fit_retriever(recipe, train, valid, "retriever")
+        net, curves = _fit_stage(recipe, "retriever", train, valid)
         return Stages(net, None, {"retriever": curves}, ())
     if recipe.retriever is None:
-        return _fit_ranker_alone(recipe, train, valid)
+        net, curves = _fit_stage(recipe, "ranker", train, valid)
+        return Stages(None, as_ranker(net), {"ranker": curves}, ())
     first = first_stage(recipe, train, valid)
     ranker, curves, note = second_stage(recipe, first, train, valid)
     if first.lists is None:
         return Stages(first.engine.retriever, ranker, {**first.curves, "ranker": curves}, note)
     found = [curve.best_epoch for curve in first.curves["retriever-inner1"]]
-    again, last = _fit_retriever(recipe, train, valid, "retriever", epochs_per_phase=found)
+    again, last = _fit_stage(recipe, "retriever", train, valid, found)
     return Stages(again, ranker, {**first.curves, "ranker": curves, "retriever": last}, note)
 
 
-def _fit_retriever(
-    recipe: Recipe, train: Dataset, valid: Queries | None, stage: str, epochs_per_phase: list[int] | None = None
+def _forget(options: RunOptions) -> None:
+    """Old checkpoints of the stages go where a run begins anew: a later resume would take them for its own."""
+    if options.checkpoint is None or options.resume:
+        return
+    for stage in ("retriever", "ranker"):
+        for path in options.checkpoint.rglob(f"{stage}*.safetensors"):
+            path.unlink()
+
+
+def _fit_stage(
+    recipe: Recipe, stage: str, train: Dataset, valid: Queries | None, epochs: Sequence[int] | None = None
 ) -> tuple[Net, list[Curve]]:
-    model = _needed(recipe.retriever)
-    validate = None if valid is None or epochs_per_phase else retriever_validator(model, train, valid, recipe.stop_on)
-    return fit(model, train, validate, recipe.options.for_stage(stage), epochs_per_phase=epochs_per_phase)
-
-
-def _fit_ranker_alone(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stages:
-    model = _needed(recipe.ranker)
-    metric = "auc" if valid is not None and valid.labels is not None else recipe.stop_on
-    validate = None if valid is None else retriever_validator(model, train, valid, metric)
-    net, curves = fit(model, train, validate, recipe.options.for_stage("ranker"))
-    return Stages(None, as_ranker(net), {"ranker": curves}, ())
+    """Fits the model of a stage that learns from events: for the epochs that are known, else until valid says."""
+    model = _needed(recipe.ranker if stage == "ranker" else recipe.retriever)
+    epochs = epochs or recipe.epochs_of(stage)
+    validate = None
+    if valid is not None and not epochs:
+        validate = retriever_validator(model, train, valid, stop_metric(recipe.options, valid))
+    return fit(model, train, validate, recipe.options.for_stage(stage), epochs_per_phase=epochs)
 
 
 def first_stage(recipe: Recipe, train: Dataset, valid: Queries | None) -> First:
@@ -258,7 +326,7 @@ def first_stage(recipe: Recipe, train: Dataset, valid: Queries | None) -> First:
     model = _needed(recipe.retriever)
     allowed = recommendable(model, train.trained_items)
     if stands_in(_needed(recipe.ranker)):
-        net, curves = _fit_retriever(recipe, train, valid, "retriever")
+        net, curves = _fit_stage(recipe, "retriever", train, valid)
         engine = _retrieval(recipe, net, allowed)
         lists = None if valid is None else valid_lists(engine, valid, recipe.candidates)
         return First(engine, None, 0, lists, {"retriever": curves})
@@ -268,9 +336,9 @@ def first_stage(recipe: Recipe, train: Dataset, valid: Queries | None) -> First:
     fresh, parts, missed = first_takes(train), [], 0
     for i, asked in enumerate(held_out(train, recipe.lists, recipe.options.seed), start=1):
         inner, stage = train.keep(~asked), f"retriever-inner{i}"
-        net, of_stage[stage] = _fit_retriever(recipe, inner, valid, stage)
+        net, of_stage[stage] = _fit_stage(recipe, stage, inner, valid)
         engine = _retrieval(recipe, net, allowed & recommendable(model, inner.trained_items))
-        made, lost = make_lists(engine, train, asked & fresh, recipe.lists, rng)
+        made, lost = make_lists(engine, train, asked & fresh if recipe.lists.exclude_seen else asked, recipe.lists, rng)
         engines += [] if engines else [engine]
         parts += [] if made is None else [made]
         missed += lost
@@ -280,21 +348,19 @@ def first_stage(recipe: Recipe, train: Dataset, valid: Queries | None) -> First:
     return First(engines[0], _joined(parts), missed, lists, of_stage)
 
 
-def second_stage(
-    recipe: Recipe, first: First, train: Dataset, valid: Queries | None
-) -> tuple[Ranker, list[Curve], tuple[str, ...]]:
+def second_stage(recipe: Recipe, first: First, train: Dataset, valid: Queries | None) -> Second:
     """Fits the ranker behind a first stage: the network, its curves, and what is to be said of it.
 
     A stand-in is fitted like any retriever; the one number that joins both is picked on the valid lists.
     """
-    model, options = _needed(recipe.ranker), recipe.options.for_stage("ranker")
+    metric = None if valid is None else stop_metric(recipe.options, valid)
     if first.lists is None:
-        validate = None if valid is None else retriever_validator(model, train, valid, recipe.stop_on)
-        net, curves = fit(model, train, validate, options)
-        return _blended(as_ranker(net), first, curves)
-    validate = None if first.valid is None else list_validator(first.valid)
+        net, curves = _fit_stage(recipe, "ranker", train, valid)
+        return _blended(as_ranker(net), first, curves, recipe.blend, metric)
+    epochs, options = recipe.epochs_of("ranker"), recipe.options.for_stage("ranker")
+    validate = None if first.valid is None or metric is None else list_validator(first.valid, metric)
     schema = replace(train.schema, pair=PAIR)
-    net, curves = fit(model, replace(train, lists=first.lists), validate, options, schema)
+    net, curves = fit(_needed(recipe.ranker), replace(train, lists=first.lists), validate, options, schema, epochs)
     asked = len(first.lists) + first.missed
     note = (
         f"the ranker learnt on {len(first.lists):,} lists of a retriever that had not seen their events; "
@@ -303,10 +369,16 @@ def second_stage(
     return as_ranker(net), curves, (note,)
 
 
-def _blended(ranker: Ranker, first: First, curves: list[Curve]) -> tuple[Ranker, list[Curve], tuple[str, ...]]:
-    if first.valid is None or not isinstance(ranker, StandIn):
+def _blended(ranker: Ranker, first: First, curves: list[Curve], blend: float | None, metric: str | None) -> Second:
+    """A stand-in with its blend: ``blend``, else the best by ``metric`` on valid; 0 where there is neither."""
+    if not isinstance(ranker, StandIn):
         return ranker.eval(), curves, ()
-    ranker.pick_blend(first.valid, list_validator(first.valid))
+    if blend is not None:
+        ranker.blend.fill_(blend)
+    elif first.valid is not None and metric is not None:
+        ranker.pick_blend(first.valid, list_validator(first.valid, metric))
+    else:
+        return ranker.eval(), curves, ()
     note = f"the ranker's score is blended with {float(ranker.blend):.3g} × the retrieval score, picked on valid"
     return ranker.eval(), curves, (note,)
 

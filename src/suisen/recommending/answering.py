@@ -1,7 +1,7 @@
 """Answers: pure functions from a System and queries to ranked lists."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
@@ -54,6 +54,7 @@ def answer(
     ``recent`` is what users did since the system was made.  Raises UnsupportedQuery for a query that the model cannot
     answer, unless ``options.unknown`` says otherwise, and InputError for features that do not exist.
     """
+    options = resolved(system, options)
     dense = dense_queries(system.store, queries, options.at, recent)
     able = answerable(dense, system.abilities)
     if options.unknown == "error" and not bool(able.all()):
@@ -73,6 +74,13 @@ def answer(
     return Answers(items, scores, _by(able.tolist(), [options] * len(dense)))
 
 
+def resolved(system: System, options: RecommendOptions) -> RecommendOptions:
+    """The options with the system's word on seen items where they have none."""
+    if system.exclude_seen or options.exclude_seen is not None:
+        return options
+    return replace(options, exclude_seen=False)
+
+
 def planned(engine: Engine, options: RecommendOptions) -> bool:
     """Whether ``answer_planned`` can give what is asked for: there is a plan, and it takes that."""
     fast = engine.plan is not None and not options.precise and options.k <= engine.plan.most
@@ -86,6 +94,8 @@ def answer_planned(
 
     All options are ``planned`` and share ``k`` and ``among``.  Raises as ``answer`` does.
     """
+    if not system.exclude_seen:
+        options = [resolved(system, one) for one in options]
     store, k, found = system.store, options[0].k, visitors.of(queries)
     by = _by(found.able.tolist(), options)
     for at, one in enumerate(options):
@@ -123,7 +133,7 @@ def _taken(states: States, rows: list[int]) -> States:
 
 def _excluded(store: Store, seen: list[bytes], options: Sequence[RecommendOptions]) -> Ragged:
     """B rows of dense items that each query's list may not hold: what was seen (int32, as bytes), what is excluded."""
-    rows = [its if one.exclude_seen else b"" for its, one in zip(seen, options, strict=True)]
+    rows = [b"" if one.exclude_seen is False else its for its, one in zip(seen, options, strict=True)]
     barred = [item for one in options for item in one.exclude]
     if barred:
         dense = store.items.dense(barred).astype(np.int32)

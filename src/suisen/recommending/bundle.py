@@ -72,12 +72,13 @@ def save(
     metrics: dict[str, Any] | None = None,
     run: dict[str, Any] | None = None,
     identical: float = planning.IDENTICAL,
+    plan: bool = True,
 ) -> Path:
     """Writes the bundle and returns its folder; an older bundle in its place is replaced.
 
     ``metrics`` (with their protocol) and ``run`` (options, environment) go into the manifest as they are.  The bundle's
     plan is made here, and answers once the bundle is loaded: the fastest whose lists are identical to the precise ones
-    for a share ``identical`` of held-back queries.
+    for a share ``identical`` of held-back queries; ``plan`` False makes none: a bundle that is measured, not served.
     """
     folder = folder.resolve()
     is_bundle = (folder / MANIFEST).is_file()
@@ -88,7 +89,7 @@ def save(
     aside, old = (folder.with_name(f".{folder.name}.{what}-{mark}") for what in ("new", "old"))
     try:
         aside.mkdir()
-        planned = planning.make(system, identical)
+        planned = planning.make(system, identical) if plan else "it was saved without a plan"
         system = replace(system, engine=_with_plan(copy(system.engine), planned))
         facts = {"metrics": metrics or {}, "run": run or {}, "plan": planning.save(planned, aside / PLAN)}
         _write(system, aside, facts)
@@ -149,6 +150,10 @@ def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
         "index": None if engine.index is None else engine.index.description,
         "index_recall": system.index_recall,
         "notes": list(system.notes),
+        "exclude_seen": system.exclude_seen,
+        "epochs": {stage: list(each) for stage, each in system.epochs.items()},
+        "lists": dict(system.lists),
+        "refitted": system.refitted,
         **facts,
         "files": {str(path.relative_to(aside)): _sha256(path) for path in sorted(aside.rglob("*")) if path.is_file()},
     }
@@ -284,7 +289,8 @@ def _read(place: Path, manifest: dict[str, Any]) -> System:
     _with_plan(engine, planning.load(manifest.get("plan"), place / PLAN, engine))
     notes = tuple(manifest["notes"])
     system = System(retriever, ranker, store, engine, manifest["seed"], manifest["index_recall"], notes)
-    return replace(system, version=f"{system.name.replace(' ', '')}-{_sha256(place / MANIFEST)[:12]}")
+    known = {name: manifest[name] for name in ("exclude_seen", "epochs", "lists", "refitted") if name in manifest}
+    return replace(system, **known, version=f"{system.name.replace(' ', '')}-{_sha256(place / MANIFEST)[:12]}")
 
 
 def fixture(folder: Path) -> list[dict[str, Any]]:

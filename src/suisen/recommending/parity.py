@@ -105,7 +105,8 @@ def _queries(row: dict[str, Any]) -> RawQueries:
 
 def _answer(system: System, row: dict[str, Any], precise: bool) -> tuple[list[Any], list[float]]:
     queries = _queries(row)
-    answers = answer(system, queries, RecommendOptions(k=K, unknown="popular", precise=precise, at=row["at"]))
+    options = RecommendOptions(k=K, unknown="popular", exclude_seen=True, precise=precise, at=row["at"])
+    answers = answer(system, queries, options)
     frame = to_frame(system, queries, answers)
     return frame["item_id"].to_list(), frame["score"].to_list()
 

@@ -44,8 +44,9 @@ class RecommendOptions:
     where: Mapping[str, Any] | None = None
     """Only items with these attributes, all of them: column of the item table → a value, a list of values (any of
     them), or a pair (least, most) of numbers or dates, None for an open end.  An item of several values has each."""
-    exclude_seen: bool = True
-    """Leave out what the history holds; False for things that people take again."""
+    exclude_seen: bool | None = None
+    """Leave out what the history holds; False for things that people take again.  None: as the Recommender was made,
+    which leaves it out unless it was told otherwise."""
     unknown: UnknownPolicy = "error"
     """What a query gets that the model cannot answer: an error, the popular list, or no rows."""
     diversity: float = 0.0
@@ -348,7 +349,7 @@ def filters_of(store: Store, options: RecommendOptions, queries: DenseQueries) -
     What all lists exclude is added to each row, or, where that would be longer than the catalogue, taken out of it.
     """
     rows, n_items = len(queries), store.schema.n_items
-    seen = queries.seen if options.exclude_seen else Ragged.empty(rows)
+    seen = Ragged.empty(rows) if options.exclude_seen is False else queries.seen
     barred = known_items(store, options.exclude)
     among = _only(store, options)
     if barred.numel() * rows > n_items:

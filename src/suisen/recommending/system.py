@@ -1,7 +1,8 @@
 """The System: a trained recommender system, ready to answer; what a bundle holds, in memory."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from suisen.models import name_of
 from suisen.models.contract import Model
@@ -40,6 +41,14 @@ class System:
     """What is to be said of how it was trained."""
     version: str = ""
     """Names the bundle it was loaded from; "" for one that was not saved."""
+    exclude_seen: bool = True
+    """Whether answers leave out what the user took before, where a request does not say."""
+    epochs: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Stage → the epochs that were kept of each of its phases: for so long it is refitted."""
+    lists: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the lists that the ranker learnt on."""
+    refitted: str = ""
+    """Where it was refitted after it was measured: on what, in words."""
 
     @property
     def abilities(self) -> frozenset[str]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import tomli_w
 
+from suisen.data.candidates import with_seen
 from suisen.data.dataset import Split
 from suisen.data.given import read_parts
 from suisen.data.k_core import core_of
@@ -29,7 +30,7 @@ from suisen.data.read import ReadOptions, read_path
 from suisen.data.sources import SOURCES, load
 from suisen.data.splits import SPLITS
 from suisen.errors import InputError, unknown
-from suisen.evaluation.metrics import parse_all
+from suisen.evaluation.metrics import check_metric, parse_all
 from suisen.models import RETRIEVERS, SECOND_STAGES
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.tuning import TuneSettings
@@ -81,6 +82,10 @@ class RunSettings(RunOptions):
     """Threads of torch; 0: one per core."""
     metrics: tuple[str, ...] = ()
     """What is measured, like ndcg@10,recall@100; the first one is compared; default: what fits the data."""
+    exclude_seen: bool = True
+    """Leave out what a user took before, in learning, measuring and serving; false where people take things again."""
+    final: bool = True
+    """Once measured, learn the models anew on all events, for as long as was found best; that is what serves."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,7 +95,10 @@ class RunSettings(RunOptions):
 
 CLASSES = {"data": (Place, ReadOptions), "lists": (RankerLists,), "run": (RunSettings,), "tune": (TuneSettings,)}
 """The other sections: their keys are the fields of these classes."""
-DERIVED = {"lists": ("candidates", "history"), "run": ("checkpoint", "resume", "stage", "callbacks")}
+DERIVED = {
+    "lists": ("candidates", "history", "exclude_seen"),
+    "run": ("checkpoint", "resume", "stage", "prefix", "callbacks"),
+}
 """Fields that no setting sets: they follow from other sections, or the launcher gives them."""
 
 
@@ -214,21 +222,25 @@ class Config:
         return OrderedLog.of(self.read())
 
     def cut(self, log: OrderedLog) -> Split:
-        """Train, valid and test."""
+        """Train, valid and test; seen items stay among the candidates of the queries where the run wants that."""
         split: Split = self.split.split(log)
-        return split
+        if self.run.exclude_seen:
+            return split
+        return replace(split, valid=None if split.valid is None else with_seen(split.valid), test=with_seen(split.test))
 
     def check(self) -> None:
         """What would otherwise be refused after hours: device, metrics, sizes."""
         self.recommender()
         parse_all(self.run.metrics)
+        if self.run.stop_on is not None:
+            check_metric(self.run.stop_on, "stop_on", "stop training")
         pick_device(self.run.device)
 
     def recommender(self) -> Recommender:
         """Not fitted yet."""
         run = self.run
         parts = {"candidates": run.candidates, "index": self.index, "seed": run.seed, "lists": self.lists}
-        return Recommender(self.retriever, self.ranker, **parts)
+        return Recommender(self.retriever, self.ranker, exclude_seen=run.exclude_seen, **parts)
 
 
 def resolve(raw: Raw, models: bool = True) -> Config:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from suisen.errors import InputError
 from suisen.evaluation import Report
-from suisen.runs.folder import CONFIG, METRICS, is_run, read_json
+from suisen.runs.folder import CONFIG, CURVES, METRICS, is_run, read_json
+from suisen.training.options import TIME_UP
+
+NOTHING = "nothing was measured: the split holds nothing out for test"
 
 
 def report_of(folder: Path, part: str = "test") -> Report:
@@ -19,6 +22,19 @@ def report_of(folder: Path, part: str = "test") -> Report:
     if part not in reports:
         raise InputError(f"{folder} has no report on {part}; its split holds nothing out for it")
     return replace(Report.from_dict(reports[part]), name=folder.name)
+
+
+def said_of(folder: Path) -> str:
+    """What a finished run found, in words."""
+    facts = read_json(folder / METRICS)
+    found = str(report_of(folder)) if "test" in facts["reports"] else NOTHING
+    return "\n".join(part for part in (found, facts.get("bundle", "")) if part)
+
+
+def stopped_by_time(folder: Path) -> bool:
+    """Whether a stage of a finished run was ended by its time limit."""
+    stages = read_json(folder / CURVES).values()
+    return any(phase["stopped"].startswith(TIME_UP) for phases in stages for phase in phases)
 
 
 def last_run(folder: Path, data: str, report: Report) -> tuple[Path, Report] | None:

@@ -18,7 +18,7 @@ from suisen.files import write_text
 
 CONFIG, METRICS, ENVIRONMENT, CURVES = "config.toml", "metrics.json", "environment.json", "curves.json"
 TUNING, TRIALS, BEST, JOURNAL = "tuning.toml", "trials.json", "best.toml", "study.journal"
-REPORT, CHECKPOINTS, BUNDLE = "report.html", "checkpoints", "bundle"
+REPORT, CHECKPOINTS, BUNDLE, MEASURED = "report.html", "checkpoints", "bundle", "measured"
 LIBRARIES = ("suisen", "torch", "numpy", "polars", "scipy", "faiss-cpu", "safetensors", "pydantic")
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from suisen.errors import MissingExtra
-from suisen.evaluation import compare
+from suisen.evaluation import Report, compare
 from suisen.pages.report import write_report
 from suisen.pipeline.recommender import Recommender
 from suisen.runs import folder as place
@@ -20,23 +20,19 @@ FORMAT = 1
 def save(run: Run) -> None:
     """Bundle, metrics, curves and report; metrics.json comes last of what is machine-read: it says the run is over.
 
+    Where the bundle was refitted, ``measured`` holds the models that the figures are of, for ``suisen evaluate``.
     Without the extra ``report`` there is no page; a remark of the run says so.
     """
     brief = {part: [score._asdict() for score in report.scores] for part, report in run.reports.items()}
     origin = {"config": run.config.tables(), "environment": run.environment}
-    run.recommender.save(run.folder / place.BUNDLE, metrics=place.finite(brief), run=origin)
+    measured = place.finite(brief)
+    run.served.save(run.folder / place.BUNDLE, metrics=measured, run={**origin, "bundle": run.said})
+    if run.final is not None:
+        run.recommender.save(run.folder / place.MEASURED, metrics=measured, run=origin, plan=False)
     facts = data_facts(run.data)
-    test = run.reports["test"]
-    last = last_run(run.folder, facts["fingerprint"], test)
-    if last is not None:
-        found = compare(last[1], replace(test, name=run.folder.name))
-        run.earlier = found
-        run.remarks = [f"compared with the last run on the same data and protocol, {last[0].name}:", str(found)]
     place.write_json(run.folder / place.CURVES, curves_of(run.recommender))
-    try:
-        write_report(run.folder / place.REPORT, page_of(run))
-    except MissingExtra as error:
-        run.remarks.append(f"{place.REPORT} was not written: {error}")
+    if run.report is not None:
+        _report(run, run.report, facts["fingerprint"])
     place.write_json(run.folder / place.METRICS, {
         "format": FORMAT,
         "finished": place.now(),
@@ -50,7 +46,21 @@ def save(run: Run) -> None:
         "funnel": None if run.funnel is None else run.funnel.to_dict(),
         "index_recall": run.recommender.system.index_recall,
         "notes": list(run.recommender.system.notes),
+        "bundle": run.said,
     })  # fmt: skip
+
+
+def _report(run: Run, test: Report, data: str) -> None:
+    """The page, and how the run compares with the last one."""
+    last = last_run(run.folder, data, test)
+    if last is not None:
+        found = compare(last[1], replace(test, name=run.folder.name))
+        run.earlier = found
+        run.remarks = [f"compared with the last run on the same data and protocol, {last[0].name}:", str(found)]
+    try:
+        write_report(run.folder / place.REPORT, page_of(run, test))
+    except MissingExtra as error:
+        run.remarks.append(f"{place.REPORT} was not written: {error}")
 
 
 def curves_of(recommender: Recommender) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from suisen.data.batch import Queries
+from suisen.evaluation import Report
+from suisen.evaluation.protocols import AGAIN
 from suisen.evaluation.report import Score
 from suisen.pages.report import DataFacts, Example, Listed, ModelScores, ReportData, verdicts
 from suisen.recommending.engine import Filters
@@ -24,16 +26,17 @@ QUERIES = 2_000
 """Most queries that this recall is measured on."""
 
 
-def page_of(run: Run) -> ReportData:
-    """Everything that the page shows."""
-    test, rec = run.reports["test"], run.recommender
+def page_of(run: Run, test: Report) -> ReportData:
+    """Everything that the page shows; ``test`` is the run's report."""
+    rec = run.recommender
+    again = [note for note in test.notes if AGAIN in note]
     tables = run.config.tables()
     shown = ("retriever", "ranker", "index", "lists", "split", "run")
     return ReportData(
         title=f"{rec.name} on {name_of(run)}",
         command=f"suisen train --config {run.folder / place.CONFIG}",
         when=place.now()[:19].replace("T", " ") + " UTC",
-        remarks=remarks(run, next(iter(test.values))),
+        remarks=(*again, run.said, *remarks(run, next(iter(test.values)))),
         data=facts_of(run),
         valid=run.reports["valid"].scores if "valid" in run.reports else (),
         recalls=recalls(run),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from suisen.data.batch import Queries
-from suisen.data.dataset import Split
+from suisen.data.dataset import Dataset, Split
 from suisen.data.ordered import OrderedLog
 from suisen.evaluation import Comparisons, Report, compare, evaluate
 from suisen.evaluation.metrics import facts_needed
@@ -50,12 +50,40 @@ class Run:
     earlier: Comparisons | None = None
     """The model less the last run's on the same data and protocol."""
     seconds: dict[str, float] = field(default_factory=dict)
+    final: Recommender | None = None
+    """The same models learnt anew on the whole log; None where that is not wanted, or was done already."""
+
+    @property
+    def served(self) -> Recommender:
+        """What the bundle holds."""
+        return self.final or self.recommender
+
+    @property
+    def report(self) -> Report | None:
+        """On test; None where the split holds nothing out for it."""
+        return self.reports.get("test")
+
+    @property
+    def whole(self) -> bool:
+        """Whether train is the whole log."""
+        return len(self.split.train.events) == len(self.data.events)
+
+    @property
+    def said(self) -> str:
+        """What the bundle holds beside what was measured, in words."""
+        if self.final is not None:
+            return f"the bundle holds these models {self.final.system.refitted}; the figures are from before that"
+        if self.whole:
+            return f"the bundle holds models of the whole log, {len(self.data.events):,} events"
+        return (
+            "the bundle holds the models as measured: they know nothing of valid and test; --final refits them on all"
+        )
 
 
 def execute(
     config: Config, folder: Path, *, callbacks: Callbacks = tuple, overwrite: bool = False, resume: bool = False
 ) -> Run:
-    """Trains and measures; ``runs.keep.save`` comes next.
+    """Trains, measures and, where that is wanted, refits on the whole log; ``runs.keep.save`` comes next.
 
     The data are read before the folder is made, so that a mistake in them leaves nothing behind.  ``callbacks`` are
     made when the folder is there.  ``resume``: goes on from the checkpoints of the folder.
@@ -77,7 +105,12 @@ def execute(
     fitted = time.perf_counter()
     run = Run(config, folder, environment, data, split, recommender)
     measure(run)
-    run.seconds = {"read": read - clock, "train": fitted - read, "evaluate": time.perf_counter() - fitted}
+    measured = time.perf_counter()
+    run.seconds = {"read": read - clock, "train": fitted - read, "evaluate": measured - fitted}
+    if config.run.final and not run.whole:
+        again = replace(options, checkpoint=folder / place.CHECKPOINTS / "final", prefix="final ")
+        run.final = recommender.refit(Dataset.of(data.log), again)
+        run.seconds["refit"] = time.perf_counter() - measured
     return run
 
 
@@ -100,9 +133,11 @@ def report_on(
 def measure(run: Run) -> None:
     """Reports on valid and test, the baselines, the paired differences and the funnel."""
     rec, split = run.recommender, run.split
-    metrics = metrics_for(split.test, run.config.run.metrics)
+    metrics = metrics_for(split.valid or split.test, run.config.run.metrics)
     if split.valid is not None:
         run.reports["valid"] = report_on(rec, split.valid, metrics, rec.name)
+    if not len(split.test):
+        return
     run.reports["test"] = report_on(rec, split.test, metrics, rec.name)
     run.baselines = baselines(rec, split, metrics)
     if run.baselines:

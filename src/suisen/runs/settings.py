@@ -23,6 +23,8 @@ from suisen.errors import InputError, unknown
 
 NONE = "none"
 """How None is written on a command line and in TOML, which have no word for it."""
+TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+"""How a bool may be written."""
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
@@ -222,8 +224,7 @@ def _mapping(where: str, value: Any, hint: Any) -> dict[str, Any]:
 
 def _scalar(where: str, value: Any, cls: Any) -> Any:
     if cls is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        found = value if isinstance(value, bool) else words.get(str(value).lower())
+        found = value if isinstance(value, bool) else TRUTHS.get(str(value).lower())
         return _fail(where, value, "true or false") if found is None else found
     if cls in (int, float):
         if isinstance(value, bool):

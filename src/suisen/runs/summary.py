@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from suisen.evaluation import Comparisons, Report
 from suisen.evaluation.report import SCORE_HEAD, interval, number, text_table
 from suisen.runs import folder as place
+from suisen.runs.earlier import NOTHING
 from suisen.runs.facts import advice
 from suisen.runs.run import Run
 
@@ -16,8 +17,9 @@ def summary(run: Run) -> str:
     look = f" (look at {page})" if page.exists() else ""
     parts = [
         data_lines(run),
-        results([*run.baselines, run.reports["test"]], run.comparisons),
+        NOTHING if run.report is None else results([*run.baselines, run.report], run.comparisons),
         "" if run.funnel is None else str(run.funnel),
+        run.said,
         "\n".join(run.remarks),
         f"{took}; all of it in {run.folder}/{look}",
     ]

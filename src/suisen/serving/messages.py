@@ -75,7 +75,7 @@ class ListOptions(Message, frozen=True, kw_only=True):
     """
 
     k: K = DEFAULTS.k
-    exclude_seen: bool = DEFAULTS.exclude_seen
+    exclude_seen: bool | None = DEFAULTS.exclude_seen
     unknown: Policy = "popular"
     diversity: Diversity = DEFAULTS.diversity
     precise: Precise = False
@@ -87,7 +87,9 @@ class ListOptions(Message, frozen=True, kw_only=True):
 
 
 @lru_cache(1024)
-def _plain(k: int, exclude_seen: bool, unknown: UnknownPolicy, diversity: float, precise: bool) -> RecommendOptions:
+def _plain(
+    k: int, exclude_seen: bool | None, unknown: UnknownPolicy, diversity: float, precise: bool
+) -> RecommendOptions:
     """Most requests want the same options: making them costs more than reading the request."""
     return RecommendOptions(k, exclude_seen=exclude_seen, unknown=unknown, diversity=diversity, precise=precise)
 

@@ -12,6 +12,8 @@ from suisen.arguments import listed, real, shown, whole
 from suisen.errors import InputError
 
 Precision = Literal["fp32", "bf16"]
+TIME_UP = "max_seconds"
+"""How ``Curve.stopped`` begins where the time limit ended a phase."""
 
 
 class EpochRow(NamedTuple):
@@ -75,12 +77,16 @@ class RunOptions:
     """auto: bfloat16 autocast on a CUDA device that has it, else float32 (on CPUs it helps only wide layers)."""
     patience: int = 5
     """Epochs without a better validation metric before training stops."""
+    stop_on: str | None = None
+    """The validation metric that stops training, like recall@20; default: what is tuned for, else ndcg@10, for
+    labelled clicks auc."""
     clip: float | None = 10.0
     """Largest norm of the gradient of all weights together; None: not clipped."""
     average: float = 0.0
     """Decay per step of a moving average of the weights, which is then validated and kept in their place; 0: none."""
     max_seconds: float | None = None
-    """A phase starts no further epoch after this many seconds; None: no limit."""
+    """A phase starts no further epoch after this many seconds, those before a stop included; None: no limit.  A phase
+    that it ended goes on where it is resumed with more."""
     checkpoint: Path | None = None
     """Folder of checkpoints, one file per stage; None: none are written."""
     checkpoint_seconds: float = 30.0
@@ -89,6 +95,8 @@ class RunOptions:
     """Go on from the checkpoints that the folder holds."""
     stage: str = "model"
     """Name of the stage in progress bars and of its checkpoint; its random numbers depend on it, too."""
+    prefix: str = ""
+    """In front of the stage's name in what callbacks are told; no random number depends on it."""
     callbacks: tuple[Callback, ...] = ()
     """Watchers of the run."""
 

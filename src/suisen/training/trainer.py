@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from suisen.errors import InputError, TrainingError
 from suisen.models.contract import ItemTable, Model, Net, Phase
 from suisen.training.averaging import Average
 from suisen.training.checkpoint import copy_weights, load_tree, save_tree, weights_of
-from suisen.training.options import Curve, EpochRow, RunOptions, pick_device, pick_precision
+from suisen.training.options import TIME_UP, Curve, EpochRow, RunOptions, pick_device, pick_precision
 
 Validate = Callable[[Net], float]
 """Computes the validation metric of a network, the higher the better; called after each epoch, in eval mode and without
@@ -82,6 +83,7 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         self.tally = _Tally()
         self.done = False
+        self.after = self._others()
         self.started = time.monotonic()
         self.saved_at = self.started
 
@@ -90,16 +92,16 @@ class _Run:
     def go(self) -> Curve:
         self._resume()
         for watcher in self.options.callbacks:
-            watcher.on_start(self.options.stage, self.phase.epochs, self.epochs.examples)
+            watcher.on_start(self.options.prefix + self.options.stage, self.phase.epochs, self.epochs.examples)
         while not self.done and len(self.curve.rows) < self.phase.epochs:
             self._epoch()
         self.done = True
+        self._save(always=True)  # with the last weights: where time was up, training can go on from them
         if self.best:
             copy_weights(self.module, self.best)
         elif self.average is not None:
             copy_weights(self.module, self.average.weights)
         self.module.eval()
-        self._save(always=True)
         for watcher in self.options.callbacks:
             watcher.on_end(self.curve)
         return self.curve
@@ -186,7 +188,7 @@ class _Run:
         elif epoch - self.curve.best_epoch >= self.options.patience:
             self.curve.stopped = f"no better validation metric in {self.options.patience} epochs"
         elif limit is not None and time.monotonic() - self.started > limit:
-            self.curve.stopped = f"max_seconds = {limit:g} reached"
+            self.curve.stopped = f"{TIME_UP} = {limit:g} reached"
         self.done = bool(self.curve.stopped)
 
     def _not_finite(self, value: float, number: int) -> TrainingError:
@@ -213,7 +215,7 @@ class _Run:
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "rows": [list(row) for row in curve.rows], "best_epoch": curve.best_epoch,
             "best_metric": curve.best_metric, "stopped": curve.stopped, "done": self.done,
-            "progress": astuple(self.tally),
+            "progress": astuple(self.tally), "seconds": now - self.started, "after": sorted(self.after),
         })  # fmt: skip
 
     def _resume(self) -> None:
@@ -242,6 +244,28 @@ class _Run:
         rows = [EpochRow(*row) for row in tree["rows"]]
         self.curve = Curve(rows, tree["best_epoch"], tree["best_metric"], tree["stopped"])
         self.tally = _Tally(*tree["progress"])
+        self.started -= tree.get("seconds", sum(row.seconds for row in rows))
+        self.after = set(tree.get("after", self.after))
+        if self.done:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Opens a finished phase again that only its time limit stopped, where there is time left now.
+
+        The stages that came later learnt from what this one was: their checkpoints go.
+        """
+        limit, spent = self.options.max_seconds, time.monotonic() - self.started
+        if not self.curve.stopped.startswith(TIME_UP) or (limit is not None and spent > limit):
+            return
+        self.done, self.curve.stopped = False, ""
+        for path in self._others() - self.after:
+            Path(self.options.checkpoint or "", path).unlink()
+
+    def _others(self) -> set[str]:
+        """Checkpoints of other stages that the folder holds."""
+        folder, own = self.options.checkpoint, self.options.checkpoint_file
+        found = [] if folder is None else folder.rglob("*.safetensors")
+        return {str(path.relative_to(folder)) for path in found if folder is not None and path != own}
 
 
 def fit(
