@@ -84,7 +84,7 @@ def spelt_out(args: Sequence[str], params: Sequence[click.Parameter]) -> list[st
     """The arguments with ``--final`` and ``--no-final`` written as ``--final=true`` and ``--final=false``."""
     flags = {opt for param in params if getattr(param, "metavar", None) == "true|false" for opt in param.opts}
     out = []
-    for word, after in zip(args, [*args[1:], ""], strict=True):
+    for word, after in zip(args, [*args[1:], ""], strict=False):
         if word in flags and after.lower() not in TRUTHS:
             out.append(f"{word}=true")
         else:
