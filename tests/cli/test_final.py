@@ -87,7 +87,7 @@ def test_both_ways_to_write_a_yes_or_no(shop, tmp_path):
     for number, (words, kept) in enumerate([(["--final", "false"], False), (["--final"], True), (["--final=1"], True)]):
         call("train", *flags, *words, "--out", tmp_path / str(number))
         assert (tmp_path / str(number) / "measured").exists() is kept
-    assert "run.final = 'perhaps'" in refused("train", *flags, "--final=perhaps")
+    assert "final = 'perhaps' must be true or false" in refused("train", *flags, "--final=perhaps")
     assert "did you mean" in refused("train", *flags, "--no-finals")
 
 
