@@ -15,6 +15,7 @@ from suisen.pages import charts
 from suisen.pages.charts import Bar, Figure, Point
 from suisen.pages.draw import Colour
 from suisen.pages.render import render
+from suisen.pages.words import day
 
 COLOURS: dict[str, Colour] = {"better": "accent", "worse": "bad", "": "muted"}
 """Of a tone."""
@@ -322,7 +323,7 @@ def segment_figures(result: Result) -> list[Figure]:
 def render_record(record: Record) -> str:
     """The page as text."""
     return render(
-        "experiment.html", _parts(record.result, record.about), [number, probability, margin_of, effect, told]
+        "experiment.html", _parts(record.result, record.about), [number, probability, margin_of, effect, told, day]
     )
 
 

@@ -85,6 +85,7 @@ def facts_of(run: Run) -> DataFacts:
         item_counts=run.data.item_counts[1:].tolist(),
         history_lengths=lengths[lengths > 0].tolist(),
         repeats=facts["repeats"],
+        seen_excluded=run.config.run.exclude_seen,
         parts={name.replace("_", " "): int(value) for name, value in run.split.facts.items()},
     )
 
