@@ -146,6 +146,8 @@ class Answering:
         options = job.options
         if isinstance(job, Rank):
             return Rank, options
+        if options.where:
+            return repr(options)  # a mapping has no hash
         return (options.k, options.among) if planned(self.system.engine, options) else options
 
     def _answered(self, asked: list[Asked]) -> list[Answer | Exception]:

@@ -63,6 +63,17 @@ class Query(Message, frozen=True):
     """Context features."""
 
 
+class Range(Message, frozen=True):
+    """Numbers or dates between two ends, both included."""
+
+    least: Whole | float | str | None = None
+    most: Whole | float | str | None = None
+
+
+Condition = str | Whole | float | list[str | Whole | float] | Range
+"""What an attribute of an item must be."""
+
+
 class RankQuery(Query, frozen=True, kw_only=True):
     """A query with the items that are to be ranked for it."""
 

@@ -11,7 +11,7 @@ from suisen.recommending.queries import RecommendOptions
 from suisen.serving.answering import Recommend, Result
 from suisen.serving.contract import COMPUTING, Endpoint, Pending
 from suisen.serving.exchange import Exchange
-from suisen.serving.messages import EPOCH, Answer, Ids, ListOptions, Query, Zoned, microseconds
+from suisen.serving.messages import EPOCH, Answer, Condition, Ids, ListOptions, Query, Range, Zoned, microseconds
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 
@@ -29,6 +29,8 @@ class RecommendRequest(ListOptions, frozen=True, kw_only=True):
     """Items that no list may hold."""
     among: Ids | None = None
     """Only these items, where given."""
+    where: dict[str, Condition] | None = None
+    """Only items with these attributes, all of them: a value, a list of values (any of them), or a range."""
     at: Zoned | None = None
     """Time of the request; now where it is missing."""
 
@@ -55,6 +57,9 @@ def options_of(message: RecommendRequest) -> RecommendOptions:
         others["exclude"] = tuple(message.exclude)
     if message.among is not None:
         others["among"] = tuple(message.among)
+    if message.where:
+        wanted = message.where.items()
+        others["where"] = {k: (v.least, v.most) if isinstance(v, Range) else v for k, v in wanted}
     if message.at is not None:
         others["at"] = time_of(message.at)
     return message.options(**others)
