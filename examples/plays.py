@@ -2,8 +2,8 @@
 
     python examples/plays.py plays                # plays/plays.csv, plays/tracks.csv, plays/expected.csv
     python examples/plays.py plays --size large   # a million plays
-    suisen train --events plays/plays.csv --item track_id --time played_at --retriever ease --exclude-seen false \
-        --out runs/plays
+    suisen train --events plays/plays.csv --item track_id --time played_at --item-features plays/tracks.csv \
+        --titles title --retriever ease --exclude-seen false --out runs/plays
     suisen recommend runs/plays --user 1 -k 5
 
 Nearly all plays repeat an earlier one, so a protocol that never offers what somebody has heard would measure nothing.
@@ -30,7 +30,7 @@ def plays(listeners: int, albums: int, each: int, rng: np.random.Generator) -> t
     album = np.where(strange, rng.integers(0, albums, (listeners, each)), picked)
     track = album * TRACKS + rng.integers(0, TRACKS, (listeners, each)) + 1
     user = np.repeat(np.arange(1, listeners + 1), each)
-    at = 1_735_689_600_000 + np.cumsum(rng.integers(1, 400_000, user.size).reshape(listeners, each), axis=1).ravel()
+    at = 1_735_689_600_000 + np.cumsum(rng.integers(1, 14_400_000, user.size).reshape(listeners, each), axis=1).ravel()
     log = pl.DataFrame({"user": user, "track_id": track.ravel(), "played_at": at}).sort(
         "played_at", maintain_order=True
     )

@@ -10,8 +10,10 @@ from suisen.cli.options import echo_json, raw_of, with_settings
 from suisen.data.dataset import Dataset
 from suisen.data.sources import SOURCES, load
 from suisen.errors import InputError
+from suisen.pages.report import data_table, split_rows
 from suisen.runs.config import resolve
-from suisen.runs.facts import data_facts, fact_lines, schema_rows
+from suisen.runs.facts import data_facts, fact_lines, facts_of, schema_rows
+from suisen.runs.folder import now
 
 SCHEMA = ("of", "field", "kind", "values")
 """Head of the schema."""
@@ -77,9 +79,13 @@ def inspect(**given: Any) -> None:
         split, refused = config.cut(log), ""
     except InputError as error:
         split, refused = None, str(error)
+    parts = {} if split is None else split.facts
+    shown = facts_of(config.place.name or Path(str(config.place.events)).name, log, parts)
+    looks = [(row.name, row.look, row.level) for row in data_table(shown, now()) if row.look]
     if given["as_json"]:
         echo_json({
             "facts": facts,
+            "look_at": [dict(zip(("of", "what", "level"), look, strict=True)) for look in looks],
             "schema": [dict(zip(SCHEMA, row, strict=True)) for row in schema],
             "notes": list(log.log.notes),
             "split": None if split is None else {"facts": dict(split.facts), "notes": list(split.notes)},
@@ -90,11 +96,12 @@ def inspect(**given: Any) -> None:
     _section("what was understood", "\n".join(log.log.notes) or "nothing was dropped, merged or assumed")
     _section("schema", _columns([SCHEMA, *schema]))
     _section("facts", _columns(fact_lines(facts)))
+    _section("what to look at", "\n".join(f"{of}: {what}" for of, what, _ in looks) or "nothing stands out")
     name = config.names["split"]
     if split is None:
         _section(f"split {name}", f"refused: {refused}")
     else:
-        made = [(part.replace("_", " "), f"{value:,}") for part, value in split.facts.items()]
+        made = [(row.name, row.value) for row in split_rows(shown.parts)]
         _section(f"split {name}: {config.split!r}", "\n".join([_columns(made), *split.notes]))
 
 

@@ -241,10 +241,10 @@ def data_table(data: DataFacts, today: str = "") -> list[Fact]:
         lengths = np.sort(data.history_lengths)
         rows.append(Fact("events per user", f"median {lengths[len(lengths) // 2]:,}, most {lengths[-1]:,}"))
     rows.append(Fact("density", share(data.density)))
-    return rows + _split_rows(data.parts)
+    return rows + split_rows(data.parts)
 
 
-def _split_rows(parts: Mapping[str, int]) -> list[Fact]:
+def split_rows(parts: Mapping[str, int]) -> list[Fact]:
     """What the split made of the log: a line per part, and those of its counts that a reader must know of."""
     rows = [Fact("learnt from", f"{parts['train events']:,} events")] if "train events" in parts else []
     for part in ("valid", "test"):

@@ -5,11 +5,13 @@ from typing import Any
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from suisen.data.dataset import Dataset
 from suisen.data.durations import spelt
 from suisen.data.encode import Column
 from suisen.data.ordered import OrderedLog
+from suisen.pages.report import DataFacts
 from suisen.pages.report_charts import tail_share
 from suisen.pages.words import span
 from suisen.training.options import Curve
@@ -20,6 +22,8 @@ POINTS = 50
 """Points of the curve of the long tail."""
 EARLY = 2
 """A best epoch up to this one is suspiciously early."""
+STRETCHES = 60
+"""Equal stretches of time that events are counted in."""
 SHOWN = 4
 """Values of a vocabulary that are shown."""
 
@@ -55,6 +59,35 @@ def repeats(data: OrderedLog) -> int:
     """Events of a user (or guest) and an item that have an earlier event: what a rule that hides seen items hides."""
     events = data.events
     return len(events) - pl.Series((events.visitor * len(data.items) + events.item).numpy()).n_unique()
+
+
+def facts_of(name: str, data: OrderedLog, parts: Mapping[str, Any], seen_excluded: bool = True) -> DataFacts:
+    """The same for a page, with what the split made of the log (``Split.facts``)."""
+    facts, events = data_facts(data), data.events
+    lengths = events.offsets.diff()
+    return DataFacts(
+        name=name,
+        users=facts["users"],
+        items=facts["items"],
+        events=facts["events"],
+        guests=facts["guest_sessions"],
+        first=facts["first"] or "",
+        last=facts["last"] or "",
+        timeline=tuple(_histogram(events.time)) if data.has_time else (),
+        item_counts=data.item_counts[1:].tolist(),
+        history_lengths=lengths[lengths > 0].tolist(),
+        repeats=facts["repeats"],
+        seen_excluded=seen_excluded,
+        parts={part.replace("_", " "): int(value) for part, value in parts.items()},
+    )
+
+
+def _histogram(times: Tensor) -> list[int]:
+    """Events in equal stretches of time."""
+    since = (times - times.min()).double()
+    place_of = (since / since.max().clamp(min=1) * STRETCHES).long().clamp(max=STRETCHES - 1)
+    counts: list[int] = torch.bincount(place_of, minlength=STRETCHES).tolist()
+    return counts
 
 
 def tail(data: OrderedLog) -> list[tuple[float, float]]:

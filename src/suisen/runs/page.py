@@ -11,15 +11,15 @@ from suisen.data.batch import Queries
 from suisen.evaluation import Report
 from suisen.evaluation.protocols import AGAIN
 from suisen.evaluation.report import Score
-from suisen.pages.report import DataFacts, Example, Listed, ModelScores, ReportData, verdicts
+from suisen.pages.report import Example, Listed, ModelScores, ReportData, verdicts
 from suisen.recommending.engine import Filters
 from suisen.recommending.store import Store
 from suisen.runs import folder as place
-from suisen.runs.facts import advice, data_facts
+from suisen.runs.facts import advice, facts_of
 from suisen.runs.run import Run, report_on
 from suisen.runs.settings import plain
 
-EXAMPLES, LISTED, HISTORY, STRETCHES = 3, 10, 12, 60
+EXAMPLES, LISTED, HISTORY = 3, 10, 12
 DEPTHS = (10, 20, 50, 100, 200, 500)
 """Numbers of candidates whose recall is shown, as far as the catalogue goes."""
 QUERIES = 2_000
@@ -37,7 +37,7 @@ def page_of(run: Run, test: Report) -> ReportData:
         command=f"suisen train --config {run.folder / place.CONFIG}",
         when=place.now()[:19].replace("T", " ") + " UTC",
         remarks=(*again, run.said, *remarks(run, next(iter(test.values)))),
-        data=facts_of(run),
+        data=facts_of(name_of(run), run.data, run.split.facts, run.config.run.exclude_seen),
         valid=run.reports["valid"].scores if "valid" in run.reports else (),
         recalls=recalls(run),
         models=tuple(ModelScores(report.name, report.scores) for report in (*run.baselines, test)),
@@ -69,27 +69,6 @@ def _texts(values: dict[str, Any], without: Sequence[str] = ()) -> dict[str, str
     return {name: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in shown.items()}
 
 
-def facts_of(run: Run) -> DataFacts:
-    """Counts of the whole log."""
-    facts, events = data_facts(run.data), run.data.events
-    lengths = events.offsets.diff()
-    return DataFacts(
-        name=name_of(run),
-        users=facts["users"],
-        items=facts["items"],
-        events=facts["events"],
-        guests=facts["guest_sessions"],
-        first=facts["first"] or "",
-        last=facts["last"] or "",
-        timeline=tuple(_histogram(events.time)) if run.data.has_time else (),
-        item_counts=run.data.item_counts[1:].tolist(),
-        history_lengths=lengths[lengths > 0].tolist(),
-        repeats=facts["repeats"],
-        seen_excluded=run.config.run.exclude_seen,
-        parts={name.replace("_", " "): int(value) for name, value in run.split.facts.items()},
-    )
-
-
 def name_of(run: Run) -> str:
     """The data set's name, or its file's without the folders."""
     where = run.config.place
@@ -107,14 +86,6 @@ def recalls(run: Run) -> dict[int, Score]:
     first = rec.scorer() if rec.engine.states is None else rec.engine.first
     found = report_on(rec, some, [f"recall@{depth}" for depth in depths], rec.name, first)
     return dict(zip(depths, found.scores, strict=True))
-
-
-def _histogram(times: Tensor) -> list[int]:
-    """Events in equal stretches of time."""
-    since = (times - times.min()).double()
-    place_of = (since / since.max().clamp(min=1) * STRETCHES).long().clamp(max=STRETCHES - 1)
-    counts: list[int] = torch.bincount(place_of, minlength=STRETCHES).tolist()
-    return counts
 
 
 def examples(run: Run) -> list[Example]:
