@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from tests.cli.conftest import call, data_flags, refused
 
 
@@ -26,6 +28,28 @@ def test_inspect_as_json(shop):
     assert said["facts"]["tail"][-1] == [1.0, 1.0]
     assert {"of": "item", "field": "shelf", "kind": "multi", "values": "2: A, B"} in said["schema"]
     assert said["split"]["facts"]["test_positives"] == 240
+
+
+def test_inspect_says_what_to_look_at(shop, tmp_path):
+    assert "test: fewer than 200: intervals are wide" in inspect(shop).partition("\nwhat to look at\n")[2]
+    rows = [f"u{n % 9},i{n % 3},{n}" for n in range(60)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *rows, rows[0], "u1,,7"]))
+    said = call("data", "inspect", tmp_path / "log.csv", "--bad-rows", "drop").stdout
+    assert "repeats: people take things again" in said
+    assert "reading: log.csv: 1 bad row dropped" in said
+    assert "reading: log.csv: 1 rows repeat another" in said
+    assert "times: events lie before 1990" in said
+    plain = json.loads(call("data", "inspect", tmp_path / "log.csv", "--bad-rows", "drop", "--json").stdout)
+    assert {(look["of"], look["level"]) for look in plain["look_at"]} >= {("repeats", "warn"), ("times", "bad")}
+
+
+@pytest.mark.parametrize("both", [["--events", "my.csv"], ["--data", "ml-100k"]])
+def test_inspect_takes_one_name_of_the_data(shop, both):
+    assert "name the data twice" in refused("data", "inspect", shop / "my.csv", *both)
+
+
+def test_inspect_takes_a_data_set_by_name():
+    assert "ml-100k is not in" in refused("data", "inspect", "ml-100k", "--data-dir", "nowhere")
 
 
 def test_a_refused_split_is_said(tmp_path):

@@ -469,6 +469,7 @@ def test_a_sound_log_has_nothing_in_colour():
         ({"parts": {"test queries": 842, "test truth": 900, "test truth seen": 300}}, "test", "warn", "33.3 % of what"),
         ({"parts": {"valid queries": 842, "valid truth": 900, "valid truth unknown": 90}}, "valid", "warn", "missed"),
         ({"parts": {"test events": 84, "pairs": 3}}, "pairs", "", ""),
+        ({"losses": ("my.csv: 3 bad rows dropped",)}, "reading", "warn", "3 bad rows dropped"),
         ({"repeats": 31_000, "seen_excluded": False}, "repeats", "", ""),
     ],
 )

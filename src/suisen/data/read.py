@@ -73,11 +73,11 @@ class ReadOptions:
     """
 
     user: str | None = FIND
-    """Column of the user; None (with ``session``): every event is a guest's."""
+    """Column of the user, else found by a usual name (user, customer_id, …); None: guests alone."""
     item: str = FIND
-    """Column of the item."""
+    """Column of the item, else found by a usual name (item, sku, product_id, …)."""
     time: str | None = FIND
-    """Column of the time; None: the log has no order."""
+    """Column of the time, else found by a usual name (time, timestamp, date, …); None: the log has no order."""
     label: str | None = None
     """Column of 0 and 1, or of the number that ``positive_from`` judges."""
     weight: str | None = None
@@ -95,7 +95,7 @@ class ReadOptions:
     user_features: Any = None
     """Table of users: frame or path; its key is the column named like the events' user, or the first."""
     item_features: Any = None
-    """Table of items, likewise."""
+    """Table of items frame or path; its key is the column named like the events' item, or the first."""
     user_table: Mapping[str, Any] = field(default_factory=dict)
     """How the users' own file is read: format, delimiter, encoding, …; default: by its suffix and header."""
     item_table: Mapping[str, Any] = field(default_factory=dict)

@@ -54,6 +54,8 @@ class DataFacts:
     """Events that repeat an earlier one of the same user and item."""
     seen_excluded: bool = True
     """Whether lists leave out what a user has."""
+    losses: tuple[str, ...] = ()
+    """Sentences on rows that reading dropped, or that repeat others."""
     parts: Mapping[str, int] = field(default_factory=dict)
     """What the split made of it, like {"events to learn from": 98_114, "test queries": 943}."""
 
@@ -241,6 +243,7 @@ def data_table(data: DataFacts, today: str = "") -> list[Fact]:
         lengths = np.sort(data.history_lengths)
         rows.append(Fact("events per user", f"median {lengths[len(lengths) // 2]:,}, most {lengths[-1]:,}"))
     rows.append(Fact("density", share(data.density)))
+    rows += [Fact("reading", "", said, "warn") for said in data.losses]
     return rows + split_rows(data.parts)
 
 

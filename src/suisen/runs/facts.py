@@ -22,6 +22,8 @@ POINTS = 50
 """Points of the curve of the long tail."""
 EARLY = 2
 """A best epoch up to this one is suspiciously early."""
+LOSSES = (" dropped", " repeat another")
+"""Words of reading's notes on rows that are lost or doubtful."""
 STRETCHES = 60
 """Equal stretches of time that events are counted in."""
 SHOWN = 4
@@ -78,6 +80,7 @@ def facts_of(name: str, data: OrderedLog, parts: Mapping[str, Any], seen_exclude
         history_lengths=lengths[lengths > 0].tolist(),
         repeats=facts["repeats"],
         seen_excluded=seen_excluded,
+        losses=tuple(note for note in data.log.notes if any(word in note for word in LOSSES)),
         parts={part.replace("_", " "): int(value) for part, value in parts.items()},
     )
 
