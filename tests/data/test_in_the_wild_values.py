@@ -110,6 +110,7 @@ def test_one_rule_for_ids_of_csv_parquet_and_json(tmp_path_factory, users, items
         assert [log.events[column].to_list() for log in logs] == [expected] * 3
         ids = IdMap.of(column, logs[0].events[column])
         assert all(ids.dense_one(value) == ids.dense_one(str(value)) > 0 for value in values)
+    assert IdMap.of("user", pl.Series([str(10**40), "7"])).dense([10**40, 7]).tolist() == [1, 2]
 
 
 def test_decimals_as_ids():
@@ -307,6 +308,12 @@ def test_titles_stay_titles_however_few_hold_the_separator(n, data):
     assert infer_kind(pl.Series(artists(list(range(n)), held, n))) == "text"
 
 
+@pytest.mark.parametrize("n", [20, 50, 400])
+def test_what_most_rows_hold_is_split_though_the_pieces_are_many(n):
+    assert infer_kind(pl.Series([f"actor {i}|actor {i + 1}|extra {i}" for i in range(n)])) == "multi"
+    assert infer_kind(pl.Series([f"headline {i} | The Paper" for i in range(n + 40)])) == "text"
+
+
 def test_a_stray_separator_is_said_and_titles_stay():
     items = {"item": range(60), "name": artists([3, 9], 2, 60), "url": [f"http://{i}" for i in range(60)]}
     log = read_frame({"user": [1, 2], "item": [3, 4]}, item_features=items)
@@ -451,6 +458,11 @@ def test_day_and_month_are_never_guessed(moments, date, clock):
     else:
         with pytest.raises(InputError, match=r"may begin with the day or with the month; pass time_format='%d"):
             times_of(texts)
+
+
+def test_text_of_any_type_is_a_time():
+    for dtype in (pl.Categorical, pl.Enum(["31.12.2012 18:00"]), pl.String):
+        assert times_of(pl.Series(["31.12.2012 18:00"], dtype=dtype))[0] == [MONTH_DAY]
 
 
 def test_a_day_above_12_tells_the_order_and_is_shown():

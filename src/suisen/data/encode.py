@@ -28,11 +28,11 @@ LARGEST = float(np.finfo(np.float32).max)
 def infer_kind(column: pl.Series, separator: str = SEPARATOR) -> Kind:
     """The kind of a column that nobody declared, by its type and values.
 
-    Lists are multi-valued.  So is text where at least half of the values hold the separator and the pieces between are
-    categories; or where at least a tenth do, and the pieces occur twice or more on average (genres, of which many items
-    have a single one).  Text, or a piece of it, is a title where more than half of all differ, and more than
-    ``MAX_CODES``; other text is categorical, as are booleans and integers of at most ``MAX_CODES`` values.  Other
-    numbers and dates are numeric.
+    Lists are multi-valued.  So is text where at least half of the values hold the separator, unless the pieces between
+    are titles with a space before the separator ("A headline | The paper"); or where at least a tenth hold it, and the
+    pieces occur twice or more on average (genres, of which many items have a single one).  Text, or a piece of it, is a
+    title where more than half of all differ, and more than ``MAX_CODES``; other text is categorical, as are booleans
+    and integers of at most ``MAX_CODES`` values.  Other numbers and dates are numeric.
     """
     dtype, values = column.dtype, column.drop_nulls()
     if dtype in (pl.List, pl.Array):
@@ -49,12 +49,14 @@ def infer_kind(column: pl.Series, separator: str = SEPARATOR) -> Kind:
 
 def _several(values: pl.Series, separator: str) -> bool:
     """Whether text is several categories with the separator between them."""
-    share = values.str.contains(separator, literal=True).mean() or 0.0
-    if not isinstance(share, float) or share < FEW_HOLD:
+    held = values.filter(values.str.contains(separator, literal=True))
+    if held.len() < FEW_HOLD * values.len() or not held.len():
         return False
     flat = pieces(values, separator).explode().drop_nulls()
-    repeated = flat.n_unique() * 2 <= flat.len()
-    return repeated or (share >= MOST_HOLD and not _differ(flat))
+    if flat.n_unique() * 2 <= flat.len():
+        return True
+    spaced = held.str.contains(f" {separator}", literal=True).sum() * 2 > held.len()
+    return held.len() >= MOST_HOLD * values.len() and not (spaced and _differ(flat))
 
 
 def _differ(values: pl.Series) -> bool:

@@ -6,6 +6,7 @@ columns of events to the same rule.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -200,8 +201,11 @@ def _series(raw: Iterable[Any]) -> pl.Series:
         return pl.Series(raw)
     values = raw.tolist() if isinstance(raw, np.ndarray) else list(raw)
     kinds = {type(value) for value in values if value is not None}
-    if kinds <= {str} or kinds <= {int}:
-        return pl.Series(values, strict=False)
+    if kinds <= {str}:
+        return pl.Series(values, dtype=pl.String)
+    if kinds <= {int}:
+        with suppress(OverflowError, TypeError):  # a number beyond Int64 is an id as text
+            return pl.Series(values, dtype=pl.Int64)
     return pl.Series([_spelled(value) for value in values], dtype=pl.String)
 
 

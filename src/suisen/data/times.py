@@ -68,6 +68,8 @@ def parse_times(
     """
     if unit not in UNITS:
         raise unknown("time_unit", unit, UNITS)
+    if values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
     dtype = values.dtype
     more: Faults = ()
     if form is not None:
