@@ -171,7 +171,6 @@ TEST = {"user_id": ["a"], "item_id": [1]}
         ({"user_id": ["a", None], "item_id": [1, 2]}, None, "user_id is missing in 1 rows, first at row 2"),
         ({"user_id": ["a"], "item_id": [1], "score": [math.nan]}, None, "score = nan at row 1 is no number"),
         ({"user_id": ["a"], "item_id": [1], "rank": ["best"]}, None, "rank = 'best' at row 1 is no number"),
-        ({"user_id": ["a"], "item_id": [1], "Rank": [1]}, None, "did you mean 'rank'"),
         ({"user_id": [], "item_id": []}, None, "has no rows"),
         ({"user_id": ["a"], "item_id": [1]}, ["ndgc@10"], "did you mean 'ndcg@10'"),
         ({"user_id": ["a"], "item_id": [1]}, ["mrr"], "write a cut-off"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
@@ -27,7 +26,7 @@ def test_each_group_is_the_report_of_its_own_queries(report):
     test = small_split().test
     groups = ["abc"[at % 3] for at in range(len(test))]
     found = su.segments(report, test, groups)
-    assert sorted(found) == ["a", "b", "c"]
+    assert sorted(found.reports) == ["a", "b", "c"]
     for at, name in enumerate("abc"):
         own = su.evaluate(fitted("ease"), test.take(torch.arange(at, len(test), 3)), METRICS)
         for metric in METRICS:
@@ -53,7 +52,7 @@ def test_history_tells_guests_new_light_and_heavy_users_apart():
     emptied = contexts.history.keep(torch.ones(len(contexts.history.values), dtype=torch.bool))
     report = su.evaluate(su.Recommender(su.Popularity()).fit(data), test, ["hr@3"])
     found = su.segments(report, test)
-    assert list(found) == ["guest", "light (1 to 1 events)", "heavy (more than 1)"]
+    assert list(found.reports) == ["guest", "light (1 to 1 events)", "heavy (more than 1)"]
     assert [len(part) for part in found.reports.values()] == [1, 2, 1]
     first = lengths.clone()
     first[1:] = 0
@@ -61,29 +60,42 @@ def test_history_tells_guests_new_light_and_heavy_users_apart():
         test, contexts=replace(contexts, history=Ragged.empty(len(test)), history_time=torch.zeros(0).long())
     )
     assert emptied.values.numel()
-    assert list(su.segments(report, cold)) == ["guest", "new"]
+    assert list(su.segments(report, cold).reports) == ["guest", "new"]
 
 
 def test_a_column_of_the_user_table_and_a_mapping_agree(report):
     test, log = small_split().test, small_split().train.log
-    column = next(n for n in log.users.columns[1:] if log.users[n].dtype in (pl.String, pl.Int64))
+    column = next(n for n in log.users.columns[1:] if log.users[n].n_unique() < 20)
     by_name = su.segments(report, test, column)
     by_map = su.segments(report, test, dict(zip(log.users["user"], log.users[column])))
     assert {k: v.value("ndcg@10") for k, v in by_name.reports.items()} == {
         k: v.value("ndcg@10") for k, v in by_map.reports.items()
     }
-    assert len(by_name) > 1
+    assert len(by_name.reports) > 1
     with pytest.raises(InputError, match="did you mean"):
         su.segments(report, test, column[:-1])
     with pytest.raises(InputError, match="did you mean 'history'"):
         su.segments(report, test, "histroy")
 
 
+def test_a_column_of_many_numbers_makes_four_groups(report):
+    test, log = small_split().test, small_split().train.log
+    ages = dict(zip(log.users["user"], log.users["age"]))
+    cuts = np.quantile(log.users["age"].to_numpy(), [0.25, 0.5, 0.75], method="nearest")
+    found = su.segments(report, test, "age")
+    assert len(found.reports) == 4
+    assert sum(map(len, found.reports.values())) == len(test)
+    first = next(name for name in found.reports if name.startswith("up to"))
+    users = small_split().train.users.raw(test.contexts.user.numpy()).to_list()
+    assert len(found[first]) == sum(ages[user] <= float(first.removeprefix("up to ")) for user in users)
+    assert float(first.removeprefix("up to ")) == pytest.approx(cuts[0], abs=1)
+
+
 def test_small_groups_are_shown_with_their_count(report):
     test = small_split().test
     user = small_split().train.users.raw(test.contexts.user[:1].numpy())[0]
     found = su.segments(report, test, {user: "one"})
-    assert list(found) == ["one", "(missing)"]
+    assert list(found.reports) == ["one", "(missing)"]
     score = found["one"]["hr@10"]
     assert score.n == 1
     assert np.isnan(score.low)

@@ -69,7 +69,6 @@ def test_cross_validation_is_each_fold_alone(data):
     assert len(found) == 3
     assert "ease: 3 folds" in str(found)
     assert found.to_frame().columns == ["model", "metric", "value", "low", "high", "folds"]
-    assert "| ndcg@10 |" in found.to_markdown()
     with pytest.raises(InputError, match="not fitted"):
         rec.recommend(["u0001"])
 

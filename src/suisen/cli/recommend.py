@@ -1,7 +1,7 @@
 """``suisen recommend``."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -175,10 +175,15 @@ def _print(entry: dict[str, Any]) -> None:
     if entry["answered_by"] == "nobody":
         note(f"nothing is known of {entry['query']}: skipped")
         return
-    table = Table(title=f"for {entry['query']}", title_justify="left", box=None, pad_edge=False)
+    print_list(f"for {entry['query']}", entry["items"])
+
+
+def print_list(title: str, items: Sequence[dict[str, Any]]) -> None:
+    """A table of rank, item_id, title and score."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name, side in (("rank", "right"), ("item", "left"), ("title", "left"), ("score", "right")):
         table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
-    for item in entry["items"]:
+    for item in items:
         table.add_row(str(item["rank"]), Text(str(item["item_id"])), Text(str(item["title"])), f"{item['score']:.4g}")
     Console(highlight=False).print(table)
 

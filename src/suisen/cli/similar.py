@@ -1,16 +1,13 @@
 """``suisen similar``."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 import polars as pl
 import torch
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from suisen.cli.options import echo_json
+from suisen.cli.recommend import print_list
 from suisen.errors import InputError
 from suisen.pipeline import Recommender
 
@@ -29,36 +26,21 @@ def similar(target: str, items: tuple[str, ...], k: int, *, as_json: bool) -> No
     if not items:
         raise InputError("no item is named; give --item ID")
     recommender = Recommender.load(Path(target))
-    frame = recommender.similar_items(list(items), k)
-    titles = {name: _titles(recommender, frame[name]) for name in ("item_id", "similar_id")}
-    frame = frame.with_columns(titles["item_id"].alias("of"), titles["similar_id"].alias("title"))
-    if as_json:
-        echo_json({"version": recommender.system.version, "similar": _entries(frame)})
-        return
+    frame = recommender.similar_items(list(items), k).with_columns(
+        pl.col(name).map_batches(lambda ids: _titles(recommender, ids), pl.String).alias(title)
+        for name, title in (("item_id", "of"), ("similar_id", "title"))
+    )
+    entries = []
     for (item, title), part in frame.group_by(["item_id", "of"], maintain_order=True):
-        _print(item, title, part)
+        rows = part.select("rank", pl.col("similar_id").alias("item_id"), "title", "score").to_dicts()
+        entries.append({"item_id": item, "title": title, "items": rows})
+    if as_json:
+        echo_json({"version": recommender.system.version, "similar": entries})
+        return
+    for entry in entries:
+        item, title = str(entry["item_id"]), entry["title"]
+        print_list(f"like {item}" if item == title else f"like {item} ({title})", entry["items"])
 
 
 def _titles(recommender: Recommender, ids: pl.Series) -> pl.Series:
-    dense = torch.from_numpy(recommender.store.items.dense(ids))
-    return pl.Series(recommender.store.titles(dense), dtype=pl.String)
-
-
-def _entries(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """One per item, as JSON holds it."""
-    out = []
-    for (item, title), part in frame.group_by(["item_id", "of"], maintain_order=True):
-        rows = part.select("rank", pl.col("similar_id").alias("item_id"), "title", "score").to_dicts()
-        out.append({"item_id": item, "title": title, "items": rows})
-    return out
-
-
-def _print(item: object, title: object, part: pl.DataFrame) -> None:
-    named = f"{item}" if str(item) == title else f"{item} ({title})"
-    table = Table(title=f"like {named}", title_justify="left", box=None, pad_edge=False)
-    for name, side in (("rank", "right"), ("item", "left"), ("title", "left"), ("score", "right")):
-        table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
-    for row in part.iter_rows(named=True):
-        cells = (Text(str(row["similar_id"])), Text(row["title"]), f"{row['score']:.4g}")
-        table.add_row(str(row["rank"]), *cells)
-    Console(highlight=False).print(table)
+    return pl.Series(recommender.store.titles(torch.from_numpy(recommender.store.items.dense(ids))), dtype=pl.String)

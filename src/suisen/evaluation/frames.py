@@ -9,7 +9,7 @@ hold cannot be seen).
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from suisen.data.candidates import with_seen
 from suisen.data.clean import as_ids
 from suisen.data.formats import raw_of_path
 from suisen.data.ids import IdMap
+from suisen.data.ordered import tensor_of
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.data.raw import Raw, raw_of_frame
-from suisen.errors import InputError, unknown
+from suisen.errors import InputError
 from suisen.evaluation.metric import Facts, MetricAtK
 from suisen.evaluation.metrics import parse_all
 from suisen.evaluation.protocols import fingerprint, protocol_of
@@ -36,7 +37,6 @@ from suisen.evaluation.report import Report
 DEFAULT = ("ndcg@10", "hr@10", "recall@10", "mrr@10")
 USER = ("user_id", "user", "userid", "uid")
 ITEM = ("item_id", "item", "itemid", "sku")
-GIVEN = "recommendations"
 
 
 def evaluate_frame(
@@ -65,33 +65,31 @@ def evaluate_frame(
     >>> evaluate_frame(recs, {"user_id": ["ann", "bob"], "item_id": [9, 8]}, ["hr@2"]).value("hr@2")
     0.5
     """
-    started = time.perf_counter()
-    chosen = parse_all(DEFAULT if metrics is None else metrics)
-    if not chosen:
-        raise InputError("metrics = []; name at least one, like ['ndcg@10']")
-    if isinstance(test, Queries) and (repeats or not exclude_seen):
-        test = with_seen(test)
-    asked = _of_queries(test) if isinstance(test, Queries) else _of_table(_table("test", test), user, item)
+    started, notes = time.perf_counter(), list[str]()
+    chosen = _parsed(DEFAULT if metrics is None else metrics)
+    if isinstance(test, Queries):
+        asked = _of_queries(with_seen(test) if repeats or not exclude_seen else test)
+    else:
+        asked = _of_table(_table("test", test), user, item)
     facts = Facts(torch.zeros(0)) if asked.train is None else Facts(asked.train.counts)
     for each in chosen:
-        if each.k is None:
-            raise InputError(
-                f"metric = {str(each)!r} needs the whole ranking, and a table holds lists; write a cut-off"
-            )
         if each.metric.of_lists is not None and asked.train is None:
             raise InputError(f"metric = {str(each)!r} needs train's items; give the test queries of a split as test")
         each.check(facts, facts.n_items)
-    notes: list[str] = []
-    rows = _in_order(_table(GIVEN, recommendations), user, item, notes)
+    rows = _in_order(_table("recommendations", recommendations), user, item, notes)
     values = _measured(rows, asked, chosen, facts, notes)
-    return Report(
-        name=name,
-        protocol="; ".join(part for part in (asked.protocol, protocol_of(asked.queries())) if part),
-        fingerprint=asked.fingerprint,
-        values=values,
-        notes=tuple(notes),
-        seconds=time.perf_counter() - started,
-    )
+    protocol = "; ".join(part for part in (asked.queries.protocol, protocol_of(asked.queries)) if part)
+    return Report(name, protocol, asked.fingerprint, values, tuple(notes), time.perf_counter() - started)
+
+
+def _parsed(metrics: Sequence[str]) -> list[MetricAtK]:
+    chosen = parse_all(metrics)
+    if not chosen:
+        raise InputError("metrics = []; name at least one, like ['ndcg@10']")
+    for each in chosen:
+        if each.k is None:
+            raise InputError(f"metric = {str(each)!r}: a table holds lists, no whole ranking; write a cut-off")
+    return chosen
 
 
 # -- the test ----------------------------------------------------------------------------------------------------------
@@ -104,20 +102,11 @@ class _Test:
     users: pl.Series
     """(B,); null: a guest."""
     items: pl.Series
-    """Relevant items, query after query."""
-    offsets: Tensor
-    """(B + 1,) where each query's begin."""
-    seen: Ragged
-    """B rows of train's dense items that the protocol excludes."""
-    protocol: str
+    """Relevant items, query after query: the values of the queries' truth."""
+    queries: Queries
+    """Each a user of its own; ``seen`` holds train's dense items."""
     fingerprint: str
     train: Catalogue | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def queries(self) -> Queries:
-        """The queries for the evaluation, each a user of its own."""
-        rows = self.users.len()
-        return Queries(Contexts.of_users(torch.arange(rows)), Ragged(torch.zeros(0), self.offsets), self.seen)
 
 
 def _of_queries(queries: Queries) -> _Test:
@@ -126,33 +115,24 @@ def _of_queries(queries: Queries) -> _Test:
         raise InputError("these queries do not know the ids of their users; give those of a split, or a table")
     if queries.candidates is not None or queries.labels is not None:
         raise InputError(
-            "these queries have given candidates, and a table holds lists; give queries without candidates"
+            "a table holds lists, and these queries have given candidates; give queries without candidates"
         )
-    unknown_items = int((queries.truth.values == 0).sum())
-    share = f"{unknown_items:,} of {queries.truth.values.numel():,}"
-    return _Test(
-        users=_named(asked.users, asked.user),
-        items=_named(asked.items, asked.truth.values),
-        offsets=asked.truth.offsets,
-        seen=queries.seen,
-        protocol=queries.protocol,
-        fingerprint=fingerprint(queries),
-        train=asked.train,
-        notes=[f"{share} relevant items are unknown to train"] if unknown_items else [],
-    )
+    own = replace(queries, contexts=Contexts.of_users(torch.arange(len(queries))), asked=None)
+    users, items = _named(asked.users, asked.user), _named(asked.items, asked.truth.values)
+    return _Test(users, items, own, fingerprint(queries), asked.train)
 
 
 def _of_table(raw: Raw, user: str | None, item: str | None) -> _Test:
     """One query per user, in the order in which they first appear."""
     frame = pl.DataFrame([_ids(raw, "user", user), _ids(raw, "item", item)])
-    queries = frame.group_by("user", maintain_order=True).agg("item")
-    users, items = queries["user"], queries["item"].explode()
-    lengths = torch.from_numpy(queries["item"].list.len().cast(pl.Int64).to_numpy().copy())
-    digest = hashlib.blake2b(digest_size=16)
-    for column in (users, items):
-        digest.update("\x1f".join(column.to_list()).encode())
-    rows = queries.height
-    return _Test(users, items, offsets_of(lengths), Ragged.empty(rows), "test given as a table", digest.hexdigest())
+    rows = frame.group_by("user", maintain_order=True).agg("item")
+    users, items = rows["user"], rows["item"].explode()
+    text = "\x1f".join([*users.to_list(), *items.to_list()])
+    lengths = tensor_of(rows["item"].list.len().cast(pl.Int64))
+    truth = Ragged(torch.ones(len(items)), offsets_of(lengths))
+    contexts = Contexts.of_users(torch.arange(len(users)))
+    queries = Queries(contexts, truth, Ragged.empty(len(users)), protocol="test given as a table")
+    return _Test(users, items, queries, hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
 
 
 def _named(ids: IdMap, dense: Tensor) -> pl.Series:
@@ -188,15 +168,15 @@ def _ids(raw: Raw, role: str, given: str | None) -> pl.Series:
 
 def _numbers(raw: Raw, column: str) -> pl.Series | None:
     """A column of finite numbers; None where the table has none of that name."""
-    if column not in raw.frame.columns:
+    found = [values for values in raw.frame if values.name.lower() == column]
+    if not found:
         return None
-    values = raw.frame[column]
-    numbers = values.cast(pl.Float64, strict=False) if values.dtype != pl.Float64 else values
-    bad = ~numbers.is_finite().fill_null(value=False)
-    if bad.any():
-        at = int(bad.arg_true()[0])
-        said = f"{raw.name}: {column} = {values[at]!r} at {raw.unit} {raw.places[at]} is no number"
-        raise InputError(f"{said} ({int(bad.sum()):,} such rows); give each row a {column}, or leave the column out")
+    numbers = found[0].cast(pl.Float64, strict=False)
+    bad = (~numbers.is_finite().fill_null(value=False)).arg_true()
+    if bad.len():
+        at = int(bad[0])
+        said = f"{raw.name}: {column} = {found[0][at]!r} at {raw.unit} {raw.places[at]} is no number"
+        raise InputError(f"{said} ({bad.len():,} such rows); give each row a {column}, or leave the column out")
     return numbers
 
 
@@ -204,30 +184,26 @@ def _in_order(raw: Raw, user: str | None, item: str | None, notes: list[str]) ->
     """Columns user, item and place: 1 for a user's best; equal places are ties."""
     frame = pl.DataFrame([_ids(raw, "user", user), _ids(raw, "item", item)]).with_row_index("row")
     rank, score = _numbers(raw, "rank"), _numbers(raw, "score")
-    if rank is None and score is None:
-        near = [name for name in raw.frame.columns if name.lower() in ("rank", "score")]
-        if near:
-            raise unknown("column", near[0], ["rank", "score"])
+    order = frame["row"] if rank is None else rank
+    if score is not None and (rank is None or _falls(frame["user"], rank, score)):
+        order = -score  # equal scores are ties, whatever their ranks say
+    elif score is not None:
+        notes.append(f"{raw.name}: the scores rise along some lists, so rank gives the order")
+    elif rank is None:
         notes.append(f"{raw.name} has neither rank nor score: each user's rows count in the order of the table")
-        order = frame["row"].cast(pl.Float64)
-    elif rank is None or score is None:
-        order = rank if rank is not None else -score  # type: ignore[operator]
-    else:
-        both = frame.select("user", rank.alias("rank"), score.alias("score")).sort("rank", -pl.col("score"))
-        rises = both.select((pl.col("score").diff() > 0).over("user").fill_null(value=False).any()).item()
-        order = rank if rises else -score
-        if rises:
-            notes.append(f"{raw.name}: the scores rise along some lists, so rank gives the order")
-    places = frame.with_columns(order.alias("order")).with_columns(
-        pl.col("order").rank("dense").over("user").cast(pl.Int64).alias("place")
-    )
-    ordered = places.sort("order", "row", maintain_order=True)
-    once = ordered.unique(["user", "item"], keep="first", maintain_order=True)
-    if once.height < ordered.height:
+    frame = frame.with_columns(order.alias("order")).sort("order", "row", maintain_order=True)
+    once = frame.unique(["user", "item"], keep="first", maintain_order=True)
+    if once.height < frame.height:
         notes.append(
-            f"{raw.name}: {ordered.height - once.height:,} rows repeat an item of the same list; the best counts"
+            f"{raw.name}: {frame.height - once.height:,} rows repeat an item of the same list; the best counts"
         )
-    return once.select("user", "item", "place")
+    return once.select("user", "item", place=pl.col("order").rank("dense").over("user").cast(pl.Int64))
+
+
+def _falls(user: pl.Series, rank: pl.Series, score: pl.Series) -> bool:
+    """Whether no list's scores rise along its ranks."""
+    frame = pl.DataFrame({"user": user, "rank": rank, "score": score}).sort("rank", -pl.col("score"))
+    return not frame.select((pl.col("score").diff() > 0).over("user").any()).item()
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
@@ -258,48 +234,49 @@ def _measured(
     """(B,) values by metric.  Dense ids are train's where there is a train, others stand behind them."""
     known = [] if asked.train is None else [asked.train.items.raw_ids.cast(pl.String).alias("")]
     union = IdMap.of("item", pl.concat([*known, asked.items.alias(""), rows["item"].alias("")]))
-    truth = distinct(Ragged(torch.from_numpy(union.dense(asked.items)), asked.offsets))
-    k = max(each.k or 0 for each in metrics)
-    exclude = asked.seen
-    items, places = _lists(rows, asked, union, exclude, notes)
-    longest = int(items.lengths.max())
-    notes += asked.notes
-    if longest < k:
-        notes.append(f"the longest list holds {longest:,} items: metrics at {k:,} count no further")
-    last = (
-        places.values[(places.offsets[:-1] + k).clamp(max=places.offsets[1:]) - 1]
-        if len(places.values)
-        else places.values
-    )
-    first = places.values <= last[places.rows()]  # the best k of each list and what ties with the last of them
+    taken, k = asked.queries.truth, max(each.k or 0 for each in metrics)
+    truth = distinct(Ragged(torch.from_numpy(union.dense(asked.items)), taken.offsets))
+    items, places = _lists(rows, asked, union, notes)
+    # the best k of each list and what ties with the last of them, so that no tie is cut
+    ends = (places.offsets[:-1] + k).clamp(max=places.offsets[1:]) - 1
+    first = places.values <= (places.values[ends][places.rows()] if len(places.values) else places.values)
     scorer = _Lists(items.keep(first), places.keep(first))
-    queries = replace(asked.queries(), truth=truth, seen=exclude)
-    ranking = from_lists(scorer, queries, truth, exclude, max(k, int(scorer.items.lengths.max())))
-    if ranking.lists is not None and facts.n_items:
-        beyond = ranking.lists >= facts.n_items
-        if bool(beyond.any()):
-            notes.append(f"{int(beyond.sum()):,} recommended items are unknown to train: no fact is known of them")
-        ranking = replace(ranking, lists=ranking.lists.masked_fill(beyond, 0))
+    longest = max(k, int(scorer.items.lengths.max()))
+    ranking = from_lists(scorer, replace(asked.queries, truth=truth), truth, asked.queries.seen, longest)
+    beyond = torch.zeros(0) if ranking.lists is None or asked.train is None else ranking.lists >= facts.n_items
+    if ranking.lists is not None and len(beyond):
+        ranking = replace(ranking, lists=ranking.lists.masked_fill(beyond.bool(), 0))
+    unknown_items = int((taken.values == 0).sum())
+    most = int(items.lengths.max())
+    notes += [
+        said
+        for count, said in (
+            (unknown_items, f"{unknown_items:,} of {len(taken.values):,} relevant items are unknown to train"),
+            (most < k, f"the longest list holds {most:,} items: metrics at {k:,} count no further"),
+            (beyond.sum(), f"{int(beyond.sum()):,} recommended items are unknown to train: no fact is known of them"),
+        )
+        if count
+    ]
     return {str(each): each.of_ranking(ranking, facts).numpy().astype(np.float32) for each in metrics}
 
 
-def _lists(rows: pl.DataFrame, asked: _Test, union: IdMap, exclude: Ragged, notes: list[str]) -> tuple[Ragged, Ragged]:
-    """B rows of dense items, best first, and of their places; none of ``exclude`` among them."""
-    count = asked.users.len()
+def _lists(rows: pl.DataFrame, asked: _Test, union: IdMap, notes: list[str]) -> tuple[Ragged, Ragged]:
+    """B rows of dense items, best first, and of their places; nothing that the protocol excludes is among them."""
+    count = len(asked.users)
     queries = asked.users.alias("user").to_frame().with_row_index("query").drop_nulls()
     mine = rows.join(queries, on="user", how="inner").sort("query", "place", maintain_order=True)
-    query, place = (torch.from_numpy(mine[name].cast(pl.Int64).to_numpy().copy()) for name in ("query", "place"))
+    query, place = (tensor_of(mine[name].cast(pl.Int64)) for name in ("query", "place"))
     lengths = torch.bincount(query, minlength=count)
     items = Ragged(torch.from_numpy(union.dense(mine["item"])), offsets_of(lengths))
-    guests, nobody = asked.users.null_count(), int((lengths == 0).sum())
+    kept = ~items.isin(asked.queries.seen)
+    guests, nobody, gone = asked.users.null_count(), int((lengths == 0).sum()), int((~kept).sum())
     strangers = rows["user"].n_unique() - mine["user"].n_unique()
-    kept = ~items.isin(exclude)
     for number, said in (
         (nobody, f"{nobody:,} of {count:,} queries have no recommendations and count as 0"),
         (guests, f"{guests:,} queries are of guests, who have no user id"),
         (strangers, f"{strangers:,} users of the recommendations are not asked for in test"),
-        (count - guests - queries["user"].n_unique(), "several queries of one user get the same list"),
-        (int((~kept).sum()), f"{int((~kept).sum()):,} recommended items were taken before and are passed over"),
+        (queries.height - queries["user"].n_unique(), "several queries of one user get the same list"),
+        (gone, f"{gone:,} recommended items were taken before and are passed over"),
     ):
         if number:
             notes.append(said)

@@ -1,8 +1,10 @@
 """``segments``: a report's metrics by group of users, such as guests, new users and heavy ones."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,14 @@ import polars as pl
 
 from suisen.data.batch import Queries
 from suisen.errors import InputError, unknown
-from suisen.evaluation.report import Report, interval, markdown_table, number, text_table
+from suisen.evaluation.report import Report, interval, number, text_table
 
 HEAD = ("segment", "metric", "value", "95 % interval", "n")
-OF_ALL = ("coverage",)
-"""Metrics of all lists together: a part of their values is not the metric of that part."""
+OF_ALL = ("coverage", "auc")
+"""Metrics of all lists or clicks together: a part of their values is not the metric of that part."""
 MISSING = "(missing)"
+MANY = 20
+"""Numbers of more different values are grouped."""
 
 
 @dataclass(frozen=True)
@@ -33,27 +37,12 @@ class Segments:
             raise unknown("segment", segment, self.reports)
         return self.reports[segment]
 
-    def __iter__(self) -> Any:
-        return iter(self.reports)
-
-    def __len__(self) -> int:
-        return len(self.reports)
-
-    def _cells(self) -> list[list[str]]:
-        return [
-            [name, s.metric, number(s.value), interval(s.low, s.high), f"{s.n:,}"]
-            for name, report in self.reports.items()
-            for s in report.scores
-        ]
-
     def __str__(self) -> str:
-        return "\n".join([text_table(HEAD, self._cells()), *(f"note: {note}" for note in self.notes)])
+        scores = [(name, score) for name, report in self.reports.items() for score in report.scores]
+        rows = [[name, s.metric, number(s.value), interval(s.low, s.high), f"{s.n:,}"] for name, s in scores]
+        return "\n".join([text_table(HEAD, rows), *(f"note: {note}" for note in self.notes)])
 
     __repr__ = __str__
-
-    def to_markdown(self) -> str:
-        """A table for a README or an issue."""
-        return markdown_table(HEAD, self._cells())
 
     def to_frame(self) -> pl.DataFrame:
         """One row per group and metric: segment, queries, and the columns of ``Report.to_frame``."""
@@ -75,12 +64,12 @@ def segments(report: Report, queries: Queries, by: str | Mapping[Any, Any] | Seq
     """
     if len(queries) != len(report):
         raise InputError(f"the report has {len(report):,} queries and these are {len(queries):,}; give the same ones")
-    if isinstance(by, str):
-        what, groups = by, _by_history(queries) if by == "history" else _by_column(queries, by)
-    else:
-        what, groups = "groups", _by_mapping(queries, by) if isinstance(by, Mapping) else _one_each(queries, by)
+    what = by if isinstance(by, str) else "groups"
+    groups = _groups(queries, by)
+    if len(groups) != len(queries):
+        raise InputError(f"by has {len(groups):,} groups for {len(queries):,} queries; give one per query")
     labels = np.array([MISSING if label is None else str(label) for label in groups], dtype=object)
-    left_out = [name for name in report.values if name.partition("@")[0] in OF_ALL or _of_clicks(report, name)]
+    left_out = [name for name in report.values if name.partition("@")[0] in OF_ALL]
     values = {name: column for name, column in report.values.items() if name not in left_out}
     if not values:
         raise InputError(f"{', '.join(left_out)} have no value by segment; measure ndcg@10 or hr@10 too")
@@ -93,19 +82,20 @@ def segments(report: Report, queries: Queries, by: str | Mapping[Any, Any] | Seq
     return Segments(what, out, said)
 
 
-def _of_clicks(report: Report, name: str) -> bool:
-    """The AUC of clicks compares the rows of one group with those of all others."""
-    return name == "auc" and "labelled clicks" in report.protocol
-
-
 def _order(labels: list[str]) -> list[str]:
-    """The groups: by size, the missing one last; those of ``history`` from guest to heavy."""
-    counts = Counter(labels)
-    stages = ("guest", "new", "light", "heavy")
-    place = {label: stages.index(label.partition(" ")[0]) for label in counts if label.partition(" ")[0] in stages}
-    if len(place) == len(counts):
-        return sorted(counts, key=lambda label: place[label])
-    return sorted(counts, key=lambda label: (label == MISSING, -counts[label], label))
+    """The groups: those of ``history`` from guest to heavy, others by size, the missing one last."""
+    counts, stages = Counter(labels), {"guest": 0, "new": 1, "light": 2, "heavy": 3}
+    return sorted(
+        counts, key=lambda name: (name == MISSING, stages.get(name.partition(" ")[0], 4), -counts[name], name)
+    )
+
+
+def _groups(queries: Queries, by: str | Mapping[Any, Any] | Sequence[Any]) -> Sequence[Any]:
+    if by == "history":
+        return _by_history(queries)
+    if isinstance(by, str):
+        return _by_mapping(queries, _column(queries, by))
+    return _by_mapping(queries, by) if isinstance(by, Mapping) else by
 
 
 def _by_history(queries: Queries) -> list[str]:
@@ -119,26 +109,22 @@ def _by_history(queries: Queries) -> list[str]:
     return out
 
 
-def _by_column(queries: Queries, name: str) -> list[Any]:
-    asked = queries.asked
-    table = None if asked is None else asked.user_table
-    if asked is None or table is None:
+def _column(queries: Queries, name: str) -> dict[Any, Any]:
+    """User → value of a column of the log's table; numbers of many values in four groups of about as many users."""
+    table = None if queries.asked is None else queries.asked.user_table
+    if table is None:
         raise InputError(f"by = {name!r}: the log has no table of users; give a mapping of user id → group")
     if name not in table.columns[1:]:
         raise unknown("by", name, ["history", *table.columns[1:]])
-    values = table[name]
-    if values.dtype.is_nested():
+    column, users = table[name], table[table.columns[0]].to_list()
+    if column.dtype.is_nested():
         raise InputError(f"by = {name!r} holds lists; give a column of one value per user, or a mapping")
-    if values.dtype.is_float() and values.n_unique() > 20:
-        values = _quarters(values)
-    pairs = zip(table[table.columns[0]].to_list(), values.to_list(), strict=True)
-    return _by_mapping(queries, dict(pairs))
-
-
-def _quarters(values: pl.Series) -> pl.Series:
-    """Four groups of about as many users each, named by their bounds."""
-    cuts = sorted({float(values.quantile(share) or 0.0) for share in (0.25, 0.5, 0.75)})
-    return values.cut(cuts).cast(pl.String)
+    values = column.to_list()
+    if column.dtype.is_numeric() and column.n_unique() > MANY:
+        cuts = sorted({float(column.quantile(share) or 0.0) for share in (0.25, 0.5, 0.75)})
+        names = [f"up to {cuts[0]:g}", *(f"{a:g} to {b:g}" for a, b in pairwise(cuts)), f"over {cuts[-1]:g}"]
+        values = [None if value is None else names[bisect_left(cuts, value)] for value in values]
+    return dict(zip(users, values, strict=True))
 
 
 def _by_mapping(queries: Queries, groups: Mapping[Any, Any]) -> list[Any]:
@@ -154,9 +140,3 @@ def _by_mapping(queries: Queries, groups: Mapping[Any, Any]) -> list[Any]:
             f"none of the mapping's {len(groups):,} users asks, like {next(iter(groups))!r}; give user ids"
         )
     return found
-
-
-def _one_each(queries: Queries, groups: Sequence[Any]) -> list[Any]:
-    if len(groups) != len(queries):
-        raise InputError(f"by has {len(groups):,} groups for {len(queries):,} queries; give one per query")
-    return list(groups)

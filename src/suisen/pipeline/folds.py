@@ -18,10 +18,10 @@ from suisen.data.split_checks import need_time
 from suisen.data.splits import GlobalTime
 from suisen.errors import InputError
 from suisen.evaluation import Report
-from suisen.evaluation.report import LEVEL, interval, markdown_table, number, text_table
+from suisen.evaluation.report import LEVEL, interval, number, text_table
 from suisen.training.options import RunOptions
 
-HEAD = ("metric", "mean", "95 % interval", "folds", "each")
+HEAD = ("metric", "mean", "95 % interval", "each fold")
 
 
 class Folds(Protocol):
@@ -108,21 +108,14 @@ class CrossValidation:
     def __len__(self) -> int:
         return len(self.reports)
 
-    def _cells(self) -> list[list[str]]:
-        return [
-            [s.metric, number(s.value), interval(s.low, s.high), f"{len(self)}", " ".join(map(number, s.folds))]
-            for s in self.scores
-        ]
-
     def __str__(self) -> str:
+        each = [
+            (s.metric, number(s.value), interval(s.low, s.high), " ".join(map(number, s.folds))) for s in self.scores
+        ]
         protocols = dict.fromkeys(f"fold: {report.protocol}" for report in self.reports)
-        return "\n".join([f"{self.name}: {len(self)} folds", text_table(HEAD, self._cells()), *protocols])
+        return "\n".join([f"{self.name}: {len(self)} folds", text_table(HEAD, each), *protocols])
 
     __repr__ = __str__
-
-    def to_markdown(self) -> str:
-        """A table for a README or an issue."""
-        return markdown_table(HEAD, self._cells())
 
     def to_frame(self) -> pl.DataFrame:
         """One row per metric: model, metric, value, low, high, folds (a list of each fold's value)."""
