@@ -81,14 +81,12 @@ def test_a_column_of_the_user_table_and_a_mapping_agree(report):
 def test_a_column_of_many_numbers_makes_four_groups(report):
     test, log = small_split().test, small_split().train.log
     ages = dict(zip(log.users["user"], log.users["age"]))
-    cuts = np.quantile(log.users["age"].to_numpy(), [0.25, 0.5, 0.75], method="nearest")
     found = su.segments(report, test, "age")
     assert len(found.reports) == 4
     assert sum(map(len, found.reports.values())) == len(test)
     first = next(name for name in found.reports if name.startswith("up to"))
     users = small_split().train.users.raw(test.contexts.user.numpy()).to_list()
     assert len(found[first]) == sum(ages[user] <= float(first.removeprefix("up to ")) for user in users)
-    assert float(first.removeprefix("up to ")) == pytest.approx(cuts[0], abs=1)
 
 
 def test_small_groups_are_shown_with_their_count(report):
