@@ -49,11 +49,12 @@ def test_queries_without_a_value_are_left_out_of_n():
 
 def test_a_report_prints_itself():
     values = {"hr@10": np.array([1, 0, 1, 1] * 300, dtype=np.float32)}
-    head, columns, row, note = str(report(values=values)).splitlines()
+    head, protocol, columns, row, note = str(report(values=values)).splitlines()
     assert head == "A: 1,200 queries in 1.50 s, 1.0 MiB of scores at once"
-    assert columns.split() == ["metric", "value", "95", "%", "interval", "n", "protocol"]
+    assert protocol == "protocol: leave last; full ranking"
+    assert columns.split() == ["metric", "value", "95", "%", "interval", "n"]
     assert row.startswith("hr@10   0.7500  [0.7")
-    assert row.endswith("1,200  leave last; full ranking")
+    assert row.endswith("1,200")
     assert note == "note: counted"
 
 
@@ -116,6 +117,8 @@ def test_a_comparison_prints_itself():
         report("base"), report("base", seed=1, shift=0.05, values={"ndcg@10": report(shift=0.05).values["ndcg@10"]})
     )
     text = str(table)
+    assert text.count("leave last; full ranking") == 1
+    assert text.startswith("protocol: leave last; full ranking\nmetric")
     assert "base (2) − base" in text
     assert "+0.0500" in text
     assert "<0.0001" in text

@@ -409,10 +409,20 @@ def test_without_validation_there_is_a_loss_and_no_best_epoch():
     assert "best" not in shown
 
 
-def test_a_single_epoch_is_a_point():
-    shown = Page(render_report(only(curves={"ranker": [curve(epochs=1, best=1)]}))).sections["training"]
-    assert "1 epoch in 0.5000 s" in shown
-    assert "best: epoch 1, 0.1000" in shown
+def test_a_single_epoch_is_a_number():
+    html = render_report(only(curves={"ranker": [curve(epochs=1, best=1)]}))
+    shown = Page(html).sections["training"]
+    assert "ranker: loss 1.0000, validation metric 0.1000; 1 epoch in 0.5000 s; 2,000 examples/s" in shown
+    assert "Training of ranker" not in html
+    assert "Training of ranker" in render_report(only(curves={"ranker": [curve(epochs=2, best=1)]}))
+
+
+def test_seconds_are_told_with_validation_and_without():
+    phase = curve(epochs=2, best=1)
+    rows = [row._replace(seconds=2.0, validation_seconds=3.0) for row in phase.rows]
+    shown = Page(render_report(only(curves={"retriever-inner1": [replace(phase, rows=rows)]}))).sections["training"]
+    assert "2 epochs in 4.000 s (10.00 s with validation)" in shown
+    assert "retriever for the ranker's lists, part 1" in shown
 
 
 def test_data_facts(page):

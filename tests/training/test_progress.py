@@ -27,9 +27,9 @@ def test_lines_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     lines = watched(Console(file=StringIO(), force_terminal=False)).splitlines()
     assert len(lines) == 4
-    assert lines[0].startswith("retriever: epoch 1/3, loss 1.0000, metric 0.1000, 200 samples/s, at most ")
+    assert lines[0].startswith("retriever: epoch 1/3, loss 1.0000, metric 0.1000, 200 samples/s, at most 0")
     assert lines[0].endswith(" s left")
-    assert lines[3].startswith("retriever: 3 epochs in ")
+    assert lines[3].startswith("retriever: 3 epochs in 1.5 s, best")
     assert lines[3].endswith(", best epoch 2 with 0.2500 (all 3 epochs done)")
 
 
@@ -57,8 +57,9 @@ def test_what_a_phase_shows_is_its_own(monkeypatch):
         bar.on_end(Curve([EpochRow(1, 0.5, metric, 2.0, 50.0)], 1, metric, "done"))
     lines = bar.console.file.getvalue().splitlines()
     assert lines[0] == "s: epoch 1/4, loss 0.5000, metric 0.5000, 50 samples/s, at most 12 s left"
-    assert lines[1] == "s: 1 epochs in 4.0 s, best epoch 1 with 0.5000 (done)"
-    assert lines[2:] == [lines[0].replace(", metric 0.5000", ""), "s: 1 epochs in 4.0 s (done)"]
+    assert lines[1] == "s: 1 epoch in 2.0 s, best epoch 1 with 0.5000 (done)"
+    unvalidated = lines[0].replace(", metric 0.5000", "").replace("at most ", "")
+    assert lines[2:] == [unvalidated, "s: 1 epoch in 2.0 s (done)"]
 
 
 def test_the_bar_is_drawn_now_and_then_and_counts_all_epochs(monkeypatch):
@@ -112,3 +113,45 @@ def test_the_rate_of_the_first_moments_is_of_what_has_passed(monkeypatch):
     bar.on_batch(50, 1.0)
     clock.now += 0.25
     assert bar._facts() == "loss 1.0000, 200 samples/s"
+
+
+def lefts(monkeypatch, metrics, patience=2, epochs=10, seconds=4.0):
+    """What is said of the time left behind each epoch."""
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    bar = Progress(Console(file=StringIO(), force_terminal=False, width=200), patience=patience)
+    bar.on_start("s", epochs, 100)
+    for epoch, metric in enumerate(metrics, 1):
+        clock.now += seconds
+        bar.on_epoch(EpochRow(epoch, 0.5, metric, 1.0, 100.0, 3.0))
+    return [line.rpartition(", ")[2] for line in bar.console.file.getvalue().splitlines()]
+
+
+def test_the_time_left_has_early_stopping_in_mind(monkeypatch):
+    assert lefts(monkeypatch, [0.1, 0.2, 0.1]) == ["8 to 36 s left", "8 to 32 s left", "4 to 28 s left"]
+    assert lefts(monkeypatch, [0.1] + [0.05] * 8, patience=20)[-1] == "4 s left"  # it can only end at the last epoch
+    assert lefts(monkeypatch, [None, None]) == ["36 s left", "32 s left"]
+    assert lefts(monkeypatch, [0.1], patience=None) == ["at most 36 s left"]
+
+
+def test_seconds_say_how_much_of_them_was_validation():
+    bar = Progress(Console(file=StringIO(), force_terminal=False, width=200))
+    bar.on_start("ranker", 3, 10)
+    bar.on_end(Curve([EpochRow(n, 0.5, 0.1, 1.5, 9.0, 0.5) for n in (1, 2)], 1, 0.1, "stopped"))
+    assert (
+        bar.console.file.getvalue()
+        == "ranker: 2 epochs in 4.0 s (1.0 s of it validation), best epoch 1 with 0.1000 (stopped)\n"
+    )
+
+
+def test_stages_have_names_that_a_newcomer_knows():
+    bar = Progress(Console(file=StringIO(), force_terminal=False, width=200))
+    for stage, said in (
+        ("retriever", "retriever"),
+        ("retriever-inner3", "retriever for the ranker's lists, part 3"),
+        ("ranker-phase2", "ranker, phase 2"),
+        ("retriever-inner1-phase3", "retriever for the ranker's lists, part 1, phase 3"),
+    ):
+        bar.on_start(stage, 1, 1)
+        bar.on_end(Curve(stopped="x"))
+        assert bar.console.file.getvalue().splitlines()[-1].startswith(f"{said}: 0 epochs")

@@ -66,7 +66,7 @@ def _ranker(model: Any, log: Any, world: Browsing) -> Ranker:
     from suisen import Recommender
 
     places = world.habits.places
-    found = Recommender(model).fit(log).recommend(world.users.tolist(), places, exclude_seen=False)
+    found = Recommender(model).fit(log, verbose=False).recommend(world.users.tolist(), places, exclude_seen=False)
     table = np.zeros((world.users.size, places), dtype=np.int64)
     table[found["user_id"].to_numpy() - 1, found["rank"].to_numpy() - 1] = found["item_id"].to_numpy()
     return lambda users: table[users - 1]

@@ -94,7 +94,7 @@ def _resumed(given: dict[str, Any]) -> tuple[Config | None, Path]:
 
 
 def _callbacks(given: dict[str, Any], config: Config, folder: Path) -> list[Callback]:
-    out: list[Callback] = [] if given["quiet"] else [Progress()]
+    out: list[Callback] = [] if given["quiet"] else [Progress(patience=config.run.patience)]
     if given["tensorboard"]:
         out.append(TensorBoard(folder / "tensorboard"))
     if given["mlflow"]:

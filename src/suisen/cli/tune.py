@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from suisen.cli.options import only, raw_of, with_settings
+from suisen.display import text_table
 from suisen.errors import InputError
-from suisen.evaluation.report import text_table
 from suisen.files import write_text
 from suisen.pipeline import tuning
 from suisen.runs import config as configs

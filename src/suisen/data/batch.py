@@ -14,6 +14,7 @@ from torch import Tensor
 
 from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged, concat
+from suisen.display import Shown, Table
 
 FieldKind = Literal["categorical", "numeric", "multi"]
 
@@ -218,8 +219,8 @@ class Asked(_Rows):
     """The log's table of users, its first column their raw ids."""
 
 
-@dataclass(frozen=True)
-class Queries(_Rows):
+@dataclass(frozen=True, repr=False)
+class Queries(_Rows, Shown):
     """B contexts with what was taken in each: what valid and test are."""
 
     contexts: Contexts
@@ -238,6 +239,18 @@ class Queries(_Rows):
 
     def __len__(self) -> int:
         return len(self.contexts)
+
+    def _parts(self) -> list[str | Table]:
+        known, past = int((self.contexts.user > 0).sum()), self.contexts.history.lengths
+        given = "the catalogue" if self.candidates is None else f"{self.candidates.shape[1]:,} candidates each"
+        mean = float(past.float().mean()) if len(self) else 0.0
+        return [
+            f"Queries({len(self):,} over {given}; {self.protocol})",
+            f"{known:,} of known users; {self.truth.values.numel():,} relevant items; {mean:.1f} items of history each",
+        ]
+
+    def __repr__(self) -> str:
+        return str(self._parts()[0])
 
 
 def joined(parts: Sequence[Any]) -> Any:

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from suisen.arguments import shown
 from suisen.data.batch import Candidates, Contexts, Features, Queries, Schema
+from suisen.data.durations import spelt
 from suisen.data.encode import Encoder
 from suisen.data.ids import IdMap
 from suisen.data.log import Col, Log
 from suisen.data.ordered import OrderedLog
 from suisen.data.ragged import Ragged
 from suisen.data.read import ReadOptions, read_frame, read_path
+from suisen.display import Shown, Table, notes_of, tell
 from suisen.errors import InputError
 from suisen.parameters import keywords_of
 
@@ -47,7 +49,7 @@ class Lists:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Dataset(OrderedLog):
+class Dataset(OrderedLog, Shown):
     """Events of users and guests with dense ids, encoded features and histories.
 
     Ids come from its own events and from the declared tables; vocabularies and means from its events alone.
@@ -81,7 +83,7 @@ class Dataset(OrderedLog):
         >>> Dataset.from_frame(events, user="uid", item="sku", time="ts")
         Dataset(2 users, 2 items, 3 events)
         """
-        return cls.of(read_frame(events, options))
+        return cls.of(told(read_frame(events, options)))
 
     @classmethod
     @keywords_of(ReadOptions)
@@ -90,7 +92,7 @@ class Dataset(OrderedLog):
 
         Raises InputError like ``from_frame``, and for files that are missing, damaged or of an unknown format.
         """
-        return cls.of(read_path(path, options))
+        return cls.of(told(read_path(path, options)))
 
     @classmethod
     def of(cls, log: Log) -> Self:
@@ -134,7 +136,9 @@ class Dataset(OrderedLog):
         Raises InputError where the rule needs what the log lacks, or where train or test would be empty.
         """
         _check_rule(rule)
-        return rule.split(self)
+        split = rule.split(self)
+        tell(notes_of(split.notes))
+        return split
 
     # -- contexts ---------------------------------------------------------------------------------------------------
 
@@ -156,6 +160,16 @@ class Dataset(OrderedLog):
 
     # -- for people -------------------------------------------------------------------------------------------------
 
+    def _parts(self) -> list[str | Table]:
+        counts = {"user": len(self.users) - 1, "item": len(self.items) - 1, "context": len(self.events)}
+        rows = [
+            ["events" if owner == "context" else f"{owner}s", f"{count:,}", _fields(self.encoders[owner])]
+            for owner, count in counts.items()
+        ]
+        times = self.events.time
+        when = [f"from {spelt(int(times.min()))} to {spelt(int(times.max()))}"] if self.has_time and len(times) else []
+        return [repr(self), *when, Table(("what", "number", "features"), rows), *notes_of(self.log.notes)]
+
     def titles(self, dense: Tensor | np.ndarray[Any, Any]) -> list[str]:
         """A name for people for each dense item: the catalogue's first text column, else the raw id."""
         raw = self.items.raw(np.asarray(dense))
@@ -167,8 +181,8 @@ class Dataset(OrderedLog):
         return found.select(pl.coalesce("title", pl.col("raw").cast(pl.String))).to_series().to_list()
 
 
-@dataclass(frozen=True)
-class Split:
+@dataclass(frozen=True, repr=False)
+class Split(Shown):
     """What a model learns from, what it is picked on and what it is measured on."""
 
     train: Dataset
@@ -184,12 +198,27 @@ class Split:
     notes: tuple[str, ...]
     """What the rule left out or merged, in words."""
 
+    def _parts(self) -> list[str | Table]:
+        facts, rows = self.facts, [["train", f"{len(self.train.events):,}", "", "", ""]]
+        for name, queries in (("valid", self.valid), ("test", self.test)):
+            if queries is not None:
+                counts = [facts.get(f"{name}_events", 0), len(queries), queries.truth.values.numel()]
+                rows.append([name, *(f"{count:,}" for count in (*counts, int((queries.truth.values == 0).sum())))])
+        head = ("part", "events", "queries", "relevant items", "of them unknown to train")
+        return [f"Split: {self.test.protocol}", Table(head, rows), *notes_of(self.notes)]
+
 
 class Splitter(Protocol):
     """A rule that cuts a log.  CONTRIBUTING.md shows how one is added."""
 
     def split(self, log: OrderedLog) -> Split:
         """Train, valid and test; every event goes to exactly one of them."""
+
+
+def told(log: Log) -> Log:
+    """The log, its notes shown to a person who looks on."""
+    tell(notes_of(log.notes))
+    return log
 
 
 def _check_log(log: object) -> None:
@@ -208,6 +237,12 @@ def _check_rule(rule: object) -> None:
         raise InputError(f"rule = {shown(rule)} is no rule; give one, like split(suisen.LeaveLast(test=1, valid=1))")
 
 
+def _fields(encoder: Encoder) -> str:
+    """Features with their kinds, in words."""
+    titles = [f"{name} (title)" for name in encoder.titles]
+    return ", ".join([*titles, *(f"{field.name} ({field.kind})" for field in encoder.schema)]) or "none"
+
+
 def _aligned(table: pl.DataFrame | None, ids: IdMap) -> pl.DataFrame:
     """The table's feature columns with row i = dense id i; nulls where the table has no row."""
     if table is None:
@@ -224,4 +259,4 @@ def _fitted(frame: pl.DataFrame, trained: Tensor, log: Log) -> Encoder:
     return Encoder.fit(kept, log.kinds, 1, log.separator) if frame.width else Encoder()
 
 
-__all__ = ["Dataset", "Lists", "Order", "Split", "Splitter"]
+__all__ = ["Dataset", "Lists", "Order", "Split", "Splitter", "told"]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from suisen.arguments import listed, shown
+from suisen.display import Shown, Table, markdown_table, notes_of
 from suisen.errors import InputError, unknown
 from suisen.stats import bootstrap_means, column_means, holm, paired_differences
 
@@ -32,8 +33,8 @@ class Score(NamedTuple):
     protocol: str
 
 
-@dataclass(frozen=True, eq=False)
-class Report:
+@dataclass(frozen=True, eq=False, repr=False)
+class Report(Shown):
     """One model on one set of queries.  Prints itself; ``scores`` has the numbers, ``values`` each query's own."""
 
     name: str
@@ -72,18 +73,17 @@ class Report:
         return next(score for score in self.scores if score.metric == metric)
 
     def _rows(self) -> list[list[str]]:
-        return [[s.metric, number(s.value), interval(s.low, s.high), f"{s.n:,}", s.protocol] for s in self.scores]
+        return [[s.metric, number(s.value), interval(s.low, s.high), f"{s.n:,}"] for s in self.scores]
 
-    def __str__(self) -> str:
-        spent = f"{self.seconds:.2f} s, {memory(self.peak_bytes)} of scores at once"
-        head = f"{self.name}: {len(self):,} queries in {spent}"
-        return "\n".join([head, text_table(SCORE_HEAD, self._rows()), *(f"note: {note}" for note in self.notes)])
-
-    __repr__ = __str__
+    def _parts(self) -> list[str | Table]:
+        held = f", {memory(self.peak_bytes)} of scores at once" if self.peak_bytes else ""
+        head = f"{self.name}: {len(self):,} queries in {self.seconds:.2f} s{held}"
+        return [head, f"protocol: {self.protocol}", Table(SCORE_HEAD, self._rows()), *notes_of(self.notes)]
 
     def to_markdown(self) -> str:
-        """A table for a README or an issue."""
-        return markdown_table(("model", *SCORE_HEAD), [[self.name, *row] for row in self._rows()])
+        """A table for a README or an issue: rows that may be taken out of it, so each says its protocol."""
+        rows = [[self.name, *row, self.protocol] for row in self._rows()]
+        return markdown_table(("model", *SCORE_HEAD, "protocol"), rows)
 
     def to_frame(self) -> pl.DataFrame:
         """One row per metric: model, metric, value, low, high, n, protocol."""
@@ -146,8 +146,8 @@ class Comparison(NamedTuple):
     protocol: str
 
 
-@dataclass(frozen=True)
-class Comparisons:
+@dataclass(frozen=True, repr=False)
+class Comparisons(Shown):
     """Paired differences with intervals and corrected p-values; prints itself."""
 
     rows: tuple[Comparison, ...]
@@ -171,17 +171,17 @@ class Comparisons:
         for row in self.rows:
             difference = (number(row.difference, signed=True), interval(row.low, row.high, signed=True))
             ps = (probability(row.p), probability(row.p_holm))
-            cells.append([row.metric, f"{row.model} − {row.baseline}", *difference, *ps, f"{row.n:,}", row.protocol])
+            cells.append([row.metric, f"{row.model} − {row.baseline}", *difference, *ps, f"{row.n:,}"])
         return cells
 
-    def __str__(self) -> str:
-        return "\n".join([text_table(COMPARISON_HEAD, self._cells()), *(f"note: {note}" for note in self.notes)])
-
-    __repr__ = __str__
+    def _parts(self) -> list[str | Table]:
+        protocols = [f"protocol: {protocol}" for protocol in dict.fromkeys(row.protocol for row in self.rows)]
+        return [*protocols, Table(COMPARISON_HEAD, self._cells()), *notes_of(self.notes)]
 
     def to_markdown(self) -> str:
-        """A table for a README or an issue."""
-        return markdown_table(COMPARISON_HEAD, self._cells())
+        """A table for a README or an issue: rows that may be taken out of it, so each says its protocol."""
+        rows = [[*cells, row.protocol] for cells, row in zip(self._cells(), self.rows, strict=True)]
+        return markdown_table((*COMPARISON_HEAD, "protocol"), rows)
 
     def to_frame(self) -> pl.DataFrame:
         """One row per comparison, the columns of ``Comparison``."""
@@ -260,11 +260,10 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# -- rounding and tables: here and nowhere else ------------------------------------------------------------------------
+# -- rounding: here and nowhere else -----------------------------------------------------------------------------------
 
-SCORE_HEAD = ("metric", "value", "95 % interval", "n", "protocol")
-COMPARISON_HEAD = ("metric", "models", "difference", "95 % interval", "p", "p (Holm)", "n", "protocol")
-_LEFT = {"metric", "models", "model", "protocol", "95 % interval"}
+SCORE_HEAD = ("metric", "value", "95 % interval", "n")
+COMPARISON_HEAD = ("metric", "models", "difference", "95 % interval", "p", "p (Holm)", "n")
 
 
 def number(value: float, *, signed: bool = False) -> str:
@@ -292,26 +291,10 @@ def probability(p: float) -> str:
 
 
 def memory(size: int) -> str:
-    """Bytes for people.
+    """Bytes for people, in the unit that leaves a digit in front of the point.
 
-    >>> memory(25 * 2**20)
-    '25.0 MiB'
+    >>> memory(25 * 2**20), memory(2_000), memory(12)
+    ('25.0 MiB', '2.0 KiB', '12 bytes')
     """
-    return f"{size / 2**20:,.1f} MiB"
-
-
-def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, numbers to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    lines = []
-    for cells in (head, *rows):
-        triples = zip(head, cells, widths, strict=True)
-        lines.append("  ".join(cell.ljust(w) if name in _LEFT else cell.rjust(w) for name, cell, w in triples).rstrip())
-    return "\n".join(lines)
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A pipe table, numbers to the right."""
-    rule = ["---" if name in _LEFT else "---:" for name in head]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *escaped))
+    units = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+    return next((f"{size / unit:,.1f} {name}" for unit, name in units if size >= unit), f"{size} bytes")

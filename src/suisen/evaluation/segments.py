@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 
 from suisen.data.batch import Queries
+from suisen.display import Shown, Table, notes_of
 from suisen.errors import InputError, unknown
-from suisen.evaluation.report import Report, interval, number, text_table
+from suisen.evaluation.report import Report, interval, number
 
 HEAD = ("segment", "metric", "value", "95 % interval", "n")
 OF_ALL = ("coverage", "auc")
@@ -22,8 +23,8 @@ MANY = 20
 """Numbers of more different values are grouped."""
 
 
-@dataclass(frozen=True)
-class Segments:
+@dataclass(frozen=True, repr=False)
+class Segments(Shown):
     """A report per group; prints itself.  The same group of two models can be given to ``compare``."""
 
     by: str
@@ -37,12 +38,10 @@ class Segments:
             raise unknown("segment", segment, self.reports)
         return self.reports[segment]
 
-    def __str__(self) -> str:
+    def _parts(self) -> list[str | Table]:
         scores = [(name, score) for name, report in self.reports.items() for score in report.scores]
         rows = [[name, s.metric, number(s.value), interval(s.low, s.high), f"{s.n:,}"] for name, s in scores]
-        return "\n".join([text_table(HEAD, rows), *(f"note: {note}" for note in self.notes)])
-
-    __repr__ = __str__
+        return [Table(HEAD, rows), *notes_of(self.notes)]
 
     def to_frame(self) -> pl.DataFrame:
         """One row per group and metric: segment, queries, and the columns of ``Report.to_frame``."""

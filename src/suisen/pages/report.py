@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from suisen.display import stage_title
 from suisen.evaluation.metrics import METRICS
 from suisen.evaluation.report import Comparison, Score, interval, number, probability
 from suisen.files import write_text
@@ -377,7 +378,10 @@ def _parts(data: ReportData) -> dict[str, Any]:
         "funnel_figures": funnel_figures(data),
         "data_rows": data_table(data.data, data.when) if data.data else [],
         "curve_figures": charts.curve_figures(data.curves, data.watched),
-        "epochless": [stage for stage, phases in data.curves.items() if not any(curve.rows for curve in phases)],
+        "curve_words": charts.curve_words(data.curves, data.watched),
+        "epochless": [
+            stage_title(stage) for stage, phases in data.curves.items() if not any(curve.rows for curve in phases)
+        ],
         "data_figures": data_figures(data.data) if data.data else [],
         "hyper_parameters": {stage: values for stage, values in data.hyper_parameters.items() if values},
         "notes": {where: list(dict.fromkeys(lines)) for where, lines in data.notes.items() if lines},

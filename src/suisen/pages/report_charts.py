@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from suisen.display import stage_title
 from suisen.evaluation.report import Score, interval, number
 from suisen.pages import draw
 from suisen.pages.charts import Bar, Figure, intervals
@@ -48,20 +49,36 @@ def metric_figures(models: Mapping[str, Sequence[Score]], primary: str) -> list[
 
 
 def curve_figures(curves: Mapping[str, Sequence[Curve]], watched: str) -> list[Figure]:
-    """One picture per phase that has epochs."""
-    figures = []
+    """One picture per phase of more than one epoch."""
+    found = [(name, curve) for name, curve in _phases(curves) if len(curve.rows) > 1]
+    return [Figure(name, training(curve, name, watched), _speed(curve)) for name, curve in found]
+
+
+def curve_words(curves: Mapping[str, Sequence[Curve]], watched: str) -> list[str]:
+    """One sentence per phase of a single epoch, of which a picture would show a dot."""
+    said = []
+    for name, curve in _phases(curves):
+        if len(curve.rows) == 1:
+            row = curve.rows[0]
+            metric = "" if row.metric is None else f", {watched} {number(row.metric)}"
+            said.append(f"{name}: loss {number(row.loss)}{metric}; {_speed(curve)}.")
+    return said
+
+
+def _phases(curves: Mapping[str, Sequence[Curve]]) -> Iterator[tuple[str, Curve]]:
+    """Each phase's name in words, and its curve."""
     for stage, phases in curves.items():
         for place, curve in enumerate(phases, 1):
-            if curve.rows:
-                name = f"{stage}, phase {place} of {len(phases)}" if len(phases) > 1 else stage
-                figures.append(Figure(name, training(curve, name, watched), _speed(curve)))
-    return figures
+            title = stage_title(stage)
+            yield (f"{title}, phase {place} of {len(phases)}" if len(phases) > 1 else title), curve
 
 
 def _speed(curve: Curve) -> str:
     seconds = sum(row.seconds for row in curve.rows)
+    validation = sum(row.validation_seconds for row in curve.rows)
     speed = sum(row.examples_per_second * row.seconds for row in curve.rows) / seconds if seconds else 0.0
-    parts = [f"{_epochs(len(curve.rows))} in {number(seconds)} s", f"{speed:,.0f} examples/s", curve.stopped]
+    with_it = f" ({number(seconds + validation)} s with validation)" if validation else ""
+    parts = [f"{_epochs(len(curve.rows))} in {number(seconds)} s{with_it}", f"{speed:,.0f} examples/s", curve.stopped]
     return "; ".join(part for part in parts if part)
 
 

@@ -16,9 +16,10 @@ from suisen.data.log import Col
 from suisen.data.ordered import OrderedLog
 from suisen.data.split_checks import need_time
 from suisen.data.splits import GlobalTime
+from suisen.display import Shown, Table
 from suisen.errors import InputError
 from suisen.evaluation import Report
-from suisen.evaluation.report import LEVEL, interval, number, text_table
+from suisen.evaluation.report import LEVEL, interval, number
 from suisen.training.options import RunOptions
 
 HEAD = ("metric", "mean", "95 % interval", "each fold")
@@ -82,8 +83,8 @@ class FoldScore(NamedTuple):
     folds: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class CrossValidation:
+@dataclass(frozen=True, repr=False)
+class CrossValidation(Shown):
     """A report per fold, and the means over folds; prints itself."""
 
     name: str
@@ -108,14 +109,12 @@ class CrossValidation:
     def __len__(self) -> int:
         return len(self.reports)
 
-    def __str__(self) -> str:
+    def _parts(self) -> list[str | Table]:
         each = [
             (s.metric, number(s.value), interval(s.low, s.high), " ".join(map(number, s.folds))) for s in self.scores
         ]
         protocols = dict.fromkeys(f"fold: {report.protocol}" for report in self.reports)
-        return "\n".join([f"{self.name}: {len(self)} folds", text_table(HEAD, each), *protocols])
-
-    __repr__ = __str__
+        return [f"{self.name}: {len(self)} folds", Table(HEAD, each), *protocols]
 
     def to_frame(self) -> pl.DataFrame:
         """One row per metric: model, metric, value, low, high, folds (a list of each fold's value)."""

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from suisen.data.batch import Queries
+from suisen.display import Shown, Table
 from suisen.errors import InputError
 from suisen.evaluation.metrics import ndcg_of_hits
-from suisen.evaluation.report import interval, number, text_table
+from suisen.evaluation.report import interval, number
 from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters
 from suisen.stats import bootstrap_means
 
@@ -57,8 +58,8 @@ def expected_hits(k: int, precision: float, recall: float | None = None) -> floa
     return k * precision * (1.0 if recall is None else recall)
 
 
-@dataclass(frozen=True)
-class Funnel:
+@dataclass(frozen=True, repr=False)
+class Funnel(Shown):
     """The two stages, measured on the same queries."""
 
     k: int
@@ -83,23 +84,21 @@ class Funnel:
         """Plain data."""
         return asdict(self)
 
-    def __str__(self) -> str:
+    def _parts(self) -> list[str | Table]:
         stages = [[s.stage, f"{s.items:,.0f}", f"{s.hits:,}", f"{s.lost:,}"] for s in self.stages]
         figures = [[f.name, number(f.value), interval(f.low, f.high)] for f in self.figures]
         predicted, seen = self.halves
-        return "\n".join(
-            [
-                f"funnel of {self.queries:,} queries, {self.relevant:,} relevant items ({self.protocol})",
-                text_table(["stage", "items per list", "hits", "lost here"], stages),
-                text_table(["figure", "value", "95 % interval"], figures),
-                f"hits per query in the top {self.k}: {self.counted:.4f} counted; expected "
-                f"{self.expected_end_to_end:.4f} from the precision measured end to end, "
-                f"{self.expected_given_retrieved:.4f} from the recall and the precision measured given that a relevant "
-                f"item was retrieved",
-                f"one half of the users predicts {predicted.value:.4f} {interval(predicted.low, predicted.high)} for "
-                f"the other, where {seen.value:.4f} {interval(seen.low, seen.high)} were counted",
-            ]
-        )
+        return [
+            f"funnel of {self.queries:,} queries, {self.relevant:,} relevant items ({self.protocol})",
+            Table(["stage", "items per list", "hits", "lost here"], stages),
+            Table(["what", "value", "95 % interval"], figures),
+            f"hits per query in the top {self.k}: {self.counted:.4f} counted; expected "
+            f"{self.expected_end_to_end:.4f} from the precision measured end to end, "
+            f"{self.expected_given_retrieved:.4f} from the recall and the precision measured given that a relevant "
+            f"item was retrieved",
+            f"one half of the users predicts {predicted.value:.4f} {interval(predicted.low, predicted.high)} for "
+            f"the other, where {seen.value:.4f} {interval(seen.low, seen.high)} were counted",
+        ]
 
 
 def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0) -> Funnel:

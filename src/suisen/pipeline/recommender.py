@@ -1,5 +1,6 @@
 """The Recommender: the one object with the verbs.  ``fit``, ``recommend``, ``similar_items``, ``funnel``, ``save``."""
 
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
@@ -17,6 +18,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.ids import RawId
 from suisen.data.ragged import Ragged
 from suisen.data.read import ReadOptions, read_frame
+from suisen.display import Shown, Table, notes_of, tell, watched
 from suisen.errors import InputError
 from suisen.evaluation import Facts
 from suisen.models.contract import Model
@@ -36,6 +38,7 @@ from suisen.recommending.store import Store
 from suisen.recommending.system import System, first_of, name_of_both
 from suisen.retrieval import Exact, IndexSettings, create_index, measured_recall
 from suisen.training.options import Curve, RunOptions
+from suisen.training.progress import with_progress
 
 USERS_PER_CHUNK = 8192
 """Users of ``recommend_all`` whose frame is held at a time."""
@@ -56,7 +59,7 @@ class Recommendation(RecommendOptions, RawQueries):
         RecommendOptions.__post_init__(self)
 
 
-class Recommender:
+class Recommender(Shown):
     """A retriever, a ranker or both, over one Dataset.
 
     ``candidates``: items per list that the retriever hands to the ranker.  ``index``: how nearest neighbours are found
@@ -99,10 +102,24 @@ class Recommender:
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
-    def fit(self, train: Dataset, valid: Queries | None = None, options: RunOptions | None = None) -> Self:
-        """Learns from train; ``valid`` tells each stage when to stop.  Returns itself."""
+    def fit(
+        self,
+        train: Dataset,
+        valid: Queries | None = None,
+        options: RunOptions | None = None,
+        *,
+        verbose: bool | None = None,
+    ) -> Self:
+        """Learns from train; ``valid`` tells each stage when to stop.  Returns itself.
+
+        ``verbose``: whether progress is shown; None: as the options say, by default to a person at a terminal or in a
+        notebook and to nobody else.
+        """
         check_fit(train, valid, options)
-        return self._learn(self.recipe(options), train, None if valid is None else self.posed(valid))
+        recipe = self.recipe(options)
+        if verbose is not None:
+            recipe = replace(recipe, options=replace(recipe.options, verbose=verbose))
+        return self._learn(recipe, train, None if valid is None else self.posed(valid))
 
     def refit(self, data: Dataset, options: RunOptions | None = None) -> Self:
         """A new Recommender: the same models, learnt anew on ``data`` for the epochs that ``fit`` found.
@@ -123,6 +140,9 @@ class Recommender:
         return made
 
     def _learn(self, recipe: Recipe, train: Dataset, valid: Queries | None) -> Self:
+        started, wanted = time.monotonic(), recipe.options.verbose
+        shows = watched() if wanted is None else wanted
+        recipe = replace(recipe, options=with_progress(recipe.options)) if shows else recipe
         stages = train_stages(recipe, train, valid)
         store = Store.of(train)
         allowed = recommendable(first_of(self.retriever, self.ranker), train.trained_items)
@@ -134,6 +154,9 @@ class Recommender:
         )
         epochs = {stage: [curve.best_epoch for curve in phases] for stage, phases in stages.curves.items()}
         self._system = replace(system, exclude_seen=self.exclude_seen, epochs=epochs, lists=asdict(self.lists))
+        if shows:
+            took = f"{self.name}: learnt from {len(train.events):,} events in {time.monotonic() - started:.1f} s"
+            tell([took, *notes_of(stages.notes)], always=True)
         return self
 
     @keywords_of(ReadOptions)
@@ -322,6 +345,18 @@ class Recommender:
         """The Recommender saved in a bundle or in a run folder.  Raises BundleError naming a damaged file."""
         return cls.of(bundle.load(path_of("folder", folder)))
 
+    def _parts(self) -> list[str | Table]:
+        models = {"retriever": self.retriever, "ranker": self.ranker}
+        rows = [
+            [stage, repr(model), *_learnt(self.curves, stage)] for stage, model in models.items() if model is not None
+        ]
+        table = Table(("stage", "model", "epochs", "best on valid", "seconds"), rows)
+        system = self._system
+        if system is None:
+            return ["Recommender, not fitted yet: call fit(train)", table]
+        size = f"{len(system.store.users) - 1:,} users, {len(system.store.items) - 1:,} items"
+        return [f"Recommender of {self.name}: {size}", table, *notes_of(system.notes)]
+
     def __repr__(self) -> str:
         parts = [repr(model) for model in (self.retriever, self.ranker) if model is not None]
         return f"Recommender({', '.join(parts)}, candidates={self.candidates})"
@@ -341,6 +376,17 @@ def _spelt(epochs: Mapping[str, Sequence[int]]) -> str:
     last = [(stage, epochs[stage]) for stage in ("retriever", "ranker") if epochs.get(stage)]
     said = ", ".join(f"{stage} {' + '.join(map(str, each))}" for stage, each in last)
     return f" with the epochs found ({said})" if said else ""
+
+
+def _learnt(curves: Mapping[str, Sequence[Curve]], stage: str) -> tuple[str, str, str]:
+    """Epochs, best validation metric and seconds of a stage's phases; – where there is none."""
+    phases = [curve for curve in curves.get(stage, ()) if curve.rows]
+    if not phases:
+        return "–", "–", "–"
+    best = phases[-1].best_metric
+    seconds = sum(row.seconds + row.validation_seconds for curve in phases for row in curve.rows)
+    epochs = " + ".join(str(len(curve.rows)) for curve in phases)
+    return epochs, "–" if best is None else f"{best:.4f}", f"{seconds:.1f}"
 
 
 def _index_recall(engine: Engine, store: Store) -> float | None:

@@ -212,7 +212,7 @@ class _Task:
             return self._behind_the_first(mine, options)
         if self.stage == "retriever":
             mine = mine.with_models(mine.retriever, None)
-        return self._value(mine.fit(self.train, self.valid, options).scorer())
+        return self._value(mine.fit(self.train, self.valid, options, verbose=False).scorer())
 
     def _behind_the_first(self, mine: Recommender, options: RunOptions) -> float:
         """The ranker behind a first stage that all trials share: the one that made the lists."""

@@ -100,7 +100,8 @@ def execute(
     if not resume:
         write_text(place.new_folder(folder) / place.CONFIG, config.toml())
     place.write_json(folder / place.ENVIRONMENT, environment)
-    options = replace(config.run, checkpoint=folder / place.CHECKPOINTS, resume=resume, callbacks=tuple(callbacks()))
+    quiet = {"callbacks": tuple(callbacks()), "verbose": False}
+    options = replace(config.run, checkpoint=folder / place.CHECKPOINTS, resume=resume, **quiet)
     recommender = config.recommender().fit(split.train, split.valid, options)
     fitted = time.perf_counter()
     run = Run(config, folder, environment, data, split, recommender)
@@ -150,7 +151,7 @@ def baselines(recommender: Recommender, split: Split, metrics: Sequence[str]) ->
     """Popularity, and the retriever alone where a ranker stands behind it; on test."""
     out = []
     if split.test.labels is None and recommender.name != "popularity":
-        popular = Recommender(Popularity()).fit(split.train)
+        popular = Recommender(Popularity()).fit(split.train, verbose=False)
         out.append(report_on(recommender, split.test, metrics, "popularity", popular.scorer()))
     if recommender.engine.states is not None:
         name = f"{recommender.name.partition(' + ')[0]} alone"

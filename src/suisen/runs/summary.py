@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from suisen.display import text_table
 from suisen.evaluation import Comparisons, Report
-from suisen.evaluation.report import SCORE_HEAD, interval, number, text_table
+from suisen.evaluation.report import SCORE_HEAD, interval, number
 from suisen.runs import folder as place
 from suisen.runs.earlier import NOTHING
 from suisen.runs.facts import advice
@@ -50,5 +51,5 @@ def metric_table(reports: Sequence[Report]) -> str:
         for score in report.scores
         if score.metric == metric
     ]
-    head = (SCORE_HEAD[0], "model", *SCORE_HEAD[1:4])
+    head = (SCORE_HEAD[0], "model", *SCORE_HEAD[1:])
     return f"protocol: {reports[0].protocol}\n{text_table(head, rows)}"

@@ -29,6 +29,8 @@ class EpochRow(NamedTuple):
     """Time spent on batches, without validation."""
     examples_per_second: float
     """Examples of the epoch (what one is, the view says) per second of ``seconds``."""
+    validation_seconds: float = 0.0
+    """Time spent on validation behind the batches."""
 
 
 @dataclass
@@ -99,6 +101,8 @@ class RunOptions:
     """In front of the stage's name in what callbacks are told; no random number depends on it."""
     callbacks: tuple[Callback, ...] = ()
     """Watchers of the run."""
+    verbose: bool | None = None
+    """Whether ``fit`` shows progress; None: to a person at a terminal or in a notebook, and to nobody else."""
 
     def __post_init__(self) -> None:
         self._settle()

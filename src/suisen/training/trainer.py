@@ -121,12 +121,13 @@ class _Run:
             loss = self._step(batch.to(self.device), number)
             now = time.monotonic()
             self.tally.batches = number + 1
-            self.tally.examples += len(batch)
+            examples = len(batch) or self.epochs.examples  # an empty batch stands for all of train (iALS)
+            self.tally.examples += examples
             self.tally.loss += loss
             self.tally.seconds += now - clock
             clock = now
             for watcher in self.options.callbacks:
-                watcher.on_batch(len(batch), loss)
+                watcher.on_batch(examples, loss)
             self._save()
         self._end_epoch()
 
@@ -152,7 +153,9 @@ class _Run:
         tally, self.tally = self.tally, _Tally()
         loss = tally.loss / max(tally.batches, 1)
         rate = tally.examples / max(tally.seconds, 1e-9)
-        row = EpochRow(len(self.curve.rows) + 1, loss, self._metric(), tally.seconds, rate)
+        clock = time.monotonic()
+        metric = self._metric()
+        row = EpochRow(len(self.curve.rows) + 1, loss, metric, tally.seconds, rate, time.monotonic() - clock)
         self.curve.rows.append(row)
         self._keep_best(row)
         self._maybe_stop(row.epoch)

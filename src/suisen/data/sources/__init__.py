@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from suisen.arguments import choice
-from suisen.data.dataset import Dataset
+from suisen.data.dataset import Dataset, told
 from suisen.data.log import Log
 from suisen.data.sources.contract import Source
 from suisen.data.sources.download import home
@@ -75,7 +75,7 @@ def load_data(name: str, options: LoadOptions) -> Dataset:
 
     Raises InputError like ``suisen.data.sources.load``.
     """
-    return Dataset.of(load(name, **vars(options)))
+    return Dataset.of(told(load(name, **vars(options))))
 
 
 __all__ = ["SOURCES", "LoadOptions", "load", "load_data"]
