@@ -155,18 +155,22 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(params=["terminal", "notebook"])
 def looking(request, monkeypatch):
-    """Where somebody looks on; returns what was written."""
-    if request.param == "terminal":
-        out, err = Terminal(), Terminal()
+    """Called in a test (pytest puts its own streams back before): somebody looks on; returns what will be written."""
+
+    def look():
+        if request.param == "terminal":
+            out, err = Terminal(), Terminal()
+            monkeypatch.setattr(sys, "stdout", out)
+            monkeypatch.setattr(sys, "stderr", err)
+            monkeypatch.setenv("TERM", "dumb")
+            return lambda: out.getvalue() + err.getvalue()
+        shell = types.SimpleNamespace(kernel=object())
+        out = io.StringIO()
         monkeypatch.setattr(sys, "stdout", out)
-        monkeypatch.setattr(sys, "stderr", err)
-        monkeypatch.setenv("TERM", "dumb")
-        return lambda: out.getvalue() + err.getvalue()
-    shell = types.SimpleNamespace(kernel=object())
-    out = io.StringIO()
-    monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
-    return out.getvalue
+        monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+        return out.getvalue
+
+    return look
 
 
 def mf():
@@ -174,36 +178,44 @@ def mf():
 
 
 def test_progress_is_shown_where_somebody_looks_on(looking):
+    said_by = looking()
     train, valid = small_split().train, small_split().valid
     mf().fit(train, valid)
-    said = looking()
+    said = said_by()
     assert "retriever: 2 epochs in" in said
     assert re.search(r"mf: learnt from \d+ events in \d", said)
     assert "\x1b[31m" not in said
 
 
 def test_a_closed_form_says_that_it_is_done(looking):
+    said = looking()
     su.Recommender(su.EASE()).fit(small_split().train)
-    assert "ease: learnt from" in looking()
+    assert "ease: learnt from" in said()
 
 
-def test_verbose_says_no_and_options_say_no(looking):
+def test_verbose_and_silence_say_no(looking):
+    said = looking()
     mf().fit(small_split().train, verbose=False)
-    mf().fit(small_split().train, options=RunOptions(verbose=False))
-    assert looking() == ""
+    with display.silent():
+        mf().fit(small_split().train)
+    assert said() == ""
+    with display.silent():
+        mf().fit(small_split().train, verbose=True)
+    assert "2 epochs in" in said()
 
 
 def test_one_progress_is_enough(looking):
-    console_free = RunOptions(callbacks=(Progress(),))
-    mf().fit(small_split().train, options=console_free)
-    assert looking().count("2 epochs in") == 1
+    said = looking()
+    mf().fit(small_split().train, options=RunOptions(callbacks=(Progress(),)))
+    assert said().count("2 epochs in") == 1
 
 
 def test_reading_notes_are_shown(looking):
+    said = looking()
     data = su.Dataset.from_frame(pl.DataFrame({"user": ["a", "b"], "item": [1, 2], "shelf": [1, 1]}))
     for note in data.log.notes:
-        assert note in looking()
-    assert looking().count("not used: shelf") == 1
+        assert note in said()
+    assert said().count("not used: shelf") == 1
 
 
 def test_nobody_is_told_anything_elsewhere(capsys):

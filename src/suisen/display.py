@@ -1,7 +1,9 @@
 """What a person sees of an object: its lines and tables, as text in a terminal and as HTML in a notebook."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from html import escape
 from typing import Any, NamedTuple
 
@@ -94,9 +96,22 @@ def in_notebook() -> bool:
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
+_SILENT = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Within it nobody looks on: for what shows its progress itself."""
+    token = _SILENT.set(True)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
+
+
 def watched() -> bool:
     """Whether a person looks on: in a notebook, or at a terminal that neither output was turned away from."""
-    return in_notebook() or (sys.stdout.isatty() and sys.stderr.isatty())
+    return not _SILENT.get() and (in_notebook() or (sys.stdout.isatty() and sys.stderr.isatty()))
 
 
 def tell(lines: Iterable[str], always: bool = False) -> None:
@@ -114,6 +129,7 @@ __all__ = [
     "in_notebook",
     "markdown_table",
     "notes_of",
+    "silent",
     "stage_title",
     "tell",
     "text_table",

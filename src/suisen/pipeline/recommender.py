@@ -112,14 +112,10 @@ class Recommender(Shown):
     ) -> Self:
         """Learns from train; ``valid`` tells each stage when to stop.  Returns itself.
 
-        ``verbose``: whether progress is shown; None: as the options say, by default to a person at a terminal or in a
-        notebook and to nobody else.
+        ``verbose``: whether progress is shown; None: to a person at a terminal or in a notebook, and to nobody else.
         """
         check_fit(train, valid, options)
-        recipe = self.recipe(options)
-        if verbose is not None:
-            recipe = replace(recipe, options=replace(recipe.options, verbose=verbose))
-        return self._learn(recipe, train, None if valid is None else self.posed(valid))
+        return self._learn(self.recipe(options), train, None if valid is None else self.posed(valid), verbose)
 
     def refit(self, data: Dataset, options: RunOptions | None = None) -> Self:
         """A new Recommender: the same models, learnt anew on ``data`` for the epochs that ``fit`` found.
@@ -139,9 +135,8 @@ class Recommender(Shown):
         made._system = replace(made.system, notes=(*made.system.notes, note), refitted=note)
         return made
 
-    def _learn(self, recipe: Recipe, train: Dataset, valid: Queries | None) -> Self:
-        started, wanted = time.monotonic(), recipe.options.verbose
-        shows = watched() if wanted is None else wanted
+    def _learn(self, recipe: Recipe, train: Dataset, valid: Queries | None, verbose: bool | None = None) -> Self:
+        started, shows = time.monotonic(), watched() if verbose is None else verbose
         recipe = replace(recipe, options=with_progress(recipe.options)) if shows else recipe
         stages = train_stages(recipe, train, valid)
         store = Store.of(train)

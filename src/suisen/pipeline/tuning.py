@@ -19,6 +19,7 @@ import torch
 from suisen.data.batch import Queries
 from suisen.data.dataset import Dataset
 from suisen.data.durations import MICRO, duration
+from suisen.display import silent
 from suisen.errors import InputError, SuisenError, missing_extra, unknown
 from suisen.evaluation import evaluate
 from suisen.evaluation.metrics import METRICS, check_metric, parse
@@ -148,6 +149,7 @@ def _models(recommender: Recommender) -> dict[str, Any]:
     return {"retriever": recommender.retriever, "ranker": recommender.ranker}
 
 
+@silent()  # trials are shown by callbacks
 def tune(
     recommender: Recommender,
     train: Dataset,
@@ -212,7 +214,7 @@ class _Task:
             return self._behind_the_first(mine, options)
         if self.stage == "retriever":
             mine = mine.with_models(mine.retriever, None)
-        return self._value(mine.fit(self.train, self.valid, options, verbose=False).scorer())
+        return self._value(mine.fit(self.train, self.valid, options).scorer())
 
     def _behind_the_first(self, mine: Recommender, options: RunOptions) -> float:
         """The ranker behind a first stage that all trials share: the one that made the lists."""

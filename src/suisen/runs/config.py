@@ -97,7 +97,7 @@ CLASSES = {"data": (Place, ReadOptions), "lists": (RankerLists,), "run": (RunSet
 """The other sections: their keys are the fields of these classes."""
 DERIVED = {
     "lists": ("candidates", "history", "exclude_seen"),
-    "run": ("checkpoint", "resume", "stage", "prefix", "callbacks", "verbose"),
+    "run": ("checkpoint", "resume", "stage", "prefix", "callbacks"),
 }
 """Fields that no setting sets: they follow from other sections, or the launcher gives them."""
 

@@ -11,6 +11,7 @@ import torch
 from suisen.data.batch import Queries
 from suisen.data.dataset import Dataset, Split
 from suisen.data.ordered import OrderedLog
+from suisen.display import silent
 from suisen.evaluation import Comparisons, Report, compare, evaluate
 from suisen.evaluation.metrics import facts_needed
 from suisen.evaluation.protocols import DEFAULT, DEFAULT_CLICKS
@@ -80,6 +81,7 @@ class Run:
         )
 
 
+@silent()  # who launched the run gives its callbacks and prints its summary
 def execute(
     config: Config, folder: Path, *, callbacks: Callbacks = tuple, overwrite: bool = False, resume: bool = False
 ) -> Run:
@@ -100,8 +102,7 @@ def execute(
     if not resume:
         write_text(place.new_folder(folder) / place.CONFIG, config.toml())
     place.write_json(folder / place.ENVIRONMENT, environment)
-    quiet = {"callbacks": tuple(callbacks()), "verbose": False}
-    options = replace(config.run, checkpoint=folder / place.CHECKPOINTS, resume=resume, **quiet)
+    options = replace(config.run, checkpoint=folder / place.CHECKPOINTS, resume=resume, callbacks=tuple(callbacks()))
     recommender = config.recommender().fit(split.train, split.valid, options)
     fitted = time.perf_counter()
     run = Run(config, folder, environment, data, split, recommender)
@@ -151,7 +152,7 @@ def baselines(recommender: Recommender, split: Split, metrics: Sequence[str]) ->
     """Popularity, and the retriever alone where a ranker stands behind it; on test."""
     out = []
     if split.test.labels is None and recommender.name != "popularity":
-        popular = Recommender(Popularity()).fit(split.train, verbose=False)
+        popular = Recommender(Popularity()).fit(split.train)
         out.append(report_on(recommender, split.test, metrics, "popularity", popular.scorer()))
     if recommender.engine.states is not None:
         name = f"{recommender.name.partition(' + ')[0]} alone"

@@ -101,8 +101,6 @@ class RunOptions:
     """In front of the stage's name in what callbacks are told; no random number depends on it."""
     callbacks: tuple[Callback, ...] = ()
     """Watchers of the run."""
-    verbose: bool | None = None
-    """Whether ``fit`` shows progress; None: to a person at a terminal or in a notebook, and to nobody else."""
 
     def __post_init__(self) -> None:
         self._settle()
