@@ -108,6 +108,3 @@ def real(field: str, value: Any, bounds: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise InputError(f"{field} = {shown(value)} must be {bounds}") from None
-
-
-__all__ = ["check_ids", "choice", "is_table", "listed", "real", "shown", "whole"]

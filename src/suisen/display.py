@@ -120,18 +120,3 @@ def tell(lines: Iterable[str], always: bool = False) -> None:
         stream = sys.stdout if in_notebook() else sys.stderr  # a notebook paints errors red
         for line in lines:
             stream.write((line if len(line) <= LONG else f"{line[: LONG - 1]}…") + "\n")
-
-
-__all__ = [
-    "LEFT",
-    "Shown",
-    "Table",
-    "in_notebook",
-    "markdown_table",
-    "notes_of",
-    "silent",
-    "stage_title",
-    "tell",
-    "text_table",
-    "watched",
-]

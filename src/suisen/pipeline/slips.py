@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from suisen.arguments import is_table, shown
+from suisen.arguments import shown
 from suisen.data.batch import Queries
 from suisen.data.dataset import Dataset, Split
 from suisen.data.log import Log
@@ -41,23 +41,21 @@ def _nearest(name: str) -> str:
     return plain[found[0]] if found else "EASE"
 
 
+_NO_TRAIN: dict[Any, str] = {
+    Split: "fit takes the parts of a split; give fit(split.train, split.valid)",
+    Queries: "fit was given queries, which a model is measured on; learn from split.train",
+    Log | OrderedLog: "train is a log and no Dataset; make one: suisen.Dataset.of(log)",
+    str | Path: "train is a path; read it: suisen.Dataset.from_path(path)",
+    object: "train is no Dataset; make one of a table of events: suisen.Dataset.from_frame(table)",
+}
+"""What is said of each kind that is no Dataset; the first that fits counts."""
+
+
 def check_train(value: Any) -> None:
     """Raises InputError for what no model can learn from."""
-    if isinstance(value, Dataset):
-        return
-    said = f"train = {shown(value)}"
-    if isinstance(value, Split):
-        said, mend = "fit takes the parts of a split", "fit(split.train, split.valid)"
-    elif isinstance(value, Queries):
-        said, mend = "fit was given queries, which a model is measured on", "learn from split.train"
-    elif isinstance(value, Log | OrderedLog):
-        said, mend = f"{said} is no Dataset", "make one: suisen.Dataset.of(log)"
-    elif isinstance(value, str | Path):
-        said, mend = f"{said} is a path", "read it: suisen.Dataset.from_path(path)"
-    else:
-        kind = "a table" if is_table(value) else "no Dataset"
-        said, mend = f"{said} is {kind}", "make a Dataset of events: suisen.Dataset.from_frame(table)"
-    raise InputError(f"{said}; {mend}")
+    if not isinstance(value, Dataset):
+        said = next(said for kind, said in _NO_TRAIN.items() if isinstance(value, kind))
+        raise InputError(f"train = {shown(value)}: {said}")
 
 
 def check_fit(train: Any, valid: Any, options: Any) -> None:
@@ -101,6 +99,3 @@ def path_of(field: str, value: Any) -> Path:
     if not isinstance(value, str | Path):
         raise InputError(f"{field} = {shown(value)} is no path; give a folder's path")
     return Path(value)
-
-
-__all__ = ["check_fit", "check_model", "check_queries", "check_scorer", "check_train", "path_of"]
