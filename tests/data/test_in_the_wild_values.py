@@ -19,6 +19,7 @@ from suisen.data.candidates import candidates_of
 from suisen.data.clean import as_ids
 from suisen.data.dataset import Dataset
 from suisen.data.encode import Encoder, infer_kind
+from suisen.data.given import given_split
 from suisen.data.ids import IdMap
 from suisen.data.splits import Ratio
 from suisen.errors import InputError
@@ -247,6 +248,10 @@ def test_a_table_has_options_of_its_own(tmp_path):
     assert log.items.rows() == [(7, 1.5), (8, 2.5)]
     users = file_of(tmp_path, "u.csv", "user\tage\n1\t20\n")
     assert read_path(events, user_features=users, user_table={"delimiter": r"\t"}).users.rows() == [(1, 20)]
+    split = given_split(events, events, item_features=items, item_table={"format": "csv", "delimiter": "|"})
+    assert split.train.schema.n_items == 3
+    with pytest.raises(InputError, match=r"or give its delimiter in item_table="):
+        read_path(events, item_features=items, item_table={"format": "csv", "delimiter": "^"})
     with pytest.raises(InputError, match="item_table: key = 'delimeter' is unknown; did you mean 'delimiter'"):
         read_path(events, item_features=items, item_table={"delimeter": ";"})
     with pytest.raises(InputError, match="item_table says how a file is read; item_features is none"):

@@ -153,7 +153,8 @@ def read_parts(train: Any, test: Any, valid: Any = None, options: ReadOptions | 
     Ids are compared after reading: text in one part makes them text in all.  Raises InputError like ``read_frame``.
     """
     options = options or ReadOptions()
-    rest = replace(options, user_features=None, item_features=None, kinds=_of_context(options), titles=None)
+    tables: dict[str, Any] = {"user_features": None, "item_features": None, "user_table": {}, "item_table": {}}
+    rest = replace(options, **tables, kinds=_of_context(options), titles=None)
     return joined(_log(train, options), _log(test, rest), None if valid is None else _log(valid, rest))
 
 

@@ -235,9 +235,11 @@ def met(owner: str, events: pl.Series, table: Table, notes: list[str]) -> tuple[
     idle = int((~there.is_in(here.implode())).sum())
     if here.len() and idle == there.len() and idle:
         ours, theirs = (" and ".join(map(repr, two.head(2).to_list())) for two in (here, there))
+        split = f", or give its delimiter in {owner}_table=" if table.frame.width == 1 else ""
         raise InputError(
             f"{table.name}: none of its {idle:,} ids is a known {owner}: its column {table.key!r} holds {theirs}, the "
             f"events hold {ours}; write the ids alike, or give the column of the ids the name it has in the events"
+            f"{split}"
         )
     if idle:
         notes.append(f"{owner} table: {idle:,} of {keys.len():,} rows have no events and are kept")
