@@ -43,6 +43,18 @@ def test_inspect_says_what_to_look_at(shop, tmp_path):
     assert {(look["of"], look["level"]) for look in plain["look_at"]} >= {("repeats", "warn"), ("times", "bad")}
 
 
+def test_inspect_shows_what_is_left_of_a_file_that_is_refused(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,time\na,x,1500000000\n,y,1500000001\nb,x,1500000002\na,y,1500000003\n")
+    said = call("data", "inspect", tmp_path / "log.csv").stdout
+    assert "refused as it is, and read here without its bad rows\n  log.csv: 1 bad row, at line 3" in said
+    assert "events           3" in said
+    plain = json.loads(call("data", "inspect", tmp_path / "log.csv", "--json").stdout)
+    assert plain["refused"].startswith("log.csv: 1 bad row")
+    assert "1 bad row" in refused("data", "inspect", tmp_path / "log.csv", "--bad-rows", "refuse")
+    (tmp_path / "log.csv").write_text("user,item,time\n,x,1500000000\n")
+    assert "no event is left" in refused("data", "inspect", tmp_path / "log.csv")
+
+
 @pytest.mark.parametrize("both", [["--events", "my.csv"], ["--data", "ml-100k"]])
 def test_inspect_takes_one_name_of_the_data(shop, both):
     assert "name the data twice" in refused("data", "inspect", shop / "my.csv", *both)

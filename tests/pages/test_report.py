@@ -391,7 +391,7 @@ def test_curves_mark_the_best_epoch(page):
     shown = page.sections["training"]
     assert "Learnt without epochs: retriever." in shown
     assert "best: epoch 5, 0.1000" in shown
-    assert "7 epochs in 3.500 s; 2,000 examples/s; no better validation metric for 2 epochs" in shown
+    assert "7 epochs in 3.5 s; 2,000 examples/s; no better validation metric for 2 epochs" in shown
     assert "Loss from 1.0000 to 0.1429, 7 epochs." in shown
 
 
@@ -412,7 +412,7 @@ def test_without_validation_there_is_a_loss_and_no_best_epoch():
 def test_a_single_epoch_is_a_number():
     html = render_report(only(curves={"ranker": [curve(epochs=1, best=1)]}))
     shown = Page(html).sections["training"]
-    assert "ranker: loss 1.0000, validation metric 0.1000; 1 epoch in 0.5000 s; 2,000 examples/s" in shown
+    assert "ranker: loss 1.0000, validation metric 0.1000; 1 epoch in 0.5 s; 2,000 examples/s" in shown
     assert "Training of ranker" not in html
     assert "Training of ranker" in render_report(only(curves={"ranker": [curve(epochs=2, best=1)]}))
 
@@ -421,7 +421,7 @@ def test_seconds_are_told_with_validation_and_without():
     phase = curve(epochs=2, best=1)
     rows = [row._replace(seconds=2.0, validation_seconds=3.0) for row in phase.rows]
     shown = Page(render_report(only(curves={"retriever-inner1": [replace(phase, rows=rows)]}))).sections["training"]
-    assert "2 epochs in 4.000 s (10.00 s with validation)" in shown
+    assert "2 epochs in 4.0 s (10.0 s with validation)" in shown
     assert "retriever for the ranker's lists, part 1" in shown
 
 
@@ -488,7 +488,7 @@ def test_what_is_wrong_with_a_log_is_said_in_colour(changes, row, level, said):
     assert found == level
     assert (said in look) if said else not look
     text = render_report(only(data=facts(**changes), when="2026-11-24 07:50 UTC"))
-    assert f'class="text wrap {level}"' in text
+    assert not look or f'<span class="look {level}">' in text
 
 
 def test_tail_share_is_its_definition():

@@ -1,6 +1,7 @@
 """``suisen data``: fetch a public data set, look into any event log."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.sources import SOURCES, load
 from suisen.errors import InputError
 from suisen.pages.report import data_table, split_rows
-from suisen.runs.config import resolve
+from suisen.runs.config import Config, resolve
 from suisen.runs.facts import data_facts, fact_lines, facts_of, schema_rows
 from suisen.runs.folder import now
 
@@ -73,7 +74,7 @@ def inspect(**given: Any) -> None:
     Kinds of features (categorical, numeric, multi, text) are inferred and shown; --kind age=numeric declares one.
     """  # noqa: D301 - \b keeps the lines for click
     config = resolve(raw_of(_named(given), given["config_file"]), models=False)
-    log = Dataset.of(config.read())
+    log, fault = _read(config)
     facts, schema = data_facts(log), schema_rows(log)
     try:
         split, refused = config.cut(log), ""
@@ -88,11 +89,14 @@ def inspect(**given: Any) -> None:
             "look_at": [dict(zip(("of", "what", "level"), look, strict=True)) for look in looks],
             "schema": [dict(zip(SCHEMA, row, strict=True)) for row in schema],
             "notes": list(log.log.notes),
+            "refused": fault,
             "split": None if split is None else {"facts": dict(split.facts), "notes": list(split.notes)},
             "split_refused": refused,
         })  # fmt: skip
         return
     click.echo(repr(log))
+    if fault:
+        _section("refused as it is, and read here without its bad rows", fault)
     _section("what was understood", "\n".join(log.log.notes) or "nothing was dropped, merged or assumed")
     _section("schema", _columns([SCHEMA, *schema]))
     _section("facts", _columns(fact_lines(facts)))
@@ -113,6 +117,17 @@ def _named(given: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError("FILE and --events or --data name the data twice; give one of them")
     known = given["file"] in SOURCES and not Path(given["file"]).exists()
     return {**given, "data__name" if known else "data__events": given["file"]}
+
+
+def _read(config: Config) -> tuple[Dataset, str]:
+    """The log; where its bad rows are why it is refused, what is left without them, and the reason."""
+    try:
+        return Dataset.of(config.read()), ""
+    except InputError as error:
+        if "bad_rows" not in str(error) or "bad_rows" in config.reading or config.place.events is None:
+            raise
+        dropping = replace(config, reading={**config.reading, "bad_rows": "drop"})
+        return Dataset.of(dropping.read()), str(error)
 
 
 def _section(title: str, body: str) -> None:

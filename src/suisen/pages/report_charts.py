@@ -73,12 +73,16 @@ def _phases(curves: Mapping[str, Sequence[Curve]]) -> Iterator[tuple[str, Curve]
             yield (f"{title}, phase {place} of {len(phases)}" if len(phases) > 1 else title), curve
 
 
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 1 else f"{seconds:,.1f}"
+
+
 def _speed(curve: Curve) -> str:
     seconds = sum(row.seconds for row in curve.rows)
     validation = sum(row.validation_seconds for row in curve.rows)
     speed = sum(row.examples_per_second * row.seconds for row in curve.rows) / seconds if seconds else 0.0
-    with_it = f" ({number(seconds + validation)} s with validation)" if validation else ""
-    parts = [f"{_epochs(len(curve.rows))} in {number(seconds)} s{with_it}", f"{speed:,.0f} examples/s", curve.stopped]
+    with_it = f" ({_seconds(seconds + validation)} s with validation)" if validation else ""
+    parts = [f"{_epochs(len(curve.rows))} in {_seconds(seconds)} s{with_it}", f"{speed:,.0f} examples/s", curve.stopped]
     return "; ".join(part for part in parts if part)
 
 

@@ -44,6 +44,7 @@ def page_of(run: Run, test: Report) -> ReportData:
         comparisons=run.comparisons.rows if run.comparisons is not None else (),
         primary=next(iter(test.values)),
         curves=rec.curves,
+        watched=f"{run.config.run.stop_on or ('ndcg@10' if run.split.test.labels is None else 'auc')} on valid",
         funnel=run.funnel,
         examples=tuple(examples(run)) if run.split.test.labels is None else (),
         hyper_parameters={name: _texts(tables[name]) for name in shown if name in tables},
