@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup demo test lint docs-test format bench-serving bench-smoke bench-accuracy bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
+.PHONY: help setup demo test lint docs-test format bench-serving bench-smoke bench-accuracy bench-defaults bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -51,6 +51,9 @@ bench-smoke: .venv/ready  ## accuracy of iALS, EASE and SASRec on public splits 
 
 bench-accuracy: .venv/ready  ## every model on public splits: MODEL=gmf DATA=ncf-ml-1m SEEDS="0 1 2" ROWS=textbook
 	$(BIN)/python benchmarks/accuracy.py --data-dir $(DATA_DIR) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) --rows $(ROWS) $(if $(THREADS),--threads $(THREADS))
+
+bench-defaults: .venv/ready  ## every model without a setting on every data set (a day; it resumes): MODEL=ials DATA=gowalla
+	$(BIN)/python benchmarks/defaults.py --data-dir $(DATA_DIR) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) --threads $(or $(THREADS),1)
 
 bench-two-tower: .venv/ready  ## Two-Tower's losses and temperatures beside each other (1 hour): DATA="gowalla ml-1m.zip"
 	$(BIN)/python benchmarks/two_tower.py losses temperature plot --data-dir $(DATA_DIR) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) $(if $(THREADS),--threads $(THREADS))

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import accuracy_table
+import defaults_table
 import experiments_table
 from common import RESULTS, ROOT, median, newest, reached, records
 
@@ -425,6 +426,20 @@ def experiments_speed(lines: list[Record]) -> str:
     return f"{title}\n\n{text}\n\n{made}\n\n{where(kept)}\n"
 
 
+def defaults(lines: list[Record], tuned: list[Record]) -> str:
+    """Every model without a setting."""
+    kept = defaults_table.judged(lines, tuned)
+    if not kept:
+        return ""
+    text = (
+        "Every model as `suisen train` gives it who names it and sets nothing. It must stand above popularity on the "
+        f"same queries, and reach {defaults_table.SHARE:.0%} of the tuned figure above where the same data has one."
+    )
+    made = table(defaults_table.HEAD, defaults_table.rows(kept))
+    said = "\n".join(dict.fromkeys(f"* {line['data']}: {line['protocol']}" for line in kept if line["metrics"]))
+    return f"## Defaults (`benchmarks/defaults.py`)\n\n{text}\n\n{made}\n\n{said}\n\n{where(kept)}\n"
+
+
 def page(results: Path = RESULTS, configs: Path = accuracy_table.CONFIGS) -> str:
     """The whole page."""
 
@@ -435,6 +450,7 @@ def page(results: Path = RESULTS, configs: Path = accuracy_table.CONFIGS) -> str
     sections = [
         accuracy(runs, configs),
         accuracy(runs, accuracy_table.TEXTBOOK, "Accuracy with the textbook's settings"),
+        defaults(read("defaults.jsonl"), runs),
         smoke(runs),
         two_tower(runs),
         training(speed),

@@ -1,4 +1,4 @@
-"""Files that nobody sees half of."""
+"""Files that nobody sees half of, and the memory that a machine has left."""
 
 import stat
 from collections.abc import Iterator
@@ -30,3 +30,18 @@ def write_text(path: Path, text: str) -> None:
     """Text as UTF-8, whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def available_memory() -> float:
+    """Bytes that this process can still be given: what the system says is free, at most what its container may hold;
+    infinite where the system says nothing.
+    """
+    found = [float("inf")]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        found += [float(limit)] if limit.isdigit() else []
+    except OSError:  # no Linux, or no container
+        pass
+    return min(found)

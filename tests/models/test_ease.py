@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -108,3 +111,52 @@ def test_a_catalogue_of_the_largest_size_is_learnt(monkeypatch):
     data = make_data(user=["a", "a"], item=[1, 2])
     monkeypatch.setattr(module, "MAX_ITEMS", data.schema.n_items)
     fit(EASE(l2=1.0), data)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("free", "said"), [(4 * 28**2 - 1, "0.0 GB for 28 items"), (8 * 24**2 - 1, "0.0 GB for 24 items")]
+)
+def test_what_the_machine_does_not_have_is_refused(monkeypatch, free, said):
+    """The weights of all items, then the inverse over those with events."""
+    data = checkerboard()
+    assert data.schema.n_items == 28
+    monkeypatch.setattr(module, "available_memory", lambda: float(free))
+    with pytest.raises(InputError, match=rf"EASE needs {said} and the machine has .* GB left; use IALS or ItemKNN"):
+        fit(EASE(), data)
+
+
+PEAK = """
+import numpy as np, scipy.sparse as sp
+from suisen.models import EASE
+from suisen.data.batch import Schema
+import suisen.models.ease as module
+x = sp.random(3000, {n}, density=0.01, format="csc", dtype=np.float32, rng=np.random.default_rng(0))
+x.data[:] = 1
+module._inverse(x[:, :50], 10.0)
+before = int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) * 1024
+net = EASE().build(Schema(2, {n}))
+module.root_matrix = lambda train: x
+net.prepare(None)
+peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024
+print((peak - before) / {n}**2)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_peak_is_what_is_stated():
+    """12 bytes per pair of items, and what is worked on at a time."""
+    n = 3500
+    done = subprocess.run([sys.executable, "-c", PEAK.format(n=n)], capture_output=True, text=True, check=True)
+    assert 11 < float(done.stdout) < 14
+
+
+@given(log=logs(labels=False), columns=st.integers(1, 4))
+def test_whatever_is_worked_on_at_a_time(log, columns):
+    data = Dataset.of(log)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "COLUMNS", columns)
+        net, _ = fit(EASE(l2=2.0), data)
+    np.testing.assert_allclose(net.weight.numpy(), slow_weights(dense_matrix(data), 2.0), atol=1e-5)

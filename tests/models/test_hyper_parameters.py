@@ -47,6 +47,7 @@ WITH: dict[str, dict[str, dict[str, Any]]] = {
 """Model → field → the values of other fields under which it is read."""
 VALUES: dict[tuple[str, str], tuple[Any, ...]] = {
     ("sasrec", "heads"): (2, 8),  # must divide dim
+    ("ials", "unobserved"): (0.1, 1.0),
     ("bert4rec", "heads"): (2, 8),
     ("wide-deep", "crosses"): ((("user", "item"),), (("user", "item"), ("history", "item"))),  # names of fields
 }

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import suisen as su
 import suisen.models.ials as module
 from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.dataset import Dataset
@@ -84,7 +85,7 @@ def test_half_sweeps_of_guests_too():
     data = make_data(
         user=["a", "a", None, None, None], item=[1, 2, 2, 3, 1], session=["r", "r", "s", "s", "t"], time=[1, 2, 3, 4, 5]
     )
-    model = IALS(dim=3, l2=0.1)
+    model = IALS(dim=3, l2=0.1, unobserved=0.3)
     net, x = prepared(data, model), dense_matrix(data)
     p = slow_half(x, net.item.weight.double().numpy(), model, 3)
     sweep(net)
@@ -94,7 +95,7 @@ def test_half_sweeps_of_guests_too():
 
 @pytest.mark.parametrize("power", [0.0, 1.0])
 def test_the_objective_never_rises(power):
-    data, model = checkerboard(), IALS(dim=6, l2=0.05, frequency_power=power, init=1.0)
+    data, model = checkerboard(), IALS(dim=6, l2=0.05, unobserved=0.3, frequency_power=power, init=1.0)
     net, x = prepared(data, model), dense_matrix(data)
     values = []
     for _ in range(8):
@@ -164,3 +165,56 @@ def test_a_history_is_folded_in_by_the_number_of_items():
         system = 0.4 * q.T @ q + q[taken].T @ q[taken] + 0.3 * (len(taken) + 0.4 * 6) * torch.eye(3).double()
         wanted = torch.linalg.solve(system, q[taken].sum(0)).float()
         torch.testing.assert_close(net.query_vectors(context)[row], wanted, rtol=1e-3, atol=1e-5)
+
+
+# -- settings that travel ----------------------------------------------------------------------------------------------
+
+
+@given(log=logs(), ratio=st.sampled_from([0.5, 7.0, 30.0]))
+def test_settings_follow_the_density(log, ratio):
+    """All pairs together weigh ``ratio`` times what the taken ones weigh; a bundle keeps the number."""
+    data = Dataset.of(log)
+    x = dense_matrix(data)
+    if not x.any():
+        return
+    net = prepared(data, IALS(dim=2, unobserved_ratio=ratio))
+    unobserved, l2 = net.settled.tolist()
+    users, items = int((x.sum(1) > 0).sum()), int((x.sum(0) > 0).sum())
+    assert unobserved * users * items == pytest.approx(ratio * x.sum())
+    per_user, per_item = x.sum() / users, x.sum() / items
+    assert l2 * (1 + ratio) == pytest.approx(0.4 * (per_user**-0.5 + per_item**-0.5))
+    start = net.item.weight.double().numpy().copy()
+    sweep(net)
+    same = slow_half(x, start, replace(net.model, unobserved=unobserved, l2=l2), items)
+    np.testing.assert_allclose(net.user.weight.numpy(), same[: data.schema.n_users], atol=2e-4)
+    assert "settled" in net.state_dict()
+    for part in ({"unobserved": 0.3}, {"l2": 0.2}):
+        given = prepared(data, IALS(dim=2, **part)).settled.tolist()
+        assert next(iter(part.values())) in given
+    assert "settled" not in prepared(data, IALS(dim=2, unobserved=0.3, l2=0.2)).state_dict()  # as bundles were before
+
+
+@pytest.mark.parametrize("items", [30, 1500])
+def test_the_defaults_hold_whatever_the_catalogue(items):
+    """Groups of ten items each: a user's held-out item is found in a small catalogue and in a large one alike."""
+    rng = np.random.default_rng(0)
+    groups = items // 10
+    user = np.repeat(np.arange(8 * groups), 4)
+    item = np.concatenate([10 * (u % groups) + rng.permutation(10)[:4] for u in range(8 * groups)])
+    rec = su.Recommender(IALS(dim=64)).fit(make_data(user=user.tolist(), item=item.tolist()))
+    assert not rec.system.notes
+    some = list(range(0, 8 * groups, max(1, groups // 10)))
+    lists = rec.recommend(users=some, k=5)
+    right = lists["item_id"].to_numpy() // 10 == lists["user_id"].to_numpy() % groups
+    assert right.mean() > 0.85
+
+
+def test_vectors_that_vanish_are_told_of():
+    data = make_data(
+        user=[u for u in range(300) for _ in range(3)], item=[3 * (u % 100) + i for u in range(300) for i in range(3)]
+    )
+    rec = su.Recommender(IALS(dim=8, unobserved=5.0, l2=1.0)).fit(data)
+    [note] = rec.system.notes
+    assert note.startswith("300 of 300 item vectors are next to nothing or not finite, and their items scored alike: ")
+    assert "suisen tune" in note
+    assert not su.Recommender(IALS(dim=8)).fit(data).system.notes

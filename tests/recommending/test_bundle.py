@@ -70,9 +70,9 @@ def test_every_model_comes_back_bit_for_bit(name, ids, tmp_path):
         same_bits(rec, back)
     users = rec.store.users.raw_ids.head(5).to_list()
     assert back.recommend(users, 20).equals(rec.recommend(users, 20))
-    assert back.similar_items(["i004"] if ids == "text" else [4], 5).equals(
-        rec.similar_items(["i004"] if ids == "text" else [4], 5)
-    )
+    if not name.startswith("popularity"):  # it refuses
+        asked = ["i004"] if ids == "text" else [4]
+        assert back.similar_items(asked, 5).equals(rec.similar_items(asked, 5))
     assert (back.retriever, back.ranker) == (rec.retriever, rec.ranker)
     assert (back.name, back.candidates, back.seed) == (rec.name, rec.candidates, rec.seed)
     assert back.system.notes == rec.system.notes

@@ -156,14 +156,14 @@ def test_pair_features_are_their_definition(rows, real):
             assert float(found[place, 1]) == pytest.approx(-torch.log2(torch.tensor(place + 1.0)).item() / 8)
 
 
-def test_similarity_vectors_are_of_length_one_and_made_once():
-    for name in ("ease", "ials", "two-tower", "fm", "popularity"):
+def test_what_compares_items_is_made_once():
+    for name in ("ials", "two-tower", "fm"):
         engine = fitted(name).engine
-        vectors = engine.similarity_vectors
+        vectors = engine.likeness.vectors
         assert vectors.shape[0] == len(engine.allowed)
         lengths = vectors.norm(dim=1)[engine.allowed]
         torch.testing.assert_close(lengths, torch.ones_like(lengths), rtol=1e-4, atol=1e-4)
-        assert engine.similarity_vectors is vectors
+        assert engine.likeness.vectors is vectors
 
 
 def test_results_lie_on_the_cpu_and_filters_follow_their_rows():

@@ -33,6 +33,8 @@ def near(rows):
 def test_a_bundle_of_the_version_before_answers_as_it_did(name):
     rec = su.load(OLD / name)
     for said in json.loads((OLD / f"{name}.json").read_text(encoding="utf-8")):
+        if name.startswith("ease") and ("similar" in said or said["ask"].get("diversity")):
+            continue  # it compared rows of weights whose diagonal is 0, so that what is most alike came out as unlike
         if "similar" in said:
             found = rec.similar_items([said["similar"]], 4)
         else:

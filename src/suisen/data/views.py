@@ -305,7 +305,8 @@ class _HardEpochs(Epochs):
 
 @dataclass(frozen=True)
 class Sequences:
-    """One example per visitor (a user, or a guest's session): the last ``length`` items taken, oldest first.
+    """One example per visitor (a user, or a guest's session): the last ``length`` items taken, oldest first, with the
+    weights of their events where train has such.
 
     With ``by_length`` batches hold sequences of like length, so that little is computed on padding: the visitors are
     shuffled, and sorted by length within chunks of ``chunk`` batches.
@@ -335,7 +336,9 @@ class _SequenceEpochs(Epochs):
         self.view = view
         self.train = train
         places, self.visitors = _windows(train.histories, view.length, view.windows)
-        self.items = places.with_values(train.histories.values[places.values])
+        weight = train.events.weight
+        weights = None if weight is None else weight[train.positive][places.values]
+        self.items = replace(places, values=train.histories.values[places.values], weights=weights)
         self.times = train.history_times[places.values]
         self.rows = (self.items.lengths >= view.least).nonzero().squeeze(1)
         if not self.rows.numel():

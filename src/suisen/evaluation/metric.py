@@ -18,8 +18,9 @@ class Facts:
 
     item_counts: Tensor
     """(n_items,): events of each item in train; row 0 counts for nothing."""
-    item_vectors: Tensor | None = None
-    """(n_items, d): what ``diversity`` compares: a model's vectors, or 0/1 rows of item features."""
+    item_vectors: Tensor | Callable[[Tensor], Tensor] | None = None
+    """What ``diversity`` compares: (n_items, d) vectors of a model, 0/1 rows of item features, or a function from lists
+    (B, k) of items to how alike each two of a list are, (B, k, k)."""
     vectors: str = "item vectors"
     """What ``item_vectors`` are, in words: printed beside the figure."""
 
@@ -30,7 +31,7 @@ class Facts:
 
     def cpu(self) -> "Facts":
         """The same on the CPU, where lists are measured."""
-        vectors = None if self.item_vectors is None else self.item_vectors.detach().cpu()
+        vectors = self.item_vectors.detach().cpu() if isinstance(self.item_vectors, Tensor) else self.item_vectors
         return replace(self, item_counts=self.item_counts.cpu(), item_vectors=vectors)
 
 

@@ -5,7 +5,7 @@ function returns one value per query, NaN where the query has none: see ``suisen
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -131,20 +131,39 @@ def popularity_bias(lists: Tensor, facts: Facts) -> Tensor:
 
 
 def diversity(lists: Tensor, facts: Facts) -> Tensor:
-    """Diversity@k = 1 − mean cosine of the list's pairs of items (intra-list diversity; Ziegler et al. 2005).
+    """Diversity@k = 1 − mean similarity of the list's pairs of items (intra-list diversity; Ziegler et al. 2005), the
+    cosine where they have vectors.
 
     With v̂ the normalised vectors and m the list's length, the mean is (‖Σv̂‖² − Σ‖v̂‖²) / m(m − 1): no pair is formed.
     A zero vector is orthogonal to all.  Lists of fewer than two items have no value.
     """
-    vectors = torch.nn.functional.normalize(facts.item_vectors.float(), dim=1)  # type: ignore[union-attr]
-    vectors[0] = 0
+    sums = _sums_of(facts)
     out = []
     for part in torch.split(lists, 1024):
-        chosen = vectors[part]  # (B, k, d)
         length = (part > 0).sum(1).double()
-        pairs = chosen.sum(1).square().sum(1).double() - chosen.square().sum((1, 2)).double()
-        out.append(torch.where(length > 1, 1 - pairs / (length * (length - 1)), torch.nan))
+        out.append(torch.where(length > 1, 1 - sums(part) / (length * (length - 1)), torch.nan))
     return torch.cat(out)
+
+
+def _sums_of(facts: Facts) -> Callable[[Tensor], Tensor]:
+    """From lists (B, k) to the sum of the similarities of each two different places of a list, (B,) float64."""
+    given = facts.item_vectors
+    if not isinstance(given, Tensor):
+        return lambda part: _sum_of_pairs(given(part), part > 0)  # type: ignore[misc]
+    vectors = torch.nn.functional.normalize(given.float(), dim=1)
+    vectors[0] = 0
+
+    def of_vectors(part: Tensor) -> Tensor:
+        chosen = vectors[part]  # (B, k, d)
+        return chosen.sum(1).square().sum(1).double() - chosen.square().sum((1, 2)).double()
+
+    return of_vectors
+
+
+def _sum_of_pairs(alike: Tensor, real: Tensor) -> Tensor:
+    """(B,): of (B, k, k) similarities, those of two different places that are ``real`` (B, k)."""
+    pairs = real[:, :, None] & real[:, None, :] & ~torch.eye(real.shape[1], dtype=torch.bool)
+    return torch.where(pairs, alike, 0.0).double().sum((1, 2))
 
 
 def _counts(facts: Facts) -> Tensor:

@@ -113,7 +113,8 @@ class BERT4RecNet(Retriever):
         sequences, hidden = self.examples(by_length(history) if groups > 1 else history)
         shown = sequences.with_values(torch.where(hidden, self.mask, sequences.values))
         query = self.head(flat_states(self.states, shown, groups)[hidden]).float()  # (hidden places, d)
-        return full_softmax(query, self.item.weight[: self.mask], sequences.values[hidden], bias=self.bias)
+        weights = None if sequences.weights is None else sequences.weights[hidden]
+        return full_softmax(query, self.item.weight[: self.mask], sequences.values[hidden], None, self.bias, weights)
 
     def query_vectors(self, contexts: Contexts) -> Tensor:
         """(B, d + 1): the head's answer at a mask behind the history, and a 1 for the bias."""

@@ -1,4 +1,4 @@
-"""What models without gradients share: ``prepare`` learns everything, from a binary matrix of who took what.
+"""What models without gradients share: ``prepare`` learns everything, from a matrix of who took what.
 
 EASE, item-kNN and popularity have no phase of training; iALS reads the same matrix.
 """
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from suisen.data.dataset import Dataset
 from suisen.data.views import Pairs, View
@@ -17,7 +18,7 @@ from suisen.models.contract import Ability, Phase, hyper_parameters
 class ClosedForm:
     """Hyper-parameters of a model that ``prepare`` learns whole."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"history", "weights"})
 
     @property
     def view(self) -> View:
@@ -40,4 +41,23 @@ def binary_matrix(train: Dataset) -> sp.csr_matrix:
     matrix = sp.csr_matrix((values, history.values.numpy(), history.offsets.numpy()), shape=shape)
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
+    return matrix
+
+
+def root_matrix(train: Dataset) -> sp.csr_matrix:
+    """``binary_matrix`` with the square root of its weight in place of each 1; the same where train has no weights.
+
+    A pair weighs what the heaviest of its positive events weighs, over the mean of all pairs: equal weights are no
+    weights, and settings keep their meaning whatever the unit.  Of roots, XᵀX holds Σ √(w_ui w_uj): on its diagonal
+    each item's weighted count, where a binary X has its count.
+    """
+    matrix = binary_matrix(train)
+    weight = train.events.weight
+    if weight is None:
+        return matrix
+    pair = train.events.visitor[train.positive] * train.schema.n_items + train.events.item[train.positive]
+    _, where = torch.unique(pair, return_inverse=True)  # rising: the order of the matrix, whose rows are sorted
+    heaviest = torch.zeros(matrix.nnz, dtype=torch.float64)
+    heaviest.scatter_reduce_(0, where, weight[train.positive].double(), "amax")
+    matrix.data[:] = (heaviest / heaviest.mean()).sqrt().numpy()
     return matrix

@@ -25,10 +25,12 @@ from suisen.models.layers import adam
 from suisen.models.tables import distinct, lookup
 from suisen.parameters import parameters
 
-Ability = Literal["new users", "new items", "history", "features"]
-"""What a model can answer.  new users / new items: those without an event in train, from their features or from what
-holds for everybody; history: it reads the items of the history at hand; features: it reads user, item or context
-features."""
+Ability = Literal["new users", "new items", "history", "features", "weights"]
+"""What a model can answer, and learn from.  new users / new items: those without an event in train, from their features
+or from what holds for everybody; history: it reads the items of the history at hand; features: it reads user, item or
+context features; weights: events that weigh more teach it more."""
+VANISHED = 1e-3
+"""Length below which a vector is next to nothing."""
 ITEMS_PER_CHUNK = 65_536
 """Items whose states are computed at a time where the whole catalogue's are wanted."""
 BAG = ("values", "offsets", "weights")
@@ -78,6 +80,8 @@ class Net(nn.Module):
     items: ItemTable
     second_stage: ClassVar[bool] = False
     """Whether it can rank what another model retrieved."""
+    compares_items: ClassVar[bool] = True
+    """Whether it can tell which items are alike."""
     reads_time: ClassVar[bool] = False
     """Whether what it makes of a context depends on when it is asked for, or on when the items of the history were
     taken: what is computed of a user then holds for that moment alone."""
@@ -121,12 +125,18 @@ class Net(nn.Module):
         """Working bytes of one score in a tile: what a caller divides its memory by."""
         return 4
 
-    def similarity_vectors(self) -> Tensor:
-        """(n_items, d) vectors, of any length, whose cosines say how alike two items are."""
+    def similarity_vectors(self) -> Tensor | None:
+        """(n_items, d) vectors, whose cosines say how alike two items are; None: see ``similarities``."""
         vectors = self.prepare_items()
         if vectors is None:
             raise TypeError(f"{type(self).__name__} has no vectors of its items")
         return vectors
+
+    def similarities(self, items: Tensor, others: Tensor) -> Tensor:
+        """(B, C): how alike each of (B,) items and each of its (B, C) others are, where no vectors say so; what an item
+        is to itself means nothing.
+        """
+        raise TypeError(f"{type(self).__name__} compares its items by vectors alone")
 
     # -- new items without training ------------------------------------------------------------------------------------
 
@@ -183,12 +193,15 @@ class CatalogueScorer(Net):
         """The score and its copy."""
         return 8
 
-    def similarity_vectors(self) -> Tensor:
-        """(n_items, n_items): each item's scores of the catalogue for a context whose history is that item alone."""
-        ids = torch.arange(len(self.items), device=self.items.trained.device)
-        nothing, none = torch.zeros_like(ids), Features.none(len(ids)).to(ids.device)
-        history = Ragged(ids, torch.arange(len(ids) + 1, device=ids.device))
-        return self.score_all(Contexts(nothing, none, none, nothing, history, nothing))
+    def similarity_vectors(self) -> Tensor | None:
+        """None: it has none."""
+        return None
+
+    def similarities(self, items: Tensor, others: Tensor) -> Tensor:
+        """(B, C): the scores of the others for a context whose history is the item alone."""
+        nothing, none = torch.zeros_like(items), Features.none(len(items)).to(items.device)
+        history = Ragged(items, torch.arange(len(items) + 1, device=items.device))
+        return self.score_all(Contexts(nothing, none, none, nothing, history, nothing)).gather(1, others)
 
 
 class Retriever(CatalogueScorer):
@@ -339,6 +352,31 @@ class Model(Protocol):
 
     def phases(self, net: Any) -> list[Phase]:
         """What the trainer runs, in order; empty where ``prepare`` learns everything."""
+
+
+def unused_weights(models: Sequence[Model | None], train: Dataset) -> tuple[str, ...]:
+    """A note for each of the models that does not learn from the weights of train's events, where some differ."""
+    weight = train.events.weight
+    if weight is None or not weight.numel() or bool((weight == weight[0]).all()):
+        return ()
+    names = [type(model).__name__ for model in models if model is not None and "weights" not in model.abilities]
+    return tuple(f"weights are not used by {name}: every event counts as one" for name in names)
+
+
+@torch.no_grad()
+def vanished_vectors(net: Net | None, train: Dataset) -> tuple[str, ...]:
+    """A note where more than one in a hundred of the items taken in train has a vector that is next to nothing or not
+    finite: such items are all scored alike, so that lists look well and are none.
+    """
+    if not isinstance(net, Retriever):
+        return ()
+    vectors = net.item_vectors()[(train.item_counts > 0).to(net.items.trained.device)]
+    lengths = vectors.float().norm(dim=1)
+    lost = int((~lengths.isfinite() | (lengths < VANISHED)).sum())
+    if lost <= len(lengths) / 100:
+        return ()
+    said = f"{lost:,} of {len(lengths):,} item vectors are next to nothing or not finite, and their items scored alike"
+    return (f"{said}: lower l2 or learning_rate (of IALS unobserved), or search the settings with suisen tune",)
 
 
 def network_of(cls: type[Any]) -> type[Net]:

@@ -21,7 +21,7 @@ from suisen.parameters import After, Search
 class FieldRanker(OnePhase):
     """Hyper-parameters of every ranker over feature fields.  A model moves a default by writing the field again."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features", "weights"})
 
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(8, 16, 32))] = 16
     """Length of a field's vector."""

@@ -26,7 +26,7 @@ from suisen.parameters import After, Search
 class NCF(OnePhase):
     """Hyper-parameters that the models of Neural Collaborative Filtering (GMF, MLP, NeuMF) share."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset()
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"weights"})
 
     negatives: Annotated[int, Field(ge=1, le=1000), Search(2, 10)] = 4
     """Items drawn for each positive."""

@@ -94,7 +94,7 @@ class GRU4RecNet(CausalNet):
             return super().sampled_loss(at, negatives)
         ids = negatives.of(at)
         positive, negative = self.scores(at, negatives, ids)
-        return bpr_max(positive, negative, negatives.own(at, ids), self.model.penalty)
+        return bpr_max(positive, negative, negatives.own(at, ids), self.model.penalty, at.weights)
 
     def item_vectors(self) -> Tensor:
         """(n_items, d)."""

@@ -53,7 +53,7 @@ class LightGCN(OnePhase):
     (10, 4)
     """
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"history", "weights"})
 
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(32, 64, 128))] = 64
     """Length of a user or item vector."""

@@ -52,31 +52,33 @@ def of_rows(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Te
 
 class _ChunkedSoftmax(torch.autograd.Function):
     """Mean cross-entropy over all rows of a table without ever holding all logits; gradients are made on the way
-    forward.  ``bias`` (m,) is added to every row of logits.
+    forward.  ``bias`` (m,) is added to every row of logits; ``share`` (n,) is what each row counts in the mean.
 
     Under autocast all three products are made in bfloat16 and summed in float32; everything else stays float32.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, bias: Tensor, chunk: int, share: Tensor
+    ) -> Tensor:
         dtype = torch.bfloat16 if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
         small = table.to(dtype)  # (m, d); no copy where the table has this type already
         grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table)
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
         total = hidden.new_zeros(())
-        weight = 1 / max(1, targets.numel())  # of one target in the mean
         for start in range(0, targets.numel(), chunk):
             part = hidden[start : start + chunk].to(dtype)  # (chunk, d)
             wanted = targets[start : start + chunk, None]  # (chunk, 1)
+            weight = share[start : start + chunk, None]  # of each target in the mean
             logits = (part @ small.T).to(hidden.dtype)  # (chunk, m)
             logits += bias
             peak = logits.amax(1, keepdim=True)  # subtracted, so that exp cannot overflow
             right = logits.gather(1, wanted)
             mass = logits.sub_(peak).exp_().sum(1, keepdim=True)
-            total += (mass.log() + peak - right).sum() * weight
+            total += ((mass.log() + peak - right) * weight).sum()
             # the gradient of the loss by the logits is softmax − 1 at the target; both written over the logits
-            logits.mul_(weight / mass)
-            logits.scatter_add_(1, wanted, logits.new_full(wanted.shape, -weight))
+            logits.mul_(mass.reciprocal() * weight)
+            logits.scatter_add_(1, wanted, -weight)
             if grad_bias is not None:
                 grad_bias += logits.sum(0)
             if dtype == hidden.dtype:
@@ -93,14 +95,15 @@ class _ChunkedSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_table, grad_bias = ctx.saved_tensors
         of_bias = None if grad_bias is None else grad_bias * grads[0]
-        return grad_hidden * grads[0], grad_table * grads[0], None, of_bias, None
+        return grad_hidden * grads[0], grad_table * grads[0], None, of_bias, None, None
 
 
 def full_softmax(
-    hidden: Tensor, table: Tensor, targets: Tensor, chunk: int | None = None, bias: Tensor | None = None
-) -> Tensor:
+    hidden: Tensor, table: Tensor, targets: Tensor, chunk: int | None = None, bias: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Mean cross-entropy of ``hidden`` (n, d) against every row 1… of ``table`` (m, d), plus ``bias`` (m,) where
-    given; targets (n,) ids ≥ 1.
+    given; targets (n,) ids ≥ 1, ``weights`` (n,) of theirs in the mean.
 
     Memory: one chunk of logits (``chunk`` × m floats) instead of n × m.  By default on a CPU 256 rows, 3.5 MB at
     m = 3,500, which stay in its caches, and at most 16 MB or 16 rows; elsewhere 4,096 rows and at most 1 GB.
@@ -114,4 +117,7 @@ def full_softmax(
         chunk = max(16, min(rows, floats // len(table)))
     bias = table.new_zeros(len(table)) if bias is None else bias.clone()
     bias[0] = -torch.inf  # row 0 is padding, no item
-    return _ChunkedSoftmax.apply(hidden, table, targets, bias, chunk)  # type: ignore[no-untyped-call]
+    share = hidden.new_full(targets.shape, 1 / max(1, targets.numel()))
+    if weights is not None:
+        share = weights / weights.sum().clamp(min=1e-12)
+    return _ChunkedSoftmax.apply(hidden, table, targets, bias, chunk, share)  # type: ignore[no-untyped-call]

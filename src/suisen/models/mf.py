@@ -36,7 +36,7 @@ class MF(OnePhase):
     (5, 4)
     """
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset()
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"weights"})
 
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(32, 64, 128, 256))] = 64
     """Length of a user or item vector."""

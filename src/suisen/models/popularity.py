@@ -1,7 +1,7 @@
 """Popularity: everybody is recommended the items that were taken most.
 
-score(u, i) = number of positive events of i in train.  As a retriever it has one dimension: query 1, item vector the
-count.  There is no loss; the cost is one pass over the events.
+score(u, i) = number of positive events of i in train, or their summed weights where they have some.  As a retriever it
+has one dimension: query 1, item vector the count.  There is no loss; the cost is one pass over the events.
 """
 
 from typing import ClassVar
@@ -28,7 +28,7 @@ class Popularity(ClosedForm):
     (10, 4)
     """
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "weights"})
 
     def build(self, schema: Schema) -> "PopularityNet":
         """A table of zeros."""
@@ -39,6 +39,7 @@ class PopularityNet(Retriever):
     """The counts of train."""
 
     second_stage: ClassVar[bool] = False  # the same order for everybody: it would undo the first stage
+    compares_items: ClassVar[bool] = False  # all its vectors point the same way
     counts: Tensor
 
     def __init__(self, n_items: int) -> None:
@@ -47,7 +48,11 @@ class PopularityNet(Retriever):
 
     def prepare(self, train: Dataset) -> None:
         """Counts; float32 holds integers up to 16.7 million exactly."""
-        self.counts.copy_(train.item_counts[:, None])
+        weight, counts = train.events.weight, train.item_counts.double()
+        if weight is not None:
+            items, weights = train.events.item[train.positive], weight[train.positive].double()
+            counts = torch.bincount(items, weights, minlength=len(counts))
+        self.counts.copy_(counts[:, None])
 
     def query_vectors(self, contexts: Contexts) -> Tensor:
         """(B, 1) of ones."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from suisen.data.dataset import Dataset
 from suisen.data.negatives import MAX_TABLE_BYTES, Sampler
 from suisen.data.ragged import Ragged
+from suisen.models.losses import weighted_mean
 from suisen.models.sequences import Positions
 from suisen.models.tables import lookup, products
 
@@ -118,25 +119,31 @@ def positive_scores(hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
 # -- losses ------------------------------------------------------------------------------------------------------------
 
 
-def sampled_softmax(positive: Tensor, negative: Tensor, log_counts: Tensor, hits: Tensor) -> Tensor:
+def sampled_softmax(
+    positive: Tensor, negative: Tensor, log_counts: Tensor, hits: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Mean over positions of −log e^p / (e^p + Σⱼ e^(sⱼ − log_countsⱼ)): p (n, 1), s (n, N).
 
     ``log_counts``, log (N q_j), is how often j is expected among the draws: subtracted, the sum's expectation is that
     of the whole catalogue (Jean et al. 2015; the positive is there for certain and is not corrected).  ``hits`` (n, N):
-    draws of the position's own item, which are left out, for the positive is in the sum already.
+    draws of the position's own item, which are left out, for the positive is in the sum already.  ``weights`` (n,): of
+    the positions in the mean, here and below.
     """
     corrected = (negative - log_counts).masked_fill(hits, -torch.inf)
-    return (torch.cat([positive, corrected], 1).logsumexp(1, keepdim=True) - positive).mean()
+    losses = torch.cat([positive, corrected], 1).logsumexp(1, keepdim=True) - positive
+    return weighted_mean(losses[:, 0], weights)
 
 
-def calibrated_bce(positive: Tensor, negative: Tensor, hits: Tensor, power: float = 1.0) -> Tensor:
+def calibrated_bce(
+    positive: Tensor, negative: Tensor, hits: Tensor, power: float = 1.0, weights: Tensor | None = None
+) -> Tensor:
     """The gBCE of Petrov & Macdonald 2023: mean over positions of −(β log σ(p) + Σⱼ log(1 − σ(sⱼ))) / (N + 1).
 
     p (n, 1), s (n, N), ``power`` β; with β = 1 the binary cross-entropy of SASRec's paper.  ``hits`` (n, N): draws that
     count for nothing.
     """
     losses = F.softplus(negative).masked_fill(hits, 0.0).sum(1) + power * F.softplus(-positive[:, 0])
-    return losses.mean() / (1 + negative.shape[1])
+    return weighted_mean(losses, weights) / (1 + negative.shape[1])
 
 
 def calibration(negatives: int, items: int, t: float) -> float:
@@ -147,15 +154,18 @@ def calibration(negatives: int, items: int, t: float) -> float:
     return share * (t * (1 - 1 / share) + 1 / share)
 
 
-def bpr_max(positive: Tensor, negative: Tensor, hits: Tensor, penalty: float) -> Tensor:
+def bpr_max(positive: Tensor, negative: Tensor, hits: Tensor, penalty: float, weights: Tensor | None = None) -> Tensor:
     """BPR-max (Hidasi & Karatzoglou 2018): mean of −log Σⱼ wⱼ σ(p − sⱼ) + λ Σⱼ wⱼ sⱼ², w = softmax over the
     negatives: the hardest ones count, and a position with an easy sample still learns.
 
     p (n, 1), s (n, N), ``penalty`` λ; ``hits`` (n, N): draws of the position's own item, left out.
     """
     some = ~hits.all(1)  # where every draw hit nothing is left
-    positive, negative, rows = positive[some], negative[some], len(some)
+    positive, negative = positive[some], negative[some]
+    share = torch.full_like(some, 1 / max(1, len(some)), dtype=positive.dtype)
+    if weights is not None:
+        share = weights / weights.sum().clamp(min=1e-12)
     log_w = negative.masked_fill(hits[some], -torch.inf).log_softmax(1)
     agreed = (log_w + F.logsigmoid(positive - negative)).logsumexp(1)
     penalised = (log_w.exp() * negative.square()).sum(1)
-    return (penalty * penalised - agreed).sum() / max(1, rows)
+    return ((penalty * penalised - agreed) * share[some]).sum()

@@ -97,4 +97,4 @@ class SASRecNet(CausalNet):
         positive, negative = self.scores(at, negatives, ids)
         t = self.model.calibration if self.model.loss == "gbce" else 0.0
         power = calibration(negatives.count, len(negatives.pool), t)
-        return calibrated_bce(positive, negative, hits, power)
+        return calibrated_bce(positive, negative, hits, power, at.weights)

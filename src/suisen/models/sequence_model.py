@@ -27,7 +27,7 @@ from suisen.parameters import After, Search
 class SequenceModel(OnePhase):
     """Hyper-parameters of every sequence model.  A model moves a default by writing the field again."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"history"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"history", "weights"})
 
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(32, 64, 128))] = 64
     """Length of an item vector and of the states."""
@@ -96,17 +96,18 @@ class CausalNet(Retriever):
             self.negatives.prepare(train)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The mean over all positions of the loss of predicting the next item."""
+        """The mean over all positions of the loss of predicting the next item, weighted as its events are."""
         at = positions(self.states, batch.contexts.history, self.model.groups)
         if self.negatives is None:
-            return full_softmax(at.hidden, self.item_vectors(), at.targets)
+            return full_softmax(at.hidden, self.item_vectors(), at.targets, weights=at.weights)
         return self.sampled_loss(at, self.negatives)
 
     def sampled_loss(self, at: Positions, negatives: Negatives) -> Tensor:
         """The softmax over drawn negatives, corrected by how often each is drawn."""
         ids = negatives.of(at)
         positive, negative = self.scores(at, negatives, ids)
-        return sampled_softmax(positive, negative, negatives.log_counts(at, ids), negatives.own(at, ids))
+        hits, log_counts = negatives.own(at, ids), negatives.log_counts(at, ids)
+        return sampled_softmax(positive, negative, log_counts, hits, at.weights)
 
     def scores(self, at: Positions, negatives: Negatives, ids: Tensor) -> tuple[Tensor, Tensor]:
         """(n, 1) scores of each position's next item and (n, N) of its negatives ``ids``."""

@@ -24,6 +24,8 @@ class Positions:
     """B rows with n values: the items that are read."""
     sequences: Ragged
     """B rows: all items of each sequence, the inputs and the last target."""
+    weights: Tensor | None = None
+    """(n,) what the events to predict weigh; None: all alike."""
 
     @property
     def owners(self) -> Tensor:
@@ -48,7 +50,8 @@ def positions(states: Callable[[Ragged], Tensor], sequences: Ragged, groups: int
     if groups > 1:
         sequences = by_length(sequences)
     inputs, targets = next_items(sequences)
-    return Positions(flat_states(states, inputs, groups), targets, inputs, sequences)
+    weights = None if sequences.weights is None else next_items(sequences.with_values(sequences.weights))[1]
+    return Positions(flat_states(states, inputs, groups), targets, inputs, sequences, weights)
 
 
 def by_length(rows: Ragged) -> Ragged:

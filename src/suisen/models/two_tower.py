@@ -67,7 +67,7 @@ class TwoTower(OnePhase):
     (10, 4)
     """
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features"})
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"new users", "new items", "history", "features", "weights"})
 
     dim: Annotated[int, Field(ge=1, le=4096), Search(choices=(32, 64, 128))] = 64
     """Length of the vectors that meet, and of each field's embedding."""

@@ -21,7 +21,7 @@ from suisen.data.read import ReadOptions, read_frame
 from suisen.display import Shown, Table, notes_of, tell, watched
 from suisen.errors import InputError
 from suisen.evaluation import Facts
-from suisen.models.contract import Model
+from suisen.models.contract import Model, unused_weights, vanished_vectors
 from suisen.parameters import keywords_of
 from suisen.pipeline import explain as explaining
 from suisen.pipeline.explain import Stage
@@ -144,9 +144,9 @@ class Recommender(Shown):
         index = build_index(stages.retriever, self.index_settings or Exact())
         engine = Engine(stages.retriever, stages.ranker, allowed, self.candidates, index)
         self.curves = stages.curves
-        system = System(
-            self.retriever, self.ranker, store, engine, self.seed, _index_recall(engine, store), stages.notes
-        )
+        notes = (*stages.notes, *unused_weights((self.retriever, self.ranker), train))
+        notes += vanished_vectors(stages.retriever, train)
+        system = System(self.retriever, self.ranker, store, engine, self.seed, _index_recall(engine, store), notes)
         epochs = {stage: [curve.best_epoch for curve in phases] for stage, phases in stages.curves.items()}
         self._system = replace(system, exclude_seen=self.exclude_seen, epochs=epochs, lists=asdict(self.lists))
         if shows:
@@ -262,7 +262,7 @@ class Recommender(Shown):
             yield answering.to_frame(self.system, queries, self.answer(queries, options))
 
     def similar_items(self, items: Sequence[RawId], k: int = 10) -> pl.DataFrame:
-        """For each item the ``k`` most alike ones by cosine: item_id, similar_id, score, rank.
+        """For each item the ``k`` most alike ones: item_id, similar_id, score, rank.
 
         Raises InputError for an item that is not known, UnsupportedQuery for one that the model cannot place.
         """
@@ -301,10 +301,11 @@ class Recommender(Shown):
         return self.engine.lists(contexts, k, Filters(exclude))
 
     def facts(self, vectors: bool = True) -> Facts:
-        """What metrics beyond accuracy need; diversity compares the first stage's item ``vectors``."""
+        """What metrics beyond accuracy need; diversity compares items as the first stage does."""
         if not vectors:
             return Facts(self.store.item_counts)
-        return Facts(self.store.item_counts, self.engine.similarity_vectors, "the retriever's item vectors")
+        alike = self.engine.likeness
+        return Facts(self.store.item_counts, alike.facts, alike.said)
 
     def posed(self, queries: Queries) -> Queries:
         """The queries as they are answered here: where ``exclude_seen`` is False, seen items are candidates."""

@@ -175,7 +175,8 @@ def _lists_of(engine: Engine, train: Dataset, rows: Tensor, options: RankerLists
     labels = torch.zeros(ids.shape)
     labels[:, 0] = 1.0
     weights = (ids > 0).float() * ~_no_negatives(train, rows[found], options.exclude_seen).holds(ids)
-    weights[:, 0] = 1.0
+    event_weight = train.events.weight
+    weights[:, 0] = 1.0 if event_weight is None else event_weight[rows[found]]
     return Lists(contexts.take(found).recent(options.history), Candidates(ids, pair), labels, weights)
 
 

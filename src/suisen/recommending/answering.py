@@ -199,21 +199,23 @@ def titles_of(system: System, answers: Answers) -> pl.Series:
 
 
 def similar(system: System, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(B, k) the items most alike to (B,) dense ones, 0 = none, and their cosines, descending; not the item itself.
+    """(B, k) the items most alike to (B,) dense ones, 0 = none, and how alike they are, descending; never itself.
 
-    Raises UnsupportedQuery for an item that the model has no vector of.
+    Raises UnsupportedQuery for an item that the model does not know, and of a model that cannot tell what is alike.
     """
     allowed = system.engine.allowed
+    if not system.engine.first.net.compares_items:
+        raise UnsupportedQuery(f"{system.name} only counts and cannot tell which items are alike; use ItemKNN or IALS")
     for at in items[~allowed[items]].tolist():
         raw = system.store.items.raw(np.array([at]))[0]
         raise UnsupportedQuery(f"item {raw!r} has no event in train and {system.name} lacks 'new items'; use TwoTower")
-    vectors = system.engine.similarity_vectors
+    likeness = system.engine.likeness
     ids, scores = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
     for chunk in items.split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
-        cosines = vectors[chunk] @ vectors.T  # (b, n_items)
-        cosines.masked_fill_(~allowed, -torch.inf)
-        cosines[torch.arange(len(chunk)), chunk] = -torch.inf
-        found, best = top_of(cosines, k)
+        alike = likeness.rows(chunk)  # (b, n_items)
+        alike.masked_fill_(~allowed, -torch.inf)
+        alike[torch.arange(len(chunk)), chunk] = -torch.inf
+        found, best = top_of(alike, k)
         ids.append(wide(found, k, 0))
         scores.append(wide(best, k, -torch.inf))
     return torch.cat(ids), torch.cat(scores)

@@ -15,6 +15,7 @@ from suisen.data.batch import Candidates, Contexts
 from suisen.data.ragged import Ragged
 from suisen.models.contract import Model, Net, Ranker, Retriever
 from suisen.recommending.diversity import mmr
+from suisen.recommending.likeness import Likeness
 from suisen.recommending.scorers import NetScorer
 from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index, search_among
 from suisen.retrieval.contract import Floats
@@ -178,7 +179,7 @@ class Engine:
             found, scores = self.retrieve(part, n, filters.take(rows))
             found, scores = self.rerank(part, found, scores)
             if diversity > 0:
-                found, scores = mmr(found, scores, self.similarity_vectors, k, diversity)
+                found, scores = mmr(found, scores, self.likeness, k, diversity)
             ids.append(wide(found[:, :k], k, 0))
             values.append(wide(scores[:, :k], k, -torch.inf))
         return torch.cat(ids), torch.cat(values)
@@ -236,10 +237,9 @@ class Engine:
         return torch.where(ids > 0, ranked, -torch.inf)
 
     @cached_property
-    @torch.no_grad()
-    def similarity_vectors(self) -> Tensor:
-        """(n_items, d) unit vectors whose products say how alike two items are."""
-        return F.normalize(self.first.net.similarity_vectors().float().cpu(), dim=1)
+    def likeness(self) -> Likeness:
+        """How alike items are, as the first stage sees them."""
+        return Likeness.of(self.first.net)
 
 
 def wide(lists: Tensor, k: int, fill: float) -> Tensor:

@@ -16,7 +16,7 @@ class SimilarParams(Message, frozen=True):
 
 
 class SimilarAnswer(Struct, frozen=True):
-    """The items most alike, by cosine."""
+    """The items most alike, by what the model compares."""
 
     request_id: str
     version: str
