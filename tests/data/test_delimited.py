@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suisen.data import delimited
+from suisen.data import records
 from suisen.data.delimited import read_delimited
 from suisen.errors import InputError
 
@@ -44,7 +44,7 @@ def test_reads_what_csv_wrote_with_its_line_numbers(rows, delimiter, newline, en
     width = len(rows[0]) if rows else 2
     text = written([header(width), *rows], delimiter, newline)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delimited, "BYTES_PER_CHUNK", chunk)
+        patch.setattr(records, "BYTES_PER_CHUNK", chunk)
         got = read_delimited("x.csv", (text if ended else text.removesuffix(newline)).encode(), delimiter)
     assert got.frame.rows() == [tuple(value or None for value in row) for row in rows]
     assert got.lines.to_list() == slow_lines(text, delimiter)
@@ -75,13 +75,13 @@ def test_a_quote_inside_unquoted_text_is_text():
 
 
 def test_text_behind_a_closed_quote_is_malformed():
-    got = read_delimited("x.csv", b'a,b\n1,"x"y\n2,z\n', ",")
+    got = read_delimited("x.csv", b'a,b\n1,"x"y\n2,z\n', ",", '"')
     assert got.frame.rows() == [("2", "z")]
     assert [(fault.reason, fault.lines.to_list()) for fault in got.malformed] == [("misplaced quotes", [2])]
 
 
 def test_without_quoting_a_quote_is_text():
-    got = read_delimited("x.tsv", b'a\tb\n1\t"x\n2\ty\n', "\t", quoting=False)
+    got = read_delimited("x.tsv", b'a\tb\n1\t"x\n2\ty\n', "\t", "none")
     assert got.frame.rows() == [("1", '"x'), ("2", "y")]
 
 
@@ -94,14 +94,25 @@ def test_a_delimiter_of_two_signs():
     ("data", "message"),
     [
         (b"\n\r\n\n", "x.csv is empty; give a header and at least one row"),
-        (b'a,b\n1,"open\n2,3\n', "a quote in the record at line 2 is never closed"),
-        (b'a,b\n5" x,1\n1,"open\n2,3\n', "a quote in the record at line 3 is never closed"),
-        (b'"a"x,b\n1,2\n', "in the header, line 1, a quoted name is followed by text"),
         (b"a,b\r1,2\r", "lines end in a carriage return alone"),
         (b"a,b,a\n1,2,3\n", "the header names 'a' twice"),
-        (b"a,b\n1,2\n3,\xe9\n", r"line 3 is not UTF-8; pass encoding=\"shift-jis\""),
+        (
+            b"a,b\n1,2\n3,caf\xe9\n",
+            r"line 3 is not UTF-8; it looks like latin-1 or cp1252 or cp1250; pass encoding=\"latin-1\"",
+        ),
     ],
 )
 def test_refuses(data, message):
     with pytest.raises(InputError, match=message):
         read_delimited("x.csv", data, ",")
+
+
+@pytest.mark.parametrize(("data", "line"), [(b'a,b\n1,"open\n2,3\n', 2), (b'a,b\n5" x,1\n1,"open\n2,3\n', 3)])
+def test_a_quote_that_is_never_closed_is_malformed_where_quotes_enclose_fields(data, line):
+    assert [fault.lines.to_list() for fault in read_delimited("x.csv", data, ",", '"').malformed] == [[line]]
+    assert read_delimited("x.csv", data, ",").frame.height == data.count(b"\n") - 1
+
+
+def test_a_header_with_misplaced_quotes_is_refused_where_quotes_enclose_fields():
+    with pytest.raises(InputError, match="in the header, line 1, a quoted name is followed by text"):
+        read_delimited("x.csv", b'"a"x,b\n1,2\n', ",", '"')

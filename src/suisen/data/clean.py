@@ -33,7 +33,8 @@ WHOLE = r"^(?:0|-?[1-9]\d*)(?:\.0+)?$"
 """Text that is a whole number, as a program writes it that may hold it as a float."""
 ROUNDED = r"^-?\d\.\d+[eE]\+\d+$"
 """A large number as programs write floats: its last digits are lost."""
-DECIMAL = r"^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?$"
+DECIMAL = r"^[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?$"
+"""A number as programs write it: also .5, 5. and +3; but 007 is text."""
 NO_NUMBER = r"(?i)^[+-]?(?:nan|inf|infinity)$"
 """What programs write among decimals for what is none: such a column is one of numbers, not of titles."""
 
@@ -213,16 +214,18 @@ def as_numbers(values: pl.Series) -> pl.Series:
 def typed(values: pl.Series) -> pl.Series:
     """A feature column from a text file: Int64 or Float64 where every value is written as one, else text.
 
-    Among decimals nan (read as missing) and inf (refused where the column is numeric) are numbers too.
+    Spaces around a number do not count.  Among decimals nan (read as missing) and inf (refused where the column is
+    numeric) are numbers too.
     """
     if values.dtype != pl.String or values.null_count() == values.len():
         return values
-    known = values.drop_nulls()
+    bare = values.str.strip_chars()
+    known = bare.drop_nulls()
     if known.str.contains(INTEGER).all():
-        return values.cast(pl.Int64)
+        return bare.cast(pl.Int64)
     decimal = known.str.contains(DECIMAL)
     numbers = decimal.any() and (decimal | known.str.contains(NO_NUMBER)).all()
-    return values.str.to_lowercase().cast(pl.Float64) if numbers else values
+    return as_numbers(bare) if numbers else values
 
 
 # -- rules ------------------------------------------------------------------------------------------------------------

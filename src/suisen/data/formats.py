@@ -3,11 +3,13 @@
 import gzip
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from suisen.data.delimited import read_delimited
+from suisen.data.delimited import first_row, read_delimited
 from suisen.data.encodings import as_utf8
 from suisen.data.json_files import json_file, json_lines
 from suisen.data.layouts.clicks import criteo, libffm, libfm
@@ -15,7 +17,7 @@ from suisen.data.layouts.folders import parquet_folder
 from suisen.data.layouts.nested import mind, otto
 from suisen.data.layouts.sequences import pairs, sequences, sessions
 from suisen.data.log import Kind
-from suisen.data.raw import FileOptions, Format, Raw, raw_of_frame
+from suisen.data.raw import NUMBERED, FileOptions, Format, Raw, raw_of_frame
 from suisen.errors import InputError, unknown
 
 Reader = Callable[[str, bytes, FileOptions], Raw]
@@ -24,9 +26,12 @@ SUFFIXES: Mapping[str, Format] = {
     ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
     ".pq": "parquet", ".libfm": "libfm", ".libsvm": "libfm", ".libffm": "libffm", ".ffm": "libffm",
     ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow", ".inter": "recbole", ".user": "recbole",
-    ".item": "recbole",
+    ".item": "recbole", ".txt": "text", ".dat": "text", ".data": "text", ".tab": "tsv",
 }  # fmt: skip
-OTHER_DELIMITERS = "\t;|"
+DELIMITERS = ("::", "\t", "|", ";", ",", " ")
+"""What separates fields, the surest first."""
+GUESSED_BY = 100
+"""Lines by which a delimiter is guessed."""
 ATOMIC_KINDS: Mapping[str, Kind] = {"token": "categorical", "token_seq": "multi", "float": "numeric"}
 """RecBole's types of a column, as ours."""
 
@@ -85,33 +90,63 @@ def _columnar(name: str, data: bytes, chosen: Format, read: Callable[[bytes], pl
     return raw_of_frame(name, frame)
 
 
-def _commas(name: str, data: bytes, options: FileOptions) -> Raw:
-    return _delimited(name, data, ",", options)
-
-
-def _tabs(name: str, data: bytes, options: FileOptions) -> Raw:
-    return _delimited(name, data, "\t", options)
-
-
-def _delimited(name: str, data: bytes, usual: str, options: FileOptions) -> Raw:
+def _delimited(usual: str | None, name: str, data: bytes, options: FileOptions) -> Raw:
+    """``usual``: the delimiter of the format; None where it has none."""
     data = as_utf8(name, data, options.encoding)
-    delimiter = options.delimiter
-    notes: tuple[str, ...] = ()
+    delimiter, notes = options.delimiter, []
     if delimiter is None:
-        delimiter, notes = _delimiter(name, data, usual)
+        delimiter = _delimiter(name, data, usual)
+        if delimiter != usual:
+            why = "as its lines show" if usual is None else f"the header has no {usual!r}"
+            notes.append(f"{name}: fields are separated by {delimiter!r} ({why})")
     if not delimiter or delimiter in '"\r\n':
         raise InputError(f"delimiter = {delimiter!r} cannot stand between fields; give a character such as ',' or ';'")
-    text = read_delimited(name, data, delimiter)
-    return Raw(name, text.frame, text.lines, "line", True, text.malformed, notes=notes)
+    columns = _numbers(first_row(data, delimiter)) if options.columns == NUMBERED else options.columns
+    if columns != options.columns and columns:
+        notes.append(f"{name}: line 1 is read as data, the columns are called 1 to {len(columns)}")
+    text = read_delimited(name, data, delimiter, options.quote, columns)
+    raw = Raw(name, text.frame, text.lines, "line", True, text.malformed, notes=(*notes, *text.notes))
+    return _with_nulls(raw, options)
 
 
-def _delimiter(name: str, data: bytes, usual: str) -> tuple[str, tuple[str, ...]]:
-    """The usual one, unless the header has none of it and one other sign that separates."""
-    header = data[: data.find(b"\n") % (len(data) + 1)].decode(errors="replace")
-    others = [sign for sign in OTHER_DELIMITERS if sign in header]
-    if usual in header or len(others) != 1:
-        return usual, ()
-    return others[0], (f"{name}: fields are separated by {others[0]!r} (the header has no {usual!r})",)
+def _delimiter(name: str, data: bytes, usual: str | None) -> str:
+    """The usual one, unless the header has none of it and one other sign that separates.  Where none is usual, the one
+    that every line has, and has as often; the first where several are.
+    """
+    lines = data[: 1 << 16].decode(errors="ignore").split("\n")[:GUESSED_BY]
+    lines = [line for line in (lines[:-1] or lines) if line.strip()] or [""]
+    if usual is not None:
+        others = [sign for sign in DELIMITERS[:-1] if sign in lines[0] and sign != usual]
+        return others[0] if usual not in lines[0] and len(others) == 1 else usual
+    often = {sign: {line.count(sign) for line in lines} for sign in DELIMITERS}
+    found = [sign for sign, counts in often.items() if 0 not in counts]
+    if not found:
+        raise InputError(f"{name}: no sign separates fields in all of its first lines; pass delimiter=")
+    return min(found, key=lambda sign: len(often[sign]))
+
+
+def _numbers(row: list[str]) -> tuple[str, ...]:
+    """1, 2, … as names of the columns where the first row is data (it holds digits), not these names themselves."""
+    numbers = tuple(map(str, range(1, len(row) + 1)))
+    return numbers if any(map(str.isdigit, "".join(row))) and tuple(row) != numbers else ()
+
+
+def _with_nulls(raw: Raw, options: FileOptions) -> Raw:
+    """Null in place of the texts that stand for a missing value, with a note on what was met where."""
+    tokens = list(options.null_values)
+    met, written, frame = [], {}, raw.frame
+    for column in frame.iter_columns():
+        which = column.is_in(tokens)
+        if which.any():
+            found = column.filter(which).value_counts(sort=True).rows()
+            met += [f"{count:,} {token!r} in {column.name}" for token, count in found]
+            written[column.name] = column
+            frame = frame.with_columns(column.set(which, None))
+    if not met:
+        return raw
+    said = ", ".join(met[:8]) + (f" and {len(met) - 8} more" if len(met) > 8 else "")
+    note = f"{raw.name}: read as missing: {said}; null_values= says which texts are"
+    return replace(raw, frame=frame, notes=(*raw.notes, note), written=written)
 
 
 # -- RecBole's atomic files -------------------------------------------------------------------------------------------
@@ -120,8 +155,9 @@ def _delimiter(name: str, data: bytes, usual: str) -> tuple[str, tuple[str, ...]
 def _atomic(name: str, data: bytes, options: FileOptions) -> Raw:
     """``name:type`` headers, tabs between the fields, no quotes; sequences are split at spaces."""
     data = as_utf8(name, data, options.encoding)
-    text = read_delimited(name, data, options.delimiter or "\t", quoting=False)
-    frame, kinds, notes = text.frame, {}, []
+    text = read_delimited(name, data, options.delimiter or "\t", "none")
+    raw = _with_nulls(Raw(name, text.frame, text.lines, "line", True, text.malformed, notes=text.notes), options)
+    frame, kinds, notes = raw.frame, {}, list(raw.notes)
     for header in frame.columns:
         column, _, kind = header.rpartition(":")
         if not column or kind not in (*ATOMIC_KINDS, "float_seq"):
@@ -134,7 +170,7 @@ def _atomic(name: str, data: bytes, options: FileOptions) -> Raw:
         if kind == "token_seq":
             frame = frame.with_columns(pl.col(column).str.split(" ").list.eval(pl.element().filter(pl.element() != "")))
         kinds[column] = ATOMIC_KINDS[kind]
-    return Raw(name, frame, text.lines, "line", True, text.malformed, kinds, tuple(notes))
+    return replace(raw, frame=frame, kinds=kinds, notes=tuple(notes))
 
 
 def beside(path: str | Path, suffix: str) -> Path | None:
@@ -151,8 +187,9 @@ def beside(path: str | Path, suffix: str) -> Path | None:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 READERS: Mapping[Format, Reader] = {
-    "csv": _commas, "tsv": _tabs, "jsonl": json_lines, "json": json_file, "parquet": _parquet, "arrow": _arrow,
-    "recbole": _atomic, "sequences": sequences, "sessions": sessions, "pairs": pairs, "otto": otto, "mind": mind,
-    "libfm": libfm, "libffm": libffm, "criteo": criteo,
+    "csv": partial(_delimited, ","), "tsv": partial(_delimited, "\t"), "text": partial(_delimited, None),
+    "jsonl": json_lines, "json": json_file, "parquet": _parquet,
+    "arrow": _arrow, "recbole": _atomic, "sequences": sequences, "sessions": sessions, "pairs": pairs,
+    "otto": otto, "mind": mind, "libfm": libfm, "libffm": libffm, "criteo": criteo,
 }  # fmt: skip
 """Format → what reads it.  A new format has its file, its name in ``suisen.data.raw.Format``, and its line here."""

@@ -1,22 +1,27 @@
 """``Raw``: one table as it stands in its source, with the place of each row; and how a file is read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import polars as pl
 
 from suisen.arguments import is_table, shown
 from suisen.data.clean import Fault
-from suisen.data.encodings import Encoding
+from suisen.data.encodings import encoding_named
 from suisen.data.log import Kind
-from suisen.errors import InputError, missing_extra
+from suisen.errors import InputError, missing_extra, unknown
 
 Format = Literal[
-    "csv", "tsv", "jsonl", "json", "parquet", "arrow", "recbole",
+    "csv", "tsv", "text", "jsonl", "json", "parquet", "arrow", "recbole",
     "sequences", "sessions", "pairs", "otto", "mind", "libfm", "libffm", "criteo",
 ]  # fmt: skip
+Quote = Literal["auto", "none", '"', "'", "backslash"]
+NULLS = ("NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "None", r"\N", "-")
+"""What programs write into text files where a value is missing: R, spreadsheets, pandas, databases, JSON, Python."""
+NUMBERED = ("#",)
+"""In place of the names of columns: the columns are known by their positions, 1, 2, …"""
 
 MISFITS = (TypeError, ValueError, pl.exceptions.PolarsError)
 """What the libraries raise for values of several types, and for columns of several lengths."""
@@ -44,6 +49,8 @@ class Raw:
     """Columns that are context features where the caller names none."""
     ordered: bool = False
     """Whether the rows of each user are in the order in which they happened."""
+    written: Mapping[str, pl.Series] = field(default_factory=dict)
+    """Column → its values as they were written, where some of them stand for a missing value (``null_values``)."""
 
     def place(self, row: int) -> str:
         """Where a row (first = 0) stands in the source, in words."""
@@ -52,11 +59,25 @@ class Raw:
 
 @dataclass(frozen=True)
 class FileOptions:
-    """How a file is read; see ``suisen.data.read.ReadOptions``."""
+    """How a file is read; see ``suisen.data.read.ReadOptions``.
+
+    Raises InputError for a value outside a closed list and for columns named twice.
+    """
 
     delimiter: str | None = None
-    encoding: Encoding = "utf-8"
+    encoding: str = "utf-8"
     format: Format | None = None
+    quote: Quote = "auto"
+    columns: Sequence[str] = ()
+    null_values: Sequence[str] = NULLS
+
+    def __post_init__(self) -> None:
+        if self.quote not in get_args(Quote):
+            raise unknown("quote", self.quote, get_args(Quote))
+        for name in ("columns", "null_values"):
+            if isinstance(getattr(self, name), str):
+                raise InputError(f"{name} = {getattr(self, name)!r} is one text; give a list of texts")
+        encoding_named(self.encoding)
 
 
 def raw_of_frame(name: str, table: Any) -> Raw:

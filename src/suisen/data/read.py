@@ -34,20 +34,21 @@ from suisen.arguments import is_table, listed, shown
 from suisen.data import clean
 from suisen.data.clean import BadRows, Keep, Sieve
 from suisen.data.encode import SEPARATOR
-from suisen.data.encodings import Encoding
 from suisen.data.formats import beside, raw_of_path
 from suisen.data.layouts.matrices import is_matrix, raw_of_matrix
 from suisen.data.layouts.told import told
 from suisen.data.log import Col, Kind, Log
-from suisen.data.raw import FileOptions, Format, Raw, raw_of_frame
+from suisen.data.raw import NULLS, NUMBERED, FileOptions, Format, Quote, Raw, raw_of_frame
 from suisen.data.tables import (
     Columns,
     Table,
     existing,
     file_options,
+    headless,
     ids_of,
     met,
     read_table,
+    refuse_nulls,
     several_types,
     unreserved,
 )
@@ -112,8 +113,16 @@ class ReadOptions:
     """"all"; "first" or "last" of each (user, item); "exact": one of the rows that are equal in every column."""
     delimiter: str | None = None
     """Between the fields of a text file; default: a comma (.csv), a tab (.tsv)."""
-    encoding: Encoding = "utf-8"
-    """"utf-8", "shift-jis" or "latin-1"."""
+    quote: Quote = "auto"
+    """What a quote means in a text file: "auto" (as the file shows), "none" (it is text), '"' or "'" (they enclose
+    fields, as in RFC 4180), "backslash" (double quotes with backslash escapes)."""
+    columns: Sequence[str] = ()
+    """Names of the columns of a text file without a header, in order; or call user and item by their positions, from
+    1."""
+    null_values: Sequence[str] = NULLS
+    """Texts that stand for a missing value in a text file, beside the empty one."""
+    encoding: str = "utf-8"
+    """Of a text file: utf-8, utf-16, shift-jis, euc-jp, gb18030, big5, euc-kr, cp1251, cp1252, latin-1, …"""
     time_unit: TimeUnit = "auto"
     """"auto", "s", "ms", "us", "ns" or "iso"."""
     time_format: str | None = None
@@ -159,7 +168,9 @@ class ReadOptions:
     @property
     def file(self) -> FileOptions:
         """How the events' file is read."""
-        return FileOptions(self.delimiter, self.encoding, self.format)
+        numbered = all(str(role).isdigit() for role in (self.user, self.item))
+        columns = self.columns or (NUMBERED if numbered else ())
+        return FileOptions(self.delimiter, self.encoding, self.format, self.quote, columns, self.null_values)
 
 
 def _name(role: str, value: Any) -> str | None:
@@ -232,6 +243,7 @@ def _columns(raw: Raw, options: ReadOptions) -> dict[str, str]:
             usual, columns = ", ".join(USUAL[role]), ", ".join(raw.frame.columns)
             raise InputError(
                 f"{raw.name} has no {role} column of a usual name ({usual}); columns: {columns}; pass {role}="
+                + headless(raw)
             )
     if found["event"] and not options.event_weights:
         types = raw.frame[found["event"]].drop_nulls().unique(maintain_order=True).head(5).cast(pl.String).to_list()
@@ -298,6 +310,9 @@ def _read_ids(reading: _Reading) -> None:
             out[role] = ids_of(raw, reading.roles[role], reading.notes)
     if "user" not in out:
         out[Col.USER] = pl.repeat(None, raw.frame.height, dtype=pl.String, eager=True)
+    for role, name in reading.roles.items():
+        if role not in (("user", "session") if "session" in out else ()):
+            refuse_nulls(raw, name, sieve)
     nobody, name = out[Col.USER].is_null(), reading.roles.get("user", "user")
     if "session" in out:
         sieve.refuse(reading.roles["session"], "is missing, and so is the user", nobody & out[Col.SESSION].is_null())

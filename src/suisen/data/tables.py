@@ -10,6 +10,7 @@
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from suisen.data.clean import BadRows, Sieve, as_ids, same_ids, typed
+from suisen.data.clean import DECIMAL, BadRows, Sieve, as_ids, same_ids, typed
 from suisen.data.encode import infer_kind
 from suisen.data.formats import raw_of_path
 from suisen.data.log import Kind
@@ -34,9 +35,26 @@ def existing(raw: Raw, role: str, name: str) -> str:
     columns = raw.frame.columns
     if name in columns:
         return name
+    if raw.text and str(name).isdigit() and 0 < int(name) <= len(columns):
+        return columns[int(name) - 1]
     near = get_close_matches(name, columns, n=1)
     mend = f"did you mean {near[0]!r}? " if near else ""
-    raise InputError(f"{role} = {name!r} is no column of {raw.name}; {mend}columns: {', '.join(columns)}")
+    raise InputError(
+        f"{role} = {name!r} is no column of {raw.name}; {mend}columns: {', '.join(columns)}{headless(raw)}"
+    )
+
+
+def headless(raw: Raw) -> str:
+    """The mend where the names of a text file's columns look like a row of data: one of them is a number."""
+    looks = raw.text and any(re.fullmatch(DECIMAL, name) for name in raw.frame.columns)
+    return "; line 1 looks like data: name the columns of a file without a header with columns=" if looks else ""
+
+
+def refuse_nulls(raw: Raw, name: str, sieve: Sieve) -> None:
+    """Marks as bad the rows in which a text of ``null_values`` stands in a column that must be filled."""
+    if name in raw.written:
+        stood = raw.frame[name].is_null() & raw.written[name].is_not_null()
+        sieve.refuse(name, "stands for a missing value (null_values=)", stood, raw.written[name])
 
 
 def unreserved(raw: Raw, name: str, taken: Collection[str]) -> None:
@@ -193,9 +211,13 @@ def read_table(
     if raw.frame.width == 0:
         raise InputError(f"{raw.name} has no columns; give the {owner}'s id and its features")
     key = key if key in raw.frame.columns else raw.frame.columns[0]
+    if raw.text and re.fullmatch(DECIMAL, key):
+        mend = f'name the columns of a file without a header with {owner}_table={{"columns": …}}'
+        raise InputError(f"{raw.name}: line 1 looks like data ({', '.join(raw.frame.columns)}); {mend}")
     notes = list(raw.notes)
     ids = ids_of(raw, key, notes)
     sieve = Sieve(raw.name, raw.places, raw.unit, raw.malformed)
+    refuse_nulls(raw, key, sieve)
     sieve.refuse(key, "is missing", ids.is_null())
     sieve.refuse(key, "is there twice", ids.is_not_null() & ~ids.is_first_distinct(), ids)
     notes.extend(sieve.settle(bad_rows))

@@ -114,7 +114,7 @@ def _labels(name: str, words: pl.Series) -> tuple[pl.Series, tuple[str, ...]]:
 def criteo(name: str, data: bytes, options: FileOptions) -> Raw:
     """The 40 columns of the display advertising challenge and of the terabyte logs."""
     head = "\t".join(CRITEO).encode() + b"\n"
-    text = read_delimited(name, head + as_utf8(name, data, options.encoding), "\t", quoting=False)
+    text = read_delimited(name, head + as_utf8(name, data, options.encoding), "\t", "none")
     malformed = tuple(replace(fault, lines=fault.lines - 1) for fault in text.malformed)
     kinds: dict[str, Kind] = {each: "numeric" if each.startswith("I") else "categorical" for each in CRITEO[1:]}
     return _as_clicks(Raw(name, text.frame, text.lines - 1, "line", True, malformed, kinds), CRITEO[1:])

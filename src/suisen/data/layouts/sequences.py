@@ -8,17 +8,14 @@ import numpy as np
 import polars as pl
 
 from suisen.data.clean import Fault
-from suisen.data.encodings import as_utf8
+from suisen.data.encodings import as_utf8, decoded
 from suisen.data.raw import FileOptions, Raw
 from suisen.errors import InputError
 
 
 def words_of(name: str, data: bytes, options: FileOptions) -> tuple[pl.Series, pl.Series]:
     """(words, lines): lists of text and Int64 line numbers (first = 1) of the lines that are not blank."""
-    try:
-        text = as_utf8(name, data, options.encoding).decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name} is not UTF-8 (byte {error.start:,}); pass encoding=") from None
+    text = decoded(name, as_utf8(name, data, options.encoding))
     lines = pl.Series("words", text.split("\n"), dtype=pl.String)
     if options.delimiter is None:
         words = lines.str.extract_all(r"\S+")
