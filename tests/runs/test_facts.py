@@ -1,5 +1,10 @@
+import re
+from types import SimpleNamespace
+
 import pytest
 
+from suisen.models import EASE, RETRIEVERS, SECOND_STAGES, DeepFM
+from suisen.runs.config import settings_in
 from suisen.runs.facts import advice, data_facts, fact_lines
 from suisen.training.options import Curve, EpochRow
 from tests.helpers import make_data
@@ -22,11 +27,21 @@ def curve(metrics, best, stopped="no better validation metric in 2 epochs"):
     ],
 )
 def test_a_stage_that_was_best_at_once_says_what_to_try(found, said):
-    lines = advice({"retriever": [], "ranker": [found]})
+    lines = advice(SimpleNamespace(curves={"retriever": [], "ranker": [found]}, retriever=EASE(), ranker=DeepFM()))
     assert len(lines) == bool(said)
     if said:
         assert lines[0].startswith(f"ranker: {said}")
-        assert "--ranker.learning-rate" in lines[0]
+        assert f"--ranker.learning-rate {DeepFM().learning_rate / 3:.1g}, more --ranker.dropout" in lines[0]
+
+
+def test_only_settings_that_the_model_has_are_named():
+    found = curve([0.2, 0.1, 0.1], 1)
+    models = [*RETRIEVERS.items(), *SECOND_STAGES.items()]
+    for name, model in models:
+        for line in advice(SimpleNamespace(curves={"ranker": [found]}, retriever=None, ranker=model())):
+            known = {setting.flag for setting in settings_in("ranker" if name in SECOND_STAGES else "retriever", name)}
+            named = set(re.findall(r"--[a-z.0-9-]+", line))
+            assert named <= {flag.replace("--retriever", "--ranker") for flag in known}, name
 
 
 @pytest.mark.parametrize(("again", "share"), [(0, "0.0%"), (1, "25.0%"), (3, "50.0%")])

@@ -1,6 +1,6 @@
 """Facts of a data set for people: counts, times, sparsity, the long tail, and the schema that models see."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -14,7 +14,7 @@ from suisen.data.ordered import OrderedLog
 from suisen.pages.report import DataFacts
 from suisen.pages.report_charts import tail_share
 from suisen.pages.words import span
-from suisen.training.options import Curve
+from suisen.pipeline.recommender import Recommender
 
 HEAD = 0.1
 """Share of the items that is the head of the tail."""
@@ -22,6 +22,8 @@ POINTS = 50
 """Points of the curve of the long tail."""
 EARLY = 2
 """A best epoch up to this one is suspiciously early."""
+CALMER = {"dropout": "more", "l2": "more", "dim": "a smaller"}
+"""Settings that keep a model from learning by heart, and which way to turn them."""
 LOSSES = (" dropped", " repeat another")
 """Words of reading's notes on rows that are lost or doubtful."""
 STRETCHES = 60
@@ -141,16 +143,25 @@ def _values(column: Column) -> str:
     return f"{len(column.vocabulary):,}: {shown}{', …' if len(column.vocabulary) > SHOWN else ''}"
 
 
-def advice(curves: Mapping[str, Sequence[Curve]]) -> list[str]:
-    """What to try where a stage was at its best after an epoch or two and then only got worse."""
-    return [
-        f"{stage}: the best of {len(curve.rows)} epochs was epoch {curve.best_epoch}: it learns too fast or overfits; "
-        f"try a third of --{stage}.learning-rate, more --{stage}.regularisation or --{stage}.dropout, or a smaller "
-        f"--{stage}.dim, as far as the model has them; a second stage that stays below the first alone is best left out"
-        for stage, phases in curves.items()
-        for curve in phases
-        if curve.best_metric is not None and curve.best_epoch <= EARLY < len(curve.rows)
-    ]
+def advice(recommender: Recommender) -> list[str]:
+    """What to try where a model was at its best after an epoch or two and then only got worse."""
+    out = []
+    for section, model in (("retriever", recommender.retriever), ("ranker", recommender.ranker)):
+        for curve in recommender.curves.get(section, ()):
+            if curve.best_metric is not None and curve.best_epoch <= EARLY < len(curve.rows):
+                best = f"the best of {len(curve.rows)} epochs was epoch {curve.best_epoch}"
+                out.append(
+                    f"{section}: {best}: it learns too fast, or by heart; try {', '.join(_tries(section, model))}"
+                )
+    return out
+
+
+def _tries(section: str, model: Any) -> list[str]:
+    """Settings of the model against learning too fast or by heart."""
+    rate = getattr(model, "learning_rate", None)
+    slower = [] if rate is None else [f"--{section}.learning-rate {rate / 3:.1g}"]
+    more = [f"{word} --{section}.{key}" for key, word in CALMER.items() if hasattr(model, key)]
+    return [*slower, *more] or ["a simpler model"]
 
 
 def fact_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:

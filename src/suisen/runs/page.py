@@ -52,7 +52,7 @@ def page_of(run: Run, test: Report) -> ReportData:
         notes=dict(
             reading=run.data.log.notes,
             split=run.split.notes,
-            training=[*rec.system.notes, *advice(rec.curves)],
+            training=[*rec.system.notes, *advice(rec)],
             evaluation=test.notes,
         ),
     )

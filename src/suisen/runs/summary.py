@@ -30,7 +30,7 @@ def summary(run: Run) -> str:
 def data_lines(run: Run) -> str:
     """What was read, how it was cut, and the notes of both and of training."""
     first = f"{run.data.size}; train {len(run.split.train.events):,} events, test {len(run.split.test):,} queries"
-    trained = (*run.recommender.system.notes, *advice(run.recommender.curves))
+    trained = (*run.recommender.system.notes, *advice(run.recommender))
     notes = (*run.data.log.notes, *run.split.notes, *trained)
     return "\n".join([first, *(f"note: {note}" for note in notes)])
 
