@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -53,6 +54,36 @@ def test_inspect_shows_what_is_left_of_a_file_that_is_refused(tmp_path):
     assert "1 bad row" in refused("data", "inspect", tmp_path / "log.csv", "--bad-rows", "refuse")
     (tmp_path / "log.csv").write_text("user,item,time\n,x,1500000000\n")
     assert "no event is left" in refused("data", "inspect", tmp_path / "log.csv")
+
+
+PLAIN = "user,item,time\na,x,2012-04-03T18:00:09+02:00\nb,y,2012-05-03T18:00:09+02:00\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words", "said"),
+    [
+        ("a.csv", PLAIN.encode(), [], ["read as csv; UTF-8; fields separated by ','; no quotes", "16:00:09"]),
+        ("a.csv", b"\xef\xbb\xbf" + PLAIN.encode(), [], ["UTF-8 with a mark"]),
+        ("a.csv.gz", gzip.compress(PLAIN.encode()), [], ["a.csv.gz: read as csv; UTF-8"]),
+        ("a.tsv", PLAIN.replace(",", "\t").encode(), [], ["read as tsv", "separated by '\\t'"]),
+        ("a.csv", PLAIN.replace(",", ";").encode(), [], ["separated by ';'"]),
+        ("a.csv", PLAIN.replace(",", "!").encode(), ["--delimiter", "!"], ["separated by '!'"]),
+        ("a.csv", PLAIN.replace("x", '"x"').encode(), [], ["quotes enclose fields"]),
+        ("a.csv", PLAIN.replace("x", "caf\xe9").encode("latin-1"), ["--encoding", "latin-1"], ["LATIN-1"]),
+        ("a.jsonl", b'{"user": "a", "item": "x"}\n{"user": "b", "item": "y"}\n', [], ["read as jsonl", "no order"]),
+        ("a.csv", b"user,item,time\na,x,20140101\nb,y,20140102\n", [], ["dates written yyyymmdd", "1 Jan 2014"]),
+        ("a.csv", b"user,item,time\n1.0,x,1500000000\n2,y,1500000100\n", [], ["'.0'", "seconds since 1970"]),
+        ("a.csv", f"{PLAIN}a,x,2012-06-03T18:00:09+02:00\n".encode(), [], ["33.3% of the events (1) repeat"]),
+    ],
+)
+def test_inspect_says_what_was_understood_of_a_file(name, data, words, said, tmp_path):
+    (tmp_path / name).write_bytes(data)
+    shown = spaced(call("data", "inspect", tmp_path / name, *words).stdout)
+    assert all(part in shown for part in said), shown
+
+
+def spaced(text):
+    return " ".join(text.split())
 
 
 @pytest.mark.parametrize("both", [["--events", "my.csv"], ["--data", "ml-100k"]])

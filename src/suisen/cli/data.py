@@ -1,5 +1,6 @@
 """``suisen data``: fetch a public data set, look into any event log."""
 
+import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import click
 
 from suisen.cli.options import echo_json, raw_of, with_settings
 from suisen.data.dataset import Dataset
+from suisen.data.formats import SUFFIXES
 from suisen.data.sources import SOURCES, load
 from suisen.errors import InputError
 from suisen.pages.report import data_table, split_rows
@@ -18,6 +20,12 @@ from suisen.runs.folder import now
 
 SCHEMA = ("of", "field", "kind", "values")
 """Head of the schema."""
+
+
+DELIMITERS = {"csv": ",", "tsv": "\t", "text": ","}
+"""Formats of delimited text, and what separates their fields where nobody says otherwise."""
+MARKS = {b"\xef\xbb\xbf": "UTF-8 with a mark", b"\xff\xfe": "UTF-16 by its mark", b"\xfe\xff": "UTF-16 by its mark"}
+"""First bytes that tell an encoding."""
 
 
 @click.group(short_help="Fetch a public data set, look into any event log.")
@@ -75,6 +83,7 @@ def inspect(**given: Any) -> None:
     """  # noqa: D301 - \b keeps the lines for click
     config = resolve(raw_of(_named(given), given["config_file"]), models=False)
     log, fault = _read(config)
+    notes = [*_file_line(config, log.log.notes), *log.log.notes]
     facts, schema = data_facts(log), schema_rows(log)
     try:
         split, refused = config.cut(log), ""
@@ -88,7 +97,7 @@ def inspect(**given: Any) -> None:
             "facts": facts,
             "look_at": [dict(zip(("of", "what", "level"), look, strict=True)) for look in looks],
             "schema": [dict(zip(SCHEMA, row, strict=True)) for row in schema],
-            "notes": list(log.log.notes),
+            "notes": notes,
             "refused": fault,
             "split": None if split is None else {"facts": dict(split.facts), "notes": list(split.notes)},
             "split_refused": refused,
@@ -97,7 +106,7 @@ def inspect(**given: Any) -> None:
     click.echo(repr(log))
     if fault:
         _section("refused as it is, and read here without its bad rows", fault)
-    _section("what was understood", "\n".join(log.log.notes) or "nothing was dropped, merged or assumed")
+    _section("what was understood", "\n".join(notes) or "nothing was dropped, merged or assumed")
     _section("schema", _columns([SCHEMA, *schema]))
     _section("facts", _columns(fact_lines(facts)))
     _section("what to look at", "\n".join(f"{of}: {what}" for of, what, _ in looks) or "nothing stands out")
@@ -128,6 +137,28 @@ def _read(config: Config) -> tuple[Dataset, str]:
             raise
         dropping = replace(config, reading={**config.reading, "bad_rows": "drop"})
         return Dataset.of(dropping.read()), str(error)
+
+
+def _file_line(config: Config, notes: Sequence[str]) -> list[str]:
+    """How the events' file was read, as far as no note says it: format, encoding, delimiter, quotes."""
+    path, given = Path(str(config.place.events)), config.reading
+    if config.place.events is None or not path.is_file():
+        return []
+    plain = path.with_suffix("") if path.suffix == ".gz" else path
+    chosen = given.get("format") or SUFFIXES.get(plain.suffix.lower(), "")
+    if chosen not in DELIMITERS:
+        return [f"{path.name}: read as {chosen}"]
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        data = file.read()
+    marked = next((name for mark, name in MARKS.items() if data.startswith(mark)), None)
+    said = [f"{path.name}: read as {chosen}", marked or str(given.get("encoding") or "utf-8").upper()]
+    if not any("separated by" in note for note in notes):
+        said.append(f"fields separated by {given.get('delimiter') or DELIMITERS[chosen]!r}")
+    if given.get("quote", "auto") != "auto":
+        said.append(f"quote = {given['quote']}")
+    elif not any("quote" in note for note in notes):
+        said.append("quotes enclose fields" if b'"' in data else "no quotes")
+    return ["; ".join(said)]
 
 
 def _section(title: str, body: str) -> None:
