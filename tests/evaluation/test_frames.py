@@ -123,10 +123,33 @@ def test_equal_scores_and_equal_ranks_find_nothing_by_luck():
         assert [report.value(f"hr@{k}") for k in (1, 2, 3)] == [0, 0, 1]
 
 
+def test_equal_scores_are_ties_whatever_the_ranks_beside_them_say():
+    frame = {"user_id": ["a"] * 3, "item_id": [1, 2, 3], "score": [5.0, 5.0, 1.0], "rank": [1, 2, 3]}
+    report = su.evaluate_frame(frame, {"user_id": ["a"], "item_id": [1]}, ["hr@1", "hr@2"])
+    assert [report.value("hr@1"), report.value("hr@2")] == [0, 1]
+
+
 def test_scores_that_float32_cannot_tell_apart_are_told_apart():
     frame = {"user_id": ["a"] * 3, "item_id": [1, 2, 3], "score": [1e9 + 3, 1e9 + 2, 1e9 + 1]}
     report = su.evaluate_frame(frame, {"user_id": ["a"], "item_id": [2]}, ["mrr@3"])
     assert report.value("mrr@3") == 0.5
+
+
+def test_columns_of_the_test_that_are_not_read_are_said():
+    test = {"user_id": ["a"], "item_id": [1], "rating": [1.0]}
+    report = su.evaluate_frame({"user_id": ["a"], "item_id": [1], "rank": [1]}, test, ["hr@1"])
+    assert "every row counts as taken; 1 more columns are not read" in str(report.notes)
+
+
+def test_where_people_take_things_again_seen_items_may_be_recommended():
+    rec, test = fitted("ease"), plain()
+    users = rec.store.users.raw(test.contexts.user.numpy()).to_list()
+    past = [rec.store.items.raw(row).to_list() for row in rows(test.contexts.history)]
+    frame = rec.recommend(users, 30, history=past, exclude_seen=False)
+    report = su.evaluate(rec, test, ["hr@10"], exclude_seen=False)
+    table = su.evaluate_frame(frame, test, ["hr@10"], exclude_seen=False)
+    assert table.value("hr@10") == pytest.approx(report.value("hr@10"), abs=1e-6)
+    assert (table.protocol, table.fingerprint) == (report.protocol, report.fingerprint)
 
 
 def test_a_diversified_list_goes_by_its_rank():

@@ -99,6 +99,8 @@ def test_events_come_in_order_of_time_and_once():
 def test_new_items_by_features_are_recommended_and_known_ones_keep_their_scores():
     rec, table = rec_of("two-tower"), small_log().items
     twin = table.filter(pl.col("item") == "i020").with_columns(pl.lit("new").alias("item"))
+    both = folded(rec, ["u0003"], ["new"], item_features=pl.concat([twin, table.head(3)]))
+    assert "3 items of the table were known and keep their features" in both.system.notes[-1]
     new = folded(rec, ["u0003"], ["new"], item_features=twin)
     asked = [new.recommend(history=[TAKEN], k=81), rec.recommend(history=[TAKEN], k=81)]
     both = asked[0].join(asked[1], on="item_id", suffix="_before")

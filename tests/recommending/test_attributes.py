@@ -13,6 +13,7 @@ ITEMS = pl.DataFrame({
     "genre": ["Drama|War", "Comedy", "Drama", "Comedy|Drama", None, "War|Crime"],
     "year": [1990, 1995, 2000, 2005, 2010, None],
     "shelf": ["x", "y", "x", "y", "x", "z"],
+    "sale": [True, False, True, None, False, True],
 })  # fmt: skip
 
 
@@ -39,6 +40,8 @@ def rec():
         ({"year": 1995}, "b"),
         ({"year": ["1990", 2010.0]}, "ae"),
         ({"genre": {"War"}, "year": (None, None)}, "a"),
+        ({"sale": True}, "acf"),
+        ({"sale": "false"}, "be"),
         ({}, "abcdef"),
     ],
 )

@@ -70,7 +70,7 @@ def evaluate_frame(
     if isinstance(test, Queries):
         asked = _of_queries(with_seen(test) if repeats or not exclude_seen else test)
     else:
-        asked = _of_table(_table("test", test), user, item)
+        asked = _of_table(_table("test", test), user, item, notes)
     facts = Facts(torch.zeros(0)) if asked.train is None else Facts(asked.train.counts)
     for each in chosen:
         if each.metric.of_lists is not None and asked.train is None:
@@ -122,9 +122,11 @@ def _of_queries(queries: Queries) -> _Test:
     return _Test(users, items, own, fingerprint(queries), asked.train)
 
 
-def _of_table(raw: Raw, user: str | None, item: str | None) -> _Test:
+def _of_table(raw: Raw, user: str | None, item: str | None, notes: list[str]) -> _Test:
     """One query per user, in the order in which they first appear."""
     frame = pl.DataFrame([_ids(raw, "user", user), _ids(raw, "item", item)])
+    unused = raw.frame.width - 2
+    notes += [f"{raw.name}: every row counts as taken; {unused} more columns are not read"] if unused else []
     rows = frame.group_by("user", maintain_order=True).agg("item")
     users, items = rows["user"], rows["item"].explode()
     text = "\x1f".join([*users.to_list(), *items.to_list()])

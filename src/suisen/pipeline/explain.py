@@ -63,7 +63,7 @@ def _by_history(system: System, history: Tensor, shares: Tensor) -> pl.DataFrame
 def _pair(system: System, contexts: Contexts, seen: Ragged, item: int) -> Tensor:
     """(1, 1, p) the pair features of the item in the list that the ranker is given."""
     engine = system.engine
-    exclude = seen.keep(seen.values != item)
+    exclude = seen.keep((seen.values != item) & system.exclude_seen)
     ids, scores = engine.retrieve(contexts, engine.candidates, Filters(exclude))
     place = (ids[0] == item).nonzero()
     if not place.numel():

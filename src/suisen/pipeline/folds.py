@@ -19,6 +19,7 @@ from suisen.data.splits import GlobalTime
 from suisen.display import Shown, Table
 from suisen.errors import InputError
 from suisen.evaluation import Report
+from suisen.evaluation.metrics import parse
 from suisen.evaluation.report import LEVEL, interval, number
 from suisen.training.options import RunOptions
 
@@ -74,7 +75,9 @@ class Rolling:
 
 
 class FoldScore(NamedTuple):
-    """One metric over folds; ``low``, ``high``: 95 % t interval of the mean, NaN where there is one fold."""
+    """One metric over folds; ``low``, ``high``: 95 % t interval of the mean within the metric's
+    bounds, NaN where there is one fold.
+    """
 
     metric: str
     value: float
@@ -104,7 +107,9 @@ class CrossValidation(Shown):
         mean, half = float(each.mean()), math.nan
         if len(each) > 1:
             half = float(student.ppf((1 + LEVEL) / 2, len(each) - 1) * each.std(ddof=1) / math.sqrt(len(each)))
-        return FoldScore(metric, mean, mean - half, mean + half, tuple(each.tolist()))
+        least, most = parse(metric).metric.bounds
+        low, high = np.clip([mean - half, mean + half], least, most).tolist()
+        return FoldScore(metric, mean, low, high, tuple(each.tolist()))
 
     def __len__(self) -> int:
         return len(self.reports)
@@ -113,8 +118,12 @@ class CrossValidation(Shown):
         each = [
             (s.metric, number(s.value), interval(s.low, s.high), " ".join(map(number, s.folds))) for s in self.scores
         ]
-        protocols = dict.fromkeys(f"fold: {report.protocol}" for report in self.reports)
-        return [f"{self.name}: {len(self)} folds", Table(HEAD, each), *protocols]
+        said = [
+            line
+            for at, report in enumerate(self.reports, 1)
+            for line in (f"fold {at}: {report.protocol}", *(f"fold {at}, note: {note}" for note in report.notes))
+        ]
+        return [f"{self.name}: {len(self)} folds", Table(HEAD, each), *said]
 
     def to_frame(self) -> pl.DataFrame:
         """One row per metric: model, metric, value, low, high, folds (a list of each fold's value)."""

@@ -49,7 +49,7 @@ def _meets(name: str, values: pl.Series, wanted: Any, separator: str | None) -> 
         return values.cast(pl.Float64).is_in([_number(name, value) for value in asked]).fill_null(value=False)
     rows = _texts(values, separator)
     held = rows.explode().drop_nulls().unique()
-    texts = [str(value) for value in asked]
+    texts = [str(value).lower() if values.dtype == pl.Boolean else str(value) for value in asked]
     for text in texts:
         if text not in held:
             raise unknown(f"where: {name}", text, held.sort().to_list())
