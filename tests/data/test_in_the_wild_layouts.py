@@ -300,7 +300,7 @@ def test_mind(tmp_path):
     assert [raw_items(data, row) for row in data.histories.tolist() if row] == [["N9", "N8", "N2", "N3"]]
     with pytest.raises(InputError, match="1 shown news have no -0 or -1 behind them"):
         read_path(put(tmp_path, "test.tsv", MIND.replace("N2-1", "N2")), format="mind")
-    with pytest.raises(InputError, match="1 bad row, at line 2: the line has not the fields impression, user"):
+    with pytest.raises(InputError, match="1 bad row, at line 2: the record has 4 fields and the header 5"):
         read_path(put(tmp_path, "torn.tsv", MIND.replace("\t\tN2", "\tN2")), format="mind")
     with pytest.raises(InputError, match="time is missing"):
         read_path(put(tmp_path, "time.tsv", MIND.replace("9:05:58 AM", "soon")), format="mind")

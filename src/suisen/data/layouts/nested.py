@@ -5,6 +5,7 @@ from dataclasses import replace
 import polars as pl
 
 from suisen.data.clean import Fault
+from suisen.data.delimited import read_delimited
 from suisen.data.encodings import as_utf8
 from suisen.data.json_files import json_lines
 from suisen.data.raw import FileOptions, Raw
@@ -52,7 +53,7 @@ def mind(name: str, data: bytes, options: FileOptions) -> Raw:
     if unlabelled:
         raise InputError(f"{name}: {unlabelled:,} shown news have no -0 or -1 behind them; the test part has no labels")
     past = frame.group_by("user", maintain_order=True).agg(
-        pl.col("line").first(), pl.col("time").min(), pl.col("history").filter(pl.col("history") != "").first()
+        pl.col("line").first(), pl.col("time").min(), pl.col("history").drop_nulls().first()
     )
     past = past.with_columns(pl.col("history").str.extract_all(r"\S+").alias("item")).explode("item")
     past = past.filter(pl.col("item").is_not_null()).select(
@@ -65,24 +66,11 @@ def mind(name: str, data: bytes, options: FileOptions) -> Raw:
 
 
 def _behaviours(name: str, data: bytes) -> tuple[pl.DataFrame, tuple[Fault, ...]]:
-    """The five columns with their lines; lines of another width and of unreadable times are faults."""
-    lines = pl.Series("text", data.decode(errors="replace").split("\n"), dtype=pl.String).str.strip_chars_end("\r")
-    frame = lines.to_frame().with_row_index("line", offset=1).filter(pl.col("text") != "")
-    fields = pl.col("text").str.split("\t")
-    frame = frame.with_columns(pl.col("line").cast(pl.Int64), fields.alias("fields"))
-    whole = frame["fields"].list.len() == len(MIND)
-    wrong = Fault(
-        "lines that have not five fields",
-        f"the line has not the fields {', '.join(MIND)}",
-        frame["line"].filter(~whole),
-    )
-    frame = frame.filter(whole).select(
-        "line", *(pl.col("fields").list.get(i).alias(each) for i, each in enumerate(MIND))
-    )
-    frame = frame.with_columns(
+    """The five columns with their lines; lines of another width are faults."""
+    text = read_delimited(name, "\t".join(MIND).encode() + b"\n" + data, "\t", "none")
+    frame = text.frame.with_columns(
+        (text.lines - 1).alias("line"),
         pl.col("impression").cast(pl.Int64, strict=False),
         pl.col("time").str.to_datetime(MIND_TIME, strict=False, time_unit="us"),
     )
-    if frame.height == 0:
-        raise InputError(f"{name} holds no line of the fields {', '.join(MIND)}, with tabs between them")
-    return frame, (wrong,) if wrong.lines.len() else ()
+    return frame, tuple(replace(fault, lines=fault.lines - 1) for fault in text.malformed)

@@ -12,9 +12,12 @@ from pathlib import Path
 from suisen.arguments import choice
 from suisen.data.dataset import Dataset, told
 from suisen.data.log import Log
+from suisen.data.sources.ads import ADS
 from suisen.data.sources.contract import Source
 from suisen.data.sources.download import home
+from suisen.data.sources.logs import LOGS
 from suisen.data.sources.movielens import MOVIELENS
+from suisen.data.sources.reviews import REVIEWS
 from suisen.errors import InputError
 from suisen.parameters import keywords_of
 
@@ -22,6 +25,9 @@ SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
         *MOVIELENS,
+        *REVIEWS,
+        *LOGS,
+        *ADS,
     )
 }  # fmt: skip
 """Every data set that ``load`` knows."""

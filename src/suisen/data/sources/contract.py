@@ -3,7 +3,10 @@
 CONTRIBUTING.md shows how one is added: one file in this folder and one line in ``SOURCES``.
 """
 
+import gzip
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +34,12 @@ class Tables:
     """Column user first, then features; one row per user."""
     items: pl.DataFrame | None = None
     """Column item first, then features and titles; one row per item."""
+    ordered: bool = False
+    """Whether the rows of each user stand in the order in which they happened, where there are no times."""
+    parts: tuple[int, int] | None = None
+    """Where the data set is published as a split: the rows at which valid and test begin (``--split given``)."""
+    notes: tuple[str, ...] = ()
+    """What the reader assumed, in words."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +47,11 @@ class Layout:
     """One way in which a data set is laid out in files."""
 
     sample: Mapping[str, bytes]
-    """The names of the files, by which a folder or an archive is known to hold the data set, and of each some made-up
-    lines in its format: what the contract suite reads."""
+    """The names of the files, by which a folder or an archive is known to hold the data set (in a folder each may be
+    packed, ``.gz``), and of each some made-up lines in its format: what the contract suite reads."""
     read: Callable[[Files], Tables]
-    """From the files to tables.  What it raises on damaged files is turned into an InputError that names the source."""
+    """From the files to tables; what is packed as ``.gz`` is unpacked before.  What it raises on damaged files is
+    turned into an InputError that names the source."""
     inside: str = ""
     """Folder of the files inside an archive, with a "/" at its end."""
 
@@ -55,8 +65,10 @@ class Source:
     """How many events, users and items of what, and of when."""
     licence: str
     """Whose it is and what may be done with it."""
-    downloads: tuple[Download, ...]
+    downloads: tuple[Download, ...] = ()
     """Where it can be fetched, tried in this order."""
+    page: str = ""
+    """Where there is no download: the address of the page from which a person gets it."""
     layouts: tuple[Layout, ...]
     """How it is laid out, the official layout first."""
     kinds: Mapping[str, Kind] = field(default_factory=dict)
@@ -65,6 +77,9 @@ class Source:
     @property
     def advice(self) -> str:
         """What a person does who has to get the files by hand."""
+        if not self.downloads:
+            files = ", ".join(self.layouts[0].sample)
+            return f"get it by hand from {self.page} and pass the folder that holds {files} as data_dir"
         official = self.downloads[0]
         folder = self.layouts[0].inside or f"{self.name}/"
         return f"get {official.origin} and pass the folder that holds {official.file} or {folder} as data_dir"
@@ -75,8 +90,8 @@ class Source:
             return place
         below = [place, *(place / layout.inside for layout in self.layouts if layout.inside), place / self.name]
         folders = [folder for folder in below if any(_holds(folder, layout) for layout in self.layouts)]
-        files = [place / download.file for download in self.downloads if (place / download.file).is_file()]
-        return next(iter([*folders, *files]), None)
+        names = [*(download.file for download in self.downloads), f"{self.name}.zip"]
+        return next(iter([*folders, *(place / file for file in names if (place / file).is_file())]), None)
 
     def fetch(self, cache: Path) -> tuple[Path, str]:
         """The file in ``cache`` and a note on where it comes from.  Raises InputError where no download succeeds."""
@@ -86,33 +101,48 @@ class Source:
                 return download.fetch(cache), "; ".join([*failures, download.said])
             except Unreachable as error:
                 failures.append(str(error))
-        raise InputError(f"{self.name}: {'; '.join(failures)}; {self.advice}")
+        failed = "; ".join(failures) or "it cannot be fetched from here"
+        raise InputError(f"{self.name}: {failed}; {self.advice}")
 
     def read(self, place: Path) -> Tables:
         """The tables of a folder or file.  Raises InputError where it is damaged or of another layout."""
         for download in self.downloads:
             if place.name == download.file:
                 download.verify(place)
-        damage = (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError, pl.exceptions.PolarsError)
+        damage: tuple[type[Exception], ...] = (
+            zipfile.BadZipFile,
+            tarfile.TarError,
+            zlib.error,
+            pl.exceptions.PolarsError,
+        )
+        damage += (KeyError, OSError, EOFError, ValueError)
         try:
             return self._read(place)
         except damage as error:
+            said = next(iter(str(error).splitlines()), type(error).__name__)
             raise InputError(
-                f"{place}: not the official layout of {self.name}, or damaged ({error}); fetch it anew"
+                f"{place}: not the official layout of {self.name}, or damaged ({said}); fetch it anew"
             ) from None
 
     def _read(self, place: Path) -> Tables:
         if place.is_dir():
             layout = next((each for each in self.layouts if _holds(place, each)), self.layouts[0])
-            return layout.read(lambda file: (place / file).read_bytes())
+            return layout.read(lambda file: _bytes(_packed(place / file)))
+        packed = tarfile.is_tarfile(place) or zipfile.is_zipfile(place)
         for layout in self.layouts:
-            if set(layout.sample) == {place.name}:  # the data set is this one file
-                return layout.read(lambda _: place.read_bytes())
+            if not packed and {file.removesuffix(".gz") for file in layout.sample} == {place.name.removesuffix(".gz")}:
+                return layout.read(lambda _: _bytes(place))  # the data set is this one file
+        if tarfile.is_tarfile(place):
+            members = _members(place)
+            return self._inside(set(members), members.__getitem__)
         with zipfile.ZipFile(place) as archive:
-            inside = set(archive.namelist())
-            fits = [each for each in self.layouts if all(f"{each.inside}{file}" in inside for file in each.sample)]
-            layout = next(iter(fits), self.layouts[0])
-            return layout.read(lambda file: archive.read(f"{layout.inside}{file}"))
+            return self._inside(set(archive.namelist()), archive.read)
+
+    def _inside(self, names: set[str], read: Files) -> Tables:
+        """The tables of an archive that holds files of these names."""
+        fits = [each for each in self.layouts if all(f"{each.inside}{file}" in names for file in each.sample)]
+        layout = next(iter(fits), self.layouts[0])
+        return layout.read(lambda file: _unpacked(read(f"{layout.inside}{file}")))
 
     def log(self, place: Path, positive_from: float | None = None) -> Log:
         """The log of a folder or file.
@@ -122,7 +152,7 @@ class Source:
         """
         tables = self.read(place)
         self._check(place, tables)
-        events, items, notes = tables.events, tables.items, []
+        events, items, notes = tables.events, tables.items, [*tables.notes]
         if positive_from is not None:
             if RATING not in events.columns:
                 raise InputError(f"{self.name} has no ratings that positive_from could judge; leave it out")
@@ -138,7 +168,8 @@ class Source:
         events = events.select(*own, *context)
         known = {*context, *(name for table in (tables.users, items) if table is not None for name in table.columns)}
         kinds = {name: kind for name, kind in self.kinds.items() if name in known}
-        return Log(events, tables.users, items, kinds, tuple(f"{self.name}: {note}" for note in notes))
+        said = tuple(f"{self.name}: {note}" for note in notes)
+        return Log(events, tables.users, items, kinds, said, tables.ordered, tables.parts)
 
     def _check(self, place: Path, tables: Tables) -> None:
         """Raises InputError for tables without rows and for events that lack what they must have."""
@@ -155,4 +186,25 @@ class Source:
 
 
 def _holds(folder: Path, layout: Layout) -> bool:
-    return all((folder / file).is_file() for file in layout.sample)
+    return all(_packed(folder / file).is_file() for file in layout.sample)
+
+
+def _packed(path: Path) -> Path:
+    """The file, or the one of its name with ``.gz`` behind it or without it."""
+    others = (path, path.with_name(f"{path.name}.gz"), path.with_name(path.name.removesuffix(".gz")))
+    return next((other for other in others if other.is_file()), path)
+
+
+def _bytes(path: Path) -> bytes:
+    return _unpacked(path.read_bytes())
+
+
+def _unpacked(data: bytes) -> bytes:
+    return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+
+
+def _members(place: Path) -> dict[str, bytes]:
+    """The files of a tar archive by their names, read and never unpacked onto the disk."""
+    with tarfile.open(place) as archive:
+        found = ((each.name, archive.extractfile(each)) for each in archive)
+        return {name: file.read() for name, file in found if file is not None}

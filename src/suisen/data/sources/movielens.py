@@ -5,19 +5,17 @@ because it is not known before the item was seen: ``positive_from=4`` makes a la
 gender, occupation and zip_code (100K, 1M); item features are title, year (from the title) and genres.
 """
 
-from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
 import polars as pl
 
-from suisen.data.delimited import STAND_IN
 from suisen.data.log import Col, Kind
-from suisen.data.sources.contract import Files, Layout, Source, Tables
-from suisen.data.sources.download import WebFile, WheelFile
+from suisen.data.sources.contract import Files, Layout, Tables
+from suisen.data.sources.download import WheelFile
+from suisen.data.sources.published import published, sample_of
+from suisen.data.sources.text import MICROSECONDS, table
 
-SERVER = "https://files.grouplens.org/datasets/movielens/"
-LICENCE = "GroupLens, University of Minnesota: research use; no redistribution, no commercial use without permission"
 KINDS: dict[str, Kind] = {
     "age": "numeric", "gender": "categorical", "occupation": "categorical", "zip_code": "categorical",
     "title": "text", "year": "numeric", "genres": "multi",
@@ -35,18 +33,6 @@ OCCUPATIONS = (
 )  # fmt: skip
 """Of ML-1M's codes 0…20, in words, as its README has them."""
 NO_GENRES = "(no genres listed)"
-MICROSECONDS = 10**6
-
-
-def _table(data: bytes, separator: str, columns: Mapping[str, Any], encoding: str = "utf-8") -> pl.DataFrame:
-    """Text without a header and without quotes, of exactly these columns."""
-    text = data if encoding == "utf-8" else data.decode(encoding).encode()
-    if len(separator) > 1:
-        text, separator = text.replace(separator.encode(), STAND_IN), STAND_IN.decode()
-    frame = pl.read_csv(BytesIO(text), has_header=False, separator=separator, quote_char=None, schema=columns)
-    if frame.height == 0 or frame[frame.columns[-1]].null_count() == frame.height:
-        raise pl.exceptions.ShapeError(f"lines of {len(columns)} fields were expected")
-    return frame
 
 
 MOVIES: dict[str, Any] = {"item": pl.Int64, "title": pl.String, "genres": pl.String}
@@ -67,11 +53,11 @@ def _genre_list(joined: pl.Expr) -> pl.Expr:
 
 def _ml_100k(files: Files) -> Tables:
     """u.data (tabs), u.user and u.item (bars, Latin-1, one flag per genre)."""
-    ratings = _table(files("u.data"), "\t", RATINGS)
+    ratings = table(files("u.data"), "\t", RATINGS)
     user = {"user": pl.Int64, "age": pl.Int64, "gender": pl.String, "occupation": pl.String, "zip_code": pl.String}
-    users = _table(files("u.user"), "|", user)
+    users = table(files("u.user"), "|", user)
     head = {"item": pl.Int64, "title": pl.String, "released": pl.String, "video": pl.String, "url": pl.String}
-    wide = _table(files("u.item"), "|", {**head, **dict.fromkeys(GENRES, pl.Int64)}, "latin-1")
+    wide = table(files("u.item"), "|", {**head, **dict.fromkeys(GENRES, pl.Int64)}, "latin-1")
     flags = [pl.when(pl.col(genre) == 1).then(pl.lit(genre)) for genre in GENRES]
     return _tables(ratings, wide.with_columns(pl.concat_list(flags).list.drop_nulls().alias("genres")), users)
 
@@ -99,20 +85,20 @@ def _ml_1m(files: Files) -> Tables:
     """ratings.dat, users.dat and movies.dat (``::``, Latin-1); ages are the least of their bracket."""
     user = {"user": pl.Int64, "gender": pl.String, "age": pl.Int64, "occupation": pl.Int64, "zip_code": pl.String}
     occupation = pl.col("occupation").replace_strict(dict(enumerate(OCCUPATIONS)), return_dtype=pl.String)
-    users = _table(files("users.dat"), "::", user, "latin-1").with_columns(occupation)
+    users = table(files("users.dat"), "::", user, "latin-1").with_columns(occupation)
     order = ("user", "age", "gender", "occupation", "zip_code")
-    ratings = _table(files("ratings.dat"), "::", RATINGS)
+    ratings = table(files("ratings.dat"), "::", RATINGS)
     return _tables(ratings, _movies_dat(files, "latin-1"), users.select(order))
 
 
 def _movies_dat(files: Files, encoding: str) -> pl.DataFrame:
-    movies = _table(files("movies.dat"), "::", MOVIES, encoding)
+    movies = table(files("movies.dat"), "::", MOVIES, encoding)
     return movies.with_columns(_genre_list(pl.col("genres")))
 
 
 def _ml_10m(files: Files) -> Tables:
     """ratings.dat and movies.dat (``::``, UTF-8); nothing of the users."""
-    return _tables(_table(files("ratings.dat"), "::", RATINGS), _movies_dat(files, "utf-8"))
+    return _tables(table(files("ratings.dat"), "::", RATINGS), _movies_dat(files, "utf-8"))
 
 
 def _ml_csv(files: Files) -> Tables:
@@ -122,56 +108,11 @@ def _ml_csv(files: Files) -> Tables:
     return _tables(ratings, movies.with_columns(_genre_list(pl.col("genres"))))
 
 
-U_LAYOUT = Layout(
-    sample={
-        "u.data": b"1\t10\t5\t881250949\n2\t10\t3\t881250950\n2\t20\t4\t881250951\n",
-        "u.user": b"1|24|M|technician|85711\n2|53|F|other|94043\n",
-        "u.item": b"10|Toy Tale (1995)|01-Jan-1995||http://x|0|0|0|1|1|1" + 13 * b"|0" + b"\n"
-        b"20|unknown||||1" + 18 * b"|0" + b"\n",
-    },
-    read=_ml_100k,
-    inside="ml-100k/",
-)
-ATOMIC_LAYOUT = Layout(
-    sample={
-        "ml-100k.inter": b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
-        b"1\t10\t5\t881250949\n2\t10\t3\t881250950\n2\t20\t4\t881250951\n",
-        "ml-100k.user": b"user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n"
-        b"1\t24\tM\ttechnician\t85711\n2\t53\tF\tother\t94043\n",
-        "ml-100k.item": b"item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
-        b"10\tToy Tale\t1995\tChildren's Comedy Animation\n20\tunkonwn\tunkonwn\tunknown\n",
-    },
-    read=_atomic,
-    inside="recbole/dataset_example/ml-100k/",
-)
-DAT_SAMPLE = {
-    "ratings.dat": b"1::10::5::978300760\n2::10::3::978300761\n2::20::4::978300762\n",
-    "movies.dat": b"10::Toy Tale (1995)::Animation|Comedy\n20::Heat (1995)::Action\n",
-}
-ML_1M_LAYOUT = Layout({**DAT_SAMPLE, "users.dat": b"1::F::1::10::48067\n2::M::56::16::70072\n"}, _ml_1m, "ml-1m/")
-ML_10M_LAYOUT = Layout(DAT_SAMPLE, _ml_10m, "ml-10M100K/")
-CSV_SAMPLE = {
-    "ratings.csv": b"userId,movieId,rating,timestamp\n1,10,5.0,964982703\n2,10,3.0,964982704\n2,20,4.0,964982705\n",
-    "movies.csv": b'movieId,title,genres\n10,"Tale, A (1995)",Animation|Comedy\n20,Heat,(no genres listed)\n',
-}
-
-
-def _source(name: str, description: str, *layouts: Layout, copies: tuple[WheelFile, ...] = ()) -> Source:
-    """MovieLens ``name``: GroupLens publishes the archive and, beside it, its MD5."""
-    official = WebFile(f"{SERVER}{name}.zip", f"{SERVER}{name}.zip.md5", "GroupLens")
-    layouts = layouts or (Layout(CSV_SAMPLE, _ml_csv, f"{name}/"),)
-    return Source(
-        name=name, description=description, licence=LICENCE, downloads=(official, *copies), layouts=layouts, kinds=KINDS
-    )
-
-
+ATOMIC_LAYOUT = Layout(sample_of("ml-100k-atomic"), _atomic, "recbole/dataset_example/ml-100k/")
 WHEEL = WheelFile("recbole==1.2.1", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407")
 MOVIELENS = (
-    _source("ml-100k", "100,000 ratings, 943 users, 1,682 films, 1998", U_LAYOUT, ATOMIC_LAYOUT, copies=(WHEEL,)),
-    _source("ml-1m", "1,000,209 ratings, 6,040 users, 3,883 films, 2003", ML_1M_LAYOUT),
-    _source("ml-10m", "10,000,054 ratings, 69,878 users, 10,681 films, 2009", ML_10M_LAYOUT),
-    _source("ml-20m", "20,000,263 ratings, 138,493 users, 27,278 films, 2015"),
-    _source("ml-25m", "25,000,095 ratings, 162,541 users, 62,423 films, 2019"),
-    _source("ml-32m", "32,000,204 ratings, 200,948 users, 87,585 films, 2023"),
-    _source("ml-latest-small", "100,836 ratings, 610 users, 9,742 films, 2018"),
+    published("ml-100k", _ml_100k, ATOMIC_LAYOUT, copies=(WHEEL,), kinds=KINDS),
+    published("ml-1m", _ml_1m, kinds=KINDS),
+    published("ml-10m", _ml_10m, kinds=KINDS),
+    *(published(name, _ml_csv, kinds=KINDS) for name in ("ml-20m", "ml-25m", "ml-32m", "ml-latest-small")),
 )
