@@ -87,7 +87,7 @@ def test_a_dataset_lists_its_notes_and_features():
     for said in (str(data), Tags(data._repr_html_()).said):
         assert "colour (categorical)" in said
         assert "not used: more" in said
-        assert "from 1970-01-01T00:00:10Z to 1970-01-01T00:00:30Z" in said
+        assert "from 1970-01-01 00:00:10 to 1970-01-01 00:00:30 UTC" in said
 
 
 def test_a_recommender_says_what_it_learnt():
@@ -95,7 +95,7 @@ def test_a_recommender_says_what_it_learnt():
     said = str(rec)
     assert f"{len(rec.curves['retriever'][0].rows)}" in said
     assert f"{rec.curves['retriever'][0].best_metric:.4f}" in said
-    assert "MF(dim=4" in said
+    assert "MF(dim=4, epochs=3) " in said
     assert repr(rec).startswith("Recommender(MF(dim=4")
     assert "not fitted yet" in str(su.Recommender(su.EASE()))
 
@@ -242,3 +242,9 @@ def test_validation_has_its_own_seconds():
     rec = su.Recommender(su.MF(dim=4, epochs=2)).fit(small_split().train, small_split().valid)
     assert all(row.validation_seconds > 0 for row in rec.curves["retriever"][0].rows)
     assert rec.curves["retriever"][0].rows[0].seconds > 0
+
+
+def test_the_funnels_stages_are_words():
+    said = str(objects()["funnel"])
+    assert re.search(r"^left by the filters +\d", said, re.MULTILINE)
+    assert re.search(r"^shown \(top 10\) +\d", said, re.MULTILINE)

@@ -62,7 +62,7 @@ def test_a_notebook_runs_as_a_script(name, tmp_path):
 
 @pytest.mark.skipif(
     not (find_spec("nbclient") and find_spec("ipykernel")),
-    reason="nbclient and ipykernel are not installed (pip install 'suisen[notebook]'); the cells ran as scripts",
+    reason="nbclient and ipykernel are not installed (make setup brings them); the cells ran as scripts",
 )
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)

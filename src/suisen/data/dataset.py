@@ -167,7 +167,8 @@ class Dataset(OrderedLog, Shown):
             for owner, count in counts.items()
         ]
         times = self.events.time
-        when = [f"from {spelt(int(times.min()))} to {spelt(int(times.max()))}"] if self.has_time and len(times) else []
+        first, last = (spelt(int(end))[:19].replace("T", " ") for end in (times.min(), times.max()))
+        when = [f"from {first} to {last} UTC"] if self.has_time else []
         return [repr(self), *when, Table(("what", "number", "features"), rows), *notes_of(self.log.notes)]
 
     def titles(self, dense: Tensor | np.ndarray[Any, Any]) -> list[str]:

@@ -85,7 +85,8 @@ class Funnel(Shown):
         return asdict(self)
 
     def _parts(self) -> list[str | Table]:
-        stages = [[s.stage, f"{s.items:,.0f}", f"{s.hits:,}", f"{s.lost:,}"] for s in self.stages]
+        words = {"not filtered": "left by the filters", "top list": f"shown (top {self.k})"}
+        stages = [[words.get(s.stage, s.stage), f"{s.items:,.0f}", f"{s.hits:,}", f"{s.lost:,}"] for s in self.stages]
         figures = [[f.name, number(f.value), interval(f.low, f.high)] for f in self.figures]
         predicted, seen = self.halves
         return [

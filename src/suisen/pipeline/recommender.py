@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -344,7 +344,9 @@ class Recommender(Shown):
     def _parts(self) -> list[str | Table]:
         models = {"retriever": self.retriever, "ranker": self.ranker}
         rows = [
-            [stage, repr(model), *_learnt(self.curves, stage)] for stage, model in models.items() if model is not None
+            [stage, _spelt_model(model), *_learnt(self.curves, stage)]
+            for stage, model in models.items()
+            if model is not None
         ]
         table = Table(("stage", "model", "epochs", "best on valid", "seconds"), rows)
         system = self._system
@@ -372,6 +374,17 @@ def _spelt(epochs: Mapping[str, Sequence[int]]) -> str:
     last = [(stage, epochs[stage]) for stage in ("retriever", "ranker") if epochs.get(stage)]
     said = ", ".join(f"{stage} {' + '.join(map(str, each))}" for stage, each in last)
     return f" with the epochs found ({said})" if said else ""
+
+
+def _spelt_model(model: Model) -> str:
+    """The model with those hyper-parameters that are not its defaults."""
+    kind: Any = type(model)
+    try:
+        usual = kind()
+        given = [field.name for field in fields(kind) if getattr(usual, field.name) != getattr(model, field.name)]
+    except TypeError:  # a model of the caller's own
+        return repr(model)
+    return f"{kind.__name__}({', '.join(f'{name}={getattr(model, name)!r}' for name in given)})"
 
 
 def _learnt(curves: Mapping[str, Sequence[Curve]], stage: str) -> tuple[str, str, str]:
