@@ -243,3 +243,32 @@ def test_without_out_the_folder_is_named_by_date_and_models(shop, tmp_path, monk
     said = call("train", *data_flags(shop), "--retriever", "popularity", "--quiet").stdout.strip()
     assert re.fullmatch(r"runs/\d{8}-\d{6}-popularity", said)
     assert (tmp_path / said / "metrics.json").exists()
+
+
+def test_the_metric_that_stops_is_checked_before_anything_is_read(tmp_path):
+    words = ["train", "--events", "none.csv", "--retriever", "mf", "--out", tmp_path / "a", "--stop-on"]
+    assert "--stop-on = 'coverage@10' cannot stop training" in refused(*words, "coverage@10").replace(
+        "stop_on", "--stop-on"
+    )
+    assert "did you mean 'ndcg@10'" in refused(*words, "ncdg@10")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_run_that_its_time_limit_stopped_goes_on_when_it_gets_more(shop, tmp_path):
+    """As if the time had been there at once: the retriever, the lists, the ranker, the final models, the figures."""
+    words = ["train", *data_flags(shop), "--retriever", "mf", "--retriever.dim", "4", "--retriever.epochs", "3",
+             "--ranker", "fm", "--ranker.dim", "4", "--ranker.epochs", "2", "--patience", "12", "--quiet"]  # fmt: skip
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    call(*words, "--out", whole)
+    call(*words, "--out", cut, "--max-seconds", "0")
+    curves = json.loads((cut / "curves.json").read_text())
+    assert curves["ranker"][0]["stopped"] == "max_seconds = 0 reached"
+    assert not same_weights(whole, cut)
+    assert "is finished; nothing is left to do" in call("train", "--resume", cut).stdout
+    call("train", "--resume", cut, "--max-seconds", "600", "-q")
+    assert same_weights(whole, cut)
+    ours, theirs = (json.loads((run / "metrics.json").read_text())["reports"]["test"] for run in (whole, cut))
+    assert ours["values_float32_base64"] == theirs["values_float32_base64"]
+    assert tomllib.loads((cut / "config.toml").read_text())["run"]["max_seconds"] == 600
+    assert "is finished; nothing is left to do" in call("train", "--resume", cut, "--max-seconds", "none").stdout
+    assert "must be a number" in refused("train", "--resume", cut, "--max-seconds", "much")

@@ -136,8 +136,8 @@ def test_failures_and_long_tables_are_said(shop, tmp_path, monkeypatch):
         (["--retriever", "ease", "--metric", "ncdg@10"], "did you mean 'ndcg@10'"),
         (["--retriever", "ease", "--metric", "coverage@10"], "cannot be tuned on"),
         (["--retriever", "ease", "--stage", "ranker"], "no ranker is named; pass --ranker NAME"),
-        (["--retriever", "ease", "--stage", "first"], "tune.stage = 'first' is unknown"),
-        (["--retriever", "ease", "--trials", "many"], "tune.trials = 'many' must be a whole number"),
+        (["--retriever", "ease", "--stage", "first"], "--stage = 'first' is unknown"),
+        (["--retriever", "ease", "--trials", "many"], "--trials = 'many' must be a whole number"),
         (["--retriever", "ease", "--split.valid", "0"], "valid = None, and settings are picked on it"),
         (["--retriever", "ease", "--fixed", "retriever.l3"], "did you mean 'retriever.l2'"),
         (["--retriever", "ease", "--trails", "3"], "did you mean '--trials'"),
@@ -169,3 +169,11 @@ def test_help_lists_tuning_and_the_models_settings():
     assert "--retriever.heads INT" in said
     assert "--trials INT" in said
     assert "retriever|ranker|both" in said
+
+
+def test_the_file_of_the_best_trial_stops_on_what_was_tuned_for(shop, tmp_path):
+    flags = [*data_flags(shop), "--retriever", "mf", "--retriever.dim", "4", "--epochs", "2", "--trials", "1", "-q"]
+    call("tune", *flags, "--metric", "recall@20", "--out", tmp_path / "t")
+    assert 'stop_on = "recall@20"' in (tmp_path / "t" / "best.toml").read_text()
+    call("tune", *flags, "--metric", "recall@20", "--stop-on", "hr@3", "--out", tmp_path / "u")
+    assert 'stop_on = "hr@3"' in (tmp_path / "u" / "best.toml").read_text()

@@ -276,10 +276,15 @@ def judge_size(sieve: Sieve, field: str, weights: pl.Series) -> None:
     )
 
 
+def types_as_text(values: pl.Series) -> pl.Series:
+    """(n,) String: types of events as options name them; 1.0 is the type that is named 1."""
+    whole = values.dtype.is_float() and exact_whole(values.drop_nulls()).all()
+    return (values.cast(pl.Int64) if whole else values).cast(pl.String)
+
+
 def judge_types(sieve: Sieve, field: str, values: pl.Series, weights: Mapping[str, float]) -> pl.Series:
     """(n,) Float64: the weight of each event's type."""
-    whole = values.dtype.is_float() and exact_whole(values.drop_nulls()).all()  # 1.0 is the type that is listed as 1
-    text = (values.cast(pl.Int64) if whole else values).cast(pl.String)
+    text = types_as_text(values)
     known = [str(name) for name in weights]
     numbers = pl.Series(list(map(float, weights.values())), dtype=pl.Float64)
     sieve.refuse(field, "is missing", text.is_null())

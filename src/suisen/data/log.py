@@ -21,6 +21,7 @@ class Col(StrEnum):
     LABEL = "label"
     WEIGHT = "weight"
     SESSION = "session"
+    TARGET = "is_target"
     ROW = "row"
 
 
@@ -30,7 +31,8 @@ class Log:
 
     events: pl.DataFrame
     """Columns of ``Col``: user (null: a guest) and item; where the source has them time (Int64, microseconds since 1970
-    UTC), label (0 or 1), weight (> 0) and session; row (the place in the source); then the context columns."""
+    UTC), label (0 or 1), weight (> 0) and session; is_target (bool) where only some
+    event types are asked for; row (the place in the source); then the context columns."""
     users: pl.DataFrame | None = None
     """Column ``user`` first, then features; one row per user."""
     items: pl.DataFrame | None = None
@@ -45,6 +47,8 @@ class Log:
     parts: tuple[int, int] | None = None
     """Where the log holds a split that somebody else made: the rows at which valid and test begin (none are valid
     where both are the same)."""
+    targets: tuple[str, ...] = ()
+    """The event types that valid and test ask for; none are named: every positive."""
     separator: str = "|"
     """Between the categories of one row, where a multi-valued column is text."""
 

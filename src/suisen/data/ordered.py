@@ -103,6 +103,30 @@ class OrderedLog:
         return torch.ones(len(self.events), dtype=torch.bool) if labels is None else labels > 0
 
     @cached_property
+    def asked(self) -> Tensor:
+        """(n,) bool: positives that valid and test may ask for: those of the target types, where some are named."""
+        if Col.TARGET not in self.log.events.columns:
+            return self.positive
+        return self.positive & tensor_of(self.log.events[Col.TARGET].cast(pl.UInt8)).bool()
+
+    @cached_property
+    def asked_counts(self) -> Tensor:
+        """(n_visitors,) int64: how many events of each visitor may be asked for."""
+        return torch.bincount(self.events.visitor[self.asked], minlength=self.n_visitors)
+
+    @cached_property
+    def asked_left(self) -> Tensor:
+        """(n,) int64: how many events of its visitor may be asked for from each event on."""
+        marks = self.asked.long()
+        return offsets_of(self.asked_counts)[self.events.visitor + 1] - (marks.cumsum(0) - marks)
+
+    @cached_property
+    def spare(self) -> Tensor:
+        """(n_visitors,) int64: how many of these can be held out, the last first, so that a positive stays in front."""
+        first = self.asked & (self.positives_before == self.histories.offsets[self.events.visitor])
+        return self.asked_counts - torch.bincount(self.events.visitor[first], minlength=self.n_visitors)
+
+    @cached_property
     def user(self) -> Tensor:
         """(n,) int64: each event's dense user, 0 for a guest."""
         visitor = self.events.visitor

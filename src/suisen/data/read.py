@@ -93,6 +93,8 @@ class ReadOptions:
     """Label 1 where the label column is at least this."""
     event_weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of each type: > 0 a positive, 0 shown and not taken (label 0), < 0 a return."""
+    targets: Sequence[str] = ()
+    """Types of events that valid and test ask for, like purchase, while all are learnt from; default: all positives."""
     user_features: Any = None
     """Table of users: frame or path; its key is the column named like the events' user, or the first."""
     item_features: Any = None
@@ -145,6 +147,7 @@ class ReadOptions:
         for event, weight in self.event_weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not isfinite(weight):
                 raise InputError(f"event_weights: {event} = {weight!r} is no finite number; give a weight, 0 or below")
+        self._check_targets()
         if not self.separator:
             raise InputError("separator = '' separates nothing; give a sign such as '|' or ','")
         for name in ("user", "item"):
@@ -152,11 +155,26 @@ class ReadOptions:
         if self.positive_from is not None and self.label is None:
             raise InputError("positive_from needs label=, the column that it judges")
 
+    def _check_targets(self) -> None:
+        if self.targets and self.event is None:
+            raise InputError("targets needs event=, the column of the event's type")
+        for name in self.targets:
+            if name not in self.event_weights:
+                raise unknown("targets", name, list(self.event_weights))
+            if self.event_weights[name] <= 0:
+                raise InputError(
+                    f"targets: {name} weighs {self.event_weights[name]:g}, which is no positive; weigh it > 0"
+                )
+        if self.targets and self.duplicates in ("first", "last"):
+            said = "keeps one event of each (user, item), whatever its type, and targets would be lost"
+            raise InputError(f"duplicates = {self.duplicates!r} {said}; use 'all' or 'exact'")
+
     def _settle(self) -> None:
         """Columns as they were meant: a frame without a header has numbers as names."""
         roles = ("user", "item", "time", "label", "weight", "event", "session", "titles")
         settled: dict[str, Any] = {name: _name(name, getattr(self, name)) for name in roles}
         settled["context"] = tuple(str(_name("context", name)) for name in listed("context", self.context) or ())
+        settled["targets"] = tuple(str(name) for name in listed("targets", self.targets) or ())
         for name in ("kinds", "event_weights"):
             given = getattr(self, name)
             if not isinstance(given, Mapping):
@@ -345,6 +363,8 @@ def _read_feedback(reading: _Reading) -> None:
         weight = clean.judge_numbers(sieve, roles["weight"], reading.values("weight"))
         sieve.refuse(roles["weight"], "says that nothing happened", weight == 0, reading.values("weight"))
     if "event" in roles:
+        if options.targets:
+            out[Col.TARGET] = clean.types_as_text(reading.values("event")).is_in(options.targets).fill_null(False)
         of_type = clean.judge_types(sieve, roles["event"], reading.values("event"), options.event_weights)
         shown = of_type == 0
         if 0 in options.event_weights.values():
@@ -387,8 +407,17 @@ def _kept(reading: _Reading) -> pl.DataFrame:
     guests = frame[Col.USER].null_count()
     if guests:
         notes.append(f"{raw.name}: {guests:,} events of guests, each known by its session")
+    if options.targets:
+        notes.append(_target_note(frame, raw.name, options.targets))
     order = [name for name in map(str, Col) if name in frame.columns]
     return frame.select(*order, *options.context)
+
+
+def _target_note(frame: pl.DataFrame, name: str, targets: Sequence[str]) -> str:
+    count, said = int(frame[Col.TARGET].sum()), ", ".join(targets)
+    if not count:
+        raise InputError(f"targets: no event of {name} is of type {said}; valid and test would ask for nothing")
+    return f"{name}: {count:,} of {frame.height:,} events are of type {said}: valid and test ask for these alone"
 
 
 def _without_duplicates(frame: pl.DataFrame, name: str, keep: Keep, notes: list[str]) -> pl.DataFrame:
@@ -449,4 +478,13 @@ def _joined(reading: _Reading, events: pl.DataFrame, users: Table | None, items:
             raise unknown("kinds: column", name, [*known, *reading.options.context])
     ordered, separator = reading.raw.ordered and "time" not in reading.roles, reading.options.separator
     notes, kinds = tuple(reading.notes), {**kinds, **declared}
-    return Log(events, tables[Col.USER], tables[Col.ITEM], kinds, notes, ordered, separator=separator)
+    return Log(
+        events,
+        tables[Col.USER],
+        tables[Col.ITEM],
+        kinds,
+        notes,
+        ordered,
+        separator=separator,
+        targets=tuple(reading.options.targets),
+    )

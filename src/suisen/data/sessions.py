@@ -16,7 +16,7 @@ from suisen.data.ids import IdMap
 from suisen.data.log import Col
 from suisen.data.ordered import OrderedLog, tensor_of
 from suisen.data.split_checks import check_before, check_shares, need_time, settle
-from suisen.data.split_parts import TRAIN, Known, Parts, QueryRows, last_share, past_of, singles, split_by
+from suisen.data.split_parts import TRAIN, Known, Parts, QueryRows, asking, last_share, past_of, singles, split_by
 from suisen.errors import InputError
 
 
@@ -136,7 +136,8 @@ def prefix_split(log: OrderedLog, parts: Parts, exclude_seen: bool = False) -> S
     ``exclude_seen``: whether the protocol takes the prefix's own items out of the ranking.
     """
     visitor = log.events.visitor
-    later = log.positive & (log.positives_before > log.histories.offsets[visitor])  # not the first of its session
+    parts = asking(log, parts)
+    later = log.asked & (log.positives_before > log.histories.offsets[visitor])  # not the first of its session
 
     def rows_of(number: int) -> QueryRows:
         at = torch.nonzero(later & (parts.part == number)).squeeze(1)

@@ -61,13 +61,13 @@ class Way:
 
 
 def last(log: OrderedLog, test: Tensor, valid: Tensor) -> Tensor:
-    """(n,) parts: the last ``test`` positives of each visitor, the ``valid`` before them, and what lies between.
+    """(n,) parts: the last ``test`` positives of each visitor (of the target types), the ``valid`` before them, and
+    what lies between.
 
     ``test`` and ``valid`` are (n_visitors,).
     """
     visitor = log.events.visitor
-    left = log.histories.offsets[visitor + 1] - log.positives_before  # positives from here on
-    place = left + (~log.positive).long()  # an event of label 0 stands with the positive in front of it
+    place = log.asked_left + (~log.asked).long()  # what is not asked for stands with what is, in front of it
     held = test[visitor]
     return (place <= held).long() + (place <= held + valid[visitor]).long()
 
@@ -78,7 +78,9 @@ def drawn(log: OrderedLog, test: Tensor, valid: Tensor, seed: int) -> Tensor:
     draw = torch.empty(n, dtype=torch.int64)
     draw[torch.argsort(name[visitor], stable=True)] = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     order = torch.argsort(draw)
-    order = order[torch.argsort((visitor * 2 + (~log.positive).long())[order], stable=True)]  # positives in front
+    order = order[
+        torch.argsort((visitor * 2 + (~log.asked).long())[order], stable=True)
+    ]  # what may be asked for in front
     place = torch.arange(n) - log.events.offsets[visitor]  # ``order`` leaves every visitor's span where it was
     part = torch.empty(n, dtype=torch.int64)
     part[order] = (place < test[visitor]).long() + (place < (test + valid)[visitor]).long()

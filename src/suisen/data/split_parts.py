@@ -115,8 +115,14 @@ def split_by(
     return Split(known.train, made[VALID], test, parts.order, parts.cut, facts, parts.notes)
 
 
+def asking(log: OrderedLog, parts: Parts) -> Parts:
+    """The parts with the event types that are asked for in the words of the protocol, where only some are."""
+    said = f"{parts.rule}; asked for {', '.join(log.log.targets)} alone" if log.log.targets else parts.rule
+    return replace(parts, rule=said)
+
+
 def visitor_split(log: OrderedLog, parts: Parts) -> Split:
-    """One query per visitor and part, whose truth is the visitor's positives in the part.
+    """One query per visitor and part, whose truth is the visitor's positives in the part (of the target types).
 
     History and seen are the visitor's positives in front of the first of them (for test, those of valid included); in a
     random split they are its positives in train.  Items that train does not know are 0 in the truth (a miss for every
@@ -125,9 +131,10 @@ def visitor_split(log: OrderedLog, parts: Parts) -> Split:
     Memory: 16 bytes per history value and at most two history values per event (valid's and test's), plus one copy of
     the events.  Raises InputError where train or test would be empty.
     """
+    parts = asking(log, parts)
 
     def rows_of(number: int) -> QueryRows:
-        rows = torch.nonzero(log.positive & (parts.part == number)).squeeze(1)
+        rows = torch.nonzero(log.asked & (parts.part == number)).squeeze(1)
         visitor, counts = torch.unique_consecutive(log.events.visitor[rows], return_counts=True)
         taken = Ragged(rows, offsets_of(counts))
         at = rows[taken.offsets[:-1]]

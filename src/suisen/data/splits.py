@@ -52,12 +52,11 @@ class LeaveLast:
 
     def split(self, log: OrderedLog) -> Split:
         """Train, valid and test.  Raises InputError where no visitor has enough positives."""
-        counts = log.histories.lengths
         held = self.test + self.valid
-        enough = counts > held
+        enough = log.spare >= held
         if not bool(enough.any()):
-            raise _too_few(self, int(counts.max()))
-        short = int(((counts <= held) & (log.events.offsets.diff() > 0)).sum())
+            raise _too_few(self, int(log.spare.max()) + 1)
+        short = int((~enough & (log.events.offsets.diff() > 0)).sum())
         notes = (f"{short:,} users with fewer than {held + 1} positives stay in train whole",) if short and held else ()
         shares = f"test {self.test}, valid {self.valid}"
         some = bool(self.valid_users and self.valid)
@@ -139,8 +138,7 @@ class Ratio:
 
     def split(self, log: OrderedLog) -> Split:
         """Train, valid and test.  Raises InputError where no visitor has enough positives for one to be held out."""
-        counts = log.histories.lengths
-        spare = (counts - 1).clamp(min=0)
+        counts, spare = log.asked_counts, log.spare
         test = torch.minimum(_share(counts, self.test), spare)
         valid = torch.minimum(_share(counts, self.valid), spare - test)
         whole = int(((test == 0) & (log.events.offsets.diff() > 0)).sum())
