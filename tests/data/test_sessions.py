@@ -107,7 +107,7 @@ def test_sessions_say_what_asks_nothing_and_what_lies_after_the_cut():
         (lambda: Sessions(test=1.0, valid=None), "Sessions: test = 1.0 must be a share"),
         (lambda: Sessions(gap="soon"), "Sessions: gap = 'soon' is no duration; write a number and a unit"),
         (lambda: Sessions(test=0.6, valid=0.4), "leave nothing for train"),
-        (lambda: ClickRatio(test=0), "ClickRatio: test = 0 must be a share"),
+        (lambda: ClickRatio(test=1), "ClickRatio: test = 1 must be a share"),
         (lambda: ClickRatio(by="user"), "ClickRatio: by = 'user' is unknown; known: time, rows, random"),
     ],
 )
