@@ -77,14 +77,9 @@ def given_negatives(queries: Queries, frame: pl.DataFrame, train: Dataset) -> Qu
 
 def candidates_of(lists: pl.Series | Sequence[Iterable[RawId]], items: IdMap) -> Tensor:
     """(B, C) int64 dense items of lists of raw ids, 0 behind the shorter ones and for what the map does not hold."""
-    flat: pl.Series | list[RawId]
-    if isinstance(lists, pl.Series):
-        lengths = torch.from_numpy(lists.list.len().fill_null(0).cast(pl.Int64).to_numpy().copy())
-        flat = lists.filter(lists.list.len() > 0).explode()
-    else:
-        rows = [list(row) for row in lists]
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-        flat = [item for row in rows for item in row]
+    rows = [list(row or ()) for row in (lists.to_list() if isinstance(lists, pl.Series) else lists)]
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    flat = [item for row in rows for item in row]
     return Ragged(torch.from_numpy(items.dense(flat)), offsets_of(lengths)).padded()
 
 

@@ -1,6 +1,7 @@
 """``Raw``: one table as it stands in its source, with the place of each row; and how a file is read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -95,33 +96,26 @@ def _polars(name: str, table: Any) -> pl.DataFrame:
     if room == "pandas" and is_table(table):
         return _from_pandas(name, table.rename(columns=str))  # header=None numbers the columns
     if isinstance(table, Mapping):
-        return _of_columns(name, table)
+        return _built(name, pl.DataFrame, table)
     if is_table(table) or (hasattr(table, "__arrow_c_stream__") and not hasattr(table, "name")):
         return pl.DataFrame(table)
     if isinstance(table, list) and table and all(isinstance(row, Mapping) for row in table):
-        return _of_columns(name, {key: [row.get(key) for row in table] for row in table for key in row})
+        return _built(name, pl.DataFrame, {key: [row.get(key) for row in table] for row in table for key in row})
     mend = "a path is read by from_path" if isinstance(table, str | Path) else "give a Polars, pandas or Arrow table"
     raise InputError(f"{name} = {shown(table)} is no table; {mend}")
 
 
 def _from_pandas(name: str, table: Any) -> pl.DataFrame:
     try:
-        return pl.from_pandas(table)
+        return _built(name, pl.from_pandas, table)
     except ImportError:
         raise missing_extra("pyarrow", "pandas") from None
-    except MISFITS:
-        return _column_by_column(name, {str(column): values for column, values in table.items()})
 
 
-def _of_columns(name: str, table: Mapping[str, Any]) -> pl.DataFrame:
-    try:
-        return pl.DataFrame(table)
-    except MISFITS:
-        return _column_by_column(name, table)
-
-
-def _column_by_column(name: str, table: Mapping[str, Any]) -> pl.DataFrame:
-    """A table whose columns of several types hold Python objects, which are refused where they are used."""
+def _built(name: str, build: Callable[[Any], pl.DataFrame], table: Any) -> pl.DataFrame:
+    """The table; a column of several types holds Python objects, which are refused where they are used."""
+    with suppress(*MISFITS):
+        return build(table)
     try:
         return pl.DataFrame([_series(column, values) for column, values in table.items()])
     except MISFITS as error:

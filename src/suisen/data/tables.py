@@ -110,11 +110,11 @@ class Columns:
         self.notes.append(f"{share} {self.separator!r} {said}")
 
     def _refusal(self, name: str, values: pl.Series) -> InputError:
-        start = f"{self.raw.name}: column {name!r}"
         mend = f"kinds={{{name!r}: 'text'}} (--kind {name}=text) reads it as text, or take it out"
         if values.dtype == pl.Object:
             return several_types(self.raw, name, mend)
-        return InputError(f"{start} holds {_short(values.dtype)}, and features are single values or flat lists; {mend}")
+        held = f"{self.raw.name}: column {name!r} holds {values.dtype!s:.60}"
+        return InputError(f"{held}, and features are single values or flat lists; {mend}")
 
 
 def several_types(raw: Raw, name: str, mend: str = "make it text") -> InputError:
@@ -128,11 +128,6 @@ def _nested(dtype: pl.DataType) -> bool:
     return inner.is_nested() or inner in (pl.Binary, pl.Object)
 
 
-def _short(dtype: pl.DataType) -> str:
-    text = str(dtype)
-    return text if len(text) <= 60 else f"{text[:58]}…"
-
-
 def _as_text(values: pl.Series) -> pl.Series:
     """Nested values as JSON, bytes as the text they spell."""
     return pl.Series(values.name, [None if v is None else _spelled(v) for v in values.to_list()], dtype=pl.String)
@@ -143,14 +138,7 @@ def _spelled(value: Any) -> str:
         return value
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
-    return json.dumps(_without_gaps(value), ensure_ascii=False, default=str)
-
-
-def _without_gaps(value: Any) -> Any:
-    """The value without the keys that a struct lacks."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_gaps(each) for key, each in value.items() if each is not None}
-    return [_without_gaps(each) for each in value] if isinstance(value, list) else value
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import polars as pl
 
-from suisen.data.written_times import in_zone, read_format, read_written, unknown_zone
+from suisen.data.written_times import in_zone, read_format, read_written
 from suisen.errors import InputError, unknown
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
@@ -60,7 +60,8 @@ def parse_times(
       (below 1e11 seconds, below 1e14 milliseconds, below 1e17 microseconds, else nanoseconds).  Small numbers (ranks)
       are therefore seconds.  A number that would be of another unit is wrong.
     * Numbers of 6 to 14 digits that are dates (``DIGITS``, from 1900 to 2100) in more than half of the values are read
-      as these dates with ``auto``, in ``zone``; the others are wrong then.  Of 8 digits none is ever a second.
+      as these dates with ``auto``, in ``zone``; the others are wrong then.  Where the median has the 8 digits of a
+      date, no value is a number of seconds.
     * A local time that clocks showed twice is the earlier one; one that they skipped is not a time.
 
     Raises InputError for a column that cannot hold times, an unknown unit, zone or form, and for text that leaves open
@@ -116,14 +117,7 @@ def _from_temporal(name: str, values: pl.Series, zone: str) -> pl.Series:
         raise InputError(f"time column {name!r} holds {values.dtype}, a time without a date; give dates and times")
     naive = values.dtype == pl.Date or getattr(values.dtype, "time_zone", None) is None
     local = values.cast(pl.Datetime("us")) if naive else values.dt.cast_time_unit("us")
-    return _in_zone(local, zone) if naive else local.cast(pl.Int64)
-
-
-def _in_zone(local: pl.Series, zone: str) -> pl.Series:
-    utc = in_zone(local, zone)
-    if utc is None:
-        raise unknown_zone(zone)
-    return utc
+    return in_zone(local, zone) if naive else local.cast(pl.Int64)
 
 
 def _from_numbers(numbers: pl.Series, values: pl.Series, unit: TimeUnit, zone: str) -> tuple[pl.Series, str, Faults]:
@@ -133,7 +127,7 @@ def _from_numbers(numbers: pl.Series, values: pl.Series, unit: TimeUnit, zone: s
         if dates is not None:
             why = f"is no date written {form} (pass time_unit= where it counts from 1970)"
             return (
-                _in_zone(dates, zone),
+                in_zone(dates, zone),
                 f"dates written {form}, zone {zone}",
                 ((why, dates.is_null() & ~finite.is_null()),),
             )
@@ -156,7 +150,7 @@ def _unit_of(finite: pl.Series) -> str:
 
 
 def _middle(finite: pl.Series) -> float:
-    middle = finite.abs().median()
+    middle = finite.abs().quantile(0.5, interpolation="lower")
     return float(middle) if isinstance(middle, int | float) else 0.0
 
 
@@ -187,9 +181,9 @@ def _dates(finite: pl.Series) -> tuple[pl.Series | None, str]:
     local = alike.str.pad_end(14, "0").str.to_datetime("%Y%m%d%H%M%S", strict=False, time_unit="us")
     local = local.set(~local.dt.year().is_between(*YEARS), None)
     good = local.len() - local.null_count()
-    # so many seconds are August 1970: nobody counts days in them
-    dates = len(middle) == 8 or good * 2 > finite.len() - finite.null_count()
-    return (local if dates else None), DIGITS[len(middle)]
+    # as seconds 20140101 is August 1970, which no log is from; of a longer number most values decide
+    day = len(middle) == 8 and 1 <= int(middle[4:6]) <= 12 and 1 <= int(middle[6:]) <= 31
+    return (local if day or good * 2 > finite.len() - finite.null_count() else None), DIGITS[len(middle)]
 
 
 def _from_text(name: str, values: pl.Series, unit: TimeUnit, zone: str) -> tuple[pl.Series, str, Faults]:

@@ -13,6 +13,8 @@ passed over), ``UTC`` or ``GMT``, or a name such as ``Europe/Paris``.  Short nam
 and are refused.  All else needs ``time_format``.
 """
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 import polars as pl
@@ -23,9 +25,10 @@ CLOCK = (
     r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
     r"(?:\s*(?P<half>[ap])\.?m\b\.?)?"
 )
+OFFSET = r"(?:utc|gmt|ut)?([+-])(\d{1,2}?):?(\d{2})?"
 ZONE = (
-    r"(?:\s*(?P<offset>z|(?:utc|gmt|ut)?[+-]\d{1,2}(?::?\d{2})?)(?:\s*[\[(][^\])]*[\])]|\s+[a-z]{2,5})?"
-    r"|\s*(?P<zone>[a-z][\w/+-]*))?"
+    r"(?:\s*(?P<zone>z|(?:utc|gmt|ut)?[+-]\d{1,2}(?::?\d{2})?)(?:\s*[\[(][^\])]*[\])]|\s+[a-z]{2,5})?"
+    r"|\s*(?P<named>[a-z][\w/+-]*))?"
 )
 TIME = rf"(?:(?:t|(?:,|\s+at)?\s+|:){CLOCK})?{ZONE}\s*$"
 WEEKDAY = r"^\s*(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
@@ -48,10 +51,10 @@ SPELLINGS = (
 )
 """Tried one after the other on what is not read yet; without regard to case."""
 PARTS = (
-    "year", "month", "name", "day", "first", "mark", "next", "hour", "minute", "second", "fraction", "half", "offset",
-    "zone",
+    "year", "month", "name", "day", "first", "mark", "next", "hour", "minute", "second", "fraction", "half", "zone",
+    "named",
 )  # fmt: skip
-UNIVERSAL = ("utc", "gmt", "ut", "uct", "zulu", "universal")
+UNIVERSAL = ("z", "utc", "gmt", "ut", "uct", "zulu", "universal")
 HOUR_CODES, MINUTE_CODES = ("%H", "%I", "%k", "%l"), ("%M", "%T", "%R", "%r", "%X", "%c", "%s", "%+")
 MONTH_CODES, DATE_CODES = ("%m", "%b", "%B", "%h", "%j"), ("%D", "%F", "%c", "%x", "%v", "%s", "%+")
 YEAR_CODES = ("%Y", "%y", "%G")
@@ -84,34 +87,41 @@ def read_written(name: str, values: pl.Series, zone: str) -> Written:
             f"{name} = {example!r} is not a time that is read by itself; pass time_format= (like '%d/%m/%y %H:%M')"
         )
     parts, order = _with_days(name, values, parts)
-    local, offset = _local(parts), _offset(parts["offset"])
-    utc = local.cast(pl.Int64) - offset
+    local = _local(parts)
+    zones, utc = parts["zone"].fill_null(parts["named"]), local.clear(local.len()).cast(pl.Int64)
     nameless = pl.repeat(value=False, n=values.len(), dtype=pl.Boolean, eager=True)
-    for written in parts["zone"].drop_nulls().unique(maintain_order=True):
-        here = (parts["zone"] == written).fill_null(value=False)
-        known = "UTC" if written.lower() in UNIVERSAL else written
-        found = in_zone(local.set(~here, None), known) if known == "UTC" or "/" in known else None
+    for written in zones.unique(maintain_order=True):
+        here = zones.eq_missing(written)
+        found = _of_zone(local.set(~here, None), written, zone)
         nameless = nameless | (here if found is None else False)
         utc = utc if found is None else utc.fill_null(found)
-    unzoned = parts["offset"].is_null() & parts["zone"].is_null()
-    naive = in_zone(local.set(~unzoned, None), zone)
-    if naive is None:
-        raise unknown_zone(zone)
     spelled = "ISO 8601" if order is None and parts["name"].null_count() == len(parts) else "dates"
-    return Written(utc.fill_null(naive), nameless, f"{spelled}{order or ''}, zone {zone} where they name none")
+    return Written(utc, nameless, f"{spelled}{order or ''}, zone {zone} where they name none")
 
 
-def unknown_zone(zone: str) -> InputError:
-    """The error for a ``time_zone`` that does not exist."""
-    return InputError(f"time_zone = {zone!r} is no time zone; give a name such as 'Asia/Tokyo' or 'UTC'")
+def _of_zone(local: pl.Series, written: str | None, zone: str) -> pl.Series | None:
+    """Int64 microseconds UTC of local times in a written zone, ``zone`` where none is; None: it has no one meaning."""
+    if written is None:
+        return in_zone(local, zone)
+    if written.lower() in UNIVERSAL:
+        return local.cast(pl.Int64)
+    if ahead := re.fullmatch(OFFSET, written.lower()):
+        minutes = int(ahead[2]) * 60 + int(ahead[3] or 0)
+        return local.cast(pl.Int64) - int(f"{ahead[1]}{minutes}") * 60 * 10**6
+    with suppress(InputError):
+        return in_zone(local, written) if "/" in written else None
+    return None
 
 
-def in_zone(local: pl.Series, zone: str) -> pl.Series | None:
-    """Int64 microseconds UTC of naive local times, null where the local clock skipped them; None: no such zone."""
+def in_zone(local: pl.Series, zone: str) -> pl.Series:
+    """Int64 microseconds UTC of naive local times, null where the local clock skipped them.
+
+    Raises InputError for a zone that does not exist.
+    """
     try:
         return local.dt.replace_time_zone(zone, ambiguous="earliest", non_existent="null").cast(pl.Int64)
     except pl.exceptions.PolarsError:
-        return None
+        raise InputError(f"time_zone = {zone!r} is no time zone; give a name such as 'Asia/Tokyo' or 'UTC'") from None
 
 
 def _parts(values: pl.Series) -> pl.DataFrame:
@@ -169,8 +179,7 @@ def _value(values: pl.Series, rows: pl.Series) -> str:
 
 def _local(parts: pl.DataFrame) -> pl.Series:
     """Naive datetimes; null where a part is out of range."""
-    number = {name: pl.col(name).cast(pl.Int64, strict=False) for name in ("hour", "minute", "second")}
-    hour, minute, second = (number[name].fill_null(0) for name in ("hour", "minute", "second"))
+    hour, minute, second = (pl.col(name).cast(pl.Int64).fill_null(0) for name in ("hour", "minute", "second"))
     half = pl.col("half").str.to_lowercase()
     good = (hour < 24) & (minute < 60) & (second < 60) & (half.is_null() | hour.is_between(1, 12))
     hour = pl.when(half.is_null()).then(hour).otherwise(hour % 12 + pl.when(half == "p").then(12).otherwise(0))
@@ -182,17 +191,6 @@ def _local(parts: pl.DataFrame) -> pl.Series:
     date = pl.concat_str([pl.col("year"), month.str.zfill(2), pl.col("day").str.zfill(2)], separator="-")
     local = date.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")) + clock
     return parts.select(pl.when(good).then(local).alias("local")).to_series()
-
-
-def _offset(written: pl.Series) -> pl.Series:
-    """(n,) Int64 microseconds that a written offset is ahead of UTC; null where none is written."""
-    if written.null_count() == written.len():
-        return written.cast(pl.Int64)
-    groups = pl.col("o").str.extract_groups(r"([+-])(\d{1,2}?):?(\d{2})?$")
-    hours, minutes = (groups.struct.field(i).cast(pl.Int64).fill_null(0) for i in ("2", "3"))
-    sign = pl.when(groups.struct.field("1") == "-").then(-1).otherwise(1)
-    ahead = sign * (hours * 60 + minutes) * 60 * 10**6
-    return written.to_frame("o").select(pl.when(pl.col("o").is_not_null()).then(ahead)).to_series()
 
 
 # -- a format that the caller gives ------------------------------------------------------------------------------------
@@ -223,12 +221,7 @@ def read_format(name: str, values: pl.Series, form: str, zone: str) -> pl.Series
     filled = values.drop_nulls()
     if filled.len() and found.null_count() == found.len():
         raise InputError(f"{name} = {filled[0]!r} and all others are not of time_format = {form!r}; mend the format")
-    if getattr(found.dtype, "time_zone", None) is not None:
-        return found.cast(pl.Int64)
-    utc = in_zone(found, zone)
-    if utc is None:
-        raise unknown_zone(zone)
-    return utc
+    return found.cast(pl.Int64) if getattr(found.dtype, "time_zone", None) else in_zone(found, zone)
 
 
 def _has(form: str, codes: tuple[str, ...]) -> bool:
