@@ -141,8 +141,9 @@ def test_a_row_that_fits_no_reading_is_refused_with_its_line(tmp_path):
 def test_backslashes_that_escape_quotes(tmp_path):
     text = 'user,item,title\nu1,i1,"say \\"hi\\", now"\nu2,\\N,"b\\\\"\n'
     path = file_of(tmp_path, "x.csv", text.replace("\\N", "i2"))
-    log = read_path(path, context=["title"], quote="backslash")
+    log = read_path(path, context=["title"])
     assert log.events["title"].to_list() == ['say "hi", now', "b\\"]
+    assert noted(log, 'x.csv: a backslash escapes quotes (quote="backslash")')
     null = file_of(tmp_path, "y.csv", text)
     with pytest.raises(InputError, match=r"at line 3: item = '\\\\N' stands for a missing value"):
         read_path(null, quote="backslash")
@@ -204,6 +205,7 @@ def test_spaces_as_in_the_header(tmp_path):
     assert noted(log, "x.csv: spaces around 7 names and values are left out")
     kept = read_path(file_of(tmp_path, "y.csv", "user,item\nu1, i1\nu2, i2\n"))
     assert kept.events["item"].to_list() == [" i1", " i2"]
+    assert noted(kept, "y.csv: every value of item begins with a space, which is kept")
 
 
 # -- no header ---------------------------------------------------------------------------------------------------------
@@ -234,6 +236,8 @@ def test_a_row_is_not_taken_for_a_header_in_silence(tmp_path):
         read_path(path)
     with pytest.raises(InputError, match=r"user = 'uid' is no column of x.tsv.*line 1 looks like data"):
         read_path(path, user="uid", item="iid")
+    with pytest.raises(InputError, match=r"columns: ann, tea; pass user=; is line 1 data\? name the columns"):
+        read_path(file_of(tmp_path, "z.csv", "ann,tea\nbob,cup\n"))
     with pytest.raises(InputError, match=r"names '3' twice.*a file without a header needs columns="):
         read_path(file_of(tmp_path, "y.tsv", "3\t3\t5\n4\t4\t6\n"))
 
@@ -250,6 +254,9 @@ def test_columns_that_do_not_fit(tmp_path):
 def test_roles_by_position_in_a_file_with_a_header(tmp_path):
     log = read_path(file_of(tmp_path, "x.csv", "who,what\nann,tea\n"), user="1", item="2")
     assert log.events.select("user", "item").rows() == [("ann", "tea")]
+    assert noted(log, "x.csv: line 1 is read as the header")
+    log = read_path(file_of(tmp_path, "y.csv", "u1,i1,tea\nu2,i2,cup\n"), user="1", item="2")
+    assert log.events["user"].to_list() == ["u1", "u2"]
 
 
 # -- encodings ---------------------------------------------------------------------------------------------------------

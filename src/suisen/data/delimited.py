@@ -6,6 +6,7 @@ before they are parsed (``suisen.data.records``).  What a quote means is given, 
 * RFC 4180 holds where every quote stands at the edge of a field, is closed, and every record has the header's width.
   Lines within quotes that look like rows themselves speak against it: more than half of them have the header's width,
   and a column's cells are of the same shape in them as elsewhere (``u17``, ``u4``).
+* Else a backslash escapes quotes where all such quotes lie within others that stand as RFC 4180 has them.
 * Else quotes are part of the text where every line then has the header's width.
 * Else it is a mixture, and each line with a quote is judged by itself (``suisen.data.quoting``).
 
@@ -31,6 +32,8 @@ from suisen.errors import InputError
 
 STAND_IN = b"\x1f"
 """Takes the place of a delimiter of several bytes (``::``): the unit separator, which text does not hold."""
+
+ESCAPED = re.compile(rb'\\[\\"]')
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,10 @@ def read_delimited(name: str, data: bytes, delimiter: str, quote: Quote = "auto"
         data, mark = data.replace(mark, STAND_IN), STAND_IN
     file, notes = _without_padding(_File(name, data, mark, tuple(columns)))
     text = _auto(file) if quote == "auto" else _given(file, quote)
-    return replace(text, notes=(*notes, *text.notes))
+    spaced = text.frame.select(pl.all().str.starts_with(" ").all() & pl.all().is_not_null().any()).row(0)
+    kept = ", ".join(column for column, every in zip(text.frame.columns, spaced, strict=True) if every)
+    note = f"{name}: every value of {kept} begins with a space, which is kept, as the header has none"
+    return replace(text, notes=(*notes, *text.notes, *([note] if kept else [])))
 
 
 def first_row(data: bytes, mark: str) -> list[str]:
@@ -103,6 +109,9 @@ def _auto(file: _File) -> Text:
     if records.right and not (over.size and rows_inside(file.data, mark, records)):
         several = f", {over.size:,} over several lines (first at line {over[0]})" if over.size else ""
         return _fast(file, records, '"', f"quotes enclose fields{several}")
+    if _escaped(file):
+        note = f'{file.name}: a backslash escapes quotes (quote="backslash"); pass quote="none" if quotes are text'
+        return replace(_given(file, "backslash"), notes=(note,))
     lines = file.measured(None)
     if lines.right:
         line = file.data.count(b"\n", 0, file.data.index(b'"')) + 1
@@ -111,6 +120,16 @@ def _auto(file: _File) -> Text:
         if not enclosed(text.frame):
             return text
     return _by_lines(file, Dialect(mark, guess=True))
+
+
+def _escaped(file: _File) -> bool:
+    """Whether every quote behind a backslash lies within quotes, and the others stand as RFC 4180 has them."""
+    masked = ESCAPED.sub(b"xx", file.data)
+    records = file.measured('"', masked)
+    quotes = np.flatnonzero(np.frombuffer(masked, dtype=np.uint8) == ord('"'))
+    escaped = [found.start() for found in ESCAPED.finditer(file.data) if found[0] == b'\\"']
+    within = bool((np.searchsorted(quotes, escaped) % 2 == 1).all())
+    return bool(escaped) and within and records.right and not records.several.any()
 
 
 # -- spaces ------------------------------------------------------------------------------------------------------------

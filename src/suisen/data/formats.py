@@ -1,6 +1,7 @@
 """Files → ``Raw``: a reader per format."""
 
 import gzip
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from suisen.data.clean import DECIMAL
 from suisen.data.delimited import first_row, read_delimited
 from suisen.data.encodings import as_utf8
 from suisen.data.json_files import json_file, json_lines
@@ -102,8 +104,9 @@ def _delimited(usual: str | None, name: str, data: bytes, options: FileOptions) 
     if not delimiter or delimiter in '"\r\n':
         raise InputError(f"delimiter = {delimiter!r} cannot stand between fields; give a character such as ',' or ';'")
     columns = _numbers(first_row(data, delimiter)) if options.columns == NUMBERED else options.columns
-    if columns != options.columns and columns:
-        notes.append(f"{name}: line 1 is read as data, the columns are called 1 to {len(columns)}")
+    if options.columns == NUMBERED:
+        said = f"as data, the columns are called 1 to {len(columns)}" if columns else "as the header"
+        notes.append(f"{name}: line 1 is read {said}")
     text = read_delimited(name, data, delimiter, options.quote, columns)
     raw = Raw(name, text.frame, text.lines, "line", True, text.malformed, notes=(*notes, *text.notes))
     return _with_nulls(raw, options)
@@ -126,9 +129,11 @@ def _delimiter(name: str, data: bytes, usual: str | None) -> str:
 
 
 def _numbers(row: list[str]) -> tuple[str, ...]:
-    """1, 2, … as names of the columns where the first row is data (it holds digits), not these names themselves."""
+    """1, 2, … as names of the columns where the first row is data: a number in it, or digits in most of its fields."""
     numbers = tuple(map(str, range(1, len(row) + 1)))
-    return numbers if any(map(str.isdigit, "".join(row))) and tuple(row) != numbers else ()
+    digits = [cell for cell in row if any(map(str.isdigit, cell))]
+    is_data = any(re.fullmatch(DECIMAL, cell) for cell in row) or 2 * len(digits) > len(row)
+    return numbers if is_data and tuple(row) != numbers else ()
 
 
 def _with_nulls(raw: Raw, options: FileOptions) -> Raw:

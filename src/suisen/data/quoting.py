@@ -119,22 +119,26 @@ def _without_quotes(lines: list[str], mark: str) -> list[list[str]]:
 def _are_rows(pieces: list[list[str]], width: int, known: list[list[str]]) -> bool:
     """Whether the lines of a record are rows: the first and most of the others have the right width, and in the columns
     whose cells are all of one shape, the cells that would lie within the quotes are of that shape.
+
+    ``known``: rows without quotes.  Where they are few, half of the columns must say so.
     """
     right = [len(piece) == width for piece in pieces]
     if width < 2 or not right[0] or 2 * sum(right[1:]) <= len(right) - 1:
         return False
     known = [row for row in known if len(row) == width]
-    told, many = 0, len(known) >= 5
+    told, many = [], len(known) >= 5
     for column in range(width):
-        mine = [_shape(row[column]) for i, row in enumerate(pieces) if right[i] and column in _inside(row, i == 0)]
-        theirs = {_shape(row[column]) for row in known}
-        shapes = theirs if many else theirs.union(mine)
+        cells = [(row[column], column in _inside(row, i == 0)) for i, row in enumerate(pieces) if right[i]]
+        mine = [_shape(cell) for cell, inside in cells if inside]
+        theirs = [_shape(cell) for cell, inside in cells if not inside and QUOTE not in cell and not many]
+        shapes = {*theirs, *(_shape(row[column]) for row in known)}.union([] if many else mine)
         if len(shapes) > 1 + len(known) // 50 or shapes <= {""} or not mine:
             continue  # titles, say
         if not shapes.issuperset(mine):
             return False
-        told += len(mine) * (any("9" in shape for shape in shapes) or (many and width > 2))
-    return told > 1
+        if (many and width > 2) or any("9" in shape for shape in shapes):
+            told.append(len(mine) if many or len(known) + len(theirs) + len(mine) > 1 else 0)
+    return sum(told) > 1 and (many or 2 * sum(map(bool, told)) >= width)
 
 
 def _inside(row: list[str], first: bool) -> range:

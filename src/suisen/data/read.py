@@ -186,7 +186,7 @@ class ReadOptions:
     @property
     def file(self) -> FileOptions:
         """How the events' file is read."""
-        numbered = all(str(role).isdigit() for role in (self.user, self.item))
+        numbered = all(str(role).isdigit() for role in (self.user, self.item) if role is not None)
         columns = self.columns or (NUMBERED if numbered else ())
         return FileOptions(self.delimiter, self.encoding, self.format, self.quote, columns, self.null_values)
 

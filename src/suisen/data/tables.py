@@ -45,9 +45,12 @@ def existing(raw: Raw, role: str, name: str) -> str:
 
 
 def headless(raw: Raw) -> str:
-    """The mend where the names of a text file's columns look like a row of data: one of them is a number."""
-    looks = raw.text and any(re.fullmatch(DECIMAL, name) for name in raw.frame.columns)
-    return "; line 1 looks like data: name the columns of a file without a header with columns=" if looks else ""
+    """The mend where a text file may have no header: surely where the name of a column is a number."""
+    if not raw.text:
+        return ""
+    is_number = any(re.fullmatch(DECIMAL, name) for name in raw.frame.columns)
+    start = "line 1 looks like data:" if is_number else "is line 1 data?"
+    return f"; {start} name the columns of a file without a header with columns="
 
 
 def refuse_nulls(raw: Raw, name: str, sieve: Sieve) -> None:
