@@ -76,7 +76,7 @@ def test_bad_rows_are_dropped_on_request_and_counted(tmp_path):
         (["train", "--events", "x", "--retriever", "mf", "--metrics", "ncdg@10"], "did you mean 'ndcg@10'"),
         (["train", "--events", "x", "--retriever", "mf", "--candidates", "0"], "candidates = 0 must be at least 1"),
         (["train", "--events", "x", "--retriever", "mf", "--threads", "-1"], "threads = -1 must be 0"),
-        (["train", "--events", "x", "--retriever", "mf", "--encoding", "utf8"], "did you mean 'utf-8'"),
+        (["train", "--events", "x", "--retriever", "mf", "--encoding", "utf-9"], "did you mean 'utf-8'"),
         (["evaluate", "{tmp}/none"], "holds no bundle"),
         (["serve", "{tmp}/none"], "holds no bundle"),
         (["serve", "{tmp}", "--deadline-s", "x"], "--deadline-s = 'x' must be a number"),
