@@ -3,7 +3,7 @@
     python examples/plays.py plays                # plays/plays.csv, plays/tracks.csv, plays/expected.csv
     python examples/plays.py plays --size large   # a million plays
     suisen train --events plays/plays.csv --item track_id --time played_at --item-features plays/tracks.csv \
-        --titles title --retriever ease --exclude-seen false --out runs/plays
+        --titles title --retriever ease --no-exclude-seen --out runs/plays
     suisen recommend runs/plays --user 1 -k 5
 
 Nearly all plays repeat an earlier one, so a protocol that never offers what somebody has heard would measure nothing.

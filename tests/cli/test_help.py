@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import urllib.request
+from pathlib import Path
 
 import click
 import numpy as np
@@ -143,6 +144,18 @@ def answer(line, url):
     request = urllib.request.Request(words[1].replace("localhost:8000", url), body, headers)
     with urllib.request.urlopen(request) as said:
         return json.load(said)
+
+
+def test_the_readmes_commands_for_own_data_run_one_after_another(world):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Your own data")[2].partition("\n### ")[0]
+    lines = [re.split(r"\s{3,}", line.strip())[0] for line in section.splitlines() if line.startswith("    suisen ")]
+    names = [line.split()[1] for line in lines]
+    assert names == ["data", "train", "recommend", "serve", "train", "compare", "tune"]
+    for name, line in zip(names, lines, strict=True):
+        if name != "serve":
+            small = ["--epochs", "1", "--ranker.dim", "4"] if "--ranker" in line else MORE.get(name, [])
+            assert call(*shlex.split(line)[1:], *small).output
 
 
 # -- what the help of train and the shell say --------------------------------------------------------------------------
