@@ -4,6 +4,7 @@ Each case stands for a family: what is read must be exact, and what cannot be re
 """
 
 import datetime as dt
+import gzip
 from decimal import Decimal
 from types import SimpleNamespace
 
@@ -256,6 +257,28 @@ def test_a_table_has_options_of_its_own(tmp_path):
         read_path(events, item_features=items, item_table={"delimeter": ";"})
     with pytest.raises(InputError, match="item_table says how a file is read; item_features is none"):
         read_path(events, item_table={"format": "csv"})
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_table_has_an_encoding_of_its_own(tmp_path, packed):
+    events, items = tmp_path / "e.csv", tmp_path / ("i.csv.gz" if packed else "i.csv")
+    events.write_bytes("user,item\n1,Café\n2,Thé\n".encode("latin-1"))
+    for encoding, how in (("utf-8", {}), ("latin-1", {}), ("shift-jis", {"encoding": "cp932"})):
+        title = "茶" if encoding == "shift-jis" else "Crème"
+        data = f"item,name\nCafé,{title}\nThé,x\n".replace("é", "é" if encoding != "shift-jis" else "")
+        items.write_bytes((gzip.compress if packed else bytes)(data.encode(encoding)))
+        if encoding == "shift-jis":
+            events.write_bytes(b"user,item\n1,Caf\n2,Th\n")
+        log = read_path(events, encoding="latin-1", item_features=items, item_table=how)
+        assert log.items["name"].to_list() == [title, "x"]
+
+
+def test_a_table_has_nulls_quotes_and_names_of_its_own(tmp_path):
+    events = file_of(tmp_path, "e.csv", "user,item\n1,7\n2,8\n")
+    items = file_of(tmp_path, "i.txt", '7\t12" single\t?\n8\t"Weird"\t2.5\n')
+    how = {"columns": "item,name,price", "null_values": "?", "quote": "none", "delimiter": "\\t"}
+    log = read_path(events, item_features=items, item_table=how)
+    assert log.items.rows() == [(7, '12" single', None), (8, '"Weird"', 2.5)]
 
 
 def test_a_tables_options_as_flags_and_in_a_file():

@@ -454,7 +454,7 @@ def _table(reading: _Reading, owner: Literal["user", "item"]) -> Table | None:
         raise InputError(f"{owner}_table says how a file is read; {owner}_features is none, give its path")
     if given is None:
         return None
-    file = file_options(f"{owner}_table", how, options.file)
+    file = file_options(f"{owner}_table", how, options.file, given)
     titles = options.titles if owner == "item" else None
     columns = options.kinds, options.separator
     table = read_table(owner, given, reading.roles.get(owner, ""), file, columns, options.bad_rows, titles)

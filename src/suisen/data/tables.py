@@ -1,7 +1,7 @@
 """Tables of users and items, and the feature columns of events: their own files, ids, values and kinds.
 
-* A table's file is read by its own suffix and header; of the events' file only ``encoding`` and ``null_values`` hold
-  for it too.  ``user_table`` and ``item_table`` say what is different.
+* A table's file is read by its own suffix and header; of the events' file only ``encoding`` (where the table
+  is not UTF-8) and ``null_values`` hold for it too.  ``user_table`` and ``item_table`` say what is different.
 * The key is the column named like the events' user (or item), else the first.  A table of whose ids none is among the
   events' is refused.
 * A feature column holds text, numbers, booleans, times, or lists of these.  Nested values (structs, lists of lists,
@@ -9,10 +9,11 @@
 * Text with the separator inside is one value or several: ``suisen.data.encode.infer_kind`` says which.
 """
 
+import gzip
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -161,20 +162,30 @@ class Table:
     notes: tuple[str, ...]
 
 
-def file_options(option: str, given: Mapping[str, Any], events: FileOptions) -> FileOptions:
-    """How a table's own file is read, from ``given`` (keys: the fields of ``FileOptions``); ``option`` is its name.
+def file_options(option: str, given: Mapping[str, Any], events: FileOptions, path: Any = None) -> FileOptions:
+    """How a table's own file (``path``) is read, from ``given``, whose keys are the fields of ``FileOptions``.
 
-    Raises InputError for other keys.
+    ``option`` is the name of ``given``.  Raises InputError for other keys.
     """
-    own = FileOptions()
-    shared = {name: getattr(events, name) for name in SHARED if hasattr(own, name)}
+    shared = {name: getattr(events, name) for name in SHARED}
+    if events.encoding != "utf-8" and isinstance(path, str | Path) and _is_utf8(Path(path)):
+        shared["encoding"] = "utf-8"
     known = [each.name for each in fields(FileOptions)]
     values = {}
     for name, value in given.items():
         if name not in known:
             raise unknown(f"{option}: key", name, known)
         values[name] = _option(name, value) if isinstance(value, str) else value
-    return replace(own, **{**shared, **values})
+    return FileOptions(**{**shared, **values})
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            file.read().decode()
+    except (OSError, EOFError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _option(name: str, text: str) -> Any:
