@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 import suisen as su
 from suisen.data.candidates import with_negatives
+from suisen.data.dataset import Dataset
 from suisen.errors import InputError
 from tests.evaluation.toys import SLOW, slow_ranks
-from tests.fitted import fitted, small_split
+from tests.fitted import fitted, small_log, small_split
 
 METRICS = ["ndcg@10", "hr@10", "recall@5", "mrr@10", "map@10", "precision@3", "coverage@10", "novelty@10",
            "popularity_bias@10"]  # fmt: skip
@@ -52,6 +53,27 @@ def test_the_lists_of_a_recommender_have_its_own_numbers(name, ids):
     assert (table.protocol, table.fingerprint) == (report.protocol, report.fingerprint)
     assert len(su.compare(report, table)) == len(METRICS)
     assert table.name == "mine"
+
+
+@pytest.mark.parametrize("model", [su.EASE(l2=20.0), su.IALS(dim=8, epochs=2), su.ItemKNN()])
+def test_lists_for_everybody_have_the_numbers_of_evaluate(model):
+    split = Dataset.of(small_log()).split(su.LeaveLast(test=1, valid=0))
+    rec = su.Recommender(model).fit(split.train)
+    everybody = pl.concat(list(rec.recommend_all(80)))
+    report, table = su.evaluate(rec, split.test, METRICS), su.evaluate_frame(everybody, split.test, METRICS)
+    for metric in METRICS[:6]:  # the others count items, of which some tie for a place in the list
+        assert table.value(metric) == pytest.approx(report.value(metric), abs=1e-6), metric
+    assert "was taken before and is never offered" in str(table.notes)
+
+
+def test_a_pandas_table_is_a_table():
+    pandas = pytest.importorskip("pandas")
+    rec, test = fitted("ease", "number"), small_split("number").test
+    frame = asked(rec, test)
+    theirs = pandas.DataFrame({name: frame[name].to_list() for name in frame.columns})
+    assert su.evaluate_frame(theirs, test, ["ndcg@10"]).value("ndcg@10") == pytest.approx(
+        su.evaluate_frame(frame, test, ["ndcg@10"]).value("ndcg@10"), abs=1e-6
+    )
 
 
 def test_ranks_alone_scores_alone_pandas_and_files_say_the_same(tmp_path):

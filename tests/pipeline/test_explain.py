@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 import suisen as su
 from suisen.errors import InputError, UnsupportedQuery
@@ -60,7 +61,7 @@ def test_contributions_of_fields_add_up_to_the_score(name):
         fields |= set(why["field"]) | set(why["with"].drop_nulls())
         assert why.columns == ["field", "with", "contribution"]
         assert why["contribution"].sum() == pytest.approx(score, abs=1e-5)
-        assert ("deep net (all fields)" in why["field"]) == ("deepfm" in name)
+        assert ("deep net" in why["field"]) == ("deepfm" in name)
         assert ("retrieval_score" in why["field"]) == ("+" in name)
     assert {"user", "item", "bias"} <= fields
     assert any(field.startswith("item.") for field in fields)
@@ -78,6 +79,22 @@ def test_a_field_that_alone_differs_gets_all_of_the_difference():
     moved = {key for key in shares[0] | shares[1] if shares[0].get(key) != shares[1].get(key)}
     assert moved
     assert all(f"user.{name}" in key for key in moved)
+
+
+@pytest.mark.parametrize("name", ["fm", "deepfm"])
+def test_the_rows_of_a_field_are_what_the_score_loses_without_it(name):
+    rec, train = fitted(name), small_split().train
+    user = train.users.raw_ids[5]
+    dense = int(train.users.dense([user])[0])
+    past = rec.store.items.raw(rec.store.histories.take(torch.tensor([dense])).values.numpy()).to_list()
+    features = {c: v for c, v in rec.store.user_frame.row(dense, named=True).items() if v is not None}
+    whole, without = (
+        {row["item_id"]: row["score"] for row in rec.recommend(k=80, **query).iter_rows(named=True)}
+        for query in ({"users": [user]}, {"history": [past], "user_features": features})
+    )
+    for item in list(whole)[:3]:
+        why = rec.explain(item, user).filter((pl.col("field") == "user") | (pl.col("with") == "user"))
+        assert why["contribution"].sum() == pytest.approx(whole[item] - without[item], abs=1e-5)
 
 
 def test_the_retriever_of_two_stages_can_be_asked():

@@ -30,7 +30,7 @@ from suisen.data.raw import Raw, raw_of_frame
 from suisen.errors import InputError
 from suisen.evaluation.metric import Facts, MetricAtK
 from suisen.evaluation.metrics import parse_all
-from suisen.evaluation.protocols import fingerprint, protocol_of
+from suisen.evaluation.protocols import counted, fingerprint, protocol_of
 from suisen.evaluation.ranks import distinct, from_lists
 from suisen.evaluation.report import Report
 
@@ -248,12 +248,11 @@ def _measured(
     beyond = torch.zeros(0) if ranking.lists is None or asked.train is None else ranking.lists >= facts.n_items
     if ranking.lists is not None and len(beyond):
         ranking = replace(ranking, lists=ranking.lists.masked_fill(beyond.bool(), 0))
-    unknown_items = int((taken.values == 0).sum())
+    notes += [note.removesuffix(": misses") for note in counted(asked.queries, ranking, metrics, facts)]
     most = int(items.lengths.max())
     notes += [
         said
         for count, said in (
-            (unknown_items, f"{unknown_items:,} of {len(taken.values):,} relevant items are unknown to train"),
             (most < k, f"the longest list holds {most:,} items: metrics at {k:,} count no further"),
             (beyond.sum(), f"{int(beyond.sum()):,} recommended items are unknown to train: no fact is known of them"),
         )

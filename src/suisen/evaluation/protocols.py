@@ -96,7 +96,7 @@ def _ranked(scorer: Scorer, queries: Queries, metrics: list[MetricAtK], facts: F
     truth = distinct(queries.truth)
     ranking = _ranking(scorer, queries, truth, metrics, budget)
     values = {each: each.of_ranking(ranking, facts) for each in metrics}
-    return values, _notes(queries, ranking, metrics, facts), ranking.peak_bytes
+    return values, counted(queries, ranking, metrics, facts), ranking.peak_bytes
 
 
 def _ranking(scorer: Scorer, queries: Queries, truth: Ragged, metrics: list[MetricAtK], budget: int) -> Ranking:
@@ -142,7 +142,7 @@ def protocol_of(queries: Queries) -> str:
     return f"full ranking, {out}, ties count against the model"
 
 
-def _notes(queries: Queries, ranking: Ranking, metrics: list[MetricAtK], facts: Facts) -> tuple[str, ...]:
+def counted(queries: Queries, ranking: Ranking, metrics: list[MetricAtK], facts: Facts) -> tuple[str, ...]:
     """All that was counted on the way, in words."""
     relevant = ranking.ranks.values.numel()
     unknown = int((queries.truth.values == 0).sum())

@@ -68,7 +68,18 @@ class DeepFMNet(FMNet):
         return self.core.form().beside(self.deep, self.out.weight[0])
 
     def shares_of_fields(self, contexts: Contexts, item: Tensor, pair: Tensor | None) -> list[tuple[str, str, float]]:
-        """The FM's parts, and all that the deep net adds as one: it mixes the fields, and has no share of each."""
+        """The FM's parts; by how much the deep net's output falls where a field alone is left out ("deep net" behind
+        the field); and what is then left of that output, for the deep net mixes its fields.
+        """
         parts = super().shares_of_fields(contexts, item, pair)
-        score = self.combine(self.context_state(contexts), self.item_state(item).unsqueeze(0), pair)
-        return [*parts, ("deep net (all fields)", "", float(score) - sum(value for *_, value in parts))]
+        own, its = self.core.of_context(contexts, 0.0)[1], self.core.of_item(*self.rows(item), 0.0)[1]
+        names = self.core.names[: own.shape[1] + its.shape[1]]
+        count = len(names)
+        fields = torch.cat([own, its], 1).repeat(count + 1, 1, 1)  # (F + 1, F, k): the last row is whole
+        fields[range(count), range(count)] = 0.0
+        context, of_item = torch.split(fields, [own.shape[1], its.shape[1]], 1)
+        sides = self.deep.context(context.flatten(1)), self.deep.item(of_item.flatten(1)).unsqueeze(1)
+        deep = self.out(self.deep(*sides, None if pair is None else pair.expand(count + 1, -1, -1))).flatten().double()
+        falls = (deep[-1] - deep[:-1]).tolist()
+        parts += [(name, "deep net", fall) for name, fall in zip(names, falls, strict=True)]
+        return [*parts, ("deep net", "", float(deep[-1]) - sum(falls))]

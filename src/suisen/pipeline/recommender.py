@@ -274,8 +274,9 @@ class Recommender(Shown):
         """What makes up the score of an item for a user, or for ``history=``, ``user_features=``, ``context=``.
 
         EASE, ItemKNN and IALS: item_id, title, contribution of each item of the history.  FM and DeepFM: field, with
-        (the other field of a pair, else null), contribution; DeepFM's deep net is one row.  The contributions add up to
-        the score.  ``stage``: of two stages the last, or "retriever".  Raises UnsupportedQuery for other models.
+        (the other field of a pair, else null), contribution; DeepFM also says by how much its deep net's output falls
+        where a field is left out (with = "deep net"), and in a row of its own what that leaves of it.  The rows add up
+        to the score.  ``stage``: of two stages the last, or "retriever".  Raises UnsupportedQuery for other models.
         """
         queries = RawQueries(None if user is None and query else [user], **query)
         return explaining.explain(self.system, queries, item, stage)
