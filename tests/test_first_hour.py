@@ -27,6 +27,7 @@ from tests.cli.conftest import call, refused
 from tests.fitted import allowed_of, fitted, small_log, small_split
 
 TABLE = pl.DataFrame({"user": ["u1", "u2"], "item": ["i1", "i2"], "time": [1, 2]})
+LISTS = pl.DataFrame({"user_id": ["u0001"], "item_id": ["i001"], "rank": [1]})
 SLIPS = {
     "a name": "ease",
     "a class": su.EASE,
@@ -134,6 +135,25 @@ VERBS = {
     "RunOptions(callbacks=x)": lambda x: su.RunOptions(callbacks=x),
     "RunOptions(seed=x)": lambda x: su.RunOptions(seed=x),
     "k_core(x)": lambda x: su.k_core(x, 1, 1),
+    "refit(x)": lambda x: fitted("ease").refit(x),
+    "partial_fit(x)": lambda x: fitted("ease").partial_fit(x),
+    "explain(x)": lambda x: fitted("ease").explain(x, "i001"),
+    "explain(item=x)": lambda x: fitted("ease").explain("u0001", x),
+    "vectors(x)": lambda x: fitted("mf").vectors(x),
+    "recommend(where=x)": lambda x: fitted("ease").recommend(["u0001"], where=x),
+    "recommend_all(k=x)": lambda x: next(fitted("ease").recommend_all(k=x)),
+    "evaluate_frame(x, test)": lambda x: su.evaluate_frame(x, small_split().test),
+    "evaluate_frame(table, x)": lambda x: su.evaluate_frame(LISTS, x),
+    "segments(x)": lambda x: su.segments(x, small_split().test),
+    "segments(report, x)": lambda x: su.segments(report(), x),
+    "segments(by=x)": lambda x: su.segments(report(), small_split().test, x),
+    "cross_validate(x)": lambda x: su.cross_validate(x, small_split().train, su.Rolling(folds=2, test="1d")),
+    "cross_validate(rec, x)": lambda x: su.cross_validate(su.Recommender(su.Popularity()), x, su.Rolling(folds=2)),
+    "cross_validate(rec, data, x)": lambda x: su.cross_validate(su.Recommender(su.EASE()), small_split().train, x),
+    "Rolling(folds=x)": lambda x: su.Rolling(folds=x),
+    "Rolling(test=x)": lambda x: su.Rolling(test=x),
+    "given_split(x)": lambda x: su.given_split(x, TABLE),
+    "given_split(train, x)": lambda x: su.given_split(TABLE, x),
     "load_data(x)": lambda x: su.load_data(x, download=False),
 }
 

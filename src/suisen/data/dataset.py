@@ -167,8 +167,9 @@ class Dataset(OrderedLog, Shown):
             for owner, count in counts.items()
         ]
         times = self.events.time
-        first, last = (spelt(int(end))[:19].replace("T", " ") for end in (times.min(), times.max()))
-        when = [f"from {first} to {last} UTC"] if self.has_time else []
+        ends = (times.min(), times.max()) if self.has_time and len(times) else ()
+        span = " to ".join(spelt(int(end))[:19].replace("T", " ") for end in ends)
+        when = [f"from {span} UTC"] if span else []
         return [repr(self), *when, Table(("what", "number", "features"), rows), *notes_of(self.log.notes)]
 
     def titles(self, dense: Tensor | np.ndarray[Any, Any]) -> list[str]:

@@ -60,14 +60,16 @@ class RecommendOptions:
     not happened yet.  None: now, and nothing is left out."""
 
     def __post_init__(self) -> None:
-        _settle(
-            self,
-            k=whole("k", self.k, 1, MAX_ITEMS),
-            diversity=real("diversity", self.diversity, "from 0 to 1"),
-            exclude=listed("exclude", self.exclude) or (),
-            among=listed("among", self.among),
-            at=None if self.at is None else instant("at", self.at),
-        )
+        if type(self.k) is not int or not 1 <= self.k <= MAX_ITEMS:  # each test saves a server its time
+            _settle(self, k=whole("k", self.k, 1, MAX_ITEMS))
+        if type(self.diversity) is not float:
+            _settle(self, diversity=real("diversity", self.diversity, "from 0 to 1"))
+        if type(self.exclude) is not tuple:
+            _settle(self, exclude=listed("exclude", self.exclude) or ())
+        if self.among is not None:
+            _settle(self, among=listed("among", self.among))
+        if self.at is not None:
+            _settle(self, at=instant("at", self.at))
         if not 0 <= self.diversity <= 1:
             raise InputError(f"diversity = {self.diversity!r} must be from 0 to 1")
         choice("unknown", self.unknown, POLICIES)
@@ -102,10 +104,15 @@ class RawQueries:
     """One session per query, whose events count beside the user's; None for a query without."""
 
     def __post_init__(self) -> None:
-        _settle(self, users=listed("users", self.users), sessions=listed("sessions", self.sessions))
-        _settle(self, history=_histories(self.history))
-        for name in ("user_features", "context"):
-            _settle(self, **{name: _rows(name, getattr(self, name))})
+        for name, part, meant in (
+            ("users", self.users, listed),
+            ("sessions", self.sessions, listed),
+            ("history", self.history, _histories),
+            ("user_features", self.user_features, _rows),
+            ("context", self.context, _rows),
+        ):
+            if part is not None:
+                _settle(self, **{name: meant(name, part)})
         sizes = {name: len(part) for name, part in self._parts().items() if part is not None}
         if not sizes:
             raise InputError("nobody is asked for; give users, history or user_features")
@@ -160,17 +167,17 @@ PLAIN = frozenset({list, tuple, str, int, type(None)})
 """Types of the entries of a history that are what they seem."""
 
 
-def _histories(given: Any) -> Any:
+def _histories(name: str, given: Any) -> Any:
     """A history, or one per query, as lists, whatever held them."""
-    entries = listed("history", given, ordered=True)
-    if entries is None or all(type(entry) in PLAIN for entry in entries):
+    entries = listed(name, given, ordered=True)
+    if PLAIN.issuperset(map(type, entries)):
         return entries
-    return [listed("history", entry, ordered=True) if _is_list(entry) else entry for entry in entries]
+    return [listed(name, entry, ordered=True) if _is_list(entry) else entry for entry in entries]
 
 
 def _rows(name: str, given: Any) -> Any:
     """Features of one query, or of each."""
-    if given is None or isinstance(given, Mapping):
+    if isinstance(given, Mapping):
         return given
     if is_table(given) or isinstance(given, str | bytes):
         raise InputError(f"{name} = {shown(given)} must be names with values, or one such mapping per query")
