@@ -68,7 +68,7 @@ SLIPS = {
     "bytes": b"u1",
     "a date": date(2024, 1, 1),
     "a duration": timedelta(days=7),
-    "a function": len,
+    "a function": lambda: None,
 }
 
 
@@ -92,6 +92,7 @@ VERBS = {
     "evaluate(rec, x)": lambda x: su.evaluate(fitted("ease"), x),
     "evaluate(metrics=x)": lambda x: su.evaluate(fitted("ease"), small_split().test, x),
     "compare(x, report)": lambda x: su.compare(x, report()),
+    "compare(metrics=x)": lambda x: su.compare(report(), report(), metrics=x),
     "compare(x)": su.compare,
     "funnel(x)": lambda x: fitted("ease + fm").funnel(x),
     "recommend(x)": lambda x: fitted("ease").recommend(x, unknown="skip"),
@@ -137,8 +138,8 @@ VERBS = {
     "k_core(x)": lambda x: su.k_core(x, 1, 1),
     "refit(x)": lambda x: fitted("ease").refit(x),
     "partial_fit(x)": lambda x: fitted("ease").partial_fit(x),
-    "explain(x)": lambda x: fitted("ease").explain(x, "i001"),
-    "explain(item=x)": lambda x: fitted("ease").explain("u0001", x),
+    "explain(x)": lambda x: fitted("ease").explain(x, "u0001"),
+    "explain(user=x)": lambda x: fitted("ease").explain("i001", x),
     "vectors(x)": lambda x: fitted("mf").vectors(x),
     "recommend(where=x)": lambda x: fitted("ease").recommend(["u0001"], where=x),
     "recommend_all(k=x)": lambda x: next(fitted("ease").recommend_all(k=x)),

@@ -77,7 +77,8 @@ def choice(field: str, value: Any, known: Collection[str]) -> Any:
         if value not in known:
             raise unknown(field, value, known)
         return value
-    raise InputError(f"{field} = {shown(value)} must be one of {', '.join(map(repr, known))}")
+    named = ", ".join(map(repr, list(known)[:8])) + (", …" if len(known) > 8 else "")
+    raise InputError(f"{field} = {shown(value)} must be one of {named}")
 
 
 def whole(field: str, value: Any, least: int = 0, most: int | None = None) -> int:

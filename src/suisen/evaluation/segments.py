@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from suisen.arguments import listed, shown
 from suisen.data.batch import Queries
 from suisen.display import Shown, Table, notes_of
 from suisen.errors import InputError, unknown
@@ -61,6 +62,10 @@ def segments(report: Report, queries: Queries, by: str | Mapping[Any, Any] | Seq
 
     Raises InputError for queries that are not those of the report and for an unknown column.
     """
+    for name, given, kind in (("report", report, Report), ("queries", queries, Queries)):
+        if not isinstance(given, kind):
+            raise InputError(f"{name} = {shown(given)}: segments(report, split.test) takes a report and its queries")
+    by = by if isinstance(by, str | Mapping) else listed("by", by) or ()
     if len(queries) != len(report):
         raise InputError(f"the report has {len(report):,} queries and these are {len(queries):,}; give the same ones")
     what = by if isinstance(by, str) else "groups"

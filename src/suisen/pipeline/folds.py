@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 from scipy.stats import t as student
 
+from suisen.arguments import shown
 from suisen.data.dataset import Dataset, Split, Splitter
-from suisen.data.durations import duration, spelt
+from suisen.data.durations import duration, moment_text, spelt
 from suisen.data.log import Col
 from suisen.data.ordered import OrderedLog
-from suisen.data.split_checks import need_time
+from suisen.data.split_checks import need_time, settle, settle_counts
 from suisen.data.splits import GlobalTime
 from suisen.display import Shown, Table
 from suisen.errors import InputError
@@ -51,11 +52,12 @@ class Rolling:
     """Length of what is held out for validation before each window; None: nothing."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.folds, bool) or not isinstance(self.folds, int) or self.folds < 1:
-            raise InputError(f"Rolling: folds = {self.folds!r} must be a whole number from 1")
+        settle_counts(self, folds=1)
         for name, value in (("test", self.test), ("valid", self.valid)):
-            if value is not None and not (isinstance(value, str) and duration(f"Rolling: {name}", value) > 0):
-                raise InputError(f"Rolling: {name} = {value!r} must be a duration such as '7d'")
+            if value is not None or name == "test":
+                settle(self, **{name: moment_text(f"Rolling: {name}", value)})
+                if duration(f"Rolling: {name}", getattr(self, name)) == 0:
+                    raise InputError(f"Rolling: {name} = {value!r} must be longer than nothing, like '7d'")
 
     def splits(self, log: OrderedLog) -> Iterator[Split]:
         """The folds, oldest first.  Raises InputError without times, and where a fold's train or test is empty."""
@@ -138,9 +140,14 @@ def cross_validation(
     options: RunOptions | None,
 ) -> CrossValidation:
     """Fits a fresh copy on each fold's train and measures it; see ``suisen.pipeline.cross_validate``."""
+    if not isinstance(data, Dataset):
+        raise InputError(f"data = {shown(data)}: a Dataset is cut into folds; give the one that split() was called on")
     reports = []
     for split in _splits(data, rule):
         fresh = recommender() if callable(recommender) else copy(recommender)
+        if not hasattr(fresh, "fit"):
+            made = "give Recommender(suisen.EASE()), or a function that makes one"
+            raise InputError(f"recommender = {shown(recommender)} is no Recommender; {made}")
         reports.append(measure(fresh.fit(split.train, split.valid, options), split))
     if not reports:
         raise InputError("the rule gives no fold; give Rolling(folds=3) or a list of rules")
@@ -153,7 +160,7 @@ def _splits(data: Dataset, rule: Any) -> Iterator[Split]:
         return
     if not isinstance(rule, Iterable):
         ways = "Rolling(folds=3), or a list like [Ratio(by='random', seed=s) for s in range(5)]"
-        raise InputError(f"{rule!r} is one split; give {ways}")
+        raise InputError(f"rule = {shown(rule)} is one split; give {ways}")
     for each in rule:
         yield each if isinstance(each, Split) else data.split(each)
 

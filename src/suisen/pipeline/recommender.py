@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import polars as pl
 from torch import Tensor
 
-from suisen.arguments import check_ids, listed, shown, whole
+from suisen.arguments import check_ids, choice, listed, shown, whole
 from suisen.data.batch import Candidates, Contexts, Queries
 from suisen.data.candidates import with_seen
 from suisen.data.dataset import Dataset
@@ -278,6 +278,8 @@ class Recommender(Shown):
         where a field is left out (with = "deep net"), and in a row of its own what that leaves of it.  The rows add up
         to the score.  ``stage``: of two stages the last, or "retriever".  Raises UnsupportedQuery for other models.
         """
+        for name, one in (("item", item), ("user", user)):
+            check_ids(name, [one])
         queries = RawQueries(None if user is None and query else [user], **query)
         return explaining.explain(self.system, queries, item, stage)
 
@@ -285,7 +287,7 @@ class Recommender(Shown):
         """The first stage's vectors as a frame of item_id or user_id and vector: every item that may be recommended, or
         every user of train with the history stored of them.  Raises UnsupportedQuery for models without vectors.
         """
-        return explaining.vectors(self.system, of)
+        return explaining.vectors(self.system, choice("of", of, ("items", "users")))
 
     # -- measuring: what suisen.evaluation needs ---------------------------------------------------------------------
 
