@@ -319,8 +319,8 @@ def test_verdicts_are_of_the_primary_metric_or_else_of_the_first():
 def test_funnel_shows_what_is_kept_and_lost(text, page):
     shown = page.sections["funnel"]
     for stage in funnel().stages:
-        assert f"{stage.stage}: {stage.hits:,} of 943 kept, {stage.lost:,} lost" in text
-        assert stage.stage in shown
+        assert f"{funnel().named(stage.stage)}: {stage.hits:,} of 943 kept, {stage.lost:,} lost" in text
+        assert funnel().named(stage.stage) in shown
     assert "lost here: 697" in shown
     assert "140 hits" in shown
     for wanted in (
@@ -588,6 +588,15 @@ def test_without_events_there_is_no_picture_of_them():
     shown = Page(render_report(only(data=facts(item_counts=[0, 0], history_lengths=[], timeline=())))).sections["data"]
     assert "Long tail" not in shown
     assert "Length of histories" not in shown
+
+
+def test_a_metric_that_is_the_same_of_all_models_has_no_picture():
+    same = tuple(
+        ModelScores(name, (score("recall@100", 1.0), score("hr@10", base))) for name, base in (("a", 0.1), ("b", 0.2))
+    )
+    text = render_report(only(models=same))
+    assert text.count("<svg") == 1
+    assert "<h3>hr@10</h3>" in text
 
 
 def test_one_model_alone_has_a_table_and_no_comparison():

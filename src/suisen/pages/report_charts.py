@@ -31,13 +31,16 @@ STAGE = 58
 
 
 def metric_figures(models: Mapping[str, Sequence[Score]], primary: str) -> list[Figure]:
-    """Dots with their 95 % intervals, the primary metric first; the last model, which is the run's own, stands out."""
+    """Dots with their 95 % intervals, the primary metric first; the last model, which is the run's own, stands out.
+
+    Metrics that show the same number for all models have no picture.
+    """
     names = dict.fromkeys(score.metric for scores in models.values() for score in scores)
     figures: list[Figure] = []
     for metric in sorted(names, key=lambda name: name != primary):
         measured = {name: s for name, scores in models.items() for s in scores if s.metric == metric}
         found = {name: s for name, s in measured.items() if s.low <= s.value <= s.high}
-        if len(found) > 1 and len(figures) < PICTURES:
+        if len({number(s.value) for s in found.values()}) > 1 and len(figures) < PICTURES:
             said = {name: f"{number(s.value)} {interval(s.low, s.high)}" for name, s in found.items()}
             rows = [Bar(name, s.value, s.low, s.high, said[name]) for name, s in found.items()]
             rows[-1] = rows[-1]._replace(colour="accent")
@@ -195,12 +198,12 @@ def recall_figure(recalls: Mapping[int, Score]) -> Figure:
 def funnel_figure(funnel: Funnel) -> Figure:
     """What each stage keeps of the relevant items, and what it loses."""
     total = funnel.relevant
-    told = "; ".join(f"{s.stage}: {s.hits:,} of {total:,} kept, {s.lost:,} lost" for s in funnel.stages)
+    told = "; ".join(f"{funnel.named(s.stage)}: {s.hits:,} of {total:,} kept, {s.lost:,} lost" for s in funnel.stages)
     parts: list[str] = []
     for place, stage in enumerate(funnel.stages):
         kept, lost = (WIDTH * count / max(1, total) for count in (stage.hits, stage.lost))
         hits = f"{stage.hits:,} hits, {share(stage.hits / max(1, total))}"
-        parts += draw.headed(place * STAGE + 15, stage.stage, hits, (0, WIDTH))
+        parts += draw.headed(place * STAGE + 15, funnel.named(stage.stage), hits, (0, WIDTH))
         top = place * STAGE + 21
         parts += [draw.bar(0, top, WIDTH, 16, "grid"), draw.bar(0, top, kept, 16, "accent")]
         parts.append(draw.bar(kept, top, lost, 16, "second"))

@@ -84,9 +84,12 @@ class Funnel(Shown):
         """Plain data."""
         return asdict(self)
 
+    def named(self, stage: str) -> str:
+        """A stage as people are told of it."""
+        return {"not filtered": "left by the filters", "top list": f"shown (top {self.k})"}.get(stage, stage)
+
     def _parts(self) -> list[str | Table]:
-        words = {"not filtered": "left by the filters", "top list": f"shown (top {self.k})"}
-        stages = [[words.get(s.stage, s.stage), f"{s.items:,.0f}", f"{s.hits:,}", f"{s.lost:,}"] for s in self.stages]
+        stages = [[self.named(s.stage), f"{s.items:,.0f}", f"{s.hits:,}", f"{s.lost:,}"] for s in self.stages]
         figures = [[f.name, number(f.value), interval(f.low, f.high)] for f in self.figures]
         predicted, seen = self.halves
         return [
