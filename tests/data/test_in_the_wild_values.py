@@ -194,8 +194,8 @@ def test_a_rating_reaches_the_bound_that_it_was_written_as(dtype, bound):
 @pytest.mark.parametrize(
     ("weight", "why"),
     [
-        (1e39, r"w = 1e\+39 is beyond 3\.4e\+38, the largest number that models compute with"),
-        (1e-50, r"w = 1e-50 is nearer to 0 than 1\.4e-45"),
+        (1e39, r"w = 1e\+39 is beyond what models compute with \(1\.4e-45 to 3\.4e\+38\)"),
+        (1e-50, r"w = 1e-50 is beyond what models compute with"),
     ],
 )
 def test_weights_that_a_model_would_read_as_infinite_or_as_nothing(weight, why):

@@ -263,17 +263,9 @@ def judge_labels(sieve: Sieve, field: str, values: pl.Series, positive_from: flo
 
 def judge_size(sieve: Sieve, field: str, weights: pl.Series) -> None:
     """Refuses weights (n,) Float64 that models, which compute in Float32, would read as infinite or as 0."""
-    narrow = weights.cast(pl.Float32)
-    largest, least = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
-    sieve.refuse(
-        field, f"is beyond {largest:.2g}, the largest number that models compute with", narrow.is_infinite(), weights
-    )
-    sieve.refuse(
-        field,
-        f"is nearer to 0 than {least:.2g}, the least that models compute with",
-        (narrow == 0) & (weights != 0),
-        weights,
-    )
+    narrow, kind = weights.cast(pl.Float32), np.finfo(np.float32)
+    why = f"is beyond what models compute with ({kind.smallest_subnormal:.2g} to {kind.max:.2g})"
+    sieve.refuse(field, why, narrow.is_infinite() | ((narrow == 0) & (weights != 0)), weights)
 
 
 def types_as_text(values: pl.Series) -> pl.Series:
@@ -295,10 +287,10 @@ def judge_types(sieve: Sieve, field: str, values: pl.Series, weights: Mapping[st
 
 def repeats(frame: pl.DataFrame) -> pl.Series:
     """(n,) bool: rows that are equal to an earlier one in every column."""
-    plain = frame.select(column for column in frame.iter_columns() if column.dtype != pl.Object)
-    if plain.width < frame.width:  # what is no column of values cannot be compared
+    hashes = None if pl.Object in frame.dtypes else frame.hash_rows(seed=0)  # Python objects cannot be compared
+    if hashes is None or hashes.n_unique() == frame.height:  # 5 times as fast as to say which they are
         return pl.repeat(value=False, n=frame.height, dtype=pl.Boolean, eager=True)
-    return ~plain.hash_rows(seed=0).is_first_distinct()
+    return ~hashes.is_first_distinct()
 
 
 def keep_duplicates(visitor: list[pl.Series], item: pl.Series, time: pl.Series | None, keep: Keep) -> pl.Series:
