@@ -88,8 +88,11 @@ def _columns(name: str, rows: pl.DataFrame, long: pl.DataFrame) -> tuple[list[pl
         column = rows.join(values, on="row", how="left", maintain_order="left")["of"]
         columns.append(column.alias(str(field)))
         kinds[str(field)] = kind
-    said = ", ".join(f"{field} {kind}" for field, kind in kinds.items())
-    return columns, kinds, [f"{name}: {len(kinds)} fields: {said}"]
+    said = [
+        f"{kind} {', '.join(field for field in kinds if kinds[field] == kind)}"
+        for kind in dict.fromkeys(kinds.values())
+    ]
+    return columns, kinds, [f"{name}: {len(kinds)} fields: {'; '.join(said)}"]
 
 
 def _column(name: str, field: str, part: pl.DataFrame) -> tuple[Kind, pl.DataFrame]:
