@@ -233,6 +233,8 @@ def test_queries_that_a_table_cannot_answer_are_refused():
     negatives = with_negatives(split.test, split.train, n=5)
     with pytest.raises(InputError, match="queries without candidates"):
         su.evaluate_frame(TEST, negatives)
+    with pytest.raises(InputError, match=r"give its part: split\.test"):
+        su.evaluate_frame(TEST, split)
     with pytest.raises(InputError, match="do not know the ids of their users"):
         su.evaluate_frame(TEST, replace(split.test, asked=None))
 

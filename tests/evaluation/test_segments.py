@@ -116,6 +116,9 @@ def test_other_queries_and_wrong_groups_are_refused(report):
     test = small_split().test
     with pytest.raises(InputError, match="give the same ones"):
         su.segments(report, test.take(torch.arange(3)))
+    for wrong in ((report, small_split()), (fitted("ease"), test)):
+        with pytest.raises(InputError, match="takes a report and its queries"):
+            su.segments(*wrong)
     with pytest.raises(InputError, match="give one per query"):
         su.segments(report, test, ["a", "b"])
     with pytest.raises(InputError, match="none of the mapping's 1 users"):

@@ -85,6 +85,10 @@ def test_seeds_splits_and_factories_are_folds_too(data):
     assert math.isnan(one["hr@10"].low)
     with pytest.raises(InputError, match="is one split; give Rolling"):
         su.cross_validate(Recommender(EASE()), data, su.LeaveLast())
+    with pytest.raises(InputError, match=r"give Recommender\(EASE\(\)\)"):
+        su.cross_validate(EASE(), data, rules)
+    with pytest.raises(InputError, match="a Dataset is cut into folds"):
+        su.cross_validate(Recommender(EASE()), splits[0], rules)
     with pytest.raises(InputError, match="gives no fold"):
         su.cross_validate(Recommender(EASE()), data, [])
     with pytest.raises(InputError, match="did you mean 'hr@10'"):

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from suisen.recommending.queries import RecommendOptions
+from suisen.serving.answering import Answering, Recommend
+from suisen.serving.messages import Query
+from tests.fitted import fitted
+from tests.recommending.planning import with_plan
+
 PATH = "/v1/recommend"
 
 
@@ -42,3 +48,13 @@ def test_mistakes_are_named(client, sent, message):
     response = client.post(PATH, {"queries": [{"user_id": 3}], "where": sent})
     assert response.status in (400, 422)
     assert message in response.body.decode()
+
+
+def test_a_plan_leaves_where_to_the_precise_way():
+    rec = fitted("mf")
+    middle = float(rec.store.item_frame["price"].median())
+    where = {"price": (None, middle)}
+    options = RecommendOptions(k=10, where=where, precise=False)
+    found = Answering(with_plan(rec.system)).work([Recommend([Query(user_id="u0003")], options)])[0]
+    expected, anything = (rec.recommend(["u0003"], 10, where=each)["item_id"].to_list() for each in (where, None))
+    assert [item.item_id for item in found[0].items] == expected != anything

@@ -22,6 +22,7 @@ from torch import Tensor
 from suisen.data.batch import Candidates, Catalogue, Contexts, Queries
 from suisen.data.candidates import with_seen
 from suisen.data.clean import as_ids
+from suisen.data.dataset import Split
 from suisen.data.formats import raw_of_path
 from suisen.data.ids import IdMap
 from suisen.data.ordered import tensor_of
@@ -67,6 +68,8 @@ def evaluate_frame(
     """
     started, notes = time.perf_counter(), list[str]()
     chosen = _parsed(DEFAULT if metrics is None else metrics)
+    if isinstance(test, Split):
+        raise InputError("test is a whole Split; give its part: split.test")
     if isinstance(test, Queries):
         asked = _of_queries(with_seen(test) if repeats or not exclude_seen else test)
     else:

@@ -142,6 +142,8 @@ def cross_validation(
     """Fits a fresh copy on each fold's train and measures it; see ``suisen.pipeline.cross_validate``."""
     if not isinstance(data, Dataset):
         raise InputError(f"data = {shown(data)}: a Dataset is cut into folds; give the one that split() was called on")
+    if not callable(recommender) and not hasattr(recommender, "fit"):
+        raise InputError(f"recommender = {shown(recommender)} cannot be fitted; give Recommender(EASE()), no model")
     reports = []
     for split in _splits(data, rule):
         fresh = recommender() if callable(recommender) else copy(recommender)

@@ -280,7 +280,9 @@ class Recommender(Shown):
         """
         for name, one in (("item", item), ("user", user)):
             check_ids(name, [one])
-        queries = RawQueries(None if user is None and query else [user], **query)
+        if user is not None or not query:
+            query["users"] = [user]
+        queries = RawQueries(**query)
         return explaining.explain(self.system, queries, item, stage)
 
     def vectors(self, of: Literal["items", "users"] = "items") -> pl.DataFrame:
