@@ -248,3 +248,16 @@ def test_the_funnels_stages_are_words():
     said = str(objects()["funnel"])
     assert re.search(r"^left by the filters +\d", said, re.MULTILINE)
     assert re.search(r"^shown \(top 10\) +\d", said, re.MULTILINE)
+
+
+def test_no_validation_takes_no_time():
+    rec = su.Recommender(su.MF(dim=4, epochs=2)).fit(small_split().train)
+    assert [row.validation_seconds for row in rec.curves["retriever"][0].rows] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.0, "under 0.01 s"), (0.0099, "under 0.01 s"), (0.04, "0.04 s"), (0.999, "1.00 s"), (61.26, "61.3 s")],
+)
+def test_seconds_are_never_zero(value, said):
+    assert display.seconds(value) == said

@@ -78,13 +78,22 @@ def _html(part: str | Table) -> str:
 def stage_title(stage: str) -> str:
     """A stage of training in words.
 
-    >>> stage_title("retriever-inner1"), stage_title("ranker-phase2")
-    ("retriever for the ranker's lists, part 1", 'ranker, phase 2')
+    >>> stage_title("retriever-inner2"), stage_title("ranker-phase2")
+    ('retriever for the lists 2', 'ranker, phase 2')
     """
     base, sign, phase = stage.partition("-phase")
     name, inner, part = base.partition("-inner")
-    said = f"{name} for the ranker's lists, part {part}" if inner else name
+    said = f"{name} for the lists{'' if part == '1' else f' {part}'}" if inner else name
     return f"{said}, phase {phase}" if sign else said
+
+
+def seconds(value: float) -> str:
+    """Seconds for people; what is short does not become 0.0.
+
+    >>> seconds(12.34), seconds(0.052), seconds(0.001)
+    ('12.3 s', '0.05 s', 'under 0.01 s')
+    """
+    return f"{value:.1f} s" if value >= 1 else f"{value:.2f} s" if value >= 0.01 else "under 0.01 s"
 
 
 # -- who looks on ------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_queries_without_a_value_are_left_out_of_n():
 def test_a_report_prints_itself():
     values = {"hr@10": np.array([1, 0, 1, 1] * 300, dtype=np.float32)}
     head, protocol, columns, row, note = str(report(values=values)).splitlines()
-    assert head == "A: 1,200 queries in 1.50 s, 1.0 MiB of scores at once"
+    assert head == "A: 1,200 queries in 1.5 s, 1.0 MiB of scores at once"
     assert protocol == "protocol: leave last; full ranking"
     assert columns.split() == ["metric", "value", "95", "%", "interval", "n"]
     assert row.startswith("hr@10   0.7500  [0.7")

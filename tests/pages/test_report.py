@@ -422,7 +422,7 @@ def test_seconds_are_told_with_validation_and_without():
     rows = [row._replace(seconds=2.0, validation_seconds=3.0) for row in phase.rows]
     shown = Page(render_report(only(curves={"retriever-inner1": [replace(phase, rows=rows)]}))).sections["training"]
     assert "2 epochs in 4.0 s (10.0 s with validation)" in shown
-    assert "retriever for the ranker's lists, part 1" in shown
+    assert "retriever for the lists" in shown
 
 
 def test_data_facts(page):

@@ -148,9 +148,9 @@ def test_stages_have_names_that_a_newcomer_knows():
     bar = Progress(Console(file=StringIO(), force_terminal=False, width=200))
     for stage, said in (
         ("retriever", "retriever"),
-        ("retriever-inner3", "retriever for the ranker's lists, part 3"),
+        ("retriever-inner3", "retriever for the lists 3"),
         ("ranker-phase2", "ranker, phase 2"),
-        ("retriever-inner1-phase3", "retriever for the ranker's lists, part 1, phase 3"),
+        ("retriever-inner1-phase3", "retriever for the lists, phase 3"),
     ):
         bar.on_start(stage, 1, 1)
         bar.on_end(Curve(stopped="x"))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from suisen.arguments import listed, shown
-from suisen.display import Shown, Table, markdown_table, notes_of
+from suisen.display import Shown, Table, markdown_table, notes_of, seconds
 from suisen.errors import InputError, unknown
 from suisen.stats import bootstrap_means, column_means, holm, paired_differences
 
@@ -77,7 +77,7 @@ class Report(Shown):
 
     def _parts(self) -> list[str | Table]:
         held = f", {memory(self.peak_bytes)} of scores at once" if self.peak_bytes else ""
-        head = f"{self.name}: {len(self):,} queries in {self.seconds:.2f} s{held}"
+        head = f"{self.name}: {len(self):,} queries in {seconds(self.seconds)}{held}"
         return [head, f"protocol: {self.protocol}", Table(SCORE_HEAD, self._rows()), *notes_of(self.notes)]
 
     def to_markdown(self) -> str:

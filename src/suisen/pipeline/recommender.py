@@ -18,7 +18,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.ids import RawId
 from suisen.data.ragged import Ragged
 from suisen.data.read import ReadOptions, read_frame
-from suisen.display import Shown, Table, notes_of, tell, watched
+from suisen.display import Shown, Table, notes_of, seconds, tell, watched
 from suisen.errors import InputError
 from suisen.evaluation import Facts
 from suisen.models.contract import Model, unused_weights, vanished_vectors
@@ -150,7 +150,7 @@ class Recommender(Shown):
         epochs = {stage: [curve.best_epoch for curve in phases] for stage, phases in stages.curves.items()}
         self._system = replace(system, exclude_seen=self.exclude_seen, epochs=epochs, lists=asdict(self.lists))
         if shows:
-            took = f"{self.name}: learnt from {len(train.events):,} events in {time.monotonic() - started:.1f} s"
+            took = f"{self.name}: learnt from {len(train.events):,} events in {seconds(time.monotonic() - started)}"
             tell([took, *notes_of(stages.notes)], always=True)
         return self
 
@@ -398,9 +398,9 @@ def _learnt(curves: Mapping[str, Sequence[Curve]], stage: str) -> tuple[str, str
     if not phases:
         return "–", "–", "–"
     best = phases[-1].best_metric
-    seconds = sum(row.seconds + row.validation_seconds for curve in phases for row in curve.rows)
+    spent = sum(row.seconds + row.validation_seconds for curve in phases for row in curve.rows)
     epochs = " + ".join(str(len(curve.rows)) for curve in phases)
-    return epochs, "–" if best is None else f"{best:.4f}", f"{seconds:.1f}"
+    return epochs, "–" if best is None else f"{best:.4f}", f"{spent:.2f}"
 
 
 def _index_recall(engine: Engine, store: Store) -> float | None:

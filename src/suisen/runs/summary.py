@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from suisen.display import text_table
+from suisen.display import seconds, text_table
 from suisen.evaluation import Comparisons, Report
 from suisen.evaluation.report import SCORE_HEAD, interval, number
 from suisen.runs import folder as place
@@ -13,7 +13,7 @@ from suisen.runs.run import Run
 
 def summary(run: Run) -> str:
     """The data, the metric table, the paired differences, the funnel, the remarks, the seconds; paragraphs."""
-    took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.seconds.items())
+    took = ", ".join(f"{name} {seconds(spent)}" for name, spent in run.seconds.items())
     page = run.folder / place.REPORT
     look = f" (look at {page})" if page.exists() else ""
     parts = [

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from suisen.display import in_notebook, stage_title
+from suisen.display import in_notebook, seconds, stage_title
 from suisen.training.options import Curve, EpochRow, RunOptions
 
 LINE_SECONDS = 2.0
@@ -51,7 +51,7 @@ class Progress:
             from rich.progress import BarColumn
             from rich.progress import Progress as Bar
 
-            columns = "{task.description}", BarColumn(20), "{task.fields[facts]}"
+            columns = "{task.description}", BarColumn(10), "{task.fields[facts]}"
             self._bar = Bar(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task(self._stage, total=epochs * examples, facts="")
             self._bar.start()
@@ -101,7 +101,7 @@ class Progress:
             sum(row.seconds for row in curve.rows),
             sum(row.validation_seconds for row in curve.rows),
         )
-        took = f"{learning + validating:.1f} s" + (f" ({validating:.1f} s of it validation)" if validating else "")
+        took = seconds(learning + validating) + (f" ({seconds(validating)} of it validation)" if validating else "")
         best = "" if curve.best_metric is None else f", best epoch {curve.best_epoch} with {curve.best_metric:.4f}"
         self._print(f"{self._stage}: {count} epoch{'s' if count != 1 else ''} in {took}{best} ({curve.stopped})")
 

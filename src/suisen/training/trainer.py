@@ -155,7 +155,8 @@ class _Run:
         rate = tally.examples / max(tally.seconds, 1e-9)
         clock = time.monotonic()
         metric = self._metric()
-        row = EpochRow(len(self.curve.rows) + 1, loss, metric, tally.seconds, rate, time.monotonic() - clock)
+        validation = 0.0 if metric is None else time.monotonic() - clock
+        row = EpochRow(len(self.curve.rows) + 1, loss, metric, tally.seconds, rate, validation)
         self.curve.rows.append(row)
         self._keep_best(row)
         self._maybe_stop(row.epoch)
