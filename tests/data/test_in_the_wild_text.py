@@ -120,11 +120,31 @@ def test_a_record_over_several_lines_stays_one(tmp_path):
     assert noted(log, "x.csv: quotes enclose fields, 1 over several lines (first at line 2)")
 
 
+def test_lines_of_a_text_that_have_the_width_of_a_row_stay_one_record(tmp_path):
+    rows = [f"u{i},fine,i{i}" for i in range(9)]
+    text = "\n".join(["user,review,item", *rows, 'u7,"so, \nit is, well",i3', ""])
+    log = read_path(file_of(tmp_path, "x.csv", text), context=["review"])
+    assert log.events.height == 10
+    assert log.events["review"][9] == "so, \nit is, well"
+
+
+def test_rows_between_stray_quotes_beside_quoted_rows(tmp_path):
+    text = 'user,item,title\nu1,i1,"a, b"\nu2,i2,"Open\nu3,i3,x\nu4,i4,12"\nu5,i5,y\n'
+    log = read_path(file_of(tmp_path, "x.csv", text), context=["title"])
+    assert log.events["title"].to_list() == ["a, b", '"Open', "x", '12"', "y"]
+
+
 def test_quoted_rows_beside_stray_quotes(tmp_path):
     text = 'user,item,title\nu1,i1,"a, b"\nu2,i2,"Weird" Al\nu3,i3,"Open\nu4,i4,"two\nlines, and "\nu5,i5,12"\n'
     log = read_path(file_of(tmp_path, "x.csv", text))
     assert log.events["user"].to_list() == ["u1", "u2", "u3", "u4", "u5"]
     assert noted(log, "quotes enclose fields, and are part of the text in 2 lines (first at line 3)")
+
+
+def test_quotes_that_are_doubled_beside_stray_ones(tmp_path):
+    log = read_path(file_of(tmp_path, "x.csv", 'user,item\nu1,"a ""b"""\nu2,12" x\nu3,"Weird" Al\n'))
+    assert log.events["item"].to_list() == ['a "b"', '12" x', '"Weird" Al']
+    assert noted(log, "quotes enclose fields, and are part of the text in 1 line (first at line 4)")
 
 
 def test_names_in_quotes_with_a_quote_inside(tmp_path):
@@ -293,6 +313,12 @@ def test_an_encoding_by_every_usual_spelling_and_in_the_error(tmp_path, encoding
 def test_a_byte_order_mark_says_it(tmp_path, encoding):
     path = file_of(tmp_path, "x.csv", "user,item\nu1,日本\n", encoding)
     assert read_path(path).events["item"].to_list() == ["日本"]
+
+
+def test_one_damaged_line_does_not_make_another_encoding(tmp_path):
+    whole = "user,item\n" + "u1,日本語の題名\n" * 9
+    with pytest.raises(InputError, match="line 11 is not UTF-8; mend that line"):
+        read_path(file_of(tmp_path, "x.csv", whole.encode() + b"u2,caf\xe9\n"))
 
 
 def test_nothing_is_guessed_of_noise():

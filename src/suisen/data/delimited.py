@@ -7,7 +7,8 @@ before they are parsed (``suisen.data.records``).  What a quote means is given, 
   Lines within quotes that look like rows themselves speak against it: more than half of them have the header's width,
   and a column's cells are of the same shape in them as elsewhere (``u17``, ``u4``).
 * Else a backslash escapes quotes where all such quotes lie within others that stand as RFC 4180 has them.
-* Else quotes are part of the text where every line then has the header's width.
+* Else quotes are part of the text where every line then has the header's width, and no field doubles quotes as RFC
+  4180 does.
 * Else it is a mixture, and each line with a quote is judged by itself (``suisen.data.quoting``).
 
 What was found is a note wherever it is not plain RFC 4180.
@@ -113,7 +114,8 @@ def _auto(file: _File) -> Text:
         note = f'{file.name}: a backslash escapes quotes (quote="backslash"); pass quote="none" if quotes are text'
         return replace(_given(file, "backslash"), notes=(note,))
     lines = file.measured(None)
-    if lines.right:
+    doubled = rb'(?m)(^|%b)"([^"\n]|"")*""([^"\n]|"")*"(?=%b|\r?$)' % ((re.escape(file.mark),) * 2)
+    if lines.right and not (b'""' in file.data and re.search(doubled, file.data)):
         line = file.data.count(b"\n", 0, file.data.index(b'"')) + 1
         said = f"quotes are part of the text (first at line {line}); pass quote= if they enclose fields"
         text = _fast(file, lines, None, said)
@@ -217,9 +219,8 @@ def _by_lines(file: _File, dialect: Dialect) -> Text:
         faults += (Fault("misplaced quotes", "a quoted field is followed by text or never closed", pl.Series(broken)),)
     stray, said = [line for line, _, is_text in rows if is_text], f"{file.name}: quotes enclose fields"
     if stray:
-        said += (
-            f", and are part of the text in {len(stray):,} lines (first at line {stray[0]}); quote= says what they are"
-        )
+        where = f"{len(stray):,} line{'s' * (len(stray) > 1)} (first at line {stray[0]})"
+        said += f", and are part of the text in {where}; quote= says what they are"
     return Text(_emptied(frame), pl.Series("line", lines[widths == len(columns)]), faults, (said,))
 
 

@@ -81,8 +81,11 @@ def decoded(name: str, data: bytes) -> str:
     except UnicodeDecodeError as error:
         start = data.rfind(b"\n", 0, error.start) + 1
         line = data.count(b"\n", 0, start) + 1
-        near = likely(data[start : start + SAMPLE])
-        mend = f'it looks like {" or ".join(near)}; pass encoding="{near[0]}"' if near else "write the file anew"
+        damaged = start - len(data[:start].decode()) > 20  # the lines before it are UTF-8, and more than ASCII
+        near = [] if damaged else likely(data[start : start + SAMPLE])
+        mend = "mend that line or write the file anew"
+        if near:
+            mend = f'it looks like {" or ".join(near)}; pass encoding="{near[0]}"'
         raise InputError(f"{name}: line {line} is not UTF-8; {mend}") from None
 
 
