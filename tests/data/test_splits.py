@@ -251,7 +251,7 @@ def test_too_few_events_are_refused_by_name():
     [
         (lambda: LeaveLast(test=-1), "LeaveLast: test = -1 must be at least 0"),
         (lambda: LeaveLast(valid=-1), "LeaveLast: valid = -1 must be at least 0"),
-        (lambda: Ratio(test=1), "Ratio: test = 1 must be a share from 0"),
+        (lambda: Ratio(test=1), "Ratio: test = 1 must be a share between 0 and 1"),
         (lambda: Ratio(valid=1.5), r"Ratio: valid = 1\.5 must be a share"),
         (lambda: Ratio(test=0.5, valid=0.5), "leave nothing for train; hold out less"),
         (lambda: Ratio(by="tiem"), "Ratio: by = 'tiem' is unknown; did you mean 'time'"),

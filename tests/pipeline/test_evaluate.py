@@ -62,7 +62,7 @@ def test_facts_are_brought():
     rec, test = fitted("ease + fm"), small_split().test
     report = evaluate(rec, test, ["coverage@10", "novelty@10", "diversity@10"])
     assert 0 < report.value("coverage@10") <= 1
-    assert "the retriever's item vectors" in str(report.notes)
+    assert "the retriever's own similarities of items" in str(report.notes)
     assert rec.facts(vectors=False).item_vectors is None
     assert len(allowed_of(rec)) == rec.engine.n_allowed
     named = evaluate(rec, test, ["ndcg@10"], name="mine")

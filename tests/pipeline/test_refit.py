@@ -75,7 +75,9 @@ def test_it_says_on_what_and_for_how_long():
         f"refitted on all {len(log.events):,} events with the epochs found (retriever {epochs[0]}, ranker {epochs[1]})"
     )
     assert whole.system.notes[-1] == whole.system.refitted == note
-    assert evaluate(whole, small_split().test).notes[0] == f"the model was {note}: it may have seen what is asked for"
+    again = rec.refit(small_split().train)
+    said = f"the model was {again.system.refitted}: it may have seen what is asked for"
+    assert evaluate(again, small_split().test).notes[0] == said
     assert found("closed form").refit(log).system.refitted == f"refitted on all {len(log.events):,} events"
     assert rec.system.refitted == ""
 
@@ -141,3 +143,14 @@ def test_without_an_order_every_fold_is_trained_for_as_long():
     for stage, phases in rec.curves.items():
         assert [curve.best_epoch for curve in phases] == [len(curve.rows) for curve in again.curves[stage]]
     assert all(map(torch.equal, weights(rec), weights(again)))
+
+
+def test_queries_in_the_ids_of_the_split_are_refused_where_they_mean_other_items():
+    rec, split = found("closed form"), small_split()
+    events = small_log().events
+    turned = replace(small_log(), items=None, events=events.with_columns(row=events["row"].reverse()))
+    whole = rec.refit(Dataset.of(turned))
+    with pytest.raises(InputError, match=r"ids of another train part .* refitted on all .* in RUN/measured"):
+        evaluate(whole, split.test)
+    with pytest.raises(InputError, match="ids of another train part"):
+        evaluate(Recommender(EASE(l2=20.0)).fit(Dataset.of(turned)), split.test)

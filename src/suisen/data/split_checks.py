@@ -34,7 +34,7 @@ def check_shares(rule: str, test: float, valid: float) -> None:
     for name, value in (("test", test), ("valid", valid)):
         real(f"{rule}: {name}", value, "a share between 0 and 1")
         if not 0 <= value < 1:
-            raise InputError(f"{rule}: {name} = {value!r} must be a share from 0 (holds nothing out) up to 1")
+            raise InputError(f"{rule}: {name} = {value!r} must be a share between 0 and 1")
     if test + valid >= 1:
         raise InputError(f"{rule}: test = {test!r} and valid = {valid!r} leave nothing for train; hold out less")
 

@@ -317,7 +317,7 @@ class Recommender(Shown):
         return queries if self.exclude_seen else with_seen(queries)
 
     def check_queries(self, queries: Queries) -> None:
-        """Raises InputError for queries in other dense ids than the Recommender's, as far as their numbers show it."""
+        """Raises InputError for queries in other dense ids than the Recommender's, as far as they show it."""
         check_queries("queries", queries)
         schema, contexts = self.store.schema, queries.contexts
         given = queries.candidates if queries.candidates is not None else queries.truth.values
@@ -328,6 +328,14 @@ class Recommender(Shown):
                 raise InputError(
                     f"the queries ask for dense {what} {largest} and the Recommender knows 1 to {size - 1}; "
                     "give queries of the split that it was trained on"
+                )
+        if queries.asked is not None:
+            theirs = queries.asked.train.items.raw_ids
+            if not self.store.items.raw_ids.head(len(theirs)).equals(theirs):
+                why = f" (it was {self.system.refitted}; a run keeps what it measured in RUN/measured)"
+                raise InputError(
+                    f"the queries are in the ids of another train part than the Recommender's"
+                    f"{why if self.system.refitted else ''}; give queries of the split that it was trained on"
                 )
 
     def funnel(self, queries: Queries, k: int = 10, seed: int = 0) -> Funnel:
