@@ -91,6 +91,15 @@ def test_both_ways_to_write_a_yes_or_no(shop, tmp_path):
     assert "did you mean" in refused("train", *flags, "--no-finals")
 
 
+def test_models_of_sessions_are_refitted_on_sessions(shop, tmp_path):
+    """Users are nobody in such a split: their sessions are the histories, in the final models too."""
+    flags = [*data_flags(shop), "--retriever", "item-knn", "--split", "sessions", "--split.gap", "25m", "-q"]
+    call("train", *flags, "--out", tmp_path / "a")
+    store, measured = su.load(tmp_path / "a").store, su.load(tmp_path / "a" / "measured").store
+    assert int(store.item_counts.sum()) == len(taste_rows()) > int(measured.item_counts.sum())
+    assert len(store.users) == len(measured.users) == 1
+
+
 def test_with_nothing_for_test_the_whole_log_is_learnt(shop, tmp_path):
     flags = [*data_flags(shop), *MF]
     said = call("train", *flags, "--split.test", "0", "--out", tmp_path / "a").stdout

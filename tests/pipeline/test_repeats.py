@@ -120,6 +120,8 @@ def test_stopping_and_tuning_ask_the_same():
     assert found.recommender.exclude_seen is False
     two = Recommender(*TWO, candidates=20, exclude_seen=False)
     first = first_stage(two.recipe(RunOptions()), SPLIT.train, two.posed(SPLIT.valid))
+    asked = next(iter(held_out(SPLIT.train, two.lists, 0)))
+    assert len(first.lists) + first.missed == int(asked.sum())  # what is taken again is asked about, too
     held = torch.cat([ids for _, ids, _ in first.valid])
     assert bool(SPLIT.valid.seen.holds(held).any())
 

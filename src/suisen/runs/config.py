@@ -21,14 +21,14 @@ from typing import Any
 import tomli_w
 
 from suisen.data.candidates import with_seen
-from suisen.data.dataset import Split
+from suisen.data.dataset import Dataset, Split
 from suisen.data.given import read_parts
 from suisen.data.k_core import core_of
 from suisen.data.log import Log
 from suisen.data.ordered import OrderedLog
 from suisen.data.read import ReadOptions, read_path
 from suisen.data.sources import SOURCES, load
-from suisen.data.splits import SPLITS
+from suisen.data.splits import SPLITS, Sessions
 from suisen.errors import InputError, unknown
 from suisen.evaluation.metrics import check_metric, parse_all
 from suisen.models import RETRIEVERS, SECOND_STAGES
@@ -227,6 +227,12 @@ class Config:
         if self.run.exclude_seen:
             return split
         return replace(split, valid=None if split.valid is None else with_seen(split.valid), test=with_seen(split.test))
+
+    def everything(self, log: OrderedLog) -> Dataset:
+        """The whole log as train would be made of it: by sessions where the rule learns from sessions."""
+        if isinstance(self.split, Sessions):
+            return replace(self.split, test=0, valid=0).split(log).train
+        return Dataset.of(log.log)
 
     def check(self) -> None:
         """What would otherwise be refused after hours: device, metrics, sizes."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from suisen.data.batch import Queries
-from suisen.data.dataset import Dataset, Split
+from suisen.data.dataset import Split
 from suisen.data.ordered import OrderedLog
 from suisen.display import silent
 from suisen.evaluation import Comparisons, Report, compare, evaluate
@@ -111,7 +111,7 @@ def execute(
     run.seconds = {"read": read - clock, "train": fitted - read, "evaluate": measured - fitted}
     if config.run.final and not run.whole:
         again = replace(options, checkpoint=folder / place.CHECKPOINTS / "final", prefix="final ")
-        run.final = recommender.refit(Dataset.of(data.log), again)
+        run.final = recommender.refit(config.everything(data), again)
         run.seconds["refit"] = time.perf_counter() - measured
     return run
 
