@@ -94,6 +94,9 @@ def test_events_come_in_order_of_time_and_once():
     row = two.store.histories.take(torch.tensor([dense])).values.numpy()
     assert two.store.items.raw(row).to_list() == ["i003", "i010", "i044"]
     assert "2 events were known already" in two.system.notes[-1]
+    heavy = late.with_columns(pl.lit(5.0).alias("w"))
+    three = one.partial_fit(heavy, user="user", item="item", time="time", time_unit="s", weight="w")
+    assert "weights are not read" in three.system.notes[-1]
 
 
 def test_new_items_by_features_are_recommended_and_known_ones_keep_their_scores():

@@ -76,6 +76,7 @@ def _extended(store: Store, log: Log, reads_history: bool, closed: str, notes: l
     said = f"{fresh.height:,} events, {added:,} new users and {len(items) - len(store.items):,} new items folded in"
     more = [f"{lost:,} events of new items left out: {closed} cannot take items in without training"] if lost else []
     more += [f"{again:,} events were known already"] if again else []
+    more += ["weights are not read: folded events count alike"] if Col.WEIGHT in events.columns else []
     for what, ids, table in (("users", store.users, log.users), ("items", store.items, log.items)):
         known = 0 if table is None else int((ids.dense(table[table.columns[0]]) > 0).sum())
         more += [f"{known:,} {what} of the table were known and keep their features"] if known else []
