@@ -5,7 +5,7 @@ import pytest
 
 from suisen.models import EASE, RETRIEVERS, SECOND_STAGES, DeepFM
 from suisen.runs.config import settings_in
-from suisen.runs.facts import advice, data_facts, fact_lines
+from suisen.runs.facts import advice, data_facts, fact_lines, facts_of
 from suisen.training.options import Curve, EpochRow
 from tests.helpers import make_data
 
@@ -50,3 +50,8 @@ def test_the_share_of_repeats_is_said(again, share):
     facts = data_facts(data)
     assert facts["repeats"] == again
     assert dict(fact_lines(facts))["repeats"].startswith(f"{share} of the events ({again})")
+
+
+def test_items_that_were_only_shown_have_events():
+    data = make_data(user=[*"aabb"], item=[*"xyxz"], time=range(4), label=[1, 0, 1, 0])
+    assert sorted(facts_of("log", data, {}).item_counts) == [1, 1, 2]

@@ -39,6 +39,6 @@ def span(first: str, last: str) -> str:
     """
     try:
         brief = abs((datetime.fromisoformat(last) - datetime.fromisoformat(first)).days) < 3
-    except ValueError:
+    except (ValueError, TypeError):  # no moments, or one of them without a zone
         brief = False
     return f"{day(first, time=brief)} to {day(last, time=brief)}"

@@ -78,7 +78,7 @@ def facts_of(name: str, data: OrderedLog, parts: Mapping[str, Any], seen_exclude
         first=facts["first"] or "",
         last=facts["last"] or "",
         timeline=tuple(_histogram(events.time)) if data.has_time else (),
-        item_counts=data.item_counts[1:].tolist(),
+        item_counts=torch.bincount(events.item, minlength=len(data.items))[1:].tolist(),
         history_lengths=lengths[lengths > 0].tolist(),
         repeats=facts["repeats"],
         seen_excluded=seen_excluded,
