@@ -1,9 +1,11 @@
 """The page that ``suisen train`` writes: what of the run is in it."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
+from suisen.runs.page import QUERIES, recalls
 from tests.cli.conftest import call, data_flags
 
 
@@ -30,6 +32,32 @@ def test_recall_is_drawn_by_candidates_up_to_the_catalogue(page):
     described = re.search(r"Recall of the first stage by candidates\. (.*?)\.</desc>", page)[1]
     assert [int(part.split(":")[0]) for part in described.split("; ")] == [10, 20, 48]
     assert described.endswith("48: 1.0000")
+
+
+@pytest.mark.parametrize(("states", "scorer"), [(object(), "first"), (None, "whole")])
+def test_recall_is_that_of_the_first_stage(states, scorer, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "suisen.runs.page.report_on",
+        lambda *given: asked.append(given) or SimpleNamespace(scores=[0.1] * len(given[2])),
+    )
+    engine = SimpleNamespace(candidates=20, states=states, first="first")
+    store = SimpleNamespace(items=range(31))
+    rec = SimpleNamespace(store=store, engine=engine, scorer=lambda: "whole", name="x")
+    found = recalls(SimpleNamespace(recommender=rec, split=SimpleNamespace(test=Asked(range(5_000)))))
+    assert list(found) == [10, 20, 30]
+    assert asked[0][2] == ["recall@10", "recall@20", "recall@30"]
+    assert asked[0][4] == scorer
+    assert len(asked[0][1]) == QUERIES
+
+
+class Asked(list):
+    """Queries over the catalogue, as far as their number goes."""
+
+    labels = candidates = None
+
+    def take(self, rows):
+        return [self[row] for row in rows.tolist()]
 
 
 def test_titles_stand_where_the_catalogue_has_them(page):
