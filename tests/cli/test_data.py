@@ -114,3 +114,15 @@ def test_fetch_lists_what_there_is(tmp_path):
     assert "ml-100k" in call("data", "fetch").stdout
     assert "did you mean 'ml-1m'" in refused("data", "fetch", "ml-1mm")
     assert "ml-100k is not in" in refused("data", "fetch", "ml-100k", "--data-dir", tmp_path)
+
+
+def test_what_a_file_needs_is_said_with_the_flags_of_inspect(tmp_path):
+    events, items = tmp_path / "e.csv", tmp_path / "i.xyz"
+    events.write_text("user,item,ts\n1,7,04/03/2012\n2,8,05/03/2012\n")
+    items.write_text("item,x\n7,1\n")
+    said = refused("data", "inspect", "--events", str(events))
+    assert "pass --time-format %d/%m/%Y" in said
+    said = refused("data", "inspect", "--events", str(events), "--time", "none", "--item-features", str(items))
+    assert "for the item table in --item-table" in said
+    said = refused("data", "inspect", "--events", str(events), "--item-table", "delimeter=;")
+    assert "--item-table = 'delimeter' is unknown; did you mean 'delimiter'?" in said

@@ -243,7 +243,9 @@ def test_a_table_is_read_by_its_own_header(tmp_path):
 def test_a_table_has_options_of_its_own(tmp_path):
     events = file_of(tmp_path, "e.csv", "user,item\n1,7\n2,8\n")
     items = file_of(tmp_path, "items.list", "item|price\n7|1.5\n8|2.5\n")
-    with pytest.raises(InputError, match=r"items.list: no format is known.*pass format= .*in item_table=\)"):
+    with pytest.raises(
+        InputError, match=r"items.list: no format is known.*pass format=; for the item table in item_table="
+    ):
         read_path(events, item_features=items)
     log = read_path(events, item_features=items, item_table={"format": "csv", "delimiter": "|"})
     assert log.items.rows() == [(7, 1.5), (8, 2.5)]
@@ -253,7 +255,7 @@ def test_a_table_has_options_of_its_own(tmp_path):
     assert split.train.schema.n_items == 3
     with pytest.raises(InputError, match=r"or give its delimiter in item_table="):
         read_path(events, item_features=items, item_table={"format": "csv", "delimiter": "^"})
-    with pytest.raises(InputError, match="item_table: key = 'delimeter' is unknown; did you mean 'delimiter'"):
+    with pytest.raises(InputError, match="item_table = 'delimeter' is unknown; did you mean 'delimiter'"):
         read_path(events, item_features=items, item_table={"delimeter": ";"})
     with pytest.raises(InputError, match="item_table says how a file is read; item_features is none"):
         read_path(events, item_table={"format": "csv"})

@@ -27,7 +27,8 @@ def in_flags(text: str, params: Sequence[click.Parameter]) -> str:
         found = [param for param in params if wanted in (param.name, str(param.name).rpartition("__")[2])]
         if cls:
             found = [param for param in found if getattr(param, "group", "").endswith(f": {cls}")]
-        return found[0].opts[0] if len(found) == 1 and found[0].opts[0].startswith("-") else ""
+        names = {param.opts[0] for param in found if param.opts[0].startswith("-")}
+        return names.pop() if len(names) == 1 else ""
 
     def mended(match: re.Match[str]) -> str:
         before = match.string[: match.start()]

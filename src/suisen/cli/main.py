@@ -27,6 +27,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Name → where the command lives in ``suisen.cli``, and its line in ``suisen --help``.  Nothing is imported before."""
 
 
+def _all_params(command: click.Command | None, ctx: click.Context) -> list[click.Parameter]:
+    """The options of a command, and of those below it."""
+    below = (
+        [command.get_command(ctx, name) for name in command.list_commands(ctx)]
+        if isinstance(command, click.Group)
+        else []
+    )
+    own = [] if command is None else command.get_params(ctx)
+    return own + [param for one in below for param in _all_params(one, ctx)]
+
+
 class Suisen(click.Group):
     """Imports a command when it is asked for; prints every expected error as one line and exits with 2."""
 
@@ -66,7 +77,7 @@ class Suisen(click.Group):
             return super().invoke(ctx)
         except SuisenError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            params = [] if command is None else command.get_params(ctx)
+            params = _all_params(command, ctx)
             raise click.ClickException(in_flags(str(error), params)) from error
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:

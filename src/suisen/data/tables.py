@@ -174,7 +174,7 @@ def file_options(option: str, given: Mapping[str, Any], events: FileOptions, pat
     values = {}
     for name, value in given.items():
         if name not in known:
-            raise unknown(f"{option}: key", name, known)
+            raise unknown(option, name, known)
         values[name] = _option(name, value) if isinstance(value, str) else value
     return FileOptions(**{**shared, **values})
 
@@ -239,7 +239,7 @@ def _raw_of_path(owner: str, path: str | Path, file: FileOptions) -> Raw:
     except InputError as error:
         if "pass " not in str(error):
             raise
-        raise InputError(f"{error} (for the {owner} table: in {owner}_table=)") from None
+        raise InputError(f"{error}; for the {owner} table in {owner}_table=") from None
 
 
 def ids_of(raw: Raw, column: str, notes: list[str]) -> pl.Series:
