@@ -261,3 +261,13 @@ def test_no_validation_takes_no_time():
 )
 def test_seconds_are_never_zero(value, said):
     assert display.seconds(value) == said
+
+
+def test_what_lies_inside_is_short_too():
+    split, rec = small_split(), fitted("ease + fm")
+    inside = [split.test.contexts, split.train.events, split.train.user_features, rec.store, rec.system]
+    for record in inside:
+        assert repr(record).startswith(type(record).__name__ + "(")
+        assert len(repr(record)) < 1_200
+        assert "\n" not in repr(record)
+    assert f"user=int64 ({len(split.test)},)" in repr(split.test.contexts)

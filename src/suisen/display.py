@@ -1,9 +1,10 @@
 """What a person sees of an object: its lines and tables, as text in a terminal and as HTML in a notebook."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import fields
 from html import escape
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ LEFT = frozenset(
     {"metric", "models", "model", "protocol", "95 % interval", "part", "what", "features", "stage", "segment"}
 )
 """Headings of columns of words; the others hold numbers, which stand to the right."""
+CUT = 60
+"""Most characters of a part of a record."""
 LONG = 240
 """Most characters of a note that is told while something is read."""
 
@@ -38,6 +41,27 @@ class Shown:
     def _repr_html_(self) -> str:
         """The same for a notebook."""
         return "".join(_html(part) for part in self._parts())
+
+
+def brief(record: Any) -> str:
+    """A record in one line: arrays by their type and shape, other parts cut short.
+
+    >>> from suisen.data.batch import Candidates
+    >>> import torch
+    >>> Candidates(torch.zeros((2, 3), dtype=torch.int64))
+    Candidates(items=int64 (2, 3), pair=None)
+    """
+    parts = ((field.name, getattr(record, field.name)) for field in fields(record))
+    return f"{type(record).__name__}({', '.join(f'{name}={_cut(part)}' for name, part in parts)})"
+
+
+def _cut(part: Any) -> str:
+    if hasattr(part, "dtype") and hasattr(part, "shape"):
+        return f"{str(part.dtype).removeprefix('torch.')} {tuple(part.shape)}"
+    if hasattr(part, "columns") or isinstance(part, Mapping | tuple | list):
+        return f"{type(part).__name__} of {len(part)}"
+    text = repr(part)
+    return text if len(text) <= CUT and "\n" not in text else type(part).__name__
 
 
 def notes_of(notes: Iterable[str]) -> list[str]:

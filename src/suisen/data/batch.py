@@ -14,7 +14,7 @@ from torch import Tensor
 
 from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged, concat
-from suisen.display import Shown, Table
+from suisen.display import Shown, Table, brief
 
 FieldKind = Literal["categorical", "numeric", "multi"]
 
@@ -73,6 +73,8 @@ class _Rows(_Movable):
 class Features(_Rows):
     """Encoded features of n rows, the columns of each kind in the order of the schema."""
 
+    __repr__ = brief
+
     categorical: Tensor
     """(n, number of categorical fields) int64 codes."""
     numeric: Tensor
@@ -102,6 +104,8 @@ class Features(_Rows):
 @dataclass(frozen=True)
 class Contexts(_Rows):
     """What is known when B recommendations are asked for."""
+
+    __repr__ = brief
 
     user: Tensor
     """(B,) int64; 0 = unknown."""
@@ -151,6 +155,8 @@ class Contexts(_Rows):
 class Candidates(_Rows):
     """C items to be scored for each of B contexts."""
 
+    __repr__ = brief
+
     items: Tensor
     """(B, C) int64; 0 pads and its score means nothing."""
     pair: Tensor | None = None
@@ -160,6 +166,8 @@ class Candidates(_Rows):
 @dataclass(frozen=True)
 class Batch(_Movable):
     """B examples of one step of training.  The view decides which parts are filled (see ``suisen.data.views``)."""
+
+    __repr__ = brief
 
     contexts: Contexts
     candidates: Candidates | None = None

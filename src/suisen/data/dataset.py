@@ -21,7 +21,7 @@ from suisen.data.log import Col, Log
 from suisen.data.ordered import OrderedLog
 from suisen.data.ragged import Ragged
 from suisen.data.read import ReadOptions, read_frame, read_path
-from suisen.display import Shown, Table, notes_of, tell
+from suisen.display import Shown, Table, brief, notes_of, tell
 from suisen.errors import InputError
 from suisen.parameters import keywords_of
 
@@ -36,6 +36,8 @@ holds events from after the queries."""
 @dataclass(frozen=True)
 class Lists:
     """Lists of candidates with labels: what a ranker learns on (retrieved lists, logged impressions)."""
+
+    __repr__ = brief
 
     contexts: Contexts
     candidates: Candidates

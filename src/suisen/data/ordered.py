@@ -11,12 +11,15 @@ from torch import Tensor
 from suisen.data.ids import IdMap
 from suisen.data.log import Col, Log
 from suisen.data.ragged import Ragged, offsets_of, spans
+from suisen.display import brief
 from suisen.errors import InputError
 
 
 @dataclass(frozen=True)
 class Events:
     """n events, sorted by visitor, then time, then the place in the source (the rule that breaks ties in time)."""
+
+    __repr__ = brief
 
     visitor: Tensor
     """(n,) int64: the user's dense id; the guests, one per session, are numbered behind the users."""

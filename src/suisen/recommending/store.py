@@ -15,6 +15,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.encode import Encoder
 from suisen.data.ids import IdMap
 from suisen.data.ragged import Ragged
+from suisen.display import brief
 from suisen.models.contract import ItemTable
 
 IDS_PER_CHUNK = 1_000_000
@@ -24,6 +25,8 @@ IDS_PER_CHUNK = 1_000_000
 @dataclass(frozen=True, eq=False)
 class Store:
     """A Dataset without its events: what a bundle carries."""
+
+    __repr__ = brief
 
     users: IdMap
     items: IdMap

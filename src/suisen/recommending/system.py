@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from suisen.display import brief
 from suisen.models import name_of
 from suisen.models.contract import Model
 from suisen.recommending.engine import Engine
@@ -26,6 +27,8 @@ def name_of_both(retriever: Model | None, ranker: Model | None) -> str:
 @dataclass(frozen=True, eq=False)
 class System:
     """Models, their networks and all that is known of users and items: enough to answer, nothing to train with."""
+
+    __repr__ = brief
 
     retriever: Model | None
     """Hyper-parameters of the first stage; its network is the engine's."""
