@@ -354,7 +354,8 @@ def test_every_kind_of_sparse_matrix(kind):
 
 def test_a_matrix_of_ones_has_no_weights_and_one_of_ratings_has_labels():
     ones = sp.csr_matrix(np.eye(3, dtype=np.int8))
-    assert read_frame(ones).events.columns == ["user", "item", "row"]
+    for dtype in (np.int8, bool, np.float32, np.int64):
+        assert read_frame(ones.astype(dtype)).events.columns == ["user", "item", "row"]
     ratings = sp.csr_matrix(np.array([[5, 1], [0, 4]]))
     log = read_frame(ratings, label="weight", positive_from=4)
     assert taken(log, "label") == [(0, 0, 1), (0, 1, 0), (1, 1, 1)]

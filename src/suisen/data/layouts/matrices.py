@@ -23,7 +23,9 @@ def events_of(matrix: Any, users: Sequence[Any] | None = None, items: Sequence[A
     """
     coo = matrix.tocsr().tocoo()  # csr adds up what is stored twice
     places = {"user": np.asarray(coo.row, dtype=np.int64), "item": np.asarray(coo.col, dtype=np.int64)}
-    frame = pl.DataFrame({**places, "weight": np.asarray(coo.data)}).sort("user", "item")
+    weight = np.asarray(coo.data)
+    weight = weight.astype(np.int8) if weight.dtype == bool else weight
+    frame = pl.DataFrame({**places, "weight": weight}).sort("user", "item")
     for name, ids, size in (("user", users, matrix.shape[0]), ("item", items, matrix.shape[1])):
         if ids is None:
             continue
