@@ -11,7 +11,7 @@ def test_a_run_is_measured_again(run_folder):
     kept = json.loads((run_folder / "metrics.json").read_text())["reports"]["test"]
     assert said["values_float32_base64"] == kept["values_float32_base64"]
     table = call("evaluate", run_folder, "--metrics", "hr@3,coverage@3,diversity@3", "--part", "valid").stdout
-    assert [line.split()[0] for line in table.splitlines()[2:5]] == ["hr@3", "coverage@3", "diversity@3"]
+    assert [line.split()[0] for line in table.splitlines()[3:6]] == ["hr@3", "coverage@3", "diversity@3"]
 
 
 def test_a_bundle_remembers_its_data_or_is_told(run_folder, shop):

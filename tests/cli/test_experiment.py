@@ -308,7 +308,7 @@ def test_aa_says_that_arms_are_alike(tmp_path):
         (lambda ex, ev: (ex.filter(pl.col("arm") == "control"), ev), "arm 'treatment' has no units"),
         (lambda ex, ev: (ex, ev.filter(pl.col("event") != "impression")), "more 'click' than 'impression' events"),
         (lambda ex, ev: (ex.with_columns(arm=pl.lit("blue")), ev), "arm 'blue' is not in the plan"),
-        (lambda ex, ev: (ex.with_columns(time=pl.lit("noon")), ev), "'time' "),
+        (lambda ex, ev: (ex.with_columns(time=pl.lit("noon")), ev), "time = 'noon' is not a time"),
         (lambda ex, ev: (ex.with_columns(time=pl.col("time").dt.offset_by("1y")), ev), "none of 60 is between start"),
         (lambda ex, ev: (ex, ev.drop("user")), "events has no column 'user'"),
     ],

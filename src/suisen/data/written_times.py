@@ -84,7 +84,8 @@ def read_written(name: str, values: pl.Series, zone: str) -> Written:
     if filled.any() and not (filled & parts["year"].is_not_null()).any():
         example = values.filter(filled)[0]
         raise InputError(
-            f"{name} = {example!r} is not a time that is read by itself; pass time_format= (like '%d/%m/%y %H:%M')"
+            f"{name} = {example!r} is not a time that is read by itself; write ISO 8601 (2020-09-24 11:57:06) "
+            "or pass time_format= (like '%d/%m/%y %H:%M')"
         )
     parts, order = _with_days(name, values, parts)
     local = _local(parts)
