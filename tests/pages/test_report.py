@@ -380,6 +380,10 @@ def test_this_run_is_tagged_and_valid_stands_beside_test(page, text):
     assert "two stages on valid" in results
     assert "0.0911[0.0811, 0.1031]" in results
     assert text.count('<span class="tag">this run</span>') == 1
+    head = results.partition("metric")[2]
+    assert head.index("this run") < head.index("on valid") < head.index("popularity")  # a phone shows the first columns
+    row = results.partition("hr@10")[2]
+    assert row.index("0.1716") < row.index("–") < row.index("0.0864") < row.index("0.1470")
     assert "this run" not in render_report(only(models=full().models[:1]))
 
 
