@@ -17,6 +17,7 @@ from suisen.data.batch import Batch, Contexts, Schema
 from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged
 from suisen.models import IALS
+from suisen.models.contract import vanished_vectors
 from suisen.models.ials import _groups
 from suisen.training.trainer import fit
 from tests.helpers import logs, make_data
@@ -218,3 +219,15 @@ def test_vectors_that_vanish_are_told_of():
     assert note.startswith("300 of 300 item vectors are next to nothing or not finite, and their items scored alike: ")
     assert "suisen tune" in note
     assert not su.Recommender(IALS(dim=8)).fit(data).system.notes
+
+
+@pytest.mark.parametrize(("length", "lost"), [(5e-4, True), (2e-3, False), (float("nan"), True), (float("inf"), True)])
+def test_what_counts_as_vanished(length, lost):
+    data = checkerboard()
+    net = prepared(data, IALS(dim=4))
+    net.item.weight.fill_(1.0)
+    assert not vanished_vectors(net, data)
+    net.item.weight[1] = 0.0
+    net.item.weight[1, 0] = length
+    assert bool(vanished_vectors(net, data)) == lost
+    assert vanished_vectors(None, data) == ()
