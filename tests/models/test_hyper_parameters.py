@@ -48,13 +48,14 @@ WITH: dict[str, dict[str, dict[str, Any]]] = {
 VALUES: dict[tuple[str, str], tuple[Any, ...]] = {
     ("sasrec", "heads"): (2, 8),  # must divide dim
     ("ials", "unobserved"): (0.1, 1.0),
+    ("lightgcn", "negatives"): (1, 2, 5),
     ("bert4rec", "heads"): (2, 8),
     ("wide-deep", "crosses"): ((("user", "item"),), (("user", "item"), ("history", "item"))),  # names of fields
 }
 """What cannot be derived from an annotation."""
 SAME: dict[tuple[str, str, Any], str] = {
     ("sasrec", "negatives_per", "sequence"): "what auto means for gbce",
-    ("lightgcn", "negatives", 1): "what 0 means for bpr",
+    ("lightgcn", "negatives", 1): "what none means for bpr",
 }
 """(model, field, value) → why it cannot be told from the value at hand.  Held: they must really be the same."""
 DROPS: dict[str, Any] = {
