@@ -8,8 +8,9 @@ from suisen.data.dataset import Dataset
 from suisen.data.splits import ClickRatio, GlobalTime, LeaveLast, Ratio, Sessions
 from suisen.data.synthetic import World
 
+TIMES = [GlobalTime(test=None), GlobalTime(test=0), GlobalTime(test="0")]
 CLICKS = [ClickRatio(test=0), ClickRatio(test=0, by="time")]
-RULES = [LeaveLast(test=0), Ratio(test=0), Ratio(test=0, by="random"), GlobalTime(test=None), Sessions(test=0), *CLICKS]
+RULES = [LeaveLast(test=0), Ratio(test=0), Ratio(test=0, by="random"), Sessions(test=0), *TIMES, *CLICKS]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -88,17 +88,16 @@ class GlobalTime:
     """
 
     valid: str | None = "7d"
-    """When valid begins: a time, or a duration back from the begin of test; None holds nothing out for it."""
+    """When valid begins: a time, or a duration back from the begin of test; None or 0 holds nothing out for it."""
     test: str | None = "7d"
-    """When test begins: a time, or a duration back from the last event of the log; None holds nothing out for it:
+    """When test begins: a time, or a duration back from the last event of the log; None or 0 holds nothing out for it:
     nothing is measured then."""
 
     def __post_init__(self) -> None:
-        given = {"test": self.test, "valid": self.valid}
-        texts = {
-            name: each if each is None else moment_text(f"GlobalTime: {name}", each) for name, each in given.items()
-        }
-        settle(self, **texts)
+        for name in ("test", "valid"):
+            given = getattr(self, name)
+            none = given in (None, 0, "0")
+            settle(self, **{name: None if none else moment_text(f"GlobalTime: {name}", given)})
 
     def split(self, log: OrderedLog) -> Split:
         """Train, valid and test.  Raises InputError without times, and where train or test would be empty."""

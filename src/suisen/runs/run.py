@@ -73,7 +73,8 @@ class Run:
     def said(self) -> str:
         """What the bundle holds beside what was measured, in words."""
         if self.final is not None:
-            return f"the bundle holds these models {self.final.system.refitted}; the figures are from before that"
+            figures = "; the figures are from before that" if self.reports else ""
+            return f"the bundle holds these models {self.final.system.refitted}{figures}"
         if self.whole:
             return f"the bundle holds models of the whole log, {len(self.data.events):,} events"
         return (
