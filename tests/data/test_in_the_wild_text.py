@@ -321,6 +321,13 @@ def test_one_damaged_line_does_not_make_another_encoding(tmp_path):
         read_path(file_of(tmp_path, "x.csv", whole.encode() + b"u2,caf\xe9\n"))
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1251", "shift-jis", "gbk"])
+def test_utf_8_is_not_read_as_something_else(tmp_path, encoding):
+    path = file_of(tmp_path, "x.csv", "user,item\n" + "u1,Amélie à Zürich: 東京\n" * 9)
+    with pytest.raises(InputError, match=r"x\.csv is UTF-8, not .*; leave encoding= out"):
+        read_path(path, encoding=encoding)
+
+
 def test_nothing_is_guessed_of_noise():
     assert likely(bytes(range(128, 256))) == []
     with pytest.raises(InputError, match="encoding = 'utf-9' is unknown; did you mean 'utf-8'"):

@@ -21,6 +21,8 @@ CODECS: Mapping[str, tuple[str, ...]] = {
 """Encoding → the codecs that are tried, in order: cp932 is Shift-JIS as it is met, with the vendor's characters."""
 SAMPLE = 1 << 18
 """Bytes, from the first line that is not UTF-8, by which the encoding is guessed."""
+MANY = 20
+"""More bytes beyond ASCII than are UTF-8 by chance."""
 EVERYDAY: Mapping[str, tuple[str, Iterable[int]]] = {
     "euc-kr": ("euc_kr", range(0xB0, 0xC9)), "shift-jis": ("cp932", (0x82, 0x83, *range(0x88, 0x98))),
     "gb18030": ("gbk", range(0xB0, 0xD8)), "euc-jp": ("euc_jp", (0xA4, 0xA5, *range(0xB0, 0xD0))),
@@ -54,7 +56,7 @@ def as_utf8(name: str, data: bytes, encoding: str) -> bytes:
     """The text as UTF-8 without a byte-order mark; UTF-8 itself is checked where it is parsed (``decoded``).
 
     A byte-order mark wins over ``encoding``.  Raises InputError for an unknown encoding and for bytes that are not of
-    the encoding given.
+    the encoding given, or that are UTF-8 where another one is.
     """
     chosen = encoding_named(encoding)
     if data.startswith(codecs.BOM_UTF8):
@@ -64,6 +66,9 @@ def as_utf8(name: str, data: bytes, encoding: str) -> bytes:
         if data[:200].count(0) * 4 > len(data[:200]):
             raise InputError(f'{name} looks like UTF-16 without a mark; pass encoding="utf-16-le" or "utf-16-be"')
         return data
+    with suppress(UnicodeDecodeError):  # by chance a few bytes may be UTF-8 too, not many
+        if len(data) - len(data.decode()) > MANY:
+            raise InputError(f"{name} is UTF-8, not {chosen}; leave encoding= out")
     for codec in CODECS[chosen]:
         with suppress(UnicodeError):
             return data.decode(codec).encode()
@@ -81,7 +86,7 @@ def decoded(name: str, data: bytes) -> str:
     except UnicodeDecodeError as error:
         start = data.rfind(b"\n", 0, error.start) + 1
         line = data.count(b"\n", 0, start) + 1
-        damaged = start - len(data[:start].decode()) > 20  # the lines before it are UTF-8, and more than ASCII
+        damaged = start - len(data[:start].decode()) > MANY  # the lines before it are UTF-8, and more than ASCII
         near = [] if damaged else likely(data[start : start + SAMPLE])
         mend = "mend that line or write the file anew"
         if near:

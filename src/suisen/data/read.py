@@ -114,7 +114,7 @@ class ReadOptions:
     duplicates: Keep = "all"
     """"all"; "first" or "last" of each (user, item); "exact": one of the rows that are equal in every column."""
     delimiter: str | None = None
-    """Between the fields of a text file; default: a comma (.csv), a tab (.tsv)."""
+    """Between the fields of a text file; default: a comma (.csv), a tab (.tsv), what the lines show (.txt, .dat)."""
     quote: Quote = "auto"
     """What a quote means in a text file: "auto" (as the file shows), "none" (it is text), '"' or "'" (they enclose
     fields, as in RFC 4180), "backslash" (double quotes with backslash escapes)."""
