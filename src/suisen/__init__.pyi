@@ -1,6 +1,7 @@
 """Public names: type checkers read them here, and ``suisen/__init__.py`` loads each at its first use."""
 
 from .data.dataset import Dataset as Dataset
+from .data.given import Given as Given
 from .data.given import given_split as given_split
 from .data.k_core import k_core as k_core
 from .data.sources import load_data as load_data
