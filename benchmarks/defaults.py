@@ -16,6 +16,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import accuracy
@@ -83,10 +84,19 @@ def wanted(options: Namespace) -> Iterator[tuple[str, str, int]]:
             yield from ((model, data, seed) for seed in options.seeds if (model, data, seed) not in done)
 
 
-def run(name: str, data: str, seed: int, options: Namespace) -> Record:
+@cache
+def loaded(data: str, seed: int, folder: Path, most: int) -> Split | None:
+    """The split with its queries; None, and a line that says so, where the data are not there."""
+    try:
+        return asked(accuracy.DATA[data].load(folder, seed), most)
+    except (su.SuisenError, SystemExit) as error:
+        print(f"{data} is left out: {error}", file=sys.stderr)
+        return None
+
+
+def run(name: str, data: str, seed: int, split: Split, options: Namespace) -> Record:
     """One record."""
     started = time.perf_counter()
-    split = asked(accuracy.DATA[data].load(options.data_dir, seed), options.queries)
     model, metric = model_of(name), METRIC.get(data, "ndcg@10")
     metrics = ["hr@10", "ndcg@10"] if split.test.candidates is not None else FULL
     row = accuracy.Row(model=name, data=data, pick=metric, epochs=() if isinstance(model, ClosedForm) else None)
@@ -114,7 +124,10 @@ def main() -> int:
     options = options_of(made)
     torch.set_num_threads(options.threads)
     for name, data, seed in wanted(options):
-        record = run(name, data, seed, options)
+        split = loaded(data, seed, options.data_dir, options.queries)
+        if split is None:
+            continue
+        record = run(name, data, seed, split, options)
         append(FILE, record)
         print(f"{name} on {data}, seed {seed}: {record.get('refused') or record['metrics']}", flush=True)
     lines = [
