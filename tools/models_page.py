@@ -25,7 +25,7 @@ from suisen.parameters import searches_of  # noqa: E402
 from suisen.runs.settings import settings_of  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
-ABILITIES = get_args(Ability)
+ABILITIES = tuple(ability for ability in get_args(Ability) if ability != "weights")  # all of them have it
 CITATION = re.compile(r"[A-Z][\w-]+(?: (?:&|and) [A-Z][\w-]+| et al\.)?,? (?:19|20)\d\d")
 """Like Kang & McAuley, 2018."""
 HEAD = """# Models
@@ -40,6 +40,8 @@ schema: `suisen train --events my.csv --user uid --item sku --time ts --retrieve
 * **new users**: answers for somebody without an event in train; **new items**: scores an item without one
 * **history**: reads the items of a session or a history at hand, so that it answers anonymous visitors
 * **features**: reads user, item or context features
+
+Every model learns from the weights of events where there are some (`--weight`, `--event-weight`).
 """
 
 
