@@ -96,7 +96,7 @@ class GlobalTime:
     def __post_init__(self) -> None:
         for name in ("test", "valid"):
             given = getattr(self, name)
-            none = given in (None, 0, "0")
+            none = given is None or (type(given) in (int, str) and given in (0, "0"))  # a table answers no comparison
             settle(self, **{name: None if none else moment_text(f"GlobalTime: {name}", given)})
 
     def split(self, log: OrderedLog) -> Split:
