@@ -46,11 +46,11 @@ def test_history_tells_guests_new_light_and_heavy_users_apart():
         user=[u for u, _, _ in rows], session=[s for _, s, _ in rows], item=[i for *_, i in rows],
         time=[10 + at for at in range(len(rows))],
     )  # fmt: skip
-    test = data.split(su.LeaveLast(test=1, valid=0)).test
-    contexts = test.contexts
+    split = data.split(su.LeaveLast(test=1, valid=0))
+    test, contexts = split.test, split.test.contexts
     lengths = contexts.history.lengths
     emptied = contexts.history.keep(torch.ones(len(contexts.history.values), dtype=torch.bool))
-    report = su.evaluate(su.Recommender(su.Popularity()).fit(data), test, ["hr@3"])
+    report = su.evaluate(su.Recommender(su.Popularity()).fit(split.train), test, ["hr@3"])
     found = su.segments(report, test)
     assert list(found.reports) == ["guest", "light (1 to 1 events)", "heavy (more than 1)"]
     assert [len(part) for part in found.reports.values()] == [1, 2, 1]

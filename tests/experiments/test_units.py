@@ -235,7 +235,8 @@ def test_two_zones_are_converted_and_one_without_a_zone_is_refused():
         (exposures(("a", None, at(0)), ("b", "control", at(0))), LOG, "exposures: 'arm' is missing in 1 rows"),
         (exposures((None, "control", at(0)), ("b", "control", at(0))), LOG, "exposures: 'user' is missing in 1 rows"),
         (exposures(("a", "control", None), ("b", "control", at(0))), LOG, "exposures: 'time' is missing in 1 rows"),
-        (exposures(("a", "control", "soon")), LOG, "exposures: 'time' is not a time in 1 rows .first: 'soon'."),
+        (exposures(("a", "control", "soon")), LOG, "exposures: time = 'soon' is not a time that is read"),
+        (exposures(("a", "control", "soon"), ("b", "control", "2026-03-01")), LOG, "'time' is not a time in 1 rows"),
         (exposures((1, "control", at(0))), LOG, "units are Int64 in exposures and String in events"),
     ],
 )  # fmt: skip

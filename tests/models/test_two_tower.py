@@ -298,6 +298,7 @@ def test_untrained_items_are_read_by_their_features():
         assert torch.equal(before[twin], before[other])
         net.item.item.weight[twin] += 1  # a row that no event ever trained
         assert torch.equal(net.item_vectors(), before)
+        net.items.trained = net.items.trained.clone()  # the data are shared by all tests
         net.items.trained[twin] = True
         assert not torch.equal(net.item_vectors()[twin], before[twin])
     net.bind(ItemTable(Features(data.item_features.categorical.clone(), data.item_features.numeric + 1,

@@ -25,7 +25,10 @@ def clocked(where: str, frame: pl.LazyFrame, plan: Plan) -> tuple[pl.LazyFrame, 
         return frame.with_columns((micros * factor if factor >= 1 else micros // 1000).cast(pl.Int64).alias(TIME)), None
     table = frame.collect(engine="streaming")
     zone = _zone_of_text(where, table[name]) if dtype == pl.String else None
-    times = parse_times(name, table[name])
+    try:
+        times = parse_times(name, table[name])
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     for reason, rows in times.faults:
         if rows.any():
             first = table[name].filter(rows)[0]
