@@ -249,7 +249,8 @@ def _log_relative(
     log, se = np.log(b / a), np.sqrt(np.maximum(var_a + var_b + common, 0.0))
     statistic = statistic_of(sign * log, se)
     half, p = sign * special.stdtrit(df, cut(level, alternative)) * se, p_of(statistic, df, alternative)
-    low, high = (sign * np.expm1(log + end) for end in (-half, half))
+    with np.errstate(over="ignore"):  # a bound beyond the largest number is infinite
+        low, high = (sign * np.expm1(log + end) for end in (-half, half))
     return opened(Effect(sign * np.expm1(log), se, df, low, high, p, statistic), alternative)
 
 
