@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup demo test lint docs-test format bench-serving bench-smoke bench-accuracy bench-defaults bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
+.PHONY: help setup services demo test test-services chaos fuzz lint docs-test format bench-serving bench-smoke bench-accuracy bench-defaults bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -19,11 +19,17 @@ help:  ## this list
 
 setup: .venv/ready  ## the environment in .venv: the package, its test tools, the pinned torch
 
+services:  ## Debian packages that tests of the real programs need: Redis, Prometheus, haproxy, nginx, Chromium
+	tools/services.sh
+
 demo: .venv/ready  ## MovieLens-100K in, a served two-stage recommender out
 	$(BIN)/suisen demo
 
 test: .venv/ready  ## all tests, with coverage
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+
+test-services: .venv/ready  ## tests against the real Redis, broker, Prometheus, haproxy, nginx, tritonserver, Chromium
+	$(BIN)/python -m pytest -q -rs tests/services
 
 lint: .venv/ready  ## format, rules, types, doors between rooms, sizes
 	$(BIN)/ruff format --check .

@@ -31,7 +31,7 @@ from suisen.retrieval import Exact
 
 USERS = 1_300
 """So many that a plan is judged by a thousand."""
-SHORT = {"epochs": 3}
+SHORT = {"epochs": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "popularity": {}, "ease": {}, "item-knn": {}, "ials": {"dim": 64, "epochs": 6}, "mf": {"dim": 64, **SHORT},
     "gmf": {"dim": 64, **SHORT}, "two-tower": {"dim": 64, "epochs": 1}, "gru4rec": {"epochs": 1},

@@ -78,7 +78,7 @@ def world_plan(quick: bool) -> Plan:
     """The workload of the goals; ``quick``: a small one, for trying the benchmark itself."""
     if quick:
         return Plan("world", 300, 1_500, 8, 6, 4, two_tower(32, 2), deepfm(2, (64, 32)), 500, candidates=200)
-    return Plan("world", 10_000, 50_000, 32, 18, 6, two_tower(128, 1), deepfm(4), 20_000)
+    return Plan("world", 10_000, 50_000, 32, 18, 6, two_tower(128, 1), deepfm(2), 12_000)
 
 
 def films_plan(quick: bool, data_dir: Path) -> Plan:
@@ -86,7 +86,7 @@ def films_plan(quick: bool, data_dir: Path) -> Plan:
     source = "ml-1m.zip" if (data_dir / "ml-1m.zip").exists() else "world"
     if quick:
         return Plan("films", 200, 600, 8, 6, 4, two_tower(16, 2), deepfm(2, (32,)), 500, candidates=100)
-    return Plan("films", 6_040, 3_706, 16, 30, 6, two_tower(64, 1), deepfm(3), 5_000, source=source)
+    return Plan("films", 6_040, 3_706, 16, 30, 6, two_tower(64, 1), deepfm(2), 5_000, source=source)
 
 
 def generated(plan: Plan) -> Log:

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Installs the programs that tests/services start, where this is a Debian and we may.  A test whose program is missing
+# is skipped and says so, so that a failure here fails nothing.
+set -uo pipefail
+declare -A packages=(
+    [redis-server]=redis-server [prometheus]=prometheus [promtool]=prometheus [haproxy]=haproxy [nginx]=nginx
+    [logrotate]=logrotate [yamllint]=yamllint [chromium]=chromium
+)
+missing=()
+for program in "${!packages[@]}"; do
+    PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || missing+=("${packages[$program]}")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
+    echo "not installed: ${missing[*]}; tests of them are skipped"
+    exit 0
+fi
+# The tests start these programs themselves: the packages must not.
+printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    echo "could not be installed: ${missing[*]}; tests of them are skipped"
+rm -f /usr/sbin/policy-rc.d
+exit 0
