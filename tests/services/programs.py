@@ -33,9 +33,8 @@ def program(name: str) -> str:
     """The path of a program; the test is skipped where there is none."""
     found = shutil.which(name) or shutil.which(name, path=SYSTEM)
     if found is None:
-        pytest.skip(
-            f"{name} IS NOT INSTALLED: nothing is shown about it; make services, or apt-get install {PACKAGES.get(name, name)}"
-        )
+        mend = f"make services, or apt-get install {PACKAGES.get(name, name)}"
+        pytest.skip(f"{name} IS NOT INSTALLED: nothing is shown about it; {mend}")
     return found
 
 
