@@ -54,6 +54,40 @@ def test_one_by_one_never_fails_and_agrees_on_plain_integers(text):
         assert one == ids.dense([text])[0]
 
 
+NUMBERS = st.integers(-(2**63), 2**63 - 1)
+SPELLINGS = st.one_of(
+    NUMBERS,
+    st.text(max_size=6),
+    st.text(alphabet="+-0123456789. \t_a²７٣", max_size=6),
+    st.builds("{}{:0{}}{}".format, st.sampled_from(["", "+", " "]), st.integers(-99, 99), st.integers(1, 5),
+              st.sampled_from(["", ".0", ".00", " "])),
+)  # fmt: skip
+
+
+@given(st.one_of(st.lists(st.integers(-99, 99), min_size=1), st.lists(st.text(max_size=4), min_size=1)),
+       st.lists(st.none() | SPELLINGS, max_size=20))  # fmt: skip
+def test_what_names_an_id_of_the_map_is_spelled_as_the_map_spells_it(values, asked):
+    """Property: texts name what the ids name, equal ids are equal texts, and no other text is changed."""
+    ids = IdMap.of("item", pl.Series(values))
+    texts = ids.texts(asked)
+    for one, text, dense in zip(asked, texts, ids.dense(asked).tolist()):
+        if dense:
+            assert text == str(ids.raw_ids[dense - 1])
+            assert ids.dense_one(text) == dense
+        else:
+            assert text == (None if one is None else str(one))
+    for one, text in zip(asked, texts):
+        assert ids.texts([one]) == [text]
+
+
+def test_an_integers_many_spellings_are_one_text():
+    assert IdMap.of("user", pl.Series([7, 42])).texts(["007", 7, "+7", "7.0", "7", "x", None]) == ["7"] * 5 + [
+        "x",
+        None,
+    ]
+    assert IdMap.of("user", pl.Series(["7", "007"])).texts(["007", 7, "+7"]) == ["007", "7", "+7"]
+
+
 def test_nothing_asked_nothing_found():
     assert IdMap.of("item", pl.Series([1])).dense([]).tolist() == []
     assert len(IdMap.of("item", pl.Series([], dtype=pl.String))) == 1

@@ -1,6 +1,7 @@
 """Reads an event log back, line by line where something is wrong: what the log is held to."""
 
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -10,8 +11,15 @@ from suisen.errors import InputError
 from suisen.serving.event_log import LoggedEvent
 
 logger = logging.getLogger("suisen.serving")
-SCHEMA = {name: pl.Int64 if name == "position" else pl.String for name in LoggedEvent.__struct_fields__}
+NUMBERS = {"position": pl.Int64, "value": pl.Float64, "price": pl.Float64, "quantity": pl.Int64}
+SCHEMA = {name: NUMBERS.get(name, pl.String) for name in LoggedEvent.__struct_fields__}
 """Columns of the log as Polars reads them; times are still text."""
+
+
+def logged(item, user="u", **more):
+    """A line of the log."""
+    fields = {"session_id": None, "event": "view", "time": datetime.now(UTC), "request_id": None, "position": None}
+    return LoggedEvent(user_id=user, item_id=item, **{**fields, **more})
 
 
 def read_events(path: Path) -> pl.DataFrame:

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 
 from suisen.recommending.queries import RecommendOptions
 from suisen.serving import answering as room
 from suisen.serving.answering import QUICK_QUERIES, Answering, Rank, Recommend, Similar
-from suisen.serving.event_log import LoggedEvent
 from suisen.serving.messages import Query, RankQuery
 from suisen.serving.problems import Refusal
 from tests.fitted import fitted
 from tests.recommending.planning import with_plan
+from tests.serving.events import logged
 
 
 def job(*users, **options):
@@ -81,7 +79,7 @@ def test_faults_of_ours_stay_what_they_are(recommender, monkeypatch):
 
 def test_ids_are_known_whatever_their_type(recommender):
     answering = Answering(recommender.system)
-    events = [LoggedEvent("1", None, item, "view", datetime.now(UTC), None, None) for item in ("7", "x", "7")]
+    events = [logged(item, "1") for item in ("7", "x", "7")]
     assert answering.took(events) == 1
     assert len(answering.recent) == 1
 
@@ -126,7 +124,7 @@ def test_jobs_of_all_kinds_in_one_call_get_what_each_gets_alone(name):
         fast("u0007", unknown="skip", at=1),
         fast(*[f"u{one:04}" for one in range(1, 41)], k=80),
     ]
-    events = [LoggedEvent("u0001", None, "i002", "view", datetime.now(UTC), None, None)]
+    events = [logged("i002", "u0001")]
     for _ in range(2):
         for one, got in zip(jobs, answering.work(jobs)):
             (want,) = alone.work([one])

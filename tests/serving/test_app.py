@@ -363,6 +363,10 @@ def test_events_are_in_the_log_when_they_are_accepted(client):
         "time": "2026-01-31T21:00:00+09:00",
         "request_id": "r",
         "position": 2,
+        "event_id": "shop:7/1",
+        "value": 4,
+        "price": 0.5,
+        "quantity": 8,
     }
     response = client.post("/v1/events", {"events": [event, {"session_id": "s", "item_id": "new", "event": "view"}]})
     assert response.status == 202
@@ -371,7 +375,9 @@ def test_events_are_in_the_log_when_they_are_accepted(client):
     time = rows[0].pop("time")
     assert time.isoformat() == "2026-01-31T12:00:00+00:00"
     text = {"user_id": "7", "session_id": None, "item_id": "3", "event": "click"}
-    assert rows[0] == {**text, "request_id": "r", "position": 2}
+    sent = {"request_id": "r", "position": 2, "event_id": "shop:7/1", "value": 4.0, "price": 0.5, "quantity": 8}
+    assert rows[0] == {**text, **sent}
+    assert rows[1]["event_id"].startswith("~")
     assert (rows[1]["user_id"], rows[1]["session_id"], rows[1]["item_id"]) == (None, "s", "new")
 
 
@@ -383,6 +389,15 @@ def test_events_are_in_the_log_when_they_are_accepted(client):
         ({"time": "9999-12-31T23:59:59-12:00"}, "invalid_value", "must be from 1970 to now"),
         ({"item_id": " "}, "invalid_value", 'events[1].item_id = " " must be text that is not blank'),
         ({"position": 0}, "invalid_value", "events[1].position = 0 must be a whole number at least 1"),
+        ({"event_id": "a b"}, "invalid_value", 'event_id = "a b" must be text of letters, digits and ._:+/=- alone'),
+        ({"event_id": "a\n"}, "invalid_value", "events[1].event_id"),
+        ({"event_id": "~1"}, "invalid_value", "events[1].event_id"),
+        ({"event_id": "x" * 129}, "invalid_value", "events[1].event_id"),
+        ({"event_id": 7}, "invalid_value", "events[1].event_id = 7 must be text"),
+        ({"price": -0.01}, "invalid_value", "events[1].price = -0.01 must be a number at least 0"),
+        ({"value": 1e16}, "invalid_value", "events[1].value = 1e+16 must be a number at most"),
+        ({"quantity": 1.5}, "invalid_value", "events[1].quantity = 1.5 must be a whole number"),
+        ({"quantity": -1}, "invalid_value", "events[1].quantity = -1 must be a whole number at least 0"),
         ({"item": 1}, "unknown_field", "field of events[1] = 'item' is unknown; did you mean 'item_id'?"),
     ],
 )  # fmt: skip
@@ -395,12 +410,15 @@ def test_one_bad_event_refuses_all(client, change, code, detail):
 
 
 def test_impressions_hold_what_was_shown(client):
-    asked = client.post("/v1/recommend", {"queries": [{"user_id": 7}, {"user_id": "nobody"}], "k": 3}).json
+    queries = [{"user_id": "007", "session_id": 5}, {"user_id": "nobody"}]
+    asked = client.post("/v1/recommend", {"queries": queries, "k": 3}).json
     log = client.app.service.settings.log_dir / "impressions.jsonl"
     client.run(_until(lambda: asked["request_id"] in log.read_text()))
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     rows = [row for row in rows if row["request_id"] == asked["request_id"]]
     assert [row["user_id"] for row in rows] == ["7", "nobody"]
+    assert [row["session_id"] for row in rows] == ["5", None]
+    assert [(row["arm"], row["propensity"]) for row in rows] == [(None, None)] * 2
     assert [row["answered_by"] for row in rows] == ["model", "popular"]
     assert [row["item_id"] for row in rows] == [[str(item["item_id"]) for item in a["items"]] for a in asked["answers"]]
     assert rows[0]["position"] == [1, 2, 3]

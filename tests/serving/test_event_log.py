@@ -20,6 +20,7 @@ from suisen.serving.decoding import decode_body
 from suisen.serving.endpoints.events import EventsRequest, _logged
 from suisen.serving.event_log import FileLog, LoggedEvent
 from suisen.serving.problems import Refusal
+from tests.fitted import fitted
 from tests.serving.events import SCHEMA, read_events
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -33,11 +34,12 @@ def event(user="u", item="i", **more):
 def test_batches_are_read_back_in_their_order(tmp_path):
     path = tmp_path / "deep" / "events.jsonl"
     log = FileLog(path)
-    log.append([event("u1", "a"), event("u2", "水", position=3)])
+    log.append([event("u1", "a"), event("u2", "水", position=3, event_id="e2", value=4.5, quantity=2)])
     log.append([event(None, "b", session_id="s", request_id="r")])
     log.close()
     found = read_events(path)
-    assert found.drop("time").rows() == [
+    assert found["event_id", "value", "price", "quantity"].rows() == [(None,) * 4, ("e2", 4.5, None, 2), (None,) * 4]
+    assert found.drop("time", "event_id", "value", "price", "quantity").rows() == [
         ("u1", None, "a", "view", None, None),
         ("u2", None, "水", "view", None, 3),
         (None, "s", "b", "view", "r", None),
@@ -60,6 +62,26 @@ def test_the_datasets_reader_reads_the_log(tmp_path):
     log.close()
 
 
+STORE = fitted("popularity").store
+OLD = '{"user_id":"u0","session_id":null,"item_id":"3","event":"view","time":"2026-01-30T12:00:00Z",'
+"""The beginning of a line as servers wrote it before events had ids and values."""
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_log_of_old_and_new_lines_is_read(tmp_path, order):
+    path = tmp_path / "events.jsonl"
+    FileLog(path).append(
+        [event("u1", "4", event_id="e", value=1.0, price=2.5, quantity=3), event("u2", "5", value=0.5)]
+    )
+    new = path.read_text()
+    path.write_text("".join([OLD + '"request_id":null,"position":null}\n', new][::order]))
+    found = read_events(path)
+    assert found["event_id"].to_list() == [None, "e", None] if order == 1 else ["e", None, None]
+    data = Dataset.from_path(path, user="user_id", item="item_id", time="time")
+    assert sorted(data.users.raw_ids.to_list()) == ["u0", "u1", "u2"]
+    assert data.items.raw_ids.len() == 3
+
+
 IDS = st.one_of(st.text(min_size=1, max_size=8), st.integers(-(2**63), 2**63 - 1))
 TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2026, 1, 1), timezones=st.just(UTC))
 EVENTS = st.fixed_dictionaries(
@@ -80,7 +102,7 @@ def test_whatever_the_server_accepts_the_dataset_reads(rows):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "events.jsonl"
         log = FileLog(path)
-        log.append([_logged(place, one, NOON) for place, one in enumerate(events)])
+        log.append(_logged(events, STORE, NOON, iter("abcde")))
         log.close()
         data = Dataset.from_path(path, user="user_id", item="item_id", time="time")
         assert len(data.events) == len(rows) == read_events(path).height

@@ -12,11 +12,11 @@ import torch
 
 from suisen.models import MODELS
 from suisen.serving.answering import Answering
-from suisen.serving.event_log import LoggedEvent
 from suisen.serving.settings import Settings
 from tests.fitted import fitted
 from tests.recommending.planning import with_plan
 from tests.serving.client import JSON, Client
+from tests.serving.events import logged, read_events
 
 USER, GHOST = "u0007", "somebody new"
 STAGES = ["popularity", "ease", "ials", "mf", "two-tower", "sasrec", "fm",
@@ -83,6 +83,19 @@ def test_what_an_event_is_called_does_not_matter(tmp_path):
         first, second = (item for item, _ in list_of(client, USER)[0][:2])
         send(client, event(USER, first, "view"), event(USER, second, "anything", position=1))
         assert not {first, second} & {item for item, _ in list_of(client, USER)[0]}
+
+
+@pytest.mark.parametrize("user", [7, "7", "007", "7.0"])
+def test_the_log_holds_the_ids_that_counted(recommender, tmp_path, user):
+    """A model that learns from the log sees one user and one item, whatever clients called them."""
+    with Client(lambda: recommender.system, Settings(deadline_s=60.0, log_dir=tmp_path)) as client:
+        before = list_of(client, 7)[0]
+        taken = before[0][0]
+        send(client, event(user, f"0{taken}"), event("0x", "0y"))
+        assert taken not in [item for item, _ in list_of(client, 7)[0]]
+    found = read_events(tmp_path / "events.jsonl")
+    assert found["user_id"].to_list() == ["7", "0x"]
+    assert found["item_id"].to_list() == [str(taken), "0y"]
 
 
 def test_unknown_items_and_sessions_named_like_a_user_change_no_list(tmp_path):
@@ -166,11 +179,8 @@ def test_the_clock_of_a_client_may_be_ahead():
     answering = Answering(fitted("ease").system)
     now = datetime.now(UTC)
 
-    def logged(item, time):
-        return LoggedEvent(USER, None, item, "view", time, None, None)
-
-    assert answering.took([logged("i001", now + timedelta(hours=9))]) == 0
-    assert answering.took([logged("i002", datetime.now(UTC)), logged("x", now)]) == 1
+    assert answering.took([logged("i001", USER, time=now + timedelta(hours=9))]) == 0
+    assert answering.took([logged("i002", USER), logged("x", USER, time=now)]) == 1
     store = answering.system.store
     contexts = answering.recent.followed(store.contexts(torch.tensor([store.users.dense_one(USER)]), 0), [USER])
     assert contexts.history.values[-2:].tolist() == store.items.dense(["i001", "i002"]).tolist()

@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suisen.serving import siblings as module
-from suisen.serving.event_log import FileLog, LoggedEvent
+from suisen.serving.event_log import FileLog
 from suisen.serving.siblings import Group, Siblings
+from tests.serving.events import logged
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def event(item, user="u"):
-    return LoggedEvent(user, None, item, "view", NOON, None, None)
+    return logged(item, user, time=NOON)
 
 
 class Worker:

@@ -5,7 +5,7 @@ for several whole numbers (``EXACT``), a fraction and a boolean name nothing.  `
 columns of events to the same rule.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -158,6 +158,21 @@ class IdMap:
         known = pl.DataFrame([self.raw_ids.alias("raw"), pl.int_range(1, len(self), eager=True).alias("dense")])
         found = wanted.alias("raw").to_frame().join(known, on="raw", how="left", maintain_order="left")
         return found["dense"].fill_null(0).to_numpy().astype(np.int64)
+
+    def texts(self, raw: Sequence[RawId | None]) -> list[str | None]:
+        """Ids as text: of those that the map holds the one spelling that its own id has ("007" is "7" among integers),
+        others as they came.  0.5 µs per id that was looked up lately.
+        """
+        if self.raw_ids.dtype == pl.String:  # looked up letter by letter
+            return [None if one is None else str(one) for one in raw]
+        found = zip(raw, self.dense(list(raw)).tolist(), strict=True)
+        own = self._numbers
+        return [str(own[at - 1]) if at else None if one is None else str(one) for one, at in found]
+
+    @cached_property
+    def _numbers(self) -> npt.NDArray[np.int64]:
+        """(n,) the raw ids, where they are integers."""
+        return self.raw_ids.to_numpy()
 
     def dense_one(self, raw: RawId) -> int:
         """The dense id of one raw id; 0 where the map does not hold it."""

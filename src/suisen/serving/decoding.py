@@ -24,6 +24,8 @@ WORDS = {
     "null": "null",
 }
 TIME = "an ISO 8601 time with its zone, like 2026-01-31T12:00:00Z"
+BLANK = "S'"
+"""The end of msgspec's message about a text that is blank."""
 DEEP = "lists or objects are nested too deeply"
 _WHERE = re.compile(r" - at `(?:key in )?\$(?P<path>.*)`$")
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
@@ -169,7 +171,7 @@ def _wanted(message: str) -> str:
     if "datetime" in found["types"]:
         return TIME
     if "regex" in found["bound"]:
-        return "text that is not blank"
+        return "text that is not blank" if message.endswith(BLANK) else "text of letters, digits and ._:+/=- alone"
     words = " or ".join(WORDS.get(name, name) for name in found["types"].split(" | "))
     unit = "characters" if found["types"] == "str" else "entries"
     bound = re.sub(r" of length (.*)", rf" of \1 {unit}", found["bound"])

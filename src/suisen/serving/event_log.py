@@ -28,9 +28,12 @@ TAIL = 1 << 16
 """Bytes per read in the search for the end of the last whole line."""
 
 
-class LoggedEvent(msgspec.Struct, frozen=True):
-    """One line of ``events.jsonl``."""
+class LoggedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``events.jsonl``.  Ids of users and items that the bundle knows are spelled as it spells them."""
 
+    event_id: str | None = None
+    """The client's, ``KEY#PLACE/EVENTS`` under an idempotency key, else the server's own, which begins with ``~``; None
+    in lines that were written before there were any."""
     user_id: str | None
     session_id: str | None
     item_id: str
@@ -38,19 +41,30 @@ class LoggedEvent(msgspec.Struct, frozen=True):
     time: datetime
     request_id: str | None
     position: int | None
+    value: float | None = None
+    """What it was worth: a rating, seconds watched, the revenue."""
+    price: float | None = None
+    """Of one piece."""
+    quantity: int | None = None
+    """Pieces."""
 
 
-class Impression(msgspec.Struct, frozen=True):
+class Impression(msgspec.Struct, frozen=True, kw_only=True):
     """One line of ``impressions.jsonl``: a list as it was answered.  ``position`` counts from 1."""
 
     request_id: str
     time: datetime
     version: str
     user_id: str | None
+    session_id: str | None = None
     answered_by: str
     item_id: list[str]
     position: list[int]
     score: list[float]
+    arm: str | None = None
+    """Of an experiment, where one runs."""
+    propensity: list[float] | None = None
+    """Probability with which each item was shown in its place, where it was drawn."""
 
 
 def as_text(value: str | int | None) -> str | None:

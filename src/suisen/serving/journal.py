@@ -2,19 +2,22 @@
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import count
 
+from suisen.serving.answering import Answering
 from suisen.serving.event_log import FileLog, Impression, LoggedEvent, as_text
 from suisen.serving.lane import Lane
-from suisen.serving.messages import EPOCH, MICROSECOND, Answer
+from suisen.serving.messages import EPOCH, MICROSECOND, Answer, Query
 from suisen.serving.problems import Refusal
 from suisen.serving.telemetry import Telemetry
 
 logger = logging.getLogger("suisen.serving")
-Shown = tuple[str, int, str, Answer]
-"""Request id, time in microseconds, version, list: what an impression is made of, outside the event loop."""
+Shown = tuple[str, int, Answering, Query, Answer]
+"""Request id, time in microseconds, who answered whom, and what: an impression is made of it outside the event loop."""
 Rows = Sequence[LoggedEvent | Shown]
 MAX_ROWS = 20_000
 """Most rows that are held until they are written; they may all go into one write."""
@@ -33,6 +36,8 @@ class Journal:
             for name, log in logs.items()
         }
         self._shown: list[Shown] = []
+        self.new_ids = map(f"~{secrets.token_hex(8)}-{{:x}}".format, count(1))
+        """Ids of events that bring none: no client may give one that begins so, and no other process makes them."""
         for lane in self._lanes.values():
             telemetry.watch(lane)
 
@@ -56,14 +61,15 @@ class Journal:
         self._telemetry.events.inc(written)
         return written
 
-    def shown(self, request_id: str, version: str, answers: Sequence[Answer]) -> None:
+    def shown(self, request_id: str, answering: Answering, queries: Sequence[Query], answers: Sequence[Answer]) -> None:
         """Keeps lists; the request does not wait for the disk.  Lists that cannot be kept are counted."""
         if "impressions" not in self._lanes:
             return
         if not self._shown:
             asyncio.get_running_loop().call_later(SHOWN_S, self._hand_over)
         now = time.time_ns() // 1000
-        self._shown.extend([(request_id, now, version, answer) for answer in answers])
+        pairs = zip(queries, answers, strict=True)
+        self._shown.extend([(request_id, now, answering, query, answer) for query, answer in pairs])
 
     def _hand_over(self) -> None:
         """Gives the lists that were shown to the lane: one job for many, for a job costs more than a list."""
@@ -82,13 +88,15 @@ class Journal:
         (self._telemetry.impressions_lost if lost else self._telemetry.impressions).inc(rows)
 
 
-def _impression(request_id: str, time: int, version: str, answer: Answer) -> Impression:
+def _impression(request_id: str, time: int, answering: Answering, query: Query, answer: Answer) -> Impression:
     items = answer.items
+    (user,) = answering.system.store.users.texts([query.user_id])
     return Impression(
         request_id=request_id,
         time=EPOCH + time * MICROSECOND,
-        version=version,
-        user_id=as_text(answer.user_id),
+        version=answering.version,
+        user_id=user,
+        session_id=as_text(query.session_id),
         answered_by=answer.answered_by,
         item_id=[str(item.item_id) for item in items],
         position=[item.rank for item in items],

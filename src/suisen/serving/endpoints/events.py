@@ -1,11 +1,13 @@
 """``POST /v1/events``."""
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from suisen.recommending.queries import MAX_ITEMS
+from suisen.recommending.store import Store
 from suisen.serving.contract import Endpoint
 from suisen.serving.event_log import LoggedEvent, as_text
 from suisen.serving.exchange import Exchange
@@ -20,6 +22,10 @@ AHEAD = timedelta(days=1)
 LoggedText = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"\S")]
 """Not blank: the log would be refused when it is read back."""
 LoggedId = LoggedText | Whole
+EventId = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:+/=-]+$(?!\n)")]
+"""As a request's id; ``$`` alone would let a line's end through."""
+MOST = 1e15
+"""Largest value and price: a float holds every cent below it."""
 
 
 class Event(Message, frozen=True):
@@ -35,6 +41,14 @@ class Event(Message, frozen=True):
     """Of the recommendation that it followed."""
     position: Annotated[int, Meta(ge=1, le=MAX_ITEMS)] | None = None
     """Rank in that recommendation, from 1."""
+    event_id: EventId | None = None
+    """Names this event, so that it counts once however often it is sent."""
+    value: Annotated[float, Meta(ge=-MOST, le=MOST)] | None = None
+    """What it was worth: a rating, seconds watched, the revenue."""
+    price: Annotated[float, Meta(ge=0, le=MOST)] | None = None
+    """Of one piece."""
+    quantity: Annotated[int, Meta(ge=0, le=10**9)] | None = None
+    """Pieces."""
 
 
 class EventsRequest(Message, frozen=True):
@@ -59,15 +73,38 @@ async def events(service: Service, exchange: Exchange, message: EventsRequest) -
     a model learns from the log.
     """
     now = datetime.now(UTC)
-    rows = [_logged(place, event, now) for place, event in enumerate(message.events)]
+    rows = _logged(message.events, service.loaded().system.store, now, service.journal.new_ids)
     accepted = await service.journal.take(rows)
     unknown_items = service.loaded().took(rows)
     service.telemetry.unknown_items.inc(unknown_items)
     return EventsAnswer(exchange.request_id, accepted, unknown_items)
 
 
-def _logged(place: int, event: Event, now: datetime) -> LoggedEvent:
-    """The line of an event.  Refuses one without user and session, and a time that no log may hold."""
+def _logged(events: Sequence[Event], store: Store, now: datetime, ids: Iterator[str]) -> list[LoggedEvent]:
+    """The lines of events; ``ids``: for those that bring none."""
+    users = store.users.texts([event.user_id for event in events])
+    items = store.items.texts([event.item_id for event in events])
+    times = [_time_of(place, event, now) for place, event in enumerate(events)]
+    return [
+        LoggedEvent(
+            event_id=event.event_id or next(ids),
+            user_id=user,
+            session_id=as_text(event.session_id),
+            item_id=str(item),
+            event=event.event,
+            time=time,
+            request_id=event.request_id,
+            position=event.position,
+            value=event.value,
+            price=event.price,
+            quantity=event.quantity,
+        )
+        for event, user, item, time in zip(events, users, items, times, strict=True)
+    ]
+
+
+def _time_of(place: int, event: Event, now: datetime) -> datetime:
+    """When an event happened.  Refuses one without user and session, and a time that no log may hold."""
     if event.user_id is None and event.session_id is None:
         raise Refusal("invalid_value", f"events[{place}] names neither user_id nor session_id; give one of them")
     time = now if event.time is None else event.time
@@ -76,15 +113,7 @@ def _logged(place: int, event: Event, now: datetime) -> LoggedEvent:
             "invalid_value",
             f"events[{place}].time = {time.isoformat()} must be from 1970 to now; leave it out for the time of arrival",
         )
-    return LoggedEvent(
-        user_id=as_text(event.user_id),
-        session_id=as_text(event.session_id),
-        item_id=str(event.item_id),
-        event=event.event,
-        time=time.astimezone(UTC),
-        request_id=event.request_id,
-        position=event.position,
-    )
+    return time.astimezone(UTC)
 
 
 ENDPOINT = Endpoint(

@@ -40,7 +40,7 @@ def rank(service: Service, exchange: Exchange, message: RankRequest) -> Pending:
         raise Refusal("invalid_value", f"{size:,} items are more than {LIST_ITEMS:,}; give fewer in one request")
 
     def answer(found: Result) -> RankAnswer:
-        answers = [one for one in counted(service, exchange, found) if isinstance(one, Ranked)]
+        answers = [one for one in counted(service, exchange, message.queries, found) if isinstance(one, Ranked)]
         return RankAnswer(exchange.request_id, service.version, exchange.took_ms, answers)
 
     return Pending(Rank(message.queries, RecommendOptions(unknown=message.unknown, at=time_of(message.at))), answer)

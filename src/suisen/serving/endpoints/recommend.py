@@ -67,20 +67,20 @@ def options_of(message: RecommendRequest) -> RecommendOptions:
 
 def listed(service: Service, exchange: Exchange, queries: Sequence[Query], options: RecommendOptions) -> Pending:
     """The lists of some queries."""
-    return Pending(Recommend(queries, options), partial(_answer, service, exchange))
+    return Pending(Recommend(queries, options), partial(_answer, service, exchange, queries))
 
 
-def _answer(service: Service, exchange: Exchange, found: Result) -> RecommendAnswer:
-    answers = counted(service, exchange, found)
+def _answer(service: Service, exchange: Exchange, queries: Sequence[Query], found: Result) -> RecommendAnswer:
+    answers = counted(service, exchange, queries, found)
     return RecommendAnswer(exchange.request_id, service.version, exchange.took_ms, answers)
 
 
-def counted(service: Service, exchange: Exchange, found: Result) -> list[Answer]:
+def counted(service: Service, exchange: Exchange, queries: Sequence[Query], found: Result) -> list[Answer]:
     """The answers of a job, counted and, where that is wanted, logged as impressions."""
     answers = [answer for answer in found if isinstance(answer, Answer)]
     for answer in answers:
         service.answers(answer.answered_by).inc()
-    service.journal.shown(exchange.request_id, service.version, answers)
+    service.journal.shown(exchange.request_id, service.loaded(), queries, answers)
     return answers
 
 

@@ -31,7 +31,7 @@ async def recommend_batch(service: Service, exchange: Exchange, message: BatchRe
     answers: list[Answer] = []
     for first in range(0, len(message.queries), QUICK_QUERIES):
         part = Recommend(message.queries[first : first + QUICK_QUERIES], options, first)
-        answers += counted(service, exchange, await service.compute(part))
+        answers += counted(service, exchange, part.queries, await service.compute(part))
     return RecommendAnswer(exchange.request_id, service.version, exchange.took_ms, answers)
 
 
