@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from suisen.serving.counts import SIZE, Count, Counts, Histogram, read
+from suisen.serving.metrics import GAUGES, RESTARTS, key_of
 from suisen.serving.siblings import Group
-from suisen.serving.telemetry import GAUGES, RESTARTS, Telemetry, key_of
+from suisen.serving.telemetry import Telemetry
 
 STEPS = st.lists(st.tuples(st.text(max_size=9), st.integers(0, 5)), max_size=30)
 

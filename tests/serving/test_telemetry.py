@@ -3,14 +3,26 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
+import time
+from dataclasses import replace
+from datetime import datetime
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from suisen.recommending import bundle
 from suisen.serving.journal import SHOWN_S
 from suisen.serving.settings import Settings
-from suisen.serving.telemetry import JsonLines, configure_logging
+from suisen.serving.telemetry import JsonLines, Telemetry, configure_logging
 from tests.serving.client import Client
+from tests.serving.test_counts import parsed
+
+AGE = "suisen_bundle_age_seconds"
+
+
+def value(telemetry, name):
+    return parsed(telemetry)[name, ()]
 
 
 def samples(client):
@@ -156,3 +168,86 @@ def test_access_lines_name_the_request(recommender, caplog):
         "status": 404,
         "took_ms": 0,
     }
+
+
+NAMES = re.compile(r"suisen(_[a-z0-9]+)+")
+UNITS = ("_seconds", "_bytes", "_ratio")
+
+
+def test_every_metric_keeps_the_rules_of_prometheus():
+    for one in Telemetry().definitions.values():
+        assert NAMES.fullmatch(one.name), one.name
+        assert not one.name.endswith(("_total", "_info", "_count", "_sum", "_bucket")), one.name  # put behind it
+        assert one.help.endswith("."), one.name
+        assert not re.search(r"_(ms|us|kb|mb|percent|milliseconds|counter|gauge|histogram)(_|$)", one.name), one.name
+        assert list(one.bounds) == sorted(set(one.bounds)), one.name
+        if one.kind == "histogram":
+            assert one.name.endswith(UNITS) or one.name == "suisen_batch_rows"
+        if one.name.endswith("_seconds") and one.kind == "histogram":
+            assert {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1} <= set(one.bounds), one.name
+            assert one.bounds[0] < 0.001
+            assert one.bounds[-1] > 0.1
+
+
+def test_names_that_people_use_stay():
+    """A name that is in dashboards is not renamed: what it broke a rule by is kept beside its heir."""
+    kept = """suisen_requests suisen_request_seconds suisen_requests_in_flight suisen_queue_length suisen_batch_rows
+        suisen_answers suisen_events_written suisen_events_unknown_items suisen_users_with_events suisen_users_bytes
+        suisen_rows suisen_rows_bytes suisen_rows_queries suisen_impressions_written suisen_impressions_lost
+        suisen_ready suisen_plan suisen_plan_agreement suisen_bundle suisen_worker_restarts"""
+    assert set(kept.split()) <= set(Telemetry().definitions)
+    old = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5}
+    assert old <= set(Telemetry().definitions["suisen_request_seconds"].bounds)
+
+
+def test_a_followed_value_takes_the_place_of_the_former():
+    telemetry, values = Telemetry(), [1.0, 2.0]
+    telemetry.follow(telemetry.connections, lambda: values[0])
+    telemetry.follow(telemetry.connections, lambda: values[1])
+    assert value(telemetry, "suisen_connections") == 2
+
+
+def test_totals_of_one_version_after_the_other_add_up():
+    """What the former had counted since the last look is not lost; a total that falls takes nothing away."""
+    telemetry, first, second = Telemetry(), [3.0], [0.0]
+    counter = telemetry.disconnected
+    telemetry.follow_total(counter, lambda: first[0])
+    assert value(telemetry, "suisen_disconnected_total") == 3
+    first[0] = 5.0
+    telemetry.follow_total(counter, lambda: second[0])
+    assert value(telemetry, "suisen_disconnected_total") == 5
+    for total, expected in ((4.0, 9), (1.0, 9), (2.0, 10)):
+        second[0] = total
+        assert value(telemetry, "suisen_disconnected_total") == expected
+
+
+def test_the_age_of_a_bundle_is_told(recommender, tmp_path):
+    recommender.save(tmp_path / "bundle")
+    system = bundle.load(tmp_path / "bundle")
+    telemetry = Telemetry()
+    telemetry.tell_bundle(replace(system, created="2020-01-01T00:00:00Z"), "v1")
+    found = {dict(labels)["since"]: v for (name, labels), v in parsed(telemetry).items() if name == AGE}
+    assert found["created"] == pytest.approx(time.time() - 1577836800, abs=60)
+    assert 0 <= found["loaded"] < 60
+    assert abs(time.time() - datetime.fromisoformat(system.created).timestamp()) < 3600
+    unsaved = Telemetry()
+    unsaved.tell_bundle(recommender.system, "v1")
+    assert [dict(labels) for name, labels in parsed(unsaved) if name == AGE] == [{"since": "loaded"}]
+
+
+def test_several_words_at_once_take_the_place_of_the_former():
+    telemetry = Telemetry()
+    telemetry.slots.info({"version": "a", "state": "serving"}, {"version": "b", "state": "shadow"})
+    telemetry.slots.info({"version": "b", "state": "serving"}, {"version": "c", "state": "loading"})
+    rows = [dict(labels) for name, labels in parsed(telemetry) if name == "suisen_slot_info"]
+    assert rows == [{"version": "b", "state": "serving"}, {"version": "c", "state": "loading"}]
+
+
+def test_parts_of_an_answer_are_timed(recommender):
+    with Client(lambda: recommender.system, Settings(deadline_s=60)) as client:
+        for user in range(1, 18):
+            client.get(f"/v1/recommend/{user}")
+        found = samples(client)
+    stages = {dict(labels)["stage"]: v for (name, labels), v in found.items() if name == "suisen_stage_seconds_count"}
+    assert stages == {"rows": 17, "retrieve": 17, "items": 17, "encode": 2}
+    assert found["suisen_queries_total", (("user", "known"), ("version", "ease-unsaved"))] == 17

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from time import perf_counter
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from suisen.recommending.queries import (
     popular_lists,
     refusal,
 )
+from suisen.recommending.stages import ended
 from suisen.recommending.states import VisitorRows
 from suisen.recommending.store import Store
 from suisen.recommending.system import System
@@ -44,6 +46,8 @@ class Answers:
     """(B, k) float32, -inf beside none."""
     by: list[AnsweredBy]
     """What answered each query: the model, the popular list, or nobody (skipped)."""
+    known: int = 0
+    """Queries of users whom train has events of."""
 
 
 def answer(
@@ -54,9 +58,10 @@ def answer(
     ``recent`` is what users did since the system was made.  Raises UnsupportedQuery for a query that the model cannot
     answer, unless ``options.unknown`` says otherwise, and InputError for features that do not exist.
     """
-    options = resolved(system, options)
+    options, began = resolved(system, options), perf_counter()
     dense = dense_queries(system.store, queries, options.at, recent)
     able = answerable(dense, system.abilities)
+    ended("rows", began)
     if options.unknown == "error" and not bool(able.all()):
         at = int((~able).nonzero()[0])
         raise refusal(queries, dense, at, system.name, system.abilities)
@@ -71,7 +76,7 @@ def answer(
     others = (~able).nonzero().squeeze(1)
     if others.numel() and options.unknown == "popular":
         items[others], scores[others] = popular_lists(system.store, filters.take(others), options.k)
-    return Answers(items, scores, _by(able.tolist(), [options] * len(dense)))
+    return Answers(items, scores, _by(able.tolist(), [options] * len(dense)), int(dense.known.sum()))
 
 
 def resolved(system: System, options: RecommendOptions) -> RecommendOptions:
@@ -96,8 +101,10 @@ def answer_planned(
     """
     if not system.exclude_seen:
         options = [resolved(system, one) for one in options]
+    began = perf_counter()
     store, k, found = system.store, options[0].k, visitors.of(queries)
-    by = _by(found.able.tolist(), options)
+    ended("rows", began)
+    by, known = _by(found.able.tolist(), options), int(found.known.sum())
     for at, one in enumerate(options):
         if by[at] == "nobody" and one.unknown == "error":
             asked = queries.take([at])
@@ -109,15 +116,18 @@ def answer_planned(
         if not rows:
             continue
         exclude = _excluded(store, [found.seen[at] for at in rows], [options[at] for at in rows])
+        began = perf_counter()
         if who == "popular":
             lists = popular_lists(store, Filters(exclude, among), k)
+            ended("popular", began)
         else:
             states = found.states if len(rows) == len(by) else _taken(found.states, rows)
             lists = visitors.plan.lists(states, k, exclude, among)
+            ended("plan", began)
         if len(rows) == len(by):
-            return Answers(*lists, by)
+            return Answers(*lists, by, known)
         items[rows], scores[rows] = lists[0].numpy(), lists[1].numpy()
-    return Answers(torch.from_numpy(items), torch.from_numpy(scores), by)
+    return Answers(torch.from_numpy(items), torch.from_numpy(scores), by, known)
 
 
 def _by(able: Sequence[bool], options: Sequence[RecommendOptions]) -> list[AnsweredBy]:
@@ -157,9 +167,10 @@ def rank(
     out, and an item that is given twice stands once; what was seen is not left out.  Of ``options``, ``unknown`` and
     ``at`` count.  Equal scores: as given.  Raises as ``answer`` does.
     """
-    store = system.store
+    store, began = system.store, perf_counter()
     dense = dense_queries(store, queries, options.at, recent)
     able = answerable(dense, system.abilities)
+    began = ended("rows", began)
     if options.unknown == "error" and not bool(able.all()):
         raise refusal(queries, dense, int((~able).nonzero()[0]), system.name, system.abilities)
     found = torch.from_numpy(store.items.dense([item for row in given for item in row]))
@@ -170,11 +181,12 @@ def rank(
     if rows.numel() and items.numel():
         scores[rows] = system.engine.score(dense.contexts.take(rows), Candidates(items[rows]))
     scores = torch.where(items > 0, scores, -torch.inf)
+    ended("rank", began)
     if options.unknown != "popular":
         scores[~able] = -torch.inf
     best, order = scores.sort(dim=1, descending=True, stable=True)
     ranked = torch.where(best > -torch.inf, items.gather(1, order), 0)
-    return Answers(ranked, best, _by(able.tolist(), [options] * len(dense)))
+    return Answers(ranked, best, _by(able.tolist(), [options] * len(dense)), int(dense.known.sum()))
 
 
 def to_frame(system: System, queries: RawQueries, answers: Answers) -> pl.DataFrame:

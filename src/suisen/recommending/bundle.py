@@ -289,7 +289,9 @@ def _read(place: Path, manifest: dict[str, Any]) -> System:
     _with_plan(engine, planning.load(manifest.get("plan"), place / PLAN, engine))
     notes = tuple(manifest["notes"])
     system = System(retriever, ranker, store, engine, manifest["seed"], manifest["index_recall"], notes)
-    known = {name: manifest[name] for name in ("exclude_seen", "epochs", "lists", "refitted") if name in manifest}
+    known = {
+        name: manifest[name] for name in ("exclude_seen", "epochs", "lists", "refitted", "created") if name in manifest
+    }
     return replace(system, **known, version=f"{system.name.replace(' ', '')}-{_sha256(place / MANIFEST)[:12]}")
 
 

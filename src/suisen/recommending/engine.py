@@ -5,6 +5,7 @@ It is what training makes lists with, what the evaluation ranks with, and what t
 
 from dataclasses import dataclass
 from functools import cached_property
+from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from suisen.models.contract import Model, Net, Ranker, Retriever
 from suisen.recommending.diversity import mmr
 from suisen.recommending.likeness import Likeness
 from suisen.recommending.scorers import NetScorer
+from suisen.recommending.stages import ended
 from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index, search_among
 from suisen.retrieval.contract import Floats
 from suisen.retrieval.select import top_of
@@ -176,10 +178,15 @@ class Engine:
         for rows in torch.arange(len(contexts)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
             part = contexts.take(rows)
             n = max(k, self.candidates) if self.states is not None or diversity > 0 else k
+            began = perf_counter()
             found, scores = self.retrieve(part, n, filters.take(rows))
-            found, scores = self.rerank(part, found, scores)
+            began = ended("retrieve", began)
+            if self.states is not None:
+                found, scores = self.rerank(part, found, scores)
+                began = ended("rank", began)
             if diversity > 0:
                 found, scores = mmr(found, scores, self.likeness, k, diversity)
+                ended("diversify", began)
             ids.append(wide(found[:, :k], k, 0))
             values.append(wide(scores[:, :k], k, -torch.inf))
         return torch.cat(ids), torch.cat(values)
@@ -191,7 +198,9 @@ class Engine:
         ids, values = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
         for rows in torch.arange(len(contexts)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
             part = filters.take(rows)
+            began = perf_counter()
             found, scores = self.plan.lists(self.plan.prepare(contexts.take(rows)), k, part.exclude, part.among)
+            ended("plan", began)
             ids.append(found)
             values.append(scores)
         return torch.cat(ids), torch.cat(values)

@@ -49,6 +49,8 @@ class Rows(NamedTuple):
     """Zeros where the model cannot answer."""
     able: npt.NDArray[np.bool_]
     """(B,) which queries the model can answer."""
+    known: npt.NDArray[np.bool_]
+    """(B,) which are of users whom train has events of."""
     seen: list[bytes]
     """B times the dense items of the history as int32, rising, each once."""
 
@@ -81,7 +83,7 @@ class VisitorRows:
         # Pages of an empty array take no memory before they are written to: nothing has to grow, or be copied.
         self._queries = np.empty((slots, queries.shape[1]), dtype=np.float32)
         self._rows = None if rows is None else np.empty((slots, rows.shape[1]), dtype=np.float32)
-        self._able = np.zeros(slots, dtype=np.bool_)
+        self._able, self._known = np.zeros(slots, dtype=np.bool_), np.zeros(slots, dtype=np.bool_)
         self._queries[STRANGER] = 0
         if self._rows is not None:
             self._rows[STRANGER] = 0
@@ -107,13 +109,13 @@ class VisitorRows:
                     slots[place], seen[place] = slot, self._seen[slot]
             where = np.array(slots, dtype=np.int64)
             states = States(self._queries[where], None if self._rows is None else self._rows[where])
-            able = self._able[where]
+            able, known = self._able[where], self._known[where]
             missed = [place for place, slot in enumerate(slots) if slot == MISSED] if MISSED in slots else []
             self.misses += len(missed)
             self.hits += len(keys) - len(missed)
         if missed:
-            self._compute(queries, keys, missed, Rows(states, able, seen))
-        return Rows(states, able, seen)
+            self._compute(queries, keys, missed, Rows(states, able, known, seen))
+        return Rows(states, able, known, seen)
 
     def warm(self, seconds: float) -> None:
         """Computes rows of those who acted last before the bundle was made, until the time is over or memory full."""
@@ -178,7 +180,7 @@ class VisitorRows:
             if held is not None:
                 held[places] = 0
                 held[places[rows.numpy()]] = new if new is not None else 0
-        out.able[places] = able.numpy()
+        out.able[places], out.known[places] = able.numpy(), dense.known.numpy()
         history = dense.seen.unique()
         items, ends = history.values.to(torch.int32).numpy().tobytes(), (4 * history.offsets).tolist()
         for row, place in enumerate(missed):
@@ -210,7 +212,7 @@ class VisitorRows:
             self._seen.append(b"")
         slot = self._slots[key] = self._free.pop()
         self._who[slot], self._events[slot], self._seen[slot] = who, events, seen
-        self._able[slot] = out.able[place]
+        self._able[slot], self._known[slot] = out.able[place], out.known[place]
         self._queries[slot] = out.states.queries[place]
         if self._rows is not None and out.states.rows is not None:
             self._rows[slot] = out.states.rows[place]

@@ -44,6 +44,8 @@ class System:
     """What is to be said of how it was trained."""
     version: str = ""
     """Names the bundle it was loaded from; "" for one that was not saved."""
+    created: str = ""
+    """When that was saved: ISO 8601, UTC."""
     exclude_seen: bool = True
     """Whether answers leave out what the user took before, where a request does not say."""
     epochs: Mapping[str, Sequence[int]] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
+from time import perf_counter
 from typing import Any, TypeVar
 
 import torch
@@ -17,11 +18,13 @@ from suisen.data.ids import RawId
 from suisen.errors import InputError, UnknownName, UnsupportedQuery
 from suisen.recommending.answering import AnsweredBy, Answers, answer, answer_planned, planned, rank, similar
 from suisen.recommending.queries import RawQueries, RecommendOptions
+from suisen.recommending.stages import ended, listening
 from suisen.recommending.states import VisitorRows
 from suisen.recommending.system import System
 from suisen.recommending.users import RecentEvents
 from suisen.serving.event_log import LoggedEvent
 from suisen.serving.messages import Answer, Item, Query, Ranked, RankQuery, microseconds
+from suisen.serving.meter import Meter
 from suisen.serving.problems import Refusal
 from suisen.serving.settings import ROW_BYTES, STATE_BYTES
 
@@ -100,6 +103,8 @@ class Answering:
         """What the plan needs of those who ask; None without a plan."""
         if system.engine.plan is not None:
             self.visitors = VisitorRows(system, self.recent, row_bytes)
+        self.meter: Meter | None = None
+        """What counts its answers, where they are counted."""
         self.version = system.version or f"{system.name.replace(' ', '')}-unsaved"
         self._raw: list[RawId] = [0, *system.store.items.raw_ids.to_list()]
         self._titles = system.store.title_list
@@ -135,10 +140,11 @@ class Answering:
                 results[place] = self._similar(job)
             else:
                 groups[self._alike(job)].append((place, job))
-        for its in groups.values():
-            answers = iter(self._answered([(query, job.options) for _, job in its for query in job.queries]))
-            for place, job in its:
-                results[place] = _collected(list(islice(answers, len(job.queries))), job.first)
+        with listening(None if self.meter is None else self.meter.stage):
+            for its in groups.values():
+                answers = iter(self._answered([(query, job.options) for _, job in its for query in job.queries]))
+                for place, job in its:
+                    results[place] = _collected(list(islice(answers, len(job.queries))), job.first)
         return results
 
     def _alike(self, job: Recommend | Rank) -> Hashable:
@@ -155,16 +161,24 @@ class Answering:
         other.
         """
         try:
-            found = self._found([query for query, _ in asked], [options for _, options in asked])
-            lists = zip(asked, found.by, found.items.tolist(), found.scores.tolist(), strict=True)
-            return [self._answer(query, by, self._items(ids, scores)) for (query, _), by, ids, scores in lists]
+            found = self.found([query for query, _ in asked], [options for _, options in asked])
+            began, scores = perf_counter(), found.scores.tolist()
+            lists = zip(asked, found.by, found.items.tolist(), scores, strict=True)
+            answers: list[Answer | Exception] = [
+                self._answer(query, by, self._items(ids, values)) for (query, _), by, ids, values in lists
+            ]
+            ended("items", began)
         except Exception as error:
             if len(asked) == 1:
                 return [_refusal(error)]
+        else:
+            if self.meter is not None:
+                self.meter.answered(asked, found.known, found.by, scores)
+            return answers
         middle = len(asked) // 2
         return self._answered(asked[:middle]) + self._answered(asked[middle:])
 
-    def _found(self, queries: list[Query], options: list[RecommendOptions]) -> Answers:
+    def found(self, queries: list[Query], options: list[RecommendOptions]) -> Answers:
         """The lists of queries that are alike, in dense ids."""
         raw = self._raw_queries(queries)
         items = [query.items for query in queries if isinstance(query, RankQuery)]

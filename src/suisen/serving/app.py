@@ -16,6 +16,7 @@ from suisen.serving.contract import Endpoint
 from suisen.serving.dispatch import Dispatch
 from suisen.serving.endpoints import ENDPOINTS
 from suisen.serving.exchange import Exchange, Reply, check_size
+from suisen.serving.meter import Meter
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 from suisen.serving.settings import Settings
@@ -57,6 +58,7 @@ class App:
         self.opened = asyncio.Event()
         self.service.lane.start()
         self.service.journal.start()
+        self.service.quality.start()
         self._opening = asyncio.create_task(self._open())
 
     async def _open(self) -> None:
@@ -69,14 +71,14 @@ class App:
                 await asyncio.to_thread(answering.visitors.warm, settings.warm_s)
             service.telemetry.watch_users(answering.recent)
             service.telemetry.watch_rows(answering.visitors)
-            service.telemetry.tell_plan(system.engine)
+            service.telemetry.tell_bundle(system, answering.version)
+            answering.meter = Meter(service.telemetry, answering.version)
             service.answering = answering
         except Exception as error:
             service.state = "failed"
             service.failure = error
             logger.error("the bundle is not served: %s", error, exc_info=not isinstance(error, SuisenError))
         else:
-            service.telemetry.bundle.info({"version": service.version, "model": system.name})
             service.telemetry.ready.set(1)
             if service.state == "loading":
                 service.state = "ready"
@@ -93,6 +95,7 @@ class App:
         """Finishes what was taken in and closes the logs."""
         self.drain()
         await self._opening
+        await asyncio.to_thread(self.service.quality.stop)
         await self.service.lane.stop()
         await self.service.journal.stop()
 

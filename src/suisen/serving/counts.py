@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
-SIZE = 1 << 20
+SIZE = 1 << 22
 """Bytes of a file; pages that nobody wrote take no memory."""
 START = 16
 _USED, _HEAD = struct.Struct("=Q"), struct.Struct("=II")

@@ -26,6 +26,8 @@ logger = logging.getLogger("suisen.serving")
 Found = Endpoint[Any] | Reply
 """What a request gets once its headers are read: the endpoint that answers it, or a refusal."""
 Done = Callable[[Reply], None]
+ENCODED = 16
+"""Of so many replies one is timed while it is encoded."""
 UNMATCHED = "unmatched"
 """The route of requests without an endpoint, in the metrics."""
 
@@ -42,6 +44,8 @@ class Dispatch:
             lambda route, status: (telemetry.requests.labels(route, status), telemetry.seconds.labels(route))
         )
         """What counts a request and what takes its seconds: looking their labels up costs more than both."""
+        self._encoding = telemetry.stages.labels("encode")
+        self._replies = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def exchange(self, method: str, path: str, query_string: bytes, headers: Mapping[bytes, bytes]) -> Exchange:
@@ -116,9 +120,19 @@ class Dispatch:
         if isinstance(outcome, Exception):
             reply = Reply.refused(_refusal(outcome), exchange.request_id)
         else:
-            reply = outcome if isinstance(outcome, Reply) else Reply.of(outcome, endpoint.status)
+            reply = outcome if isinstance(outcome, Reply) else self._encoded(outcome, endpoint.status)
         self.service.telemetry.in_flight.dec()
         done(self._counted(exchange, endpoint, reply))
+
+    def _encoded(self, message: msgspec.Struct, status: int) -> Reply:
+        """A message as JSON."""
+        self._replies += 1
+        if self._replies % ENCODED != 1:
+            return Reply.of(message, status)
+        began = time.perf_counter()
+        reply = Reply.of(message, status)
+        self._encoding.observe(time.perf_counter() - began)
+        return reply
 
     def _counted(self, exchange: Exchange, endpoint: Endpoint[Any] | None, reply: Reply) -> Reply:
         """The reply, once the metrics and, where it is kept, the access log know of it."""

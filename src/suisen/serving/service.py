@@ -11,6 +11,7 @@ from suisen.serving.event_log import FileLog
 from suisen.serving.journal import Journal
 from suisen.serving.lane import Lane
 from suisen.serving.problems import Refusal
+from suisen.serving.quality import Quality
 from suisen.serving.settings import Settings
 from suisen.serving.siblings import Group, Siblings
 from suisen.serving.telemetry import Telemetry
@@ -47,6 +48,7 @@ class Service:
         )
         self.telemetry.watch(self.lane)
         self.answering: Answering | None = None
+        self.quality = Quality(self.telemetry, lambda: self.answering, settings.probe_share)
         self.state: State = "loading"
         self.failure: Exception | None = None
         self.description = b""

@@ -55,6 +55,9 @@ class Settings:
     who were longest not asked for are computed again when they are; 0: everybody is, at each query."""
     warm_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 0.5
     """Most seconds before the server is ready in which that is computed of the users who acted last."""
+    probe_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)] = 0.01
+    """Most of a core that is spent on watching the quality of live answers: one a second at most is answered again by
+    the precise way, and scores are compared with the bundle's own; 0: nothing is."""
     access_log: bool = False
     """One log line per request."""
     drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 1.0

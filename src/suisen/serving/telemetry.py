@@ -1,194 +1,189 @@
-"""What the server tells of itself: Prometheus metrics in a registry of its own, and log lines for programs."""
+"""What the server tells of itself: its metrics, each defined once, and log lines for programs.
+
+Names keep the rules of Prometheus: seconds and bytes, ``_total`` for what only grows, two counters for a share.  No
+name changes its meaning; one that breaks a rule is kept beside its heir and said to be deprecated.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.metrics_core import Metric
 
-from suisen.serving.counts import Count, Counts, Histogram, read
+from suisen.serving.metrics import RESTARTS, Metrics
 
 if TYPE_CHECKING:  # the supervisor of several workers loads no models
     from suisen.recommending.engine import Engine
     from suisen.recommending.states import VisitorRows
+    from suisen.recommending.system import System
     from suisen.recommending.users import RecentEvents
     from suisen.serving.lane import Lane
     from suisen.serving.siblings import Group
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+SECONDS = (
+    *(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.0025, 0.005, 0.01, 0.02),
+    *(0.025, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+"""Bounds of times that a caller waits; the goals of ``deploy/prometheus`` are among them."""
+STAGE_SECONDS = (
+    *(0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005),
+    *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0),
+)
+"""Bounds of the parts of an answer."""
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-C = TypeVar("C", bound=Count | Histogram)
-Kind = Literal["counter", "gauge", "histogram", "info"]
-Rows = Mapping[str, Sequence[float]]
-RESTARTS = "suisen_worker_restarts"
-SUFFIXES = {"counter": "_total", "info": "_info"}
-WHOLE: dict[str, Callable[[Sequence[float]], float]] = {"sum": sum, "min": min, "max": max}
-"""How the gauges of several workers become one."""
+TENTHS = 10
+"""Bins of the scores' distribution."""
 
 
-def key_of(kind: Kind, name: str, *labels: object) -> str:
-    """What a row of ``Counts`` is called: the kind first, so that a dead worker's gauges are found."""
-    return json.dumps([kind, name, *map(str, labels)])
+class Telemetry(Metrics):
+    """The metrics of one app.  A new one is one line here; ``whole`` says what a gauge is for several workers.
 
-
-GAUGES = key_of("gauge", "")[:-2]
-"""How the keys of all gauges begin."""
-
-
-@dataclass(frozen=True)
-class _Definition:
-    """What all children of a metric share."""
-
-    kind: Kind
-    name: str
-    help: str
-    labels: Sequence[str] = ()
-    whole: str = "sum"
-    bounds: Sequence[float] = ()
-
-
-class Family(Generic[C]):
-    """A metric with labels: ``labels(…)`` gives the child that counts; keep it where every request needs it."""
-
-    def __init__(self, make: Callable[..., C]) -> None:
-        self._make = make
-        self._children: dict[tuple[object, ...], C] = {}
-
-    def labels(self, *values: object) -> C:
-        """The child of these values, which stand in the order of the labels' names."""
-        child = self._children.get(values)
-        if child is None:
-            child = self._children[values] = self._make(*values)
-        return child
-
-
-class Info:
-    """Words about what serves, as the labels of a metric that is 1."""
-
-    def __init__(self, counts: Counts, name: str) -> None:
-        self._counts, self._name = counts, name
-
-    def info(self, values: Mapping[str, str]) -> None:
-        """Puts these in the place of the former."""
-        self._counts.zero(key_of("info", self._name)[:-1])
-        words = [word for pair in values.items() for word in pair]
-        Count(self._counts, key_of("info", self._name, *words)).set(1)
-
-
-class Telemetry:
-    """The metrics of one app; several apps in one process do not mix, several workers of one server add up.
-
-    A new metric is one line here.  ``whole`` says what a gauge is for a server of several workers.
+    What is counted per request costs 1 µs, per query nothing: queries are counted a call of the model at a time.
     """
 
     def __init__(self, group: Group | None = None) -> None:
         """``group``: the worker's place among its siblings, whose numbers ``render`` adds to its own."""
-        self._group = group
-        self._counts = Counts(None if group is None else group.counts(group.number))
-        self._metrics: dict[str, _Definition] = {}
-        self._watched: list[tuple[Count, Callable[[], float]]] = []
+        super().__init__(group)
+        self._of_requests()
+        self._of_answers()
+        self._of_the_bundle()
+        self._of_users_and_logs()
+        self._of_quality()
+        self.counters(RESTARTS, "Workers started again, by the number of the worker.", ["worker"])
+        if group is not None:
+            self.gauge("suisen_worker_pid", "Process of each worker.", "worker").set(os.getpid())
+        self.registry.register(self)
+
+    # -- definitions ------------------------------------------------------------------------------------------------
+
+    def _of_requests(self) -> None:
         counter, counters, gauge = self.counter, self.counters, self.gauge
         self.requests = counters("suisen_requests", "Requests by route and status.", ["route", "status"])
         self.seconds = self.histograms("suisen_request_seconds", "Time to an answer.", ["route"], SECONDS)
         self.in_flight = gauge("suisen_requests_in_flight", "Requests being answered.")
-        self._waiting = self.gauges("suisen_queue_length", "Jobs that no worker has taken yet.", ["lane"])
-        self.batch_rows = self.histograms("suisen_batch_rows", "Queries per call of the model.", [], ROWS).labels()
-        self.answers = counters("suisen_answers", "Lists by what answered them.", ["answered_by"])
-        self.events = counter("suisen_events_written", "Events in the log.")
-        self.unknown_items = counter(
-            "suisen_events_unknown_items", "Logged events of items that the bundle does not know."
+        self.connections = gauge("suisen_connections", "Open connections.")
+        self.connections_refused = counters("suisen_connections_refused", "Connections closed, by reason.", ["reason"])
+        self.refused = counters(
+            "suisen_refused",
+            "Requests not computed: queue (too much waits), deadline (too late), price (too dear), limit (too large).",
+            ["reason"],
         )
-        self._users = gauge("suisen_users_with_events", "Users whose events since the bundle was made count.", "max")
-        self._user_bytes = gauge("suisen_users_bytes", "Memory of their events.")
-        self._rows = gauge("suisen_rows", "Users whose query vectors and context rows are kept.")
-        self._row_bytes = gauge("suisen_rows_bytes", "Memory of those rows.")
-        self._row_queries = self.gauges("suisen_rows_queries", "Queries by whether a kept row answered them.", ["row"])
-        self.impressions = counter("suisen_impressions_written", "Lists in the impression log.")
-        self.impressions_lost = counter("suisen_impressions_lost", "Lists that the impression log could not take.")
-        self.ready = gauge("suisen_ready", "1 while the server, with all its workers, takes requests.", "min")
+        self.unauthorized = counter("suisen_unauthorized", "Requests without a key that is known and may do this.")
+        self.rate_limited = counters("suisen_rate_limited", "Requests above their key's rate, by its name.", ["key"])
+        self.disconnected = counter("suisen_disconnected", "Clients that went before their answer.")
+
+    def _of_answers(self) -> None:
+        counters = self.counters
+        self._waiting = self.gauges("suisen_queue_length", "Jobs that no worker has taken yet.", ["lane"])
+        self.queue_wait = self.histograms(
+            "suisen_queue_wait_seconds", "Time from a job's arrival to its computation.", ["lane"], STAGE_SECONDS
+        )
+        self.batch_rows = self.histograms("suisen_batch_rows", "Queries per call of the model.", [], ROWS).labels()
+        self.stages = self.histograms(
+            "suisen_stage_seconds",
+            "Time of a stage, for all queries of a call: rows (who asks), plan (compiled: candidates, ranking), or "
+            "retrieve, rank, diversify (torch), popular, items (ids, titles); encode (one reply in 16); log (a write).",
+            ["stage"],
+            STAGE_SECONDS,
+        )
+        self.answers = counters("suisen_answers", "Lists by what answered them.", ["answered_by"])
+        self.queries = counters(
+            "suisen_queries", "Queries by the version that answered and whether it knows the user.", ["version", "user"]
+        )
+        self.degraded = counters("suisen_degraded", "Answers made without a part of what they need.", ["what"])
+
+    def _of_the_bundle(self) -> None:
+        self.ready = self.gauge("suisen_ready", "1 while the server, with all its workers, takes requests.", "min")
         self._plan = self.info("suisen_plan", "What runs for requests that are not precise.")
         self._agreement = self.gauges(
             "suisen_plan_agreement", "How its lists agree with the precise ones.", ["figure"], "min"
         )
         self.bundle = self.info("suisen_bundle", "The bundle that answers.")
-        counters(RESTARTS, "Workers started again, by the number of the worker.", ["worker"])
-        if group is not None:
-            gauge("suisen_worker_pid", "Process of each worker.", "worker").set(os.getpid())
-        self.registry = CollectorRegistry()
-        self.registry.register(self)
+        self._age = self.gauges(
+            "suisen_bundle_age_seconds",
+            "Age of the bundle that answers, since it was created or loaded.",
+            ["since"],
+            "max",
+        )
+        self.slots = self.info("suisen_slot", "The versions that are loaded, and what each is for.")
+        self.swaps = self.counters("suisen_swaps", "Changes of the version that answers, by outcome.", ["outcome"])
+        self.blocked_items = self.gauge("suisen_blocked_items", "Items that no list may hold.", "max")
 
-    # -- kinds of metrics -------------------------------------------------------------------------------------------
+    def _of_users_and_logs(self) -> None:
+        counter, counters, gauge = self.counter, self.counters, self.gauge
+        self._users = gauge("suisen_users_with_events", "Users whose events since the bundle was made count.", "max")
+        self._user_bytes = gauge("suisen_users_bytes", "Memory of their events.")
+        self._rows = gauge("suisen_rows", "Users whose query vectors and context rows are kept.")
+        self._row_bytes = gauge("suisen_rows_bytes", "Memory of those rows.")
+        self._row_queries = counters("suisen_row_queries", "Queries by whether a kept row answered them.", ["row"])
+        self._old_row_queries = self.gauges(
+            "suisen_rows_queries", "Deprecated: suisen_row_queries_total of this run.", ["row"]
+        )
+        self.store_requests = counters("suisen_store_requests", "Requests to a store.", ["store", "outcome"])
+        self.store_seconds = self.histograms("suisen_store_seconds", "Time of a request.", ["store"], STAGE_SECONDS)
+        self.breaker_open = self.gauges("suisen_breaker_open", "1 while a store is not asked.", ["store"], "max")
+        self.events = counter("suisen_events_written", "Events in the log.")
+        self.repeated = counter("suisen_events_repeated", "Events that had been taken before.")
+        self.unknown_items = counter(
+            "suisen_events_unknown_items", "Logged events of items that the bundle does not know."
+        )
+        self.impressions = counter("suisen_impressions_written", "Lists in the impression log.")
+        self.impressions_lost = counter("suisen_impressions_lost", "Lists that the impression log could not take.")
+        self.log_failures = counters("suisen_log_failures", "Writes to a log that failed.", ["log"])
+        self.log_reopened = counters(
+            "suisen_log_reopened", "Times a log was opened anew, by reason.", ["log", "reason"]
+        )
+        self.spool_bytes = gauge("suisen_broker_spool_bytes", "Log that the broker has not yet.", "max")
+        self.broker_lag = gauge("suisen_broker_lag_seconds", "Age of the oldest of it.", "max")
+        self.delivered = counters("suisen_broker_delivered", "Messages the broker has acknowledged.", ["topic"])
+        self.undelivered = counters("suisen_broker_failed", "Deliveries that failed and are tried again.", ["topic"])
 
-    def counters(self, name: str, text: str, labels: Sequence[str]) -> Family[Count]:
-        """Counters by labels; ``_total`` is put behind the name."""
-        return self._family(_Definition("counter", name, text, labels))
-
-    def counter(self, name: str, text: str) -> Count:
-        """A counter."""
-        return self.counters(name, text, []).labels()
-
-    def gauges(self, name: str, text: str, labels: Sequence[str], whole: str = "sum") -> Family[Count]:
-        """Gauges by labels; ``whole``: sum, min or max of all workers, or ``worker``: each by itself."""
-        return self._family(_Definition("gauge", name, text, labels, whole))
-
-    def gauge(self, name: str, text: str, whole: str = "sum") -> Count:
-        """A gauge."""
-        return self.gauges(name, text, [], whole).labels()
-
-    def histograms(self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float]) -> Family[Histogram]:
-        """Histograms by labels; ``bounds``: ascending."""
-        self._metrics[name] = _Definition("histogram", name, text, labels, bounds=bounds)
-        return Family(lambda *values: Histogram(self._counts, key_of("histogram", name, *values), bounds))
-
-    def info(self, name: str, text: str) -> Info:
-        """Words; ``_info`` is put behind the name."""
-        self._metrics[name] = _Definition("info", name, text, whole="max")
-        return Info(self._counts, name)
-
-    def _family(self, one: _Definition) -> Family[Count]:
-        self._metrics[one.name] = one
-        return Family(lambda *values: Count(self._counts, key_of(one.kind, one.name, *values)))
+    def _of_quality(self) -> None:
+        counter, counters = self.counter, self.counters
+        self.probes = counter("suisen_probes", "Live queries answered again by the precise way.")
+        self.probes_identical = counter(
+            "suisen_probes_identical", "Probes whose first ten are the precise ones, in order."
+        )
+        self.probe_items = counter("suisen_probe_items", "Items of the precise first tens.")
+        self.probe_items_found = counter("suisen_probe_items_found", "Those of them that the live first tens hold.")
+        self.probe_failures = counter("suisen_probe_failures", "Probes that came to no comparison.")
+        self.scores = counters(
+            "suisen_scores",
+            "Scores of a sample of lists, by tenth of the bundle's own scores, 1 the lowest.",
+            ["tenth"],
+        )
+        self.scores_expected = self.gauges(
+            "suisen_scores_expected_ratio", "Share of the bundle's own scores in each tenth.", ["tenth"], "max"
+        )
 
     # -- what is told -----------------------------------------------------------------------------------------------
 
     def watch(self, lane: Lane[Any, Any]) -> None:
-        """Reads a lane's length whenever metrics are collected."""
-        self._watched.append((self._waiting.labels(lane.name), lambda: lane.waiting))
+        """Follows a lane's length."""
+        self.follow(self._waiting.labels(lane.name), lambda: lane.waiting)
 
     def watch_users(self, recent: RecentEvents) -> None:
-        """Reads how many users' events are held, and in how many bytes, whenever metrics are collected."""
-        self._watched += [(self._users, lambda: len(recent)), (self._user_bytes, lambda: recent.nbytes)]
-
-    def refresh(self) -> None:
-        """Takes the values that are watched; of other workers ``render`` sees what they took last."""
-        for gauge, value in self._watched:
-            gauge.set(value())
+        """Follows how many users' events are held, and in how many bytes."""
+        self.follow(self._users, lambda: len(recent))
+        self.follow(self._user_bytes, lambda: recent.nbytes)
 
     def watch_rows(self, visitors: VisitorRows | None) -> None:
-        """Reads how many rows are kept, in how many bytes, and how often they were of use; without a plan there are
+        """Follows how many rows are kept, in how many bytes, and how often they were of use; without a plan there are
         none.
         """
-        if visitors is not None:
-            self._watched += [
-                (self._rows, lambda: len(visitors)),
-                (self._row_bytes, lambda: visitors.nbytes),
-                (self._row_queries.labels("kept"), lambda: visitors.hits),
-                (self._row_queries.labels("computed"), lambda: visitors.misses),
-            ]
+        if visitors is None:
+            return
+        self.follow(self._rows, lambda: len(visitors))
+        self.follow(self._row_bytes, lambda: visitors.nbytes)
+        for row, asked in (("kept", lambda: visitors.hits), ("computed", lambda: visitors.misses)):
+            self.follow(self._old_row_queries.labels(row), asked)
+            self.follow_total(self._row_queries.labels(row), asked)
 
     def tell_plan(self, engine: Engine) -> None:
         """Tells of an engine's plan, or why everything runs on torch."""
@@ -197,70 +192,21 @@ class Telemetry:
             self._agreement.labels(figure).set(value)
         self._plan.info({name: str(value) for name, value in told.items()})
 
-    def render(self) -> bytes:
-        """Prometheus text format."""
-        self.refresh()
-        return generate_latest(self.registry)
+    def tell_bundle(self, system: System, version: str) -> None:
+        """Tells which bundle answers from now on, and follows its age."""
+        self.bundle.info({"version": version, "model": system.name})
+        self.tell_plan(system.engine)
+        loaded = time.time()
+        self.follow(self._age.labels("loaded"), lambda: time.time() - loaded)
+        if system.created:
+            created = datetime.fromisoformat(system.created).timestamp()
+            self.follow(self._age.labels("created"), lambda: time.time() - created)
 
-    def collect(self) -> Iterator[Metric]:
-        """Every metric, over all workers; what prometheus_client asks of a collector."""
-        group = self._group
-        if group is None:
-            rows = [self._counts.all()]
-            yield from ProcessCollector(registry=None).collect()
-        else:
-            rows = [read(group.counts(number)) for number in range(group.workers)]
-            yield from _by_worker(rows)
-            rows.append(read(group.restarts))
-        children: dict[str, dict[tuple[str, ...], dict[int, Sequence[float]]]] = defaultdict(lambda: defaultdict(dict))
-        for number, of_worker in enumerate(rows):
-            for key, values in of_worker.items():
-                _, name, *labels = json.loads(key)
-                children[name][tuple(labels)][number] = values
-        for name, definition in self._metrics.items():
-            yield _metric(definition, children[name])
-
-
-def _metric(one: _Definition, children: Mapping[tuple[str, ...], Mapping[int, Sequence[float]]]) -> Metric:
-    """A metric from its rows by labels and worker."""
-    metric = Metric(one.name, one.help, one.kind)
-    for values, by_worker in children.items():
-        pairs = (values[::2], values[1::2]) if one.kind == "info" else (one.labels, values)
-        labels = dict(zip(*pairs, strict=True))
-        if one.kind == "histogram":
-            *cells, total = map(sum, zip(*by_worker.values(), strict=True))
-            for bound, count in zip([*map(float, one.bounds), "+Inf"], accumulate(cells), strict=True):
-                metric.add_sample(f"{one.name}_bucket", {**labels, "le": str(bound)}, count)
-            metric.add_sample(f"{one.name}_count", labels, sum(cells))
-            metric.add_sample(f"{one.name}_sum", labels, total)
-        elif one.whole == "worker":
-            for number, (value,) in by_worker.items():
-                metric.add_sample(one.name, {**labels, "worker": str(number)}, value)
-        else:
-            value = WHOLE[one.whole]([value for (value,) in by_worker.values()])
-            if value or one.kind != "info":  # else former words
-                metric.add_sample(one.name + SUFFIXES.get(one.kind, ""), labels, value)
-    return metric
-
-
-def _by_worker(rows: Sequence[Rows]) -> Iterator[Metric]:
-    """What the system knows of each worker's process, and how many requests each of them answered."""
-    metrics: dict[str, Metric] = {}
-    requests = metrics["requests"] = Metric(
-        "suisen_worker_requests", "Requests by the worker that answered.", "counter"
-    )
-    for number, of_worker in enumerate(rows):
-        worker = {"worker": str(number)}
-        answered = sum(
-            values[0] for key, values in of_worker.items() if key.startswith('["counter", "suisen_requests"')
-        )
-        requests.add_sample("suisen_worker_requests_total", worker, answered)
-        pid = int(of_worker.get(key_of("gauge", "suisen_worker_pid"), [0])[0])
-        for metric in ProcessCollector(pid=partial(int, pid), registry=None).collect() if pid else ():
-            kept = metrics.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
-            for sample in metric.samples:
-                kept.add_sample(sample.name, worker, sample.value)
-    yield from metrics.values()
+    def tell_scores(self, shares: Sequence[float]) -> None:
+        """Tells which share of the bundle's own scores falls in each tenth; live ones are compared with it."""
+        for tenth, share in enumerate(shares, 1):
+            self.scores_expected.labels(tenth).set(share)
+            self.scores.labels(tenth)  # there from now on: what appears later has no rate before
 
 
 class JsonLines(logging.Formatter):

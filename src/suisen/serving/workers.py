@@ -29,10 +29,11 @@ from suisen.errors import BundleError, InputError, SuisenError
 from suisen.recommending.place import find
 from suisen.serving.counts import Count, Counts
 from suisen.serving.event_log import FileLog
+from suisen.serving.metrics import GAUGES, RESTARTS, key_of
 from suisen.serving.settings import Settings
 from suisen.serving.siblings import Group
 from suisen.serving.sockets import reserve, url_of
-from suisen.serving.telemetry import GAUGES, RESTARTS, configure_logging, key_of
+from suisen.serving.telemetry import configure_logging
 
 logger = logging.getLogger("suisen.serving")
 FAILURES, WITHIN_S = 5, 60.0

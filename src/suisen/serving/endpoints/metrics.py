@@ -2,8 +2,8 @@
 
 from suisen.serving.contract import AnyParams, Endpoint
 from suisen.serving.exchange import Exchange, Reply
+from suisen.serving.metrics import CONTENT_TYPE
 from suisen.serving.service import Service
-from suisen.serving.telemetry import CONTENT_TYPE
 
 
 async def metrics(service: Service, exchange: Exchange, message: AnyParams) -> Reply:
