@@ -21,6 +21,7 @@ from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 from suisen.serving.settings import Settings
 from suisen.serving.siblings import Group
+from suisen.serving.slots import Slot
 
 logger = logging.getLogger("suisen.serving")
 Scope = MutableMapping[str, Any]
@@ -73,7 +74,7 @@ class App:
             service.telemetry.watch_rows(answering.visitors)
             service.telemetry.tell_bundle(system, answering.version)
             answering.meter = Meter(service.telemetry, answering.version)
-            service.answering = answering
+            service.slot = Slot(answering)
         except Exception as error:
             service.state = "failed"
             service.failure = error

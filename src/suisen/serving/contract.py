@@ -58,7 +58,9 @@ class Endpoint(Generic[M]):
     status: int = 200
     """Of the answer."""
     needs_bundle: bool = True
-    """Refused with ``not_ready`` until a bundle is loaded."""
+    """Refused with ``not_ready`` until a bundle is loaded; bound to the slot that answers then: ``exchange.slot``.
+    Needed by what returns Pending.
+    """
     codes: tuple[Code, ...] = ()
     """The handler's own problems; those of reading a message and of loading are added."""
     example: M | None = None

@@ -76,9 +76,13 @@ class Dispatch:
         """Answers a request whose body is whole; ``done`` takes the reply, now or later."""
         self.service.telemetry.in_flight.inc()
         try:
+            if endpoint.needs_bundle:
+                exchange.slot = self.service.current()
             outcome = endpoint.handler(self.service, exchange, _message(endpoint, exchange, body))
             if isinstance(outcome, Pending):
-                self.service.submit(outcome.job, partial(self._worked, exchange, endpoint, outcome.answer, done))
+                self.service.submit(
+                    exchange.slot, outcome.job, partial(self._worked, exchange, endpoint, outcome.answer, done)
+                )
                 return
         except Exception as error:
             self._end(exchange, endpoint, error, done)

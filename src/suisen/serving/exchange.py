@@ -1,14 +1,19 @@
 """One request and its reply, as the handlers see them, whichever front brought the one and sends the other."""
 
+from __future__ import annotations
+
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from suisen.serving.problems import Refusal
+
+if TYPE_CHECKING:
+    from suisen.serving.slots import Slot
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
@@ -26,12 +31,12 @@ class Reply(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
     @classmethod
-    def of(cls, message: msgspec.Struct, status: int = 200) -> "Reply":
+    def of(cls, message: msgspec.Struct, status: int = 200) -> Reply:
         """A message as JSON."""
         return cls(status, JSON, _encode(message))
 
     @classmethod
-    def refused(cls, refusal: Refusal, request_id: str) -> "Reply":
+    def refused(cls, refusal: Refusal, request_id: str) -> Reply:
         """A problem document."""
         return cls(refusal.status, PROBLEM, _encode(refusal.problem(request_id)), refusal.headers)
 
@@ -39,7 +44,7 @@ class Reply(NamedTuple):
 class Exchange:
     """A request while it is answered."""
 
-    __slots__ = ("_headers", "_odd_id", "method", "path", "query_string", "request_id", "segment", "started")
+    __slots__ = ("_headers", "_odd_id", "method", "path", "query_string", "request_id", "segment", "slot", "started")
 
     def __init__(
         self, method: str, path: str, query_string: bytes, headers: Mapping[bytes, bytes], ids: Iterator[str]
@@ -53,6 +58,8 @@ class Exchange:
         self.query_string = query_string
         self.segment = ""
         """The percent-encoded last segment, where the route has one."""
+        self.slot: Slot
+        """What answers it, from first to last; set where the endpoint needs a bundle, before its handler is called."""
         self._headers = headers
         given = headers.get(b"x-request-id")
         self._odd_id = bool(given) and not _REQUEST_ID.fullmatch(given or b"")

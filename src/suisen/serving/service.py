@@ -14,6 +14,7 @@ from suisen.serving.problems import Refusal
 from suisen.serving.quality import Quality
 from suisen.serving.settings import Settings
 from suisen.serving.siblings import Group, Siblings
+from suisen.serving.slots import Bound, Slot, work
 from suisen.serving.telemetry import Telemetry
 from suisen.serving.turn import Turn
 
@@ -21,7 +22,7 @@ State = Literal["loading", "ready", "draining", "failed"]
 
 
 class Service:
-    """The parts of one server.  The app sets ``answering``, ``state`` and ``failure``; handlers read them."""
+    """The parts of one server.  The app sets ``slot``, ``state`` and ``failure``; handlers read them."""
 
     def __init__(self, settings: Settings, group: Group | None = None) -> None:
         """``group``: the workers that this process is one of.  Raises InputError where the log cannot be written."""
@@ -35,20 +36,21 @@ class Service:
             self._siblings = Siblings(group, logs["events"].path)
             logs["events"].on_append = self._siblings.wrote
         self.journal = Journal(logs, self.telemetry)
-        self.lane: Lane[Job, Result] = Lane(
+        self.lane: Lane[Bound, Result] = Lane(
             "recommend", self._work, max_rows=settings.max_queries, rows_per_batch=settings.queries_per_batch
         )
         self._turn = Turn(
             self._work,
-            lambda job: self.loaded().quick(job),
+            lambda bound: bound.quick,
             self.lane,
             max_rows=settings.max_queries,
             rows_per_call=settings.queries_per_turn,
             deadline_s=settings.deadline_s,
         )
         self.telemetry.watch(self.lane)
-        self.answering: Answering | None = None
-        self.quality = Quality(self.telemetry, lambda: self.answering, settings.probe_share)
+        self.slot: Slot | None = None
+        """What answers now; None before the first bundle is loaded."""
+        self.quality = Quality(self.telemetry, lambda: self.slot and self.slot.answering, settings.probe_share)
         self.state: State = "loading"
         self.failure: Exception | None = None
         self.description = b""
@@ -57,45 +59,50 @@ class Service:
     @property
     def version(self) -> str:
         """Names the bundle; "" before it is loaded."""
-        return "" if self.answering is None else self.answering.version
+        return "" if self.slot is None else self.slot.version
+
+    def current(self) -> Slot:
+        """The slot that answers now.  Refuses (503) while no bundle is loaded."""
+        if self.slot is None:
+            raise self.not_ready()
+        return self.slot
 
     def loaded(self) -> Answering:
-        """What answers.  Refuses (503) while no bundle is loaded."""
-        if self.answering is None:
-            raise self.not_ready()
-        return self.answering
+        """What answers now.  Refuses as ``current`` does."""
+        return self.current().answering
 
     def not_ready(self) -> Refusal:
         """The refusal that says why the server takes no requests."""
         reasons = {"loading": "the bundle is being loaded", "draining": "the server is closing"}
         return Refusal("not_ready", reasons.get(self.state, f"the bundle is not served: {self.failure}"))
 
-    def submit(self, job: Job, done: Callable[[Result | Exception], None]) -> None:
-        """Computes a job with what comes beside it; ``done`` takes the result or the error: 503 where it would be late.
+    def submit(self, slot: Slot, job: Job, done: Callable[[Result | Exception], None]) -> None:
+        """Computes a job by a slot, with what comes beside it; ``done`` takes the result or the error: 503 where it
+        would be late.
 
         Refuses it (503) at once where too much waits.
         """
-        self._turn.submit(job, done)
+        self._turn.submit(Bound(slot, job), done)
 
-    async def compute(self, job: Job) -> Result:
+    async def compute(self, slot: Slot, job: Job) -> Result:
         """``submit`` for handlers that wait for several results."""
         answer: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
-        self.submit(job, lambda result: None if answer.done() else answer.set_result(result))
+        self.submit(slot, job, lambda result: None if answer.done() else answer.set_result(result))
         result = await answer
         if isinstance(result, Exception):
             raise result
         return result
 
-    def _work(self, jobs: list[Job]) -> Sequence[Result | Exception]:
+    def _work(self, given: list[Bound]) -> Sequence[Result | Exception]:
         """In the event loop or in the lane's thread."""
-        self.telemetry.batch_rows.observe(sum(map(len, jobs)))
+        self.telemetry.batch_rows.observe(sum(map(len, given)))
         self.catch_up()
-        return self.loaded().work(jobs)
+        return work(given)
 
     def catch_up(self) -> None:
         """Counts the events that other workers were sent; before anything is computed, so that no answer lacks one."""
-        if self._siblings is not None and self.answering is not None:
-            self._siblings.catch_up(self.answering.took)
+        if self._siblings is not None and self.slot is not None:
+            self._siblings.catch_up(self.slot.answering.took)
 
     def look(self) -> None:
         """Catches up and takes the values that metrics watch; now and then, where no request asks for it."""

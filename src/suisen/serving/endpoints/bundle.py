@@ -50,10 +50,10 @@ class BundleAnswer(Struct, frozen=True):
 
 async def bundle(service: Service, exchange: Exchange, message: NoParams) -> BundleAnswer:
     """What answers: version, models, counts, and the plan of fast answers with its measured agreement."""
-    system = service.loaded().system
+    system = exchange.slot.answering.system
     store, engine = system.store, system.engine
     return BundleAnswer(
-        version=service.version,
+        version=exchange.slot.version,
         retriever=_described(system.retriever),
         ranker=_described(system.ranker),
         candidates=engine.candidates,

@@ -41,7 +41,7 @@ def rank(service: Service, exchange: Exchange, message: RankRequest) -> Pending:
 
     def answer(found: Result) -> RankAnswer:
         answers = [one for one in counted(service, exchange, message.queries, found) if isinstance(one, Ranked)]
-        return RankAnswer(exchange.request_id, service.version, exchange.took_ms, answers)
+        return RankAnswer(exchange.request_id, exchange.slot.version, exchange.took_ms, answers)
 
     return Pending(Rank(message.queries, RecommendOptions(unknown=message.unknown, at=time_of(message.at))), answer)
 

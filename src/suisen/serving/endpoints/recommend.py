@@ -72,7 +72,7 @@ def listed(service: Service, exchange: Exchange, queries: Sequence[Query], optio
 
 def _answer(service: Service, exchange: Exchange, queries: Sequence[Query], found: Result) -> RecommendAnswer:
     answers = counted(service, exchange, queries, found)
-    return RecommendAnswer(exchange.request_id, service.version, exchange.took_ms, answers)
+    return RecommendAnswer(exchange.request_id, exchange.slot.version, exchange.took_ms, answers)
 
 
 def counted(service: Service, exchange: Exchange, queries: Sequence[Query], found: Result) -> list[Answer]:
@@ -80,7 +80,7 @@ def counted(service: Service, exchange: Exchange, queries: Sequence[Query], foun
     answers = [answer for answer in found if isinstance(answer, Answer)]
     for answer in answers:
         service.answers(answer.answered_by).inc()
-    service.journal.shown(exchange.request_id, service.loaded(), queries, answers)
+    service.journal.shown(exchange.request_id, exchange.slot.answering, queries, answers)
     return answers
 
 

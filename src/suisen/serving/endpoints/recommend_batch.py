@@ -31,8 +31,8 @@ async def recommend_batch(service: Service, exchange: Exchange, message: BatchRe
     answers: list[Answer] = []
     for first in range(0, len(message.queries), QUICK_QUERIES):
         part = Recommend(message.queries[first : first + QUICK_QUERIES], options, first)
-        answers += counted(service, exchange, part.queries, await service.compute(part))
-    return RecommendAnswer(exchange.request_id, service.version, exchange.took_ms, answers)
+        answers += counted(service, exchange, part.queries, await service.compute(exchange.slot, part))
+    return RecommendAnswer(exchange.request_id, exchange.slot.version, exchange.took_ms, answers)
 
 
 ENDPOINT = Endpoint(

@@ -31,7 +31,7 @@ def similar(service: Service, exchange: Exchange, message: SimilarParams) -> Pen
 
     def answer(found: Result) -> SimilarAnswer:
         items = [one for one in found if isinstance(one, Item)]
-        return SimilarAnswer(exchange.request_id, service.version, exchange.took_ms, item, items)
+        return SimilarAnswer(exchange.request_id, exchange.slot.version, exchange.took_ms, item, items)
 
     return Pending(Similar(item, message.k), answer)
 
