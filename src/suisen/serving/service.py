@@ -50,7 +50,9 @@ class Service:
         self.telemetry.watch(self.lane)
         self.slot: Slot | None = None
         """What answers now; None before the first bundle is loaded."""
-        self.quality = Quality(self.telemetry, lambda: self.slot and self.slot.answering, settings.probe_share)
+        self.quality = Quality(
+            self.telemetry, lambda: None if self.slot is None else self.slot.answering, settings.probe_share
+        )
         self.state: State = "loading"
         self.failure: Exception | None = None
         self.description = b""
