@@ -151,6 +151,7 @@ FEATURE = {
     "from suisen.pipeline.tuning import need_optuna; need_optuna()": "tune",
     "from suisen.training.callbacks import TensorBoard; TensorBoard('x')": "tensorboard",
     "from suisen.training.callbacks import MLflow; MLflow()": "mlflow",
+    "from suisen.data.kafka import kafka_library; kafka_library()": "kafka",
 }
 """Code of each extra."""
 TRY = """

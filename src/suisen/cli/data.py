@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from suisen.cli.from_log import from_log
 from suisen.cli.options import echo_json, raw_of, with_settings
 from suisen.data.dataset import Dataset
 from suisen.data.formats import SUFFIXES
@@ -28,14 +29,15 @@ MARKS = {b"\xef\xbb\xbf": "UTF-8 with a mark", b"\xff\xfe": "UTF-16 by its mark"
 """First bytes that tell an encoding."""
 
 
-@click.group(short_help="Fetch a public data set, look into any event log.")
+@click.group(short_help="Fetch a public data set, look into any event log, make one from what was served.")
 def data() -> None:
-    """Fetch a public data set, look into any event log.
+    """Fetch a public data set, look into any event log, make one from what was served.
 
     \b
     suisen data fetch ml-100k
     suisen data inspect my.csv --user uid --item sku --time ts
     suisen data inspect --data ml-100k
+    suisen data from-log runs/first/events -o training.parquet
     """  # noqa: D301 - \b keeps the lines for click
 
 
@@ -174,3 +176,4 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 data.add_command(inspect, "inspect")
+data.add_command(from_log, "from-log")
