@@ -71,7 +71,7 @@ def test_an_event_has_the_columns_of_the_list_that_it_answers(log, tmp_path):
     assert (row["position"], row["score"], row["arm"], row["propensity"]) == (2, 0.5, "B", 0.25)
     assert (row["version"], row["answered_by"], row["shown"]) == ("v1", "ease", True)
     assert (row["value"], row["price"], row["quantity"]) == (2.5, 1.0, 2)
-    assert row["shown_time"] == START
+    assert row["shown_at"] == START
     assert "1 of 1 events answer an item of a list" in notes
 
 

@@ -1,4 +1,4 @@
-"""Logs in Kafka, on librdkafka's mock cluster: read from where an earlier run ended, committed after what was written."""
+"""Logs in Kafka, on librdkafka's mock cluster: read from where a run ended, committed after what was written."""
 
 from __future__ import annotations
 

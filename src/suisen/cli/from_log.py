@@ -3,10 +3,14 @@
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from suisen.data.durations import duration
+
+if TYPE_CHECKING:  # the command line starts without Polars
+    from suisen.data.training_log import Rows
 
 
 @click.command(short_help="Make a log to learn from out of what servers logged.")
@@ -38,8 +42,8 @@ def from_log(
     suisen data from-log kafka://localhost:9092/events -o log/ --group training --follow
     suisen train --events training.parquet --session session_id
 
-    SOURCE: files and folders that a server logged to, or kafka://host:9092/topic.  The same event counts once.  What was
-    left out, and which events answer no list, is told; what is written is whole or not at all.
+    SOURCE: files and folders that a server logged to, or kafka://host:9092/topic.  The same event counts once.  What
+    was left out, and which events answer no list, is told; what is written is whole or not at all.
     """  # noqa: D301 - \b keeps the lines for click
     from suisen.data.from_log import Options, from_log
     from suisen.errors import InputError
@@ -48,7 +52,7 @@ def from_log(
     if follow and Path(out).suffix in (".parquet", ".pq"):
         raise InputError(f"--follow adds parts, and -o {out} is a file; give a folder")
     waits = timedelta(microseconds=duration("wait", wait))
-    options = Options(rows, labels, waits, group)  # type: ignore[arg-type] - click chose among them
+    options = Options(cast("Rows", rows), labels, waits, group)
     again = True
     while again:
         written, notes = from_log(sources, Path(out), options)

@@ -117,7 +117,7 @@ def from_log(sources: Sequence[str], out: Path, options: Options | None = None) 
     return written, [f"{lines.count:,} lines read", *lines.notes(), *notes]
 
 
-# -- sources ------------------------------------------------------------------------------------------------------------
+# -- sources ----------------------------------------------------------------------------------------------------------
 
 
 def _numbered(reading: Reading, since: Any) -> Iterator[Any]:
@@ -171,7 +171,7 @@ def _unpacked(path: Path) -> bytes:
         raise InputError(f"{path.name} is no whole gzip file ({error}); pack it again") from None
 
 
-# -- what is written -----------------------------------------------------------------------------------------------------
+# -- what is written --------------------------------------------------------------------------------------------------
 
 
 def _write_file(out: Path, lines: Lines, memory: Memory, options: Options) -> tuple[Path, list[str]]:

@@ -18,12 +18,12 @@ import polars as pl
 
 Rows = Literal["events", "impressions"]
 EVENT_COLUMNS = (
-    "event_id", "user_id", "session_id", "item_id", "event", "time", "value", "price", "quantity", "request_id", "shown",
-    "position", "score", "arm", "propensity", "version", "answered_by", "shown_time",
+    "event_id", "user_id", "session_id", "item_id", "event", "time", "value", "price", "quantity", "request_id",
+    "shown", "position", "score", "arm", "propensity", "version", "answered_by", "shown_at",
 )  # fmt: skip
 IMPRESSION_COLUMNS = (
     "request_id", "user_id", "session_id", "item_id", "time", "position", "score", "arm", "propensity", "version",
-    "answered_by", "label", "events", "event_id", "event", "event_time", "value", "price", "quantity",
+    "answered_by", "label", "events", "event_id", "event", "answered_at", "value", "price", "quantity",
 )  # fmt: skip
 WITHOUT_ID = ("user_id", "session_id", "item_id", "event", "time")
 """What tells two events without ids apart."""
@@ -95,7 +95,7 @@ def _pairs(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """(_event, _item, _list) of each event that answers a shown item; the best of several lists of one request."""
     told = events.filter(pl.col("request_id").is_not_null())
     both = told.join(
-        items.select("request_id", "item_id", "user_id", "session_id", "_item", "_list", shown_time="time"),
+        items.select("request_id", "item_id", "user_id", "session_id", "_item", "_list", shown_at="time"),
         on=["request_id", "item_id"],
         suffix="_shown",
     )
@@ -104,11 +104,11 @@ def _pairs(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     rank = 2 * same_user.fill_null(False).cast(pl.Int8) + same_session.fill_null(False).cast(pl.Int8)
     fits = both.filter(same_user.fill_null(True)).with_columns(_rank=rank)
     best = fits.sort("_event", -pl.col("_rank"), "_item").unique("_event", keep="first", maintain_order=True)
-    return best.select("_event", "_item", "_list", early=pl.col("time") < pl.col("shown_time"))
+    return best.select("_event", "_item", "_list", early=pl.col("time") < pl.col("shown_at"))
 
 
 def _as_shown(items: pl.DataFrame) -> pl.DataFrame:
-    kept = items.select("_item", "position", "score", "arm", "propensity", "version", "answered_by", shown_time="time")
+    kept = items.select("_item", "position", "score", "arm", "propensity", "version", "answered_by", shown_at="time")
     return kept.rename({"position": "position_shown"})
 
 
@@ -133,7 +133,7 @@ def _labelled(items: pl.DataFrame, answers: pl.DataFrame, labels: Sequence[str])
         .group_by("_item", maintain_order=True)
         .agg(
             pl.first("_counts", "event_id", "event", "value", "price", "quantity"),
-            pl.first("time").alias("event_time"),
+            pl.first("time").alias("answered_at"),
             pl.len().cast(pl.Int64).alias("events"),
         )
     )
