@@ -37,7 +37,7 @@ def data() -> None:
     suisen data fetch ml-100k
     suisen data inspect my.csv --user uid --item sku --time ts
     suisen data inspect --data ml-100k
-    suisen data from-log runs/first/events -o training.parquet
+    suisen data from-log runs/demo/events -o training.parquet
     """  # noqa: D301 - \b keeps the lines for click
 
 

@@ -37,8 +37,8 @@ def from_log(
     """Join events to the lists that they answer: position, score, arm and propensity of what was shown.
 
     \b
-    suisen data from-log runs/first/events -o training.parquet
-    suisen data from-log runs/first/events -o log/ --rows impressions --label purchase
+    suisen data from-log runs/demo/events -o training.parquet
+    suisen data from-log runs/demo/events -o log/ --rows impressions --label purchase
     suisen data from-log kafka://localhost:9092/events -o log/ --group training --follow
     suisen train --events training.parquet --session session_id
 
