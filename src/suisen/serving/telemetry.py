@@ -74,6 +74,8 @@ class Telemetry(Metrics):
             "Requests not computed: queue (too much waits), deadline (too late), price (too dear), limit (too large).",
             ["reason"],
         )
+        for reason in ("queue", "deadline", "price", "limit"):  # what is not there before it happens has no rate then
+            self.refused.labels(reason)
         self.unauthorized = counter("suisen_unauthorized", "Requests without a key that is known and may do this.")
         self.rate_limited = counters("suisen_rate_limited", "Requests above their key's rate, by its name.", ["key"])
         self.disconnected = counter("suisen_disconnected", "Clients that went before their answer.")
@@ -113,6 +115,8 @@ class Telemetry(Metrics):
         )
         self.slots = self.info("suisen_slot", "The versions that are loaded, and what each is for.")
         self.swaps = self.counters("suisen_swaps", "Changes of the version that answers, by outcome.", ["outcome"])
+        for outcome in ("switched", "failed", "rolled_back"):
+            self.swaps.labels(outcome)
         self.blocked_items = self.gauge("suisen_blocked_items", "Items that no list may hold.", "max")
 
     def _of_users_and_logs(self) -> None:
