@@ -370,7 +370,8 @@ def test_events_are_in_the_log_when_they_are_accepted(client):
     }
     response = client.post("/v1/events", {"events": [event, {"session_id": "s", "item_id": "new", "event": "view"}]})
     assert response.status == 202
-    assert {**response.json, "request_id": ""} == {"request_id": "", "accepted": 2, "unknown_items": 1}
+    answer = {"request_id": "", "accepted": 2, "unknown_items": 1, "repeats": 0}
+    assert {**response.json, "request_id": ""} == answer
     rows = read_events(log)[before:].to_dicts()
     time = rows[0].pop("time")
     assert time.isoformat() == "2026-01-31T12:00:00+00:00"

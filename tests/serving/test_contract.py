@@ -167,7 +167,8 @@ def test_it_is_described(endpoint):
     places = {(parameter["name"], parameter["in"]) for parameter in described["parameters"]}
     names = endpoint.takes.__struct_fields__ if endpoint.method == "GET" else ()
     variable = [(endpoint.variable, "path")] if endpoint.variable else []
-    assert places == {*((name, "query") for name in names), *variable}
+    headers = [("Idempotency-Key", "header")] if endpoint.repeat_safe else []
+    assert places == {*((name, "query") for name in names), *variable, *headers}
     for status, codes in endpoint.refusals.items():
         response = described["responses"][str(status)]
         assert all(code in response["description"] for code in codes)

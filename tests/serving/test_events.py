@@ -138,7 +138,7 @@ def test_refused_events_count_nowhere(tmp_path, monkeypatch):
         before = list_of(client, USER)
         bad = event(USER, before[0][1][0], time="1960-01-01T00:00:00Z")
         assert client.post("/v1/events", {"events": [event(USER, before[0][0][0]), bad]}).status == 422
-        monkeypatch.setattr(client.app.service.journal._logs["events"], "append", full)
+        monkeypatch.setattr(client.app.service.journal._logs["events"], "write", full)
         assert client.post("/v1/events", {"events": [event(USER, before[0][0][0])]}).status == 503
         assert list_of(client, USER) == before
 

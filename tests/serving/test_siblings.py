@@ -30,7 +30,7 @@ class Worker:
     def __init__(self, folder, number, since=0):
         self.log = FileLog(folder / "events.jsonl")
         self.siblings = Siblings(Group(folder, number, 3, since), self.log.path)
-        self.log.on_append = self.siblings.wrote
+        self.log.on_append, self.log.guard = self.siblings.wrote, self.siblings.ends.guard
         self.known = []
 
     def post(self, *items):
@@ -110,7 +110,7 @@ def test_a_log_that_somebody_emptied_begins_again(tmp_path):
     two.post("e")
     one.post("f")
     assert sorted(one.look()) == ["a", "b", "c", "d", "e", "f", "x"]
-    assert two.look() == ["a", "b", "c", "e", "f"]  # d was gone before it looked
+    assert two.look() == ["a", "b", "c", "e", "f"]  # d and x were gone before it looked
 
 
 def test_a_line_that_is_no_event_spoils_no_other(tmp_path, caplog):

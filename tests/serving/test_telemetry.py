@@ -93,21 +93,12 @@ def test_lost_impressions_are_counted(recommender, tmp_path, monkeypatch):
     assert found["suisen_impressions_lost_total", ()] == 1
 
 
-def test_a_log_that_cannot_be_written_is_a_problem_and_loses_nothing_in_silence(recommender, tmp_path):
-    class Full:
-        def append(self, batch):
-            raise OSError(28, "No space left on device")
-
-        def close(self):
-            pass
+def test_a_log_that_cannot_be_written_is_a_problem_and_loses_nothing_in_silence(recommender, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
 
     with Client(lambda: recommender.system, Settings(deadline_s=60, log_dir=tmp_path)) as client:
-        lane = client.app.service.journal._lanes["events"]
-        from functools import partial
-
-        from suisen.serving.journal import _write
-
-        lane._work = partial(_write, Full())
+        monkeypatch.setattr(client.app.service.journal._logs["events"], "write", full)
         response = client.post("/v1/events", {"events": [{"user_id": 1, "item_id": 1, "event": "view"}]})
         assert (response.status, response.json["code"]) == (503, "log_unavailable")
         assert response.json["detail"] == "the log cannot be written (No space left on device); nothing was kept"

@@ -254,10 +254,13 @@ def test_a_killed_worker_breaks_its_own_connections_and_comes_back_lacking_nothi
 
 
 def test_a_terminal_that_goes_away_ends_nothing(three):
+    """SIGHUP is heard by all, and means that files of the log are looked for."""
     for pid in (three.process.pid, *three.pids().values()):
         with open(f"/proc/{pid}/status") as file:
-            (ignored,) = (line.split()[1] for line in file if line.startswith("SigIgn:"))
-        assert int(ignored, 16) >> (signal.SIGHUP - 1) & 1
+            (heard,) = (line.split()[1] for line in file if line.startswith("SigCgt:"))
+        assert int(heard, 16) >> (signal.SIGHUP - 1) & 1
+        os.kill(pid, signal.SIGHUP)
+    assert len(three.pids()) == 3
 
 
 def test_sigterm_under_load_loses_no_request(place):

@@ -63,6 +63,8 @@ class Endpoint(Generic[M]):
     """
     codes: tuple[Code, ...] = ()
     """The handler's own problems; those of reading a message and of loading are added."""
+    repeat_safe: bool = False
+    """Reads the header ``Idempotency-Key``."""
     example: M | None = None
     """A message for the description and the contract tests; None: one without any field."""
 

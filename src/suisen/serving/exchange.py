@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
+_KEY = re.compile(rb"(\"?)([A-Za-z0-9._:+/=-]{1,128})\1")
 _MEDIA_TYPE = re.compile(rb"application/json\s*(;\s*charset=\"?utf-8\"?\s*)?", re.IGNORECASE)
 _encode = msgspec.json.Encoder().encode
 
@@ -78,6 +79,19 @@ class Exchange:
                 "malformed_request",
                 f"x-request-id = {shown!r} must be 1 to 128 letters, digits or ._:+/=-; leave it out to get one",
             )
+
+    def idempotency_key(self) -> str | None:
+        """What names the request, however often it is sent; with or without the quotes that a structured field has."""
+        given = self._headers.get(b"idempotency-key")
+        if given is None:
+            return None
+        found = _KEY.fullmatch(given)
+        if found is None:
+            shown = given[:40].decode("latin-1")
+            raise Refusal(
+                "malformed_request", f"idempotency-key = {shown!r} must be 1 to 128 letters, digits or ._:+/=-"
+            )
+        return found[2].decode("ascii")
 
     def id_in_path(self) -> str:
         """The last segment, decoded."""

@@ -4,47 +4,65 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
+from typing import Any, NamedTuple
 
 from suisen.serving.answering import Answering
 from suisen.serving.event_log import FileLog, Impression, LoggedEvent, as_text
 from suisen.serving.lane import Lane
 from suisen.serving.messages import EPOCH, MICROSECOND, Answer, Query
 from suisen.serving.problems import Refusal
+from suisen.serving.repeats import Repeats, Sent
+from suisen.serving.segments import Position
 from suisen.serving.telemetry import Telemetry
 
 logger = logging.getLogger("suisen.serving")
 Shown = tuple[str, int, Answering, Query, Answer]
 """Request id, time in microseconds, who answered whom, and what: an impression is made of it outside the event loop."""
-Rows = Sequence[LoggedEvent | Shown]
 MAX_ROWS = 20_000
 """Most rows that are held until they are written; they may all go into one write."""
 SHOWN_S = 0.02
 """Seconds that lists are held before they are handed over together."""
 
 
+class Taken(NamedTuple):
+    """What became of the events of a request."""
+
+    new: list[LoggedEvent]
+    """Those that are no repeats."""
+    end: Position
+    """Of the log, behind all of them."""
+
+
 class Journal:
     """A lane per log: a slow disk stops neither the event loop nor the answers."""
 
-    def __init__(self, logs: Mapping[str, FileLog], telemetry: Telemetry) -> None:
-        """``logs``: by what they keep, ``events`` or ``impressions``; what has no log is not kept."""
+    def __init__(self, logs: Mapping[str, FileLog], telemetry: Telemetry, repeats: Repeats | None = None) -> None:
+        """``logs``: by what they keep, ``events`` or ``impressions``; what has no log is not kept.  ``repeats``: of the
+        events.
+        """
         self._logs, self._telemetry = logs, telemetry
-        self._lanes: dict[str, Lane[Rows, int]] = {
-            name: Lane(name, partial(_write, log), max_rows=MAX_ROWS, rows_per_batch=MAX_ROWS)
-            for name, log in logs.items()
-        }
+        self._lanes: dict[str, Lane[Any, Any]] = {}
+        for name, log in logs.items():
+            work = _write_lists if name == "impressions" else partial(_write_events, repeats)
+            lane = Lane(name, partial(self._work, log, work), max_rows=MAX_ROWS, rows_per_batch=MAX_ROWS)
+            self._lanes[name] = lane
+            telemetry.watch(lane)
+            log.on_begin = partial(self._begun, name)
+        self.shipped: Callable[[Position], Awaitable[object]] | None = None
+        """Returns once the log up to a place is where 202 says that it is, where that is not the file itself."""
         self._shown: list[Shown] = []
         self.new_ids = map(f"~{secrets.token_hex(8)}-{{:x}}".format, count(1))
         """Ids of events that bring none: no client may give one that begins so, and no other process makes them."""
-        for lane in self._lanes.values():
-            telemetry.watch(lane)
 
     def start(self) -> None:
-        """Starts the lanes."""
+        """Starts the lanes; what a log remembers is read before its first event is taken."""
         for lane in self._lanes.values():
             lane.start()
+        self.tend()
 
     async def stop(self) -> None:
         """Writes what waits and closes the files."""
@@ -53,13 +71,35 @@ class Journal:
             await lane.stop()
             self._logs[name].close()
 
-    async def take(self, events: Sequence[LoggedEvent]) -> int:
-        """Keeps all events, or refuses them all; returns their number when they are with the operating system."""
+    def tend(self, names: Sequence[str] = ("events", "impressions")) -> None:
+        """Opens files anew that were renamed or deleted, and rotates those that are too old, soon."""
+        for name in names:
+            if name in self._lanes:
+                with suppress(Refusal):  # so much waits that the file is looked at anyway
+                    nothing = Sent((), ()) if name == "events" else ()
+                    self._lanes[name].submit(nothing).add_done_callback(
+                        lambda done: done.cancelled() or done.exception()
+                    )
+
+    def look(self) -> None:
+        """Tends to the files that want it; now and then.  2 µs a file."""
+        self.tend([name for name, log in self._logs.items() if log.wants_care()])
+
+    async def take(self, sent: Sent) -> Taken:
+        """Keeps all events that are no repeats, or refuses them all; returns once they are with the operating system,
+        or on the disk where the log is durable.
+        """
         if "events" not in self._lanes:
             raise Refusal("log_unavailable", "this server keeps no event log; start it with log_dir")
-        written = await self._lanes["events"].submit(list(events))
-        self._telemetry.events.inc(written)
-        return written
+        taken: Taken = await self._lanes["events"].submit(sent)
+        self._telemetry.events.inc(len(taken.new))
+        self._telemetry.repeated.inc(len(sent) - len(taken.new))
+        return taken
+
+    async def settled(self, taken: Taken) -> None:
+        """Returns once 202 may be said."""
+        if self.shipped is not None:
+            await self.shipped(taken.end)
 
     def shown(self, request_id: str, answering: Answering, queries: Sequence[Query], answers: Sequence[Answer]) -> None:
         """Keeps lists; the request does not wait for the disk.  Lists that cannot be kept are counted."""
@@ -83,6 +123,25 @@ class Journal:
             return
         done.add_done_callback(partial(self._count, len(rows)))
 
+    def _work(self, log: FileLog, work: Callable[[FileLog, list[Any]], list[Any]], jobs: list[Any]) -> list[Any]:
+        """In a lane's thread: a log that cannot be written refuses all jobs, and is tried again with the next."""
+        try:
+            done = work(log, jobs)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._telemetry.log_failures.labels(log.path.stem).inc()
+            if log.trouble != reason:
+                logger.error("the log cannot be written: %s", error)
+            log.trouble = reason
+            return [Refusal("log_unavailable", f"the log cannot be written ({reason}); nothing was kept")] * len(jobs)
+        if log.trouble:
+            logger.info("%s is written again", log.path)
+            log.trouble = ""
+        return done
+
+    def _begun(self, name: str, why: str) -> None:
+        self._telemetry.log_reopened.labels(name, why).inc()
+
     def _count(self, rows: int, done: asyncio.Future[int]) -> None:
         lost = done.cancelled() or done.exception() is not None
         (self._telemetry.impressions_lost if lost else self._telemetry.impressions).inc(rows)
@@ -104,12 +163,19 @@ def _impression(request_id: str, time: int, answering: Answering, query: Query, 
     )
 
 
-def _write(log: FileLog, jobs: list[Rows]) -> list[int | Exception]:
-    """In a lane's thread: the rows of all jobs are one write."""
-    try:
-        log.append([_impression(*row) if isinstance(row, tuple) else row for rows in jobs for row in rows])
-    except OSError as error:
-        logger.error("the log cannot be written: %s", error)
-        reason = error.strerror or str(error)
-        return [Refusal("log_unavailable", f"the log cannot be written ({reason}); nothing was kept")] * len(jobs)
+def _write_events(repeats: Repeats | None, log: FileLog, jobs: list[Sent]) -> list[Taken | Exception]:
+    """In a lane's thread: the events of all jobs are one write."""
+    if repeats is not None:
+        repeats.read_back()
+    with log.alone():
+        found = [list(sent.events) for sent in jobs] if repeats is None else repeats.sort_out(jobs)
+        end = log.write([event for new in found if isinstance(new, list) for event in new])
+        if repeats is not None:
+            repeats.wrote()
+    return [Taken(new, end) if isinstance(new, list) else new for new in found]
+
+
+def _write_lists(log: FileLog, jobs: list[list[Shown]]) -> list[int]:
+    """In a lane's thread: the lists of all jobs are one write."""
+    log.append([_impression(*row) for rows in jobs for row in rows])
     return [len(rows) for rows in jobs]

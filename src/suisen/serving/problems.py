@@ -32,6 +32,7 @@ PROBLEM_TYPES = {
     "unsupported_media_type": ProblemType(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be JSON"),
     "unknown_field": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "A field is unknown"),
     "invalid_value": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "A value is not allowed"),
+    "id_reused": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "An id was used for something else"),
     "unanswerable": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "The model cannot answer this query"),
     "internal": ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed"),
     "not_ready": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "The server is not ready", retry=True),

@@ -24,6 +24,8 @@ from suisen.serving.settings import Settings
 from suisen.serving.sockets import listen, url_of
 from suisen.serving.telemetry import configure_logging
 
+SIGHUP = getattr(signal, "SIGHUP", 0)
+"""Windows has none."""
 TICK_S = 0.25
 """Seconds between two looks at what siblings wrote and at what is watched, where no request makes the server look."""
 
@@ -156,7 +158,10 @@ class Server:
             self._loop.call_soon_threadsafe(call, *given)
 
     def _signalled(self, sig: int) -> None:
-        self.soon(self._end, sig)
+        if sig == SIGHUP:
+            self.soon(self.app.service.journal.tend)
+        else:
+            self.soon(self._end, sig)
 
     def _end(self, sig: int) -> None:
         """SIGTERM drains first; SIGINT, or a second signal, closes at once; a third waits for nobody."""
@@ -221,11 +226,16 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 @contextmanager
 def _heard(told: Callable[[int], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT are told, and as they were before at the end; nothing in a thread, which hears no signals."""
+    """SIGTERM, SIGINT and SIGHUP are told, and as they were before at the end; nothing in a thread, which hears no
+    signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {one: signal.signal(one, lambda sig, frame: told(sig)) for one in (signal.SIGTERM, signal.SIGINT)}
+    heard = [signal.SIGTERM, signal.SIGINT, *([SIGHUP] if SIGHUP else [])]
+    before = {one: signal.signal(one, lambda sig, frame: told(sig)) for one in heard}
+    if SIGHUP:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [SIGHUP])  # a supervisor holds it back while its workers start
     try:
         yield
     finally:

@@ -12,6 +12,8 @@ from suisen.serving.journal import Journal
 from suisen.serving.lane import Lane
 from suisen.serving.problems import Refusal
 from suisen.serving.quality import Quality
+from suisen.serving.repeats import Repeats
+from suisen.serving.segments import Rotation
 from suisen.serving.settings import Settings
 from suisen.serving.siblings import Group, Siblings
 from suisen.serving.slots import Bound, Slot, work
@@ -31,11 +33,8 @@ class Service:
         self.answers = cache(self.telemetry.answers.labels)
         """What counts the lists of one ``answered_by``."""
         logs = _logs(settings)
-        self._siblings: Siblings | None = None
-        if group is not None and "events" in logs:
-            self._siblings = Siblings(group, logs["events"].path)
-            logs["events"].on_append = self._siblings.wrote
-        self.journal = Journal(logs, self.telemetry)
+        self._siblings = _siblings(group, logs)
+        self.journal = Journal(logs, self.telemetry, _repeats(settings, logs, self._siblings))
         self.lane: Lane[Bound, Result] = Lane(
             "recommend", self._work, max_rows=settings.max_queries, rows_per_batch=settings.queries_per_batch
         )
@@ -109,6 +108,7 @@ class Service:
     def look(self) -> None:
         """Catches up and takes the values that metrics watch; now and then, where no request asks for it."""
         self.catch_up()
+        self.journal.look()
         self.telemetry.refresh()
 
 
@@ -118,5 +118,29 @@ def _logs(settings: Settings) -> dict[str, FileLog]:
         if settings.impressions:
             raise InputError("impressions = True needs log_dir, the folder they are written to")
         return {}
+    if settings.durable == "broker":
+        raise InputError("durable = 'broker' needs a log in a broker, and this server has none; give 'os' or 'disk'")
     names = ["events", "impressions"] if settings.impressions else ["events"]
-    return {name: FileLog(settings.log_dir / f"{name}.jsonl") for name in names}
+    rotation = Rotation(settings.log_max_bytes, settings.log_max_age, settings.log_keep)
+    durable = settings.durable == "disk"
+    return {
+        name: FileLog(settings.log_dir / f"{name}.jsonl", rotation, durable=durable and name == "events")
+        for name in names
+    }
+
+
+def _siblings(group: Group | None, logs: dict[str, FileLog]) -> Siblings | None:
+    """What the other workers append, where there are any."""
+    if group is None or "events" not in logs:
+        return None
+    siblings = Siblings(group, logs["events"].path)
+    logs["events"].on_append, logs["events"].guard = siblings.wrote, siblings.ends.guard
+    return siblings
+
+
+def _repeats(settings: Settings, logs: dict[str, FileLog], siblings: Siblings | None) -> Repeats | None:
+    if "events" not in logs:
+        return None
+    path = logs["events"].path
+    reader = None if siblings is None else siblings.reader(path)
+    return Repeats(path, settings.repeat_ids, settings.repeat_s, reader)

@@ -47,6 +47,19 @@ class Settings:
     """Folder of the event log; None: events are refused (``serve`` puts it beside the bundle)."""
     impressions: bool = False
     """Log the lists that were answered, too."""
+    durable: Literal["os", "disk", "broker"] = "os"
+    """What 202 says of events: they are with the operating system (and outlive the process), on the disk (and outlive
+    a power cut), or in Kafka."""
+    log_max_bytes: Count | None = None
+    """Size above which a file of the log is rotated; none: never."""
+    log_max_age: Seconds | None = None
+    """Seconds of one file of the log, counted from 1970: with 86400 each day (UTC) has its own; none: no matter."""
+    log_keep: Count | None = None
+    """Rotated files that are kept, of each log; none: all."""
+    repeat_ids: Annotated[int, Field(ge=0, strict=True)] = 100_000
+    """Ids of events that are remembered, the newest, so that none counts twice; 250 bytes each, in every worker."""
+    repeat_s: Seconds = 86_400.0
+    """Seconds for which they are."""
     state_bytes: Annotated[int, Field(ge=0, strict=True)] = STATE_BYTES
     """Memory for what users did since the bundle was made, about 460 bytes each; beyond it those who were longest
     neither heard nor asked of are answered from the bundle again; 0: events are written and nothing else."""

@@ -89,6 +89,16 @@ def _private() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _held_back(sig: int) -> Iterator[None]:
+    """A process that is started meanwhile gets the signal once it asks for it, and is not ended by it before."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [sig])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [sig])
+
+
 class Supervisor:
     """Keeps the workers of a server alive until a signal ends them."""
 
@@ -113,7 +123,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for one in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(one, self._pass_on, one)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its terminal went away: none to stop; workers inherit it
+        loop.add_signal_handler(signal.SIGHUP, self._reopen)
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self._group.workers)]
         try:
             await asyncio.gather(*keepers)
@@ -121,6 +131,12 @@ class Supervisor:
             self._pass_on(signal.SIGTERM if self._begun else signal.SIGKILL)
             await asyncio.gather(*keepers, return_exceptions=True)
             raise
+
+    def _reopen(self) -> None:
+        """Every worker looks for its log's files: somebody rotated them, or the terminal went away."""
+        for process in self._processes.values():
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGHUP)
 
     def _pass_on(self, sig: int) -> None:
         """To every worker; from the third on, to die at once."""
@@ -162,7 +178,7 @@ class Supervisor:
         """A worker from its start to its end; returns why it ended."""
         ours, theirs = socket.socketpair()
         orders = json.dumps({**self._orders, "number": number, "channel": theirs.fileno()})
-        with theirs:
+        with theirs, _held_back(signal.SIGHUP):
             process = self._processes[number] = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "suisen.serving.worker", orders),
                 stdin=asyncio.subprocess.DEVNULL,

@@ -10,6 +10,7 @@ from suisen.models.contract import Model
 from suisen.serving.contract import Endpoint, NoParams
 from suisen.serving.exchange import Exchange
 from suisen.serving.service import Service
+from suisen.serving.settings import Settings
 
 
 class ModelAnswer(Struct, frozen=True):
@@ -18,6 +19,19 @@ class ModelAnswer(Struct, frozen=True):
     name: str
     hyper: dict[str, Any]
     """Its hyper-parameters."""
+
+
+class LogAnswer(Struct, frozen=True):
+    """What the server keeps of events."""
+
+    durable: str
+    """What 202 says of them: ``os``, with the operating system, outlives the process; ``disk``, on the disk, outlives a
+    power cut; ``broker``, in Kafka."""
+    repeat_ids: int
+    repeat_s: float
+    """An event whose id was taken is a repeat while so many newer ids, or so many seconds, have not passed."""
+    impressions: bool
+    """Whether lists are logged."""
 
 
 class BundleAnswer(Struct, frozen=True):
@@ -46,6 +60,8 @@ class BundleAnswer(Struct, frozen=True):
     which speed, and how its lists agree with the precise ones; null where all run on torch."""
     on_torch: str | None
     """Why there is no plan."""
+    log: LogAnswer | None
+    """Null where the server keeps no log."""
 
 
 async def bundle(service: Service, exchange: Exchange, message: NoParams) -> BundleAnswer:
@@ -67,7 +83,14 @@ async def bundle(service: Service, exchange: Exchange, message: NoParams) -> Bun
         notes=list(system.notes),
         plan=None if engine.plan is None else engine.plan.describe(),
         on_torch=engine.on_torch if engine.plan is None else None,
+        log=_log_of(service.settings),
     )
+
+
+def _log_of(settings: Settings) -> LogAnswer | None:
+    if settings.log_dir is None:
+        return None
+    return LogAnswer(settings.durable, settings.repeat_ids, settings.repeat_s, settings.impressions)
 
 
 def _described(model: Model | None) -> ModelAnswer | None:

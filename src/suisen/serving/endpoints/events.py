@@ -13,6 +13,7 @@ from suisen.serving.event_log import LoggedEvent, as_text
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import EPOCH, Message, Text, Whole, Zoned
 from suisen.serving.problems import Refusal
+from suisen.serving.repeats import Sent, derived
 from suisen.serving.service import Service
 
 EVENTS = 1_000
@@ -42,7 +43,7 @@ class Event(Message, frozen=True):
     position: Annotated[int, Meta(ge=1, le=MAX_ITEMS)] | None = None
     """Rank in that recommendation, from 1."""
     event_id: EventId | None = None
-    """Names this event, so that it counts once however often it is sent."""
+    """Names this event, so that it is taken once however often it is sent."""
     value: Annotated[float, Meta(ge=-MOST, le=MOST)] | None = None
     """What it was worth: a rating, seconds watched, the revenue."""
     price: Annotated[float, Meta(ge=0, le=MOST)] | None = None
@@ -58,12 +59,16 @@ class EventsRequest(Message, frozen=True):
 
 
 class EventsAnswer(Struct, frozen=True):
-    """All events of the request are in the log, or none is."""
+    """All events of the request are in the log, or none is.  ``log.durable`` of ``GET /v1/bundle`` says where they are
+    by now: with the operating system, on the disk, or in Kafka.
+    """
 
     request_id: str
     accepted: int
     unknown_items: int
     """Accepted events whose item the bundle does not know: new in the catalogue, or misspelt."""
+    repeats: int
+    """Accepted events that had been taken before; they are neither logged nor counted again."""
 
 
 async def events(service: Service, exchange: Exchange, message: EventsRequest) -> EventsAnswer:
@@ -73,11 +78,20 @@ async def events(service: Service, exchange: Exchange, message: EventsRequest) -
     a model learns from the log.
     """
     now = datetime.now(UTC)
-    rows = _logged(message.events, service.loaded().system.store, now, service.journal.new_ids)
-    accepted = await service.journal.take(rows)
-    unknown_items = service.loaded().took(rows)
-    service.telemetry.unknown_items.inc(unknown_items)
-    return EventsAnswer(exchange.request_id, accepted, unknown_items)
+    store = service.loaded().system.store
+    rows = _logged(message.events, store, now, _ids(exchange, len(message.events), service.journal.new_ids))
+    unknown_items = int((store.items.dense([row.item_id for row in rows]) == 0).sum())
+    taken = await service.journal.take(Sent(rows, [event.time is not None for event in message.events]))
+    if taken.new:
+        service.telemetry.unknown_items.inc(service.loaded().took(taken.new))
+    await service.journal.settled(taken)
+    return EventsAnswer(exchange.request_id, len(rows), unknown_items, len(rows) - len(taken.new))
+
+
+def _ids(exchange: Exchange, events: int, new: Iterator[str]) -> Iterator[str]:
+    """Ids for events without one: those that the request's key gives, or new ones."""
+    key = exchange.idempotency_key()
+    return new if key is None else (derived(key, place, events) for place in range(events))
 
 
 def _logged(events: Sequence[Event], store: Store, now: datetime, ids: Iterator[str]) -> list[LoggedEvent]:
@@ -123,6 +137,7 @@ ENDPOINT = Endpoint(
     takes=EventsRequest,
     answers=EventsAnswer,
     status=202,
-    codes=("overloaded", "log_unavailable"),
+    codes=("overloaded", "log_unavailable", "id_reused"),
+    repeat_safe=True,
     example=EventsRequest([Event("3", "click", user_id="7")]),
 )
