@@ -45,6 +45,8 @@ docs-test: .venv/ready  ## README, guides and docstrings run as written; numbers
 	$(BIN)/python tools/textbook_page.py --check
 	$(BIN)/python tools/serving_page.py --check
 	$(BIN)/python tools/experiments_page.py --check
+	$(BIN)/python tools/metrics_page.py --check
+	$(BIN)/python tools/grafana.py --check
 	$(BIN)/python tools/mutants.py --check
 	$(BIN)/python tools/check_docs.py
 

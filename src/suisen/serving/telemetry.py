@@ -140,6 +140,8 @@ class Telemetry(Metrics):
         self.impressions = counter("suisen_impressions_written", "Lists in the impression log.")
         self.impressions_lost = counter("suisen_impressions_lost", "Lists that the impression log could not take.")
         self.log_failures = counters("suisen_log_failures", "Writes to a log that failed.", ["log"])
+        for log in ("events", "impressions"):
+            self.log_failures.labels(log)
         self.log_reopened = counters(
             "suisen_log_reopened", "Times a log was opened anew, by reason.", ["log", "reason"]
         )
