@@ -99,6 +99,14 @@ def test_an_id_that_was_used_for_something_else_is_refused(tmp_path, other):
     assert one.post(event("c"), event("c", **other)) == "id_reused"
 
 
+def test_an_id_that_another_bundle_spells_otherwise_is_the_same(tmp_path):
+    """Between a request and its repeat, a bundle may have come that knows the user as 7."""
+    one = Worker(tmp_path)
+    assert one.post(event("a", "007", user="0.50"), event("b", "+7", user="x.0")) == 2
+    assert one.post(event("a", "7", user="0.50"), event("b", "7.0", user="x.0")) == 0
+    assert one.post(event("a", "7.5", user="0.50")) == one.post(event("b", "7", user="x")) == "id_reused"
+
+
 def test_a_time_that_was_told_has_to_be_the_same(tmp_path):
     one = Worker(tmp_path)
     assert one.post(event("a")) == 1

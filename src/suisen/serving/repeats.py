@@ -160,9 +160,21 @@ def _name(event: LoggedEvent) -> str | None:
 
 def _said(event: LoggedEvent) -> int:
     """What an event says, and when it happened, in the lower 64 bits."""
-    told = (event.event_id, event.user_id, event.session_id, event.item_id, event.event, event.request_id)
-    worth = (event.position, event.value, event.price, event.quantity)
-    return (hash(repr((told, worth))) % _TIME | 1) * _TIME + microseconds(event.time)
+    told = (event.event_id, _plain(event.user_id), event.session_id, _plain(event.item_id), event.event)
+    value = None if event.value is None else str(event.value)  # Python's hashes of −1 and −2 are equal
+    worth = (event.request_id, event.position, value, event.price, event.quantity)
+    return (hash((told, worth)) % _TIME | 1) * _TIME + microseconds(event.time)
+
+
+def _plain(text: str | None) -> str | None:
+    """An id without what another bundle, which knows it, may spell otherwise: 007 is 7."""
+    if text is None or not text[:1].isascii() or text[:1].isalpha():
+        return text
+    whole, _, rest = text.partition(".")
+    try:
+        return text if rest.strip("0") else str(int(whole))
+    except ValueError:
+        return text
 
 
 def _reused(place: int, event: LoggedEvent) -> Refusal:
