@@ -383,6 +383,7 @@ def test_a_removed_folder_refuses_nothing_and_one_that_cannot_be_made_refuses_un
         folder.write_text("")
         for _ in range(2):
             refused = client.post("/v1/events", body)
+            assert str(tmp_path) not in refused.json["detail"]
             assert (refused.status, refused.json["code"], refused.headers["retry-after"]) == (
                 503,
                 "log_unavailable",

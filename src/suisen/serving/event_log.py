@@ -8,6 +8,7 @@ with ``session="session_id"``.  Ids are written as text, whatever their type: a 
 field could not be read back.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -140,7 +141,8 @@ class FileLog:
             try:
                 written = os.write(self._file, lines)
                 if written < len(lines):
-                    raise OSError(f"{self.path}: only {written} of {len(lines)} bytes were written")
+                    why = f"only {written} of {len(lines)} bytes were written"
+                    raise OSError(errno.ENOSPC, why, str(self.path))
                 if self._durable:
                     os.fdatasync(self._file)
             except OSError:
