@@ -211,6 +211,7 @@ def test_a_repeat_has_the_answer_of_the_first_and_counts_nowhere(client, tmp_pat
     assert "suisen_events_written_total 4.0" in metrics
     assert "suisen_events_repeated_total 3.0" in metrics
     assert "suisen_events_unknown_items_total 1.0" in metrics
+    assert 'suisen_stage_seconds_count{stage="log"} 3.0' in metrics
 
 
 def test_a_key_makes_a_request_safe_to_repeat(client, tmp_path):

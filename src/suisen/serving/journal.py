@@ -125,6 +125,7 @@ class Journal:
 
     def _work(self, log: FileLog, work: Callable[[FileLog, list[Any]], list[Any]], jobs: list[Any]) -> list[Any]:
         """In a lane's thread: a log that cannot be written refuses all jobs, and is tried again with the next."""
+        begun = time.perf_counter()
         try:
             done = work(log, jobs)
         except OSError as error:
@@ -134,6 +135,8 @@ class Journal:
                 logger.error("the log cannot be written: %s", error)
             log.trouble = reason
             return [Refusal("log_unavailable", f"the log cannot be written ({reason}); nothing was kept")] * len(jobs)
+        if any(jobs):
+            self._telemetry.stages.labels("log").observe(time.perf_counter() - begun)
         if log.trouble:
             logger.info("%s is written again", log.path)
             log.trouble = ""
