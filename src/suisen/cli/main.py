@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("recommend:recommend", "Recommendations for users, histories or features, or for everybody."),
     "similar": ("similar:similar", "The items most alike to one."),
     "serve": ("serve:serve", "Answer over HTTP from a run or bundle."),
+    "keys": ("keys:keys", "Make keys for those who may ask a server."),
     "experiment": ("experiment:experiment", "Plan, assign, analyze and report an A/B experiment."),
 }
 """Name → where the command lives in ``suisen.cli``, and its line in ``suisen --help``.  Nothing is imported before."""

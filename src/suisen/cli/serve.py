@@ -1,5 +1,6 @@
 """``suisen serve``."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ from suisen.cli.flags import GroupedCommand, option_of
 from suisen.runs.settings import settings_of
 from suisen.serving.settings import Settings
 
+API_KEY = "SUISEN_API_KEY"
 OPTIONS = settings_of(Settings, "serving", "--")
 
 
 @click.command(cls=GroupedCommand, params=[option_of(setting, "Server") for setting in OPTIONS])
 @click.argument("target", metavar="RUN_OR_BUNDLE")
-@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0: every one.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0: every one, with keys.")
 @click.option("--port", type=int, default=8000, help="0: a free one.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes that answer, on one port; Linux.")
 def serve(target: str, host: str, port: int, workers: int, **given: Any) -> None:
@@ -32,6 +34,10 @@ def serve(target: str, host: str, port: int, workers: int, **given: Any) -> None
     """  # noqa: D301 - \b keeps the lines for click
     by_name = {setting.parameter: setting for setting in OPTIONS}
     values = {by_name[name].key: by_name[name].read(value) for name, value in given.items() if value is not None}
+    if "api_key" in values:
+        click.echo(f"warning: every user of this machine can read --api-key; set {API_KEY} instead", err=True)
+    elif API_KEY in os.environ:
+        values["api_key"] = os.environ[API_KEY]
     settings = Settings(**values)
     if workers > 1:
         from suisen.serving.workers import serve_workers

@@ -48,7 +48,9 @@ class App:
         written.
         """
         self.service = Service(settings or Settings(), group)
-        self.service.description = msgspec.json.encode(openapi.document(endpoints))
+        guard = self.service.guard
+        described = openapi.document(endpoints, keyed=bool(guard.keys), limited=guard.asks)
+        self.service.description = msgspec.json.encode(described)
         self._load = load
         self.dispatch = Dispatch(self.service, endpoints)
 
@@ -122,7 +124,9 @@ class App:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw: bytes | None = scope.get("raw_path")
         path = quote(scope["path"]) if raw is None else raw.partition(b"?")[0].decode("latin-1")
-        exchange = self.dispatch.exchange(scope["method"], path, scope["query_string"], dict(scope["headers"]))
+        address = (scope.get("client") or [""])[0]
+        query, sent = scope["query_string"], dict(scope["headers"])
+        exchange = self.dispatch.exchange(scope["method"], path, query, sent, address)
         found = self.dispatch.opened(exchange)
         reply = found if isinstance(found, Reply) else await self._answered(exchange, found, receive)
         headers = [
@@ -139,7 +143,7 @@ class App:
         try:
             body = await _body(receive, self.service.settings.max_body_bytes) if endpoint.method == "POST" else b""
         except Refusal as refusal:
-            return self.dispatch.refused(exchange, refusal, endpoint)
+            return self.dispatch.refused(exchange, refusal)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.dispatch.answer(exchange, endpoint, body, lambda made: None if reply.done() else reply.set_result(made))
         return await reply

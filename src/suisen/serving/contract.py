@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from suisen.serving.answering import Job, Result
 from suisen.serving.exchange import Exchange, Reply
+from suisen.serving.keys import Scope
 from suisen.serving.messages import Message
 from suisen.serving.problems import PROBLEM_TYPES, Code
 from suisen.serving.service import Service
@@ -57,6 +58,8 @@ class Endpoint(Generic[M]):
     """A Struct, or the media type of an answer that is none."""
     status: int = 200
     """Of the answer."""
+    scope: Scope = "read"
+    """What a key must be allowed, where keys are asked for."""
     needs_bundle: bool = True
     """Refused with ``not_ready`` until a bundle is loaded; bound to the slot that answers then: ``exchange.slot``.
     Needed by what returns Pending.

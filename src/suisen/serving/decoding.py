@@ -60,8 +60,13 @@ def decode_params(query_string: bytes, cls: type[M]) -> M:
         if name in values:
             raise Refusal("invalid_value", f"{name} = {_short(value)} is given a second time; give it once")
         values[name] = value
+    return checked(values, cls, strict=False)
+
+
+def checked(values: Any, cls: type[M], *, strict: bool = True) -> M:
+    """Plain values, of a file too, as a Struct.  Refuses what it does not allow, naming the field."""
     try:
-        return msgspec.convert(values, cls, strict=False)
+        return msgspec.convert(values, cls, strict=strict)
     except msgspec.ValidationError as error:
         raise _invalid(error, values, cls) from None
 

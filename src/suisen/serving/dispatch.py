@@ -19,7 +19,7 @@ from suisen.serving.contract import AnyParams, Endpoint, NoParams, Pending
 from suisen.serving.decoding import decode_body, decode_params
 from suisen.serving.exchange import Exchange, Reply
 from suisen.serving.problems import Refusal
-from suisen.serving.routes import Routes
+from suisen.serving.routes import Preflight, Routes
 from suisen.serving.service import Service
 
 logger = logging.getLogger("suisen.serving")
@@ -28,8 +28,6 @@ Found = Endpoint[Any] | Reply
 Done = Callable[[Reply], None]
 ENCODED = 16
 """Of so many replies one is timed while it is encoded."""
-UNMATCHED = "unmatched"
-"""The route of requests without an endpoint, in the metrics."""
 
 
 class Dispatch:
@@ -48,29 +46,46 @@ class Dispatch:
         self._replies = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def exchange(self, method: str, path: str, query_string: bytes, headers: Mapping[bytes, bytes]) -> Exchange:
+    def exchange(
+        self, method: str, path: str, query_string: bytes, headers: Mapping[bytes, bytes], address: str = ""
+    ) -> Exchange:
         """A request of which no more than its head is known; ``headers`` by names in small letters."""
-        return Exchange(method, path, query_string, headers, self._ids)
+        return Exchange(method, path, query_string, headers, self._ids, address)
 
     def opened(self, exchange: Exchange) -> Found:
         """The endpoint of a request, or the refusal of what is wrong before its body is read."""
-        endpoint: Endpoint[Any] | None = None
+        guard = self.service.guard
         try:
+            if guard.cors is not None:
+                exchange.added = guard.cors.headers(exchange)
             endpoint = self._routes.find(exchange)
             exchange.check_id()
+            if guard.asks and endpoint.scope != "open":
+                guard.check(exchange, endpoint.scope)
             if endpoint.needs_bundle:
                 self.service.loaded()
             if endpoint.method == "POST":
                 if exchange.query_string:
                     decode_params(exchange.query_string, NoParams)
                 exchange.check_body(self.service.settings.max_body_bytes)
+        except Preflight as asked:
+            return self._preflight(exchange, asked)
         except Exception as error:
-            return self.refused(exchange, error, endpoint)
+            return self.refused(exchange, error)
         return endpoint
 
-    def refused(self, exchange: Exchange, error: Exception, endpoint: Endpoint[Any] | None = None) -> Reply:
+    def refused(self, exchange: Exchange, error: Exception) -> Reply:
         """The problem document that an error becomes, counted."""
-        return self._counted(exchange, endpoint, Reply.refused(_refusal(error), exchange.request_id))
+        return self._counted(exchange, Reply.refused(_refusal(error), exchange.request_id))
+
+    def _preflight(self, exchange: Exchange, asked: Preflight) -> Reply:
+        cors = self.service.guard.cors
+        try:
+            if cors is not None:
+                return self._counted(exchange, cors.preflight(exchange, asked.methods))
+        except Refusal as refusal:
+            return self.refused(exchange, refusal)
+        return self.refused(exchange, self._routes.no_method(exchange, asked.methods))
 
     def answer(self, exchange: Exchange, endpoint: Endpoint[Any], body: bytes, done: Done) -> None:
         """Answers a request whose body is whole; ``done`` takes the reply, now or later."""
@@ -126,7 +141,7 @@ class Dispatch:
         else:
             reply = outcome if isinstance(outcome, Reply) else self._encoded(outcome, endpoint.status)
         self.service.telemetry.in_flight.dec()
-        done(self._counted(exchange, endpoint, reply))
+        done(self._counted(exchange, reply))
 
     def _encoded(self, message: msgspec.Struct, status: int) -> Reply:
         """A message as JSON."""
@@ -138,10 +153,9 @@ class Dispatch:
         self._encoding.observe(time.perf_counter() - began)
         return reply
 
-    def _counted(self, exchange: Exchange, endpoint: Endpoint[Any] | None, reply: Reply) -> Reply:
+    def _counted(self, exchange: Exchange, reply: Reply) -> Reply:
         """The reply, once the metrics and, where it is kept, the access log know of it."""
-        route = UNMATCHED if endpoint is None else endpoint.path
-        counter, seconds = self._meters(route, reply.status)
+        counter, seconds = self._meters(exchange.route, reply.status)
         counter.inc()
         seconds.observe(time.perf_counter() - exchange.started)
         if self.service.settings.access_log:
@@ -152,8 +166,12 @@ class Dispatch:
                 "status": reply.status,
                 "took_ms": exchange.took_ms,
             }
+            if exchange.key:
+                fields["key"] = exchange.key
+            if (trace := exchange.trace) is not None:
+                fields["trace_id"] = trace[0]
             logger.info("request", extra={"fields": fields})
-        return reply
+        return reply._replace(headers=(*reply.headers, *exchange.added)) if exchange.added else reply
 
 
 def _request_ids() -> Iterator[str]:

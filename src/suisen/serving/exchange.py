@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
+UNMATCHED = "unmatched"
+"""The route of requests without a path that is known."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _KEY = re.compile(rb"(\"?)([A-Za-z0-9._:+/=-]{1,128})\1")
+_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _MEDIA_TYPE = re.compile(rb"application/json\s*(;\s*charset=\"?utf-8\"?\s*)?", re.IGNORECASE)
 _encode = msgspec.json.Encoder().encode
 
@@ -45,13 +48,34 @@ class Reply(NamedTuple):
 class Exchange:
     """A request while it is answered."""
 
-    __slots__ = ("_headers", "_odd_id", "method", "path", "query_string", "request_id", "segment", "slot", "started")
+    __slots__ = (
+        "_odd_id",
+        "added",
+        "address",
+        "headers",
+        "key",
+        "marks",
+        "method",
+        "path",
+        "query_string",
+        "request_id",
+        "route",
+        "segment",
+        "slot",
+        "started",
+    )
 
     def __init__(
-        self, method: str, path: str, query_string: bytes, headers: Mapping[bytes, bytes], ids: Iterator[str]
+        self,
+        method: str,
+        path: str,
+        query_string: bytes,
+        headers: Mapping[bytes, bytes],
+        ids: Iterator[str],
+        address: str = "",
     ) -> None:
         """``path`` as it was sent, percent-encoded; names of ``headers`` in small letters; ``ids``: for requests that
-        bring none.
+        bring none; ``address``: who asks, where the front knows it.
         """
         self.started = time.perf_counter()
         self.method = method
@@ -61,7 +85,16 @@ class Exchange:
         """The percent-encoded last segment, where the route has one."""
         self.slot: Slot
         """What answers it, from first to last; set where the endpoint needs a bundle, before its handler is called."""
-        self._headers = headers
+        self.headers = headers
+        self.address = address
+        self.route = UNMATCHED
+        """The path of the endpoint, as metrics and traces name it."""
+        self.key = ""
+        """Name of the key that it came with."""
+        self.added: tuple[tuple[bytes, bytes], ...] = ()
+        """Headers of its reply, whatever that will be."""
+        self.marks: list[tuple[str, float]] = []
+        """(what ended, when), where requests are traced."""
         given = headers.get(b"x-request-id")
         self._odd_id = bool(given) and not _REQUEST_ID.fullmatch(given or b"")
         self.request_id = given.decode("ascii") if given and not self._odd_id else next(ids)
@@ -74,7 +107,7 @@ class Exchange:
     def check_id(self) -> None:
         """Refuses a request id of the caller's that could not be logged and sent back as it is."""
         if self._odd_id:
-            shown = self._headers[b"x-request-id"][:40].decode("latin-1")
+            shown = self.headers[b"x-request-id"][:40].decode("latin-1")
             raise Refusal(
                 "malformed_request",
                 f"x-request-id = {shown!r} must be 1 to 128 letters, digits or ._:+/=-; leave it out to get one",
@@ -82,7 +115,7 @@ class Exchange:
 
     def idempotency_key(self) -> str | None:
         """What names the request, however often it is sent; with or without the quotes that a structured field has."""
-        given = self._headers.get(b"idempotency-key")
+        given = self.headers.get(b"idempotency-key")
         if given is None:
             return None
         found = _KEY.fullmatch(given)
@@ -92,6 +125,18 @@ class Exchange:
                 "malformed_request", f"idempotency-key = {shown!r} must be 1 to 128 letters, digits or ._:+/=-"
             )
         return found[2].decode("ascii")
+
+    @property
+    def trace(self) -> tuple[str, str, int] | None:
+        """(trace id, id of the caller's span, flags) of a ``traceparent``; None where there is none that can be read:
+        the recommendation of W3C has such a header ignored.
+        """
+        found = _TRACEPARENT.fullmatch(self.headers.get(b"traceparent", b""))
+        if found is None or found[1] == b"ff" or not found[2].strip(b"0") or not found[3].strip(b"0"):
+            return None
+        if found[1] == b"00" and found[5]:
+            return None
+        return found[2].decode(), found[3].decode(), int(found[4], 16)
 
     def id_in_path(self) -> str:
         """The last segment, decoded."""
@@ -105,17 +150,17 @@ class Exchange:
 
     def check_body(self, max_bytes: int) -> None:
         """Refuses other media types than JSON and, before it is read, a body that is announced above ``max_bytes``."""
-        given = self._headers.get(b"content-type", b"")
+        given = self.headers.get(b"content-type", b"")
         if given != JSON and not _MEDIA_TYPE.fullmatch(given):
             raise Refusal(
                 "unsupported_media_type",
                 f"content-type = {given[:60].decode('latin-1')!r} must be 'application/json' (UTF-8); name it so",
             )
-        packed = self._headers.get(b"content-encoding", b"identity")
+        packed = self.headers.get(b"content-encoding", b"identity")
         if packed != b"identity":
             shown = packed[:60].decode("latin-1")
             raise Refusal("unsupported_media_type", f"content-encoding = {shown!r} is not read; send it unpacked")
-        announced = self._headers.get(b"content-length", b"0")
+        announced = self.headers.get(b"content-length", b"0")
         check_size(int(announced) if announced.isdigit() else 0, max_bytes)
 
 

@@ -264,7 +264,7 @@ class Connection(asyncio.Protocol):
         if (refusal := self._too_large()) is not None:
             self._refuse(refusal)
             return
-        self._exchange = dispatch.exchange(parser.get_method().decode("ascii"), *target, headers)
+        self._exchange = dispatch.exchange(parser.get_method().decode("ascii"), *target, headers, self._address)
         self._found = dispatch.opened(self._exchange)
         self._reading = BODY
         self._since = time.monotonic()
@@ -342,7 +342,7 @@ class Connection(asyncio.Protocol):
         elif isinstance(self._found, Reply):
             self._close_with(self._exchange, self._found)
         else:
-            self._close_with(self._exchange, dispatch.refused(self._exchange, error, self._found))
+            self._close_with(self._exchange, dispatch.refused(self._exchange, error))
 
     def _close_with(self, exchange: Exchange, reply: Reply) -> None:
         """Lets this be the connection's last reply."""

@@ -15,8 +15,14 @@ REF = "#/components/schemas/{name}"
 PROBLEM = {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}}
 
 
-def document(endpoints: Sequence[Endpoint[Any]]) -> dict[str, Any]:
-    """The whole description."""
+KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+}
+
+
+def document(endpoints: Sequence[Endpoint[Any]], *, keyed: bool = False, limited: bool = False) -> dict[str, Any]:
+    """The whole description; ``keyed``: keys are asked for; ``limited``: requests have a rate."""
     structs = {endpoint.takes for endpoint in endpoints if endpoint.method == "POST"}
     structs |= {endpoint.answers for endpoint in endpoints if isinstance(endpoint.answers, type)}
     _, components = msgspec.json.schema_components(
@@ -24,7 +30,8 @@ def document(endpoints: Sequence[Endpoint[Any]]) -> dict[str, Any]:
     )
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, keyed, limited)
+    secured = {"securitySchemes": KEYS} if keyed else {}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -35,14 +42,18 @@ def document(endpoints: Sequence[Endpoint[Any]]) -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, **secured},
     }
 
 
-def _operation(endpoint: Endpoint[Any]) -> dict[str, Any]:
+def _operation(endpoint: Endpoint[Any], keyed: bool, limited: bool) -> dict[str, Any]:
+    found = dict(endpoint.refusals)
+    if endpoint.scope != "open":
+        found |= {401: ["unauthorized"], 403: ["forbidden"]} if keyed else {}
+        found |= {429: ["rate_limited"]} if limited else {}
     refusals = {
         str(status): {"description": "Refused; code: " + ", ".join(codes), "content": PROBLEM}
-        for status, codes in sorted(endpoint.refusals.items())
+        for status, codes in sorted(found.items())
     }
     operation: dict[str, Any] = {
         "operationId": endpoint.operation,
@@ -50,6 +61,9 @@ def _operation(endpoint: Endpoint[Any]) -> dict[str, Any]:
         "parameters": _parameters(endpoint),
         "responses": {str(endpoint.status): _answer(endpoint), **refusals},
     }
+    if keyed and endpoint.scope != "open":
+        operation["security"] = [{scheme: []} for scheme in KEYS]
+        operation["summary"] += f"  Needs a key that is allowed {endpoint.scope}."
     if endpoint.method == "POST":
         content: dict[str, Any] = {"schema": {"$ref": REF.format(name=endpoint.takes.__name__)}}
         if endpoint.example is not None:

@@ -22,6 +22,8 @@ class ProblemType:
 PROBLEM_TYPES = {
     "malformed_json": ProblemType(HTTPStatus.BAD_REQUEST, "The body is no JSON"),
     "malformed_request": ProblemType(HTTPStatus.BAD_REQUEST, "The request cannot be read"),
+    "unauthorized": ProblemType(HTTPStatus.UNAUTHORIZED, "No key that is known"),
+    "forbidden": ProblemType(HTTPStatus.FORBIDDEN, "The key does not allow this"),
     "not_found": ProblemType(HTTPStatus.NOT_FOUND, "No such path"),
     "unknown_item": ProblemType(HTTPStatus.NOT_FOUND, "No such item"),
     "method_not_allowed": ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "The path has no such method"),
@@ -34,6 +36,7 @@ PROBLEM_TYPES = {
     "invalid_value": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "A value is not allowed"),
     "id_reused": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "An id was used for something else"),
     "unanswerable": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "The model cannot answer this query"),
+    "rate_limited": ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
     "internal": ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed"),
     "not_ready": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "The server is not ready", retry=True),
     "overloaded": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait", retry=True),

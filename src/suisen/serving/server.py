@@ -20,8 +20,8 @@ from suisen.recommending.system import System
 from suisen.serving.app import App
 from suisen.serving.asgi import AsgiFront
 from suisen.serving.front import Front
-from suisen.serving.settings import Settings
-from suisen.serving.sockets import listen, url_of
+from suisen.serving.settings import Settings, keyed
+from suisen.serving.sockets import check_reach, listen, url_of
 from suisen.serving.telemetry import configure_logging
 
 SIGHUP = getattr(signal, "SIGHUP", 0)
@@ -102,6 +102,7 @@ def _bound(source: Path | System, host: str, port: int, settings: Settings | Non
     """A server on its port that will load the source when it runs."""
     listening = listen(host, port)
     try:
+        check_reach(listening, host, safe=keyed(settings or Settings()))
         return Server(App(partial(loaded, source), settings), listening)
     except BaseException:
         listening.close()

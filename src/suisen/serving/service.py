@@ -8,6 +8,7 @@ from typing import Literal
 from suisen.errors import InputError
 from suisen.serving.answering import Answering, Job, Result
 from suisen.serving.event_log import FileLog
+from suisen.serving.guard import Guard
 from suisen.serving.journal import Journal
 from suisen.serving.lane import Lane
 from suisen.serving.problems import Refusal
@@ -34,6 +35,7 @@ class Service:
         """What counts the lists of one ``answered_by``."""
         logs = _logs(settings)
         self._siblings = _siblings(group, logs)
+        self.guard = Guard(settings, self.telemetry, group)
         self.journal = Journal(logs, self.telemetry, _repeats(settings, logs, self._siblings))
         self.lane: Lane[Bound, Result] = Lane(
             "recommend", self._work, max_rows=settings.max_queries, rows_per_batch=settings.queries_per_batch
@@ -109,6 +111,7 @@ class Service:
         """Catches up and takes the values that metrics watch; now and then, where no request asks for it."""
         self.catch_up()
         self.journal.look()
+        self.guard.look()
         self.telemetry.refresh()
 
 

@@ -1,5 +1,6 @@
 """How the server runs: one frozen object, its bounds checked where it is made."""
 
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,6 +44,19 @@ class Settings:
     """Most open connections; further ones are refused with 503."""
     max_connections_per_address: Count = 10_000
     """Most of them from one address; behind a balancer all come from its own."""
+    api_keys: Path | None = None
+    """File of the keys that are taken (``suisen keys new`` makes its lines); it is read again when it changes."""
+    api_key: str | None = field(default=None, repr=False)
+    """One key, for everything but ``/admin``; give it in the environment as SUISEN_API_KEY: a command line can be read
+    by every user of the machine."""
+    insecure: bool = False
+    """Listen on an address that other machines reach though no key is asked for."""
+    rate_per_address: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | None = None
+    """Most requests per second of one address that comes without a key; none: any; health is not counted."""
+    burst_per_address: Count = 100
+    """Most of them at once."""
+    cors_origin: tuple[str, ...] = ()
+    """Origins of pages that may ask from a browser, like https://shop.example; *: all."""
     log_dir: Path | None = None
     """Folder of the event log; None: events are refused (``serve`` puts it beside the bundle)."""
     impressions: bool = False
@@ -77,3 +91,8 @@ class Settings:
     """Seconds between SIGTERM, when ready turns to 503, and the closing of the port: let balancers see it."""
     grace_s: Seconds = 30.0
     """Most seconds that running requests get to finish."""
+
+
+def keyed(settings: Settings) -> bool:
+    """Whether it is said who may ask: whoever has a key, or everybody."""
+    return settings.api_keys is not None or settings.api_key is not None or settings.insecure

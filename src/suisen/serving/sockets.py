@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from ipaddress import ip_address
 
 from suisen.errors import InputError
 
@@ -30,6 +31,15 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both, reuse_port=shared)
     except OSError as error:
         raise _no_socket(error.errno or 0, host, port) from None
+
+
+def check_reach(listening: socket.socket, host: str, *, safe: bool) -> None:
+    """Raises InputError where other machines reach a socket and nobody said how that is ``safe``."""
+    if not safe and not ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback:
+        raise InputError(
+            f"host = {host!r} is reached by other machines, and no key is asked for: give api_keys= (or api_key= from "
+            "SUISEN_API_KEY in the environment), listen on 127.0.0.1, or say insecure=True"
+        )
 
 
 def reserve(host: str, port: int) -> socket.socket:

@@ -1,7 +1,8 @@
-"""One of several workers of a server: ``python -m suisen.serving.worker ORDERS``, started by ``serving.workers``.
+"""One of several workers of a server: ``python -m suisen.serving.worker CHANNEL``, started by ``serving.workers``.
 
-The worker says ``loaded``, is told ``open``, opens the port and says ``open``.  Where it cannot, it says why.  When the
-other end of that conversation is gone, so is the server, and the worker ends as well.
+The worker is told its orders over the channel, and not on the command line, which shows every user of the machine what
+stands in it, keys and passwords too.  It says ``loaded``, is told ``open``, opens the port and says ``open``.  Where it
+cannot, it says why.  When the other end of that conversation is gone, so is the server, and the worker ends as well.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from suisen.serving.telemetry import configure_logging
 
 
 class Orders(msgspec.Struct, kw_only=True):
-    """What a worker needs to know, as JSON on its command line."""
+    """What a worker needs to know: the first line that it is told, JSON."""
 
     source: str
     host: str
@@ -37,8 +38,6 @@ class Orders(msgspec.Struct, kw_only=True):
     number: int
     workers: int
     since: int
-    channel: int
-    """File number of the socket to the supervisor."""
 
 
 class Worker:
@@ -80,11 +79,19 @@ class Worker:
         os._exit(1)
 
 
+def _line(channel: socket.socket) -> bytes:
+    """The first line; nothing comes behind it before it is answered."""
+    told = b""
+    while not told.endswith(b"\n") and (part := channel.recv(1 << 16)):
+        told += part
+    return told
+
+
 def main() -> None:
     """Serves; exits with 2 where something is wrong that the caller can mend."""
-    orders = msgspec.json.decode(sys.argv[1], type=Orders)
-    channel = socket.socket(fileno=orders.channel)
+    channel = socket.socket(fileno=int(sys.argv[1]))
     configure_logging()
+    orders = msgspec.json.decode(_line(channel), type=Orders)
     try:
         worker = Worker(orders, channel)
         worker.server.run()

@@ -30,9 +30,9 @@ from suisen.recommending.place import find
 from suisen.serving.counts import Count, Counts
 from suisen.serving.event_log import FileLog
 from suisen.serving.metrics import GAUGES, RESTARTS, key_of
-from suisen.serving.settings import Settings
+from suisen.serving.settings import Settings, keyed
 from suisen.serving.siblings import Group
-from suisen.serving.sockets import reserve, url_of
+from suisen.serving.sockets import check_reach, reserve, url_of
 from suisen.serving.telemetry import configure_logging
 
 logger = logging.getLogger("suisen.serving")
@@ -67,6 +67,7 @@ def serve_workers(
     settings = settings or Settings()
     log_dir = settings.log_dir or place.parent / "events"
     with reserve(host, port) as held, _private() as folder:
+        check_reach(held, host, safe=keyed(settings))
         log = FileLog(log_dir / "events.jsonl")
         since = log.size()
         log.close()
@@ -177,10 +178,9 @@ class Supervisor:
     async def _once(self, number: int) -> SuisenError:
         """A worker from its start to its end; returns why it ended."""
         ours, theirs = socket.socketpair()
-        orders = json.dumps({**self._orders, "number": number, "channel": theirs.fileno()})
         with theirs, _held_back(signal.SIGHUP):
             process = self._processes[number] = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "suisen.serving.worker", orders),
+                *(sys.executable, "-m", "suisen.serving.worker", str(theirs.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 process_group=0,
@@ -189,6 +189,7 @@ class Supervisor:
         if self._leaving.is_set():  # told while it was being started
             process.kill()
         reader, writer = await asyncio.open_connection(sock=ours)
+        writer.write(json.dumps({**self._orders, "number": number}).encode() + b"\n")
         reason = ""
         try:
             async for line in reader:

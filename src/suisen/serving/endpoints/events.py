@@ -139,5 +139,6 @@ ENDPOINT = Endpoint(
     status=202,
     codes=("overloaded", "log_unavailable", "id_reused"),
     repeat_safe=True,
+    scope="events",
     example=EventsRequest([Event("3", "click", user_id="7")]),
 )

@@ -28,7 +28,14 @@ async def ready(service: Service, exchange: Exchange, message: AnyParams) -> Hea
     return Health("ready", service.version)
 
 
-LIVE = Endpoint("GET", "/health/live", live, takes=AnyParams, answers=Health, needs_bundle=False)
+LIVE = Endpoint("GET", "/health/live", live, takes=AnyParams, answers=Health, scope="open", needs_bundle=False)
 READY = Endpoint(
-    "GET", "/health/ready", ready, takes=AnyParams, answers=Health, needs_bundle=False, codes=("not_ready",)
+    "GET",
+    "/health/ready",
+    ready,
+    takes=AnyParams,
+    answers=Health,
+    scope="open",
+    needs_bundle=False,
+    codes=("not_ready",),
 )

@@ -11,4 +11,6 @@ async def metrics(service: Service, exchange: Exchange, message: AnyParams) -> R
     return Reply(200, CONTENT_TYPE.encode(), service.telemetry.render())
 
 
-ENDPOINT = Endpoint("GET", "/metrics", metrics, takes=AnyParams, answers="text/plain", needs_bundle=False)
+ENDPOINT = Endpoint(
+    "GET", "/metrics", metrics, takes=AnyParams, answers="text/plain", scope="metrics", needs_bundle=False
+)

@@ -10,4 +10,6 @@ async def openapi(service: Service, exchange: Exchange, message: AnyParams) -> R
     return Reply(200, JSON, service.description)
 
 
-ENDPOINT = Endpoint("GET", "/openapi.json", openapi, takes=AnyParams, answers="application/json", needs_bundle=False)
+ENDPOINT = Endpoint(
+    "GET", "/openapi.json", openapi, takes=AnyParams, answers="application/json", scope="open", needs_bundle=False
+)
