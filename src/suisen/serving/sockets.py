@@ -37,8 +37,8 @@ def check_reach(listening: socket.socket, host: str, *, safe: bool) -> None:
     """Raises InputError where other machines reach a socket and nobody said how that is ``safe``."""
     if not safe and not ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback:
         raise InputError(
-            f"host = {host!r} is reached by other machines, and no key is asked for: give api_keys= (or api_key= from "
-            "SUISEN_API_KEY in the environment), listen on 127.0.0.1, or say insecure=True"
+            f"host = {host!r} is reached by other machines, and no key is asked for: give api_keys=, or api_key= from "
+            "the environment (SUISEN_API_KEY), listen on 127.0.0.1, or say insecure=True"
         )
 
 
