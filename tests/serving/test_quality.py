@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -226,6 +228,24 @@ def test_another_version_has_scores_of_its_own():
         quality.look()
     assert len(quality._own) == 2
     assert quality._own[answering].edges != pytest.approx(quality._own[other].edges)
+    for current in (answering, other):  # rolled back, and on again
+        quality._current = lambda: current  # noqa: B023
+        quality.look()
+        found = parsed(telemetry)
+        told = [found["suisen_scores_expected_ratio", (("tenth", str(t)),)] for t in range(1, TENTHS + 1)]
+        assert told == quality._own[current].shares
+
+
+def test_a_version_that_is_gone_takes_no_memory():
+    answering, telemetry = metered()
+    quality = looked(answering, telemetry)
+    there = weakref.ref(answering)
+    quality._current = lambda: None
+    del answering
+    gc.collect()
+    quality.look()
+    assert there() is None
+    assert not quality._own
 
 
 def test_no_bundle_is_no_look():

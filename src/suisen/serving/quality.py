@@ -91,6 +91,7 @@ class Quality:
         """``current``: what answers now; ``share``: most of a core that looking may take, 0: nothing is looked at."""
         self._telemetry, self._current, self._share = telemetry, current, share
         self._own: WeakKeyDictionary[Answering, OwnScores] = WeakKeyDictionary()
+        self._told: OwnScores | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="suisen-quality", daemon=True)
 
@@ -124,10 +125,10 @@ class Quality:
         own = self._own.get(answering)
         if own is None:
             own = self._own[answering] = OwnScores(answering.system.store)
-        before = own.edges
         if not own.learn(answering):
             return
-        if before is None and own.edges is not None:
+        if self._told is not own and own.edges is not None:  # the first look, or another version answers now
+            self._told = own
             self._telemetry.tell_scores(own.shares)
         waiting = answering.meter.samples
         samples = [waiting.popleft() for _ in range(len(waiting))]
