@@ -39,6 +39,12 @@ def test_each_alert_has_a_page_that_it_links_to():
     assert links == [name.lower() for name in NAMES]
 
 
+def test_what_is_silenced_exists():
+    silenced = re.findall(r"Suisen(?:\w|\(|\||\))+", RULES["alertmanager"])
+    for one in silenced:
+        assert any(re.fullmatch(one, name) for name in NAMES), one
+
+
 def test_each_bound_is_there_and_used():
     made = re.findall(r"labels: \{of: (\w+)\}", RULES["bounds"])
     assert set(made) == set(re.findall(r'suisen:bound\{of="(\w+)"\}', ALERTS))

@@ -49,6 +49,12 @@ def test_the_configuration_and_the_rules_are_read():
     assert said.count("SUCCESS") == 5
 
 
+def test_the_routes_of_alerts_are_read():
+    words = [program("amtool"), "check-config", str(FOLDER / "alertmanager.yml")]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+
 @pytest.mark.parametrize("path", sorted((FOLDER / "tests").glob("*.yml")), ids=lambda path: path.stem)
 def test_alerts_fire_and_end_as_they_should(path):
     assert "SUCCESS" in promtool("test", "rules", path)

@@ -5,20 +5,27 @@ import json
 import logging
 import re
 import time
-from dataclasses import replace
+import weakref
+from dataclasses import fields, replace
 from datetime import datetime
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from suisen.recommending import bundle
+from suisen.recommending.plan import Agreement
+from suisen.recommending.queries import RawQueries
+from suisen.recommending.states import VisitorRows
+from suisen.recommending.users import RecentEvents
 from suisen.serving.journal import SHOWN_S
 from suisen.serving.settings import Settings
-from suisen.serving.telemetry import JsonLines, Telemetry, configure_logging
+from suisen.serving.telemetry import FIGURES, JsonLines, Telemetry, configure_logging
+from tests.fitted import fitted
+from tests.recommending.planning import with_plan
 from tests.serving.client import Client
 from tests.serving.test_counts import parsed
 
-AGE = "suisen_bundle_age_seconds"
+AGE, FIGURE = "suisen_bundle_age_seconds", "suisen_plan_agreement"
 
 
 def value(telemetry, name):
@@ -243,3 +250,28 @@ def test_parts_of_an_answer_are_timed(recommender, tmp_path):
     stages = {dict(labels)["stage"]: v for (name, labels), v in found.items() if name == "suisen_stage_seconds_count"}
     assert stages == {"rows": 17, "retrieve": 17, "items": 17, "encode": 2, "log": 1}
     assert found["suisen_queries_total", (("user", "known"), ("version", "ease-unsaved"))] == 17
+
+
+def test_the_figures_of_a_plan_are_all_known():
+    assert tuple(field.name for field in fields(Agreement)) == FIGURES
+
+
+def test_a_version_without_a_plan_takes_the_figures_of_the_former_away():
+    telemetry, system = Telemetry(), with_plan(fitted("mf").system)
+    agreement = {"identical": 0.99, "overlap": 1.0}
+    system.engine.plan.describe = lambda: {"candidates": "torch", "agreement": dict(agreement)}
+    visitors = VisitorRows(system, RecentEvents(system.store, 1 << 20), 1 << 20)
+    visitors.of(RawQueries(["u0001"]))
+    telemetry.tell_plan(system.engine)
+    telemetry.watch_rows(visitors)
+    assert {dict(labels)["figure"]: v for (name, labels), v in parsed(telemetry).items() if name == FIGURE} == agreement
+    assert value(telemetry, "suisen_rows") == 1
+    there = weakref.ref(visitors)
+    telemetry.tell_plan(fitted("mf").system.engine)
+    telemetry.watch_rows(None)
+    del visitors
+    found = parsed(telemetry)
+    assert there() is None
+    assert not [name for name, _ in found if name == FIGURE]
+    assert found["suisen_rows", ()] == found["suisen_rows_bytes", ()] == 0
+    assert found["suisen_row_queries_total", (("row", "computed"),)] == 1

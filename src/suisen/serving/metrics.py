@@ -7,6 +7,7 @@ is two counters, which add up over workers, hosts and time; a mean of shares wou
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,9 +201,9 @@ def _metric(one: Definition, children: Mapping[tuple[str, ...], Mapping[int, Seq
             for number, (value,) in by_worker.items():
                 metric.add_sample(one.name, {**labels, "worker": str(number)}, value)
         else:
-            value = WHOLE[one.whole]([value for (value,) in by_worker.values()])
-            if value or one.kind != "info":  # else former words
-                metric.add_sample(one.shown, labels, value)
+            told = [value for (value,) in by_worker.values() if not math.isnan(value)]  # NaN: there is none any more
+            if any(told) or (told and one.kind != "info"):  # else former words
+                metric.add_sample(one.shown, labels, WHOLE[one.whole](told))
     return metric
 
 

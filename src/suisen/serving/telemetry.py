@@ -7,10 +7,11 @@ name changes its meaning; one that breaks a rule is kept beside its heir and sai
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ STAGE_SECONDS = (
 )
 """Bounds of the parts of an answer."""
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+FIGURES = ("identical", "overlap", "ndcg", "precise_ndcg", "queries")
+"""Of a plan's agreement."""
 TENTHS = 10
 """Bins of the scores' distribution."""
 
@@ -181,21 +184,24 @@ class Telemetry(Metrics):
 
     def watch_rows(self, visitors: VisitorRows | None) -> None:
         """Follows how many rows are kept, in how many bytes, and how often they were of use; without a plan there are
-        none.
+        none, and those of the former version are forgotten.
         """
-        if visitors is None:
-            return
-        self.follow(self._rows, lambda: len(visitors))
-        self.follow(self._row_bytes, lambda: visitors.nbytes)
-        for row, asked in (("kept", lambda: visitors.hits), ("computed", lambda: visitors.misses)):
+
+        def told(value: Callable[[VisitorRows], float]) -> Callable[[], float]:
+            return lambda: 0.0 if visitors is None else value(visitors)
+
+        self.follow(self._rows, told(len))
+        self.follow(self._row_bytes, told(lambda rows: rows.nbytes))
+        for row, asked in (("kept", told(lambda rows: rows.hits)), ("computed", told(lambda rows: rows.misses))):
             self.follow(self._old_row_queries.labels(row), asked)
             self.follow_total(self._row_queries.labels(row), asked)
 
     def tell_plan(self, engine: Engine) -> None:
         """Tells of an engine's plan, or why everything runs on torch."""
         told: dict[str, Any] = {"torch": engine.on_torch} if engine.plan is None else engine.plan.describe()
-        for figure, value in (told.pop("agreement", None) or {}).items():
-            self._agreement.labels(figure).set(value)
+        agreement = told.pop("agreement", None) or {}
+        for figure in {*FIGURES, *agreement}:  # a plan without figures, or none, takes those of the former away
+            self._agreement.labels(figure).set(agreement.get(figure, math.nan))
         self._plan.info({name: str(value) for name, value in told.items()})
 
     def tell_bundle(self, system: System, version: str) -> None:
