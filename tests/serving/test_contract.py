@@ -67,7 +67,9 @@ def test_a_good_request_gets_the_answer_that_is_declared(client, endpoint):
     else:
         assert response.headers["content-type"] == "application/json"
         msgspec.json.decode(response.body, type=endpoint.answers)
-        assert list(response.json) == list(endpoint.answers.__struct_fields__)
+        fields = msgspec.structs.fields(endpoint.answers)
+        whole = [field.name for field in fields if field.name != "degraded"]  # is left out where nothing is missing
+        assert list(response.json) == whole
 
 
 def test_the_request_id_is_sent_back(client, endpoint):

@@ -25,6 +25,7 @@ import polars as pl
 import torch
 
 from suisen.data.batch import Contexts
+from suisen.data.ids import RawId
 from suisen.data.ragged import Ragged
 from suisen.recommending.engine import States
 from suisen.recommending.queries import RawQueries, answerable, dense_queries
@@ -55,6 +56,19 @@ class Rows(NamedTuple):
     """B times the dense items of the history as int32, rising, each once."""
 
 
+class Kept(NamedTuple):
+    """The row of one visitor, and what it was computed from."""
+
+    query: npt.NDArray[np.float32]
+    """(d,) the query vector."""
+    row: npt.NDArray[np.float32] | None
+    """(r,) the ranker's context row; None where no ranker reads one."""
+    able: bool
+    known: bool
+    seen: bytes
+    events: bytes | None
+
+
 def _somebody(store: Store) -> Contexts:
     """The context of a user with events, or, where there are guests alone, of one who took the most popular item."""
     contexts = store.contexts(store.trained_users.long().argmax()[None], 0)
@@ -62,6 +76,11 @@ def _somebody(store: Store) -> Contexts:
         return contexts
     one = Ragged(store.popular[:1], torch.tensor([0, len(store.popular[:1])]))
     return replace(contexts, history=one, history_time=torch.zeros_like(one.values))
+
+
+def key_of(user: RawId) -> str:
+    """What a user's row is kept by: 7 and "7" are one."""
+    return str(user)
 
 
 class VisitorRows:
@@ -74,10 +93,14 @@ class VisitorRows:
             raise TypeError("the engine has no plan: nothing reads rows")
         self.nbytes = self.hits = self.misses = 0
         """Bytes held as the head of this file counts them; queries answered by a row that was kept; others."""
+        self.row_s = 0.0
+        """Seconds that a row took when rows were last computed."""
         self.plan, self.recent, self._store, self._abilities = engine.plan, recent, store, system.abilities
         timeless = not any(net is not None and net.reads_time for net in (engine.retriever, engine.ranker))
         self._max_bytes = max_bytes if timeless else 0
         queries, rows = self.plan.prepare(_somebody(store))
+        self.widths = queries.shape[1], 0 if rows is None else rows.shape[1]
+        """Floats of a query vector and of a context row."""
         self.bytes_of_a_row = queries.nbytes + (0 if rows is None else rows.nbytes)
         slots = 1 + self._max_bytes // (ENTRY + self.bytes_of_a_row)
         # Pages of an empty array take no memory before they are written to: nothing has to grow, or be copied.
@@ -113,9 +136,32 @@ class VisitorRows:
             missed = [place for place, slot in enumerate(slots) if slot == MISSED] if MISSED in slots else []
             self.misses += len(missed)
             self.hits += len(keys) - len(missed)
+        found = Rows(states, able, known, seen)
         if missed:
-            self._compute(queries, keys, missed, Rows(states, able, known, seen))
-        return Rows(states, able, known, seen)
+            self._compute_once(queries, keys, missed, found)
+        return found
+
+    def holds(self, key: Visitor) -> bool:
+        """Whether a row of a visitor is kept, and still holds."""
+        with self._lock:
+            return self._held(key) != MISSED
+
+    def kept(self, key: Visitor) -> Kept | None:
+        """The row of a visitor, named as ``key_of`` does, where it still holds."""
+        with self._lock:
+            slot = self._held(key)
+            if slot in (MISSED, STRANGER):
+                return None
+            row = None if self._rows is None else self._rows[slot].copy()
+            able, known = bool(self._able[slot]), bool(self._known[slot])
+            return Kept(self._queries[slot].copy(), row, able, known, self._seen[slot], self._events[slot])
+
+    def put(self, key: Visitor, who: Visitor, row: Kept) -> None:
+        """Keeps a row that was computed elsewhere from the events that it brings, which must be those of now."""
+        states = States(row.query[None], None if row.row is None else row.row[None])
+        one = Rows(states, np.array([row.able]), np.array([row.known]), [row.seen])
+        with self._lock:
+            self._keep(key, who, row.events, 0, one)
 
     def warm(self, seconds: float) -> None:
         """Computes rows of those who acted last before the bundle was made, until the time is over or memory full."""
@@ -137,7 +183,7 @@ class VisitorRows:
         nothing: what one does from now on must not be in the row of a user.
         """
         users = queries.named
-        keys: list[Visitor | None] = [NOBODY if user is None else str(user) for user in users]  # 7 and "7" are one
+        keys: list[Visitor | None] = [NOBODY if user is None else key_of(user) for user in users]
         if queries.sessions is not None:
             sessions = list(queries.sessions)
             for place, session in enumerate(sessions):
@@ -160,6 +206,24 @@ class VisitorRows:
             return MISSED
         self._slots.move_to_end(key)
         return slot
+
+    def _compute_once(self, queries: RawQueries, keys: Sequence[Visitor | None], missed: list[int], out: Rows) -> None:
+        """Fills the rows that were missed: of queries of one visitor one is computed, the others share its row."""
+        began = time.perf_counter()
+        names: list[Visitor] = [place if (key := keys[place]) is None else key for place in missed]
+        firsts: dict[Visitor, int] = {}
+        for name, place in zip(names, missed, strict=True):
+            firsts.setdefault(name, place)
+        self._compute(queries, keys, list(firsts.values()), out)
+        self.row_s = (time.perf_counter() - began) / len(firsts)
+        if len(firsts) == len(missed):
+            return
+        sources = [firsts[name] for name in names]
+        for held in (*out.states, out.able, out.known):
+            if held is not None:
+                held[missed] = held[sources]
+        for place, source in zip(missed, sources, strict=True):
+            out.seen[place] = out.seen[source]
 
     def _compute(self, queries: RawQueries, keys: Sequence[Visitor | None], missed: list[int], out: Rows) -> None:
         """Fills the rows that were missed, and keeps those that have a key."""

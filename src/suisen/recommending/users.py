@@ -48,6 +48,8 @@ class RecentEvents:
         self._store, self._max_bytes, self._most = store, max_bytes, most
         self._rows: OrderedDict[Visitor, bytes] = OrderedDict()  # least recently used first
         self._lock = Lock()
+        self._ends, self._items = store.histories.offsets.numpy(), store.histories.values.numpy()
+        self._times = store.history_times.numpy()
 
     def __len__(self) -> int:
         """Users and sessions with events."""
@@ -64,7 +66,7 @@ class RecentEvents:
 
         An event counts for its user, or, where it names none, for its session; events of neither, and of items that the
         bundle does not know, are passed over.  Returns the number of the latter.  The same item at the same time is the
-        same event, sent again, and counts once.
+        same event, sent again, and counts once, also where the bundle holds it already.
         """
         dense = self._store.items.dense(items)
         new = np.empty(len(dense), dtype=EVENT)
@@ -78,6 +80,23 @@ class RecentEvents:
         for key, its in places.items():
             self._append(key, new[its])
         return int((dense == 0).sum())
+
+    def merge(self, visitor: Visitor, events: Row) -> Row:
+        """Takes in (n,) events of a visitor that another server heard of, in the order of arrival; returns those of the
+        visitor that were known here alone.
+
+        Of equal times theirs stand first, so that all servers have one order.
+        """
+        theirs = _joined(b"", self._unlearnt(visitor, events[events["item"] > 0]))
+        with self._lock:
+            ours = self._rows.get(visitor, b"")
+            both = theirs if theirs == ours else _joined(theirs, np.frombuffer(ours, dtype=EVENT))
+            self._put(visitor, ours, both)
+        if len(both) == len(theirs):
+            return events[:0]
+        told = set(np.frombuffer(theirs, dtype=EVENT).tolist())
+        own = np.frombuffer(ours, dtype=EVENT)
+        return own[[one not in told for one in own.tolist()]]
 
     def of(self, visitor: Visitor | None) -> bytes | None:
         """The events of a visitor, who is the most recently used one now; None where there are none.
@@ -119,14 +138,37 @@ class RecentEvents:
         return replace(contexts, history=both.with_values(items[order]), history_time=times[order])
 
     def _append(self, key: Visitor, new: Row) -> None:
+        new = self._unlearnt(key, new)
         with self._lock:
-            old = self._rows.pop(key, b"")
+            old = self._rows.get(key, b"")
+            self._put(key, old, _joined(old, new) if len(new) else old)
+
+    def _put(self, key: Visitor, old: bytes, row: bytes) -> None:
+        """A visitor's events in the place of the old ones; equal ones stay the same object.  Under the lock."""
+        row = row[-self._most * EVENT.itemsize :]
+        if row == old:
             if old:
-                self.nbytes -= _size(key, old)
-            self._rows[key] = row = _joined(old, new)[-self._most * EVENT.itemsize :]
-            self.nbytes += _size(key, row)
-            while self.nbytes > self._max_bytes:
-                self.nbytes -= _size(*self._rows.popitem(last=False))
+                self._rows.move_to_end(key)
+            return
+        if old:
+            self.nbytes -= _size(key, self._rows.pop(key))
+        self._rows[key] = row
+        self.nbytes += _size(key, row)
+        while self.nbytes > self._max_bytes:
+            self.nbytes -= _size(*self._rows.popitem(last=False))
+
+    def _unlearnt(self, key: Visitor, new: Row) -> Row:
+        """Those that the bundle's history of a user lacks: a model that learnt from an event must not meet it again.
+
+        0.5 µs where all are newer than the history.
+        """
+        if type(key) is not int or not self._store.has_time:
+            return new
+        first, end = self._ends[key], self._ends[key + 1]
+        if first == end or not len(new) or new["time"].min() > self._times[end - 1]:
+            return new
+        held = set(zip(self._times[first:end].tolist(), self._items[first:end].tolist(), strict=True))
+        return new[[one not in held for one in new.tolist()]]
 
 
 def user_key(raw: RawId | None, dense: int) -> RawId | None:

@@ -88,6 +88,15 @@ Asked = tuple[Query, RecommendOptions]
 Result = Sequence[Answer] | list[Item]
 
 
+class Degraded(list[Any]):
+    """Answers that were made without what the shared store of users knows: from what is at hand."""
+
+
+def degraded(result: Sequence[Any]) -> list[str]:
+    """What was missing where a job was computed: nothing, or ``users``.  0.1 µs."""
+    return ["users"] if type(result) is Degraded else []
+
+
 class Answering:
     """One System that takes raw ids and answers in messages; events that it is told of count from then on.
 
@@ -109,16 +118,15 @@ class Answering:
         self._raw: list[RawId] = [0, *system.store.items.raw_ids.to_list()]
         self._titles = system.store.title_list
 
-    def took(self, events: Sequence[LoggedEvent]) -> int:
+    def took(self, events: Sequence[LoggedEvent], times: Sequence[int] | None = None) -> int:
         """Counts logged events from now on, of whatever kind; returns how many are of items that the bundle lacks.
 
-        An event of the future (a client's clock) counts as one of now.  This runs in the event loop.
+        ``times``: what ``times_of`` says of them, where it was asked already.  This runs in the event loop.
         """
-        now = datetime.now(UTC)
         return self.recent.add(
             [event.user_id for event in events],
             [event.item_id for event in events],
-            [microseconds(min(event.time, now)) for event in events],
+            times_of(events) if times is None else times,
             [event.session_id for event in events],
         )
 
@@ -226,6 +234,12 @@ class Answering:
         except Exception as error:
             return _refusal(error)
         return self._items(ids[0].tolist(), scores[0].tolist())
+
+
+def times_of(events: Sequence[LoggedEvent]) -> list[int]:
+    """When events count, in microseconds since 1970: an event of the future (a client's clock) is one of now."""
+    now = datetime.now(UTC)
+    return [microseconds(min(event.time, now)) for event in events]
 
 
 def _where_any(given: list[G | None]) -> list[G | None] | None:

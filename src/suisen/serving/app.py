@@ -68,6 +68,8 @@ class App:
         service = self.service
         try:
             system = await asyncio.to_thread(self._load)
+            if service.users is not None:
+                await service.users.start()
             settings = service.settings
             answering = await asyncio.to_thread(Answering, system, settings.state_bytes, settings.row_bytes)
             if answering.visitors is not None:
@@ -101,6 +103,8 @@ class App:
         await asyncio.to_thread(self.service.quality.stop)
         await self.service.lane.stop()
         await self.service.journal.stop()
+        if self.service.users is not None:
+            await self.service.users.stop()
 
     # -- ASGI -------------------------------------------------------------------------------------------------------
 

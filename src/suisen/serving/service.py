@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import cache
+from datetime import UTC, datetime
+from functools import cache, partial
 from typing import Literal
 
 from suisen.errors import InputError
-from suisen.serving.answering import Answering, Job, Result
-from suisen.serving.event_log import FileLog
+from suisen.serving.answering import Answering, Job, Result, times_of
+from suisen.serving.event_log import FileLog, LoggedEvent
 from suisen.serving.guard import Guard
 from suisen.serving.journal import Journal
 from suisen.serving.lane import Lane
@@ -18,6 +19,7 @@ from suisen.serving.segments import Rotation
 from suisen.serving.settings import Settings
 from suisen.serving.siblings import Group, Siblings
 from suisen.serving.slots import Bound, Slot, work
+from suisen.serving.stores.stage import SharedUsers, shared_users
 from suisen.serving.telemetry import Telemetry
 from suisen.serving.turn import Turn
 
@@ -51,6 +53,8 @@ class Service:
         self.telemetry.watch(self.lane)
         self.slot: Slot | None = None
         """What answers now; None before the first bundle is loaded."""
+        self.users: SharedUsers | None = shared_users(settings, self.telemetry)
+        """What other servers know of visitors, where they share it."""
         self.quality = Quality(
             self.telemetry, lambda: None if self.slot is None else self.slot.answering, settings.probe_share
         )
@@ -85,7 +89,11 @@ class Service:
 
         Refuses it (503) at once where too much waits.
         """
-        self._turn.submit(Bound(slot, job), done)
+        go = partial(self._turn.submit, Bound(slot, job))
+        if self.users is None:
+            go(done)
+        else:
+            self.users.before(slot.answering, job, done, go)
 
     async def compute(self, slot: Slot, job: Job) -> Result:
         """``submit`` for handlers that wait for several results."""
@@ -96,6 +104,18 @@ class Service:
             raise result
         return result
 
+    async def took(self, events: Sequence[LoggedEvent]) -> tuple[int, list[str]]:
+        """Counts logged events from now on, here and on the servers that share users; those that had them already do
+        not count again.  Returns how many are of unknown items, and ``users`` where the other servers have to wait.
+        """
+        answering, times = self.loaded(), times_of(events)
+        if self.users is None:
+            return answering.took(events, times), []
+        new, reached = await self.users.share(events, times)
+        places = [place for place, one in enumerate(new) if one]
+        unknown = answering.took([events[place] for place in places], [times[place] for place in places])
+        return unknown, [] if reached else ["users"]
+
     def _work(self, given: list[Bound]) -> Sequence[Result | Exception]:
         """In the event loop or in the lane's thread."""
         self.telemetry.batch_rows.observe(sum(map(len, given)))
@@ -105,7 +125,16 @@ class Service:
     def catch_up(self) -> None:
         """Counts the events that other workers were sent; before anything is computed, so that no answer lacks one."""
         if self._siblings is not None and self.slot is not None:
-            self._siblings.catch_up(self.slot.answering.took)
+            self._siblings.catch_up(self._took_by_siblings)
+
+    def _took_by_siblings(self, events: Sequence[LoggedEvent]) -> None:
+        """An event of the future counts at its arrival, which only the worker knows that took it, and the shared users:
+        counted here, too, it would count twice.
+        """
+        if self.users is not None:
+            now = datetime.now(UTC)
+            events = [event for event in events if event.time <= now]
+        self.loaded().took(events)
 
     def look(self) -> None:
         """Catches up and takes the values that metrics watch; now and then, where no request asks for it."""

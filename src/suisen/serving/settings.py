@@ -85,6 +85,13 @@ class Settings:
     probe_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)] = 0.01
     """Most of a core that is spent on watching the quality of live answers: one a second at most is answered again by
     the precise way, and scores are compared with the bundle's own; 0: nothing is."""
+    users: str | None = None
+    """Redis that servers on several hosts share what visitors did in: redis://host:port/db, rediss:// with TLS, or
+    unix:///path; none: this server's memory alone.  A password in SUISEN_USERS_PASSWORD is seen by nobody."""
+    users_timeout_s: Seconds = 0.01
+    """Seconds for a round trip to it, 0.005 to 0.02 in one network; what is later answers from what is at hand."""
+    users_ttl_s: Annotated[float, Field(ge=1, le=1e9, allow_inf_nan=False, strict=True)] = 7 * 86_400.0
+    """Seconds after a visitor's last event in which it keeps their events, and rows since they were computed."""
     access_log: bool = False
     """One log line per request."""
     drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 1.0

@@ -134,6 +134,8 @@ class Telemetry(Metrics):
         )
         self.store_requests = counters("suisen_store_requests", "Requests to a store.", ["store", "outcome"])
         self.store_seconds = self.histograms("suisen_store_seconds", "Time of a request.", ["store"], STAGE_SECONDS)
+        self.store_keys = counters("suisen_store_keys", "Keys asked of a store, by what it held.", ["store", "outcome"])
+        self.unsent = self.gauges("suisen_store_unsent", "Events that wait for a store.", ["store"])
         self.breaker_open = self.gauges("suisen_breaker_open", "1 while a store is not asked.", ["store"], "max")
         self.events = counter("suisen_events_written", "Events in the log.")
         self.repeated = counter("suisen_events_repeated", "Events that had been taken before.")

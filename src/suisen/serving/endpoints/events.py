@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from suisen.recommending.queries import MAX_ITEMS
 from suisen.recommending.store import Store
@@ -58,7 +58,7 @@ class EventsRequest(Message, frozen=True):
     events: Annotated[list[Event], Meta(min_length=1, max_length=EVENTS)]
 
 
-class EventsAnswer(Struct, frozen=True):
+class EventsAnswer(Struct, frozen=True, omit_defaults=True):
     """All events of the request are in the log, or none is.  ``log.durable`` of ``GET /v1/bundle`` says where they are
     by now: with the operating system, on the disk, or in Kafka.
     """
@@ -69,6 +69,8 @@ class EventsAnswer(Struct, frozen=True):
     """Accepted events whose item the bundle does not know: new in the catalogue, or misspelt."""
     repeats: int
     """Accepted events that had been taken before; they are neither logged nor counted again."""
+    degraded: list[str] = field(default_factory=list)
+    """``users`` where servers that share users with this one will hear of the events later."""
 
 
 async def events(service: Service, exchange: Exchange, message: EventsRequest) -> EventsAnswer:
@@ -82,10 +84,12 @@ async def events(service: Service, exchange: Exchange, message: EventsRequest) -
     rows = _logged(message.events, store, now, _ids(exchange, len(message.events), service.journal.new_ids))
     unknown_items = int((store.items.dense([row.item_id for row in rows]) == 0).sum())
     taken = await service.journal.take(Sent(rows, [event.time is not None for event in message.events]))
+    degraded: list[str] = []
     if taken.new:
-        service.telemetry.unknown_items.inc(service.loaded().took(taken.new))
+        unknown, degraded = await service.took(taken.new)
+        service.telemetry.unknown_items.inc(unknown)
     await service.journal.settled(taken)
-    return EventsAnswer(exchange.request_id, len(rows), unknown_items, len(rows) - len(taken.new))
+    return EventsAnswer(exchange.request_id, len(rows), unknown_items, len(rows) - len(taken.new), degraded)
 
 
 def _ids(exchange: Exchange, events: int, new: Iterator[str]) -> Iterator[str]:

@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from suisen.recommending.queries import RecommendOptions
-from suisen.serving.answering import LIST_ITEMS, Rank, Result
+from suisen.serving.answering import LIST_ITEMS, Rank, Result, degraded
 from suisen.serving.contract import Endpoint, Pending
 from suisen.serving.endpoints.recommend import CODES, QUERIES, counted, time_of
 from suisen.serving.exchange import Exchange
@@ -23,7 +23,7 @@ class RankRequest(Message, frozen=True):
     """Time of the request; now where it is missing."""
 
 
-class RankAnswer(Struct, frozen=True):
+class RankAnswer(Struct, frozen=True, omit_defaults=True):
     """Answers in the order of the queries."""
 
     request_id: str
@@ -31,6 +31,8 @@ class RankAnswer(Struct, frozen=True):
     """The bundle that answered."""
     took_ms: float
     answers: list[Ranked]
+    degraded: list[str] = field(default_factory=list)
+    """``users`` where the answers were made without what servers that share users know of them."""
 
 
 def rank(service: Service, exchange: Exchange, message: RankRequest) -> Pending:
@@ -41,7 +43,7 @@ def rank(service: Service, exchange: Exchange, message: RankRequest) -> Pending:
 
     def answer(found: Result) -> RankAnswer:
         answers = [one for one in counted(service, exchange, message.queries, found) if isinstance(one, Ranked)]
-        return RankAnswer(exchange.request_id, exchange.slot.version, exchange.took_ms, answers)
+        return RankAnswer(exchange.request_id, exchange.slot.version, exchange.took_ms, answers, degraded(found))
 
     return Pending(Rank(message.queries, RecommendOptions(unknown=message.unknown, at=time_of(message.at))), answer)
 

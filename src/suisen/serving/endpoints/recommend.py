@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from suisen.recommending.queries import RecommendOptions
-from suisen.serving.answering import Recommend, Result
+from suisen.serving.answering import Recommend, Result, degraded
 from suisen.serving.contract import COMPUTING, Endpoint, Pending
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import EPOCH, Answer, Condition, Ids, ListOptions, Query, Range, Zoned, microseconds
@@ -35,7 +35,7 @@ class RecommendRequest(ListOptions, frozen=True, kw_only=True):
     """Time of the request; now where it is missing."""
 
 
-class RecommendAnswer(Struct, frozen=True):
+class RecommendAnswer(Struct, frozen=True, omit_defaults=True):
     """Answers in the order of the queries."""
 
     request_id: str
@@ -43,6 +43,8 @@ class RecommendAnswer(Struct, frozen=True):
     """The bundle that answered."""
     took_ms: float
     answers: list[Answer]
+    degraded: list[str] = field(default_factory=list)
+    """``users`` where the answers were made without what servers that share users know of them."""
 
 
 def recommend(service: Service, exchange: Exchange, message: RecommendRequest) -> Pending:
@@ -72,7 +74,7 @@ def listed(service: Service, exchange: Exchange, queries: Sequence[Query], optio
 
 def _answer(service: Service, exchange: Exchange, queries: Sequence[Query], found: Result) -> RecommendAnswer:
     answers = counted(service, exchange, queries, found)
-    return RecommendAnswer(exchange.request_id, exchange.slot.version, exchange.took_ms, answers)
+    return RecommendAnswer(exchange.request_id, exchange.slot.version, exchange.took_ms, answers, degraded(found))
 
 
 def counted(service: Service, exchange: Exchange, queries: Sequence[Query], found: Result) -> list[Answer]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from suisen.serving.answering import QUICK_QUERIES, Recommend, check_items
+from suisen.serving.answering import QUICK_QUERIES, Recommend, check_items, degraded
 from suisen.serving.contract import Endpoint
 from suisen.serving.endpoints.recommend import CODES, RecommendAnswer, RecommendRequest, counted, options_of
 from suisen.serving.exchange import Exchange
@@ -29,10 +29,13 @@ async def recommend_batch(service: Service, exchange: Exchange, message: BatchRe
     options = options_of(message)
     check_items(len(message.queries), options.k)
     answers: list[Answer] = []
+    missing: list[str] = []
     for first in range(0, len(message.queries), QUICK_QUERIES):
         part = Recommend(message.queries[first : first + QUICK_QUERIES], options, first)
-        answers += counted(service, exchange, part.queries, await service.compute(exchange.slot, part))
-    return RecommendAnswer(exchange.request_id, exchange.slot.version, exchange.took_ms, answers)
+        found = await service.compute(exchange.slot, part)
+        answers += counted(service, exchange, part.queries, found)
+        missing = missing or degraded(found)
+    return RecommendAnswer(exchange.request_id, exchange.slot.version, exchange.took_ms, answers, missing)
 
 
 ENDPOINT = Endpoint(
