@@ -11,9 +11,8 @@ import sys
 import threading
 from urllib.parse import quote
 
-import uvicorn
-
 from suisen.serving.app import App
+from suisen.serving.asgi import AsgiFront
 from suisen.serving.endpoints import ENDPOINTS
 from suisen.serving.front import Front
 from tests.serving.client import JSON, Response
@@ -59,16 +58,12 @@ class Served:
         await self.app.stop()
 
     async def _asgi(self, wait) -> None:
-        config = uvicorn.Config(
-            self.app, http="httptools", ws="none", lifespan="on", log_config=None, access_log=False, server_header=False
-        )
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve([self.listening]))
-        while not server.started:
-            await asyncio.sleep(0.01)
+        await self.app.start()
+        self.front = AsgiFront(self.app)
+        await self.front.start(self.listening)
         await self._ready(wait)
-        server.should_exit = True
-        await serving
+        await self.front.stop()
+        await self.app.stop()
 
     def __enter__(self):
         return self

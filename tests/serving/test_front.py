@@ -378,7 +378,7 @@ def test_connections_beyond_the_limit_are_refused(crowded):
     assert problem(found) == ("overloaded", "3 connections of 127.0.0.1 are open; use them, or close some")
     assert replies(found)[0][1]["retry-after"] == "1"
     crowded.front.addresses["192.0.2.1"] = 1
-    object.__setattr__(crowded.front.settings, "max_connections", 3)
+    crowded.front.most = 3
     assert problem(raw_open(crowded, LIVE)) == ("overloaded", "3 connections are open; come again in a second")
     kept.pop().close()
     until(lambda: len(crowded.front.open) == 2)

@@ -145,12 +145,22 @@ class App:
 
     async def _answered(self, exchange: Exchange, endpoint: Endpoint[Any], receive: Receive) -> Reply:
         try:
-            body = await _body(receive, self.service.settings.max_body_bytes) if endpoint.method == "POST" else b""
+            body = await self._body(receive) if endpoint.method == "POST" else b""
         except Refusal as refusal:
             return self.dispatch.refused(exchange, refusal)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.dispatch.answer(exchange, endpoint, body, lambda made: None if reply.done() else reply.set_result(made))
         return await reply
+
+    async def _body(self, receive: Receive) -> bytes:
+        """The body.  Refuses one that does not come in its time."""
+        settings = self.service.settings
+        try:
+            async with asyncio.timeout(settings.body_s):
+                return await _body(receive, settings.max_body_bytes)
+        except TimeoutError:
+            said = f"the body did not come within {settings.body_s:g} s; send it faster"
+            raise Refusal("too_slow", said) from None
 
 
 async def _body(receive: Receive, max_bytes: int) -> bytes:

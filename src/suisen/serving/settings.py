@@ -33,6 +33,8 @@ class Settings:
     """Longest URL of a request."""
     max_header_bytes: Count = 16 << 10
     """Most bytes of a request's headers."""
+    first_byte_s: Seconds = 10.0
+    """Most seconds from a connection to the first byte of its first request."""
     header_s: Seconds = 10.0
     """Most seconds from a request's first byte to the end of its headers."""
     body_s: Seconds = 30.0
@@ -42,8 +44,9 @@ class Settings:
     never the server who closes one under a request."""
     max_connections: Count = 10_000
     """Most open connections; further ones are refused with 503."""
-    max_connections_per_address: Count = 10_000
-    """Most of them from one address; behind a balancer all come from its own."""
+    max_connections_per_address: Count | None = None
+    """Most of them from one address (of IPv6: one network of 64 bits); none: no more than are still free, so that one
+    address cannot take the last.  Behind a balancer all come from its own: give as many as ``max_connections``."""
     api_keys: Path | None = None
     """File of the keys that are taken (``suisen keys new`` makes its lines); it is read again when it changes."""
     api_key: str | None = field(default=None, repr=False)

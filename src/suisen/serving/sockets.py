@@ -1,13 +1,17 @@
 """Listening sockets, and the mistakes of who names a host and a port."""
 
 import errno
+import logging
 import os
 import socket
 from ipaddress import ip_address
 
 from suisen.errors import InputError
 
+logger = logging.getLogger("suisen.serving")
 BACKLOG = 1024
+FILES = 256
+"""Files for all that is no connection: logs, stores, the bundle.  Those that part take an eighth of the connections."""
 LAST_S = 0.1
 """Seconds from the closing of the port in which connections without a request may still send one."""
 
@@ -74,6 +78,30 @@ def waiting(listening: socket.socket) -> list[socket.socket]:
             continue
         except BlockingIOError:  # none waits
             return found
+
+
+def most_connections(wanted: int) -> int:
+    """How many connections the files that this process may open are enough for, raised as far as the system lets us.
+
+    Without a file for the next connection a loop accepts it and closes it, or waits and tries again: nobody would be
+    told why.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows counts otherwise
+        return wanted
+    needed = wanted + wanted // 8 + FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < needed:
+        soft = needed if hard < 0 else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    most = wanted if soft < 0 else max(8, min(wanted, (soft - FILES) * 8 // 9))
+    if most < wanted:
+        logger.warning(
+            "max_connections = %d needs %d files, and this process may open %d: %d connections are taken; "
+            "raise the limit (ulimit -Hn, LimitNOFILE=)", wanted, needed, soft, most
+        )  # fmt: skip
+    return most
 
 
 def url_of(listening: socket.socket) -> str:
