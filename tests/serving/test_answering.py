@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from suisen.recommending.queries import RecommendOptions
@@ -93,15 +95,21 @@ def fast(*users, **options):
 
 def test_quick_jobs_are_short_and_the_plans():
     planned, plain = Answering(with_plan(fitted("ease").system)), Answering(fitted("ease").system)
-    assert planned.quick(fast("u0001", exclude=("i001",), among=("i002",), exclude_seen=False))
-    assert planned.quick(fast(*["u0001"] * QUICK_QUERIES))
-    assert not planned.quick(fast(*["u0001"] * (QUICK_QUERIES + 1)))
-    assert not planned.quick(job("u0001"))
-    assert not planned.quick(fast("u0001", diversity=0.5))
-    assert not planned.quick(Similar("i001", 2))
-    assert not plain.quick(fast("u0001"))
+
+    def quick(job, answering=planned):
+        return answering.quick(job, answering.price(job, math.inf))
+
+    assert quick(fast("u0001", exclude=("i001",), among=("i002",), exclude_seen=False))
+    assert quick(fast(*["u0001"] * QUICK_QUERIES))
+    assert not quick(fast(*["u0001"] * (QUICK_QUERIES + 1)))
+    assert not quick(fast(*["u0001"] * QUICK_QUERIES, k=1_000))  # so long that others would wait for it
+    assert not quick(Recommend([Query(user_id="u0001")], fast("u0001").options, large=True))
+    assert not quick(job("u0001"))
+    assert not quick(fast("u0001", diversity=0.5))
+    assert not quick(Similar("i001", 2))
+    assert not quick(fast("u0001"), plain)
     planned.system.engine.plan.quick = False
-    assert not planned.quick(fast("u0001"))
+    assert not quick(fast("u0001"))
 
 
 @pytest.mark.parametrize("name", ["mf", "ease", "two-tower + deepfm", "ease + fm"])

@@ -38,6 +38,7 @@ def test_the_lists_are_those_of_single_requests(client, tmp_path):
     for user in USERS[:70:9]:
         single = client.post("/v1/recommend", {"queries": [{"user_id": user}], **options}).json["answers"]
         assert lists(single)[0] == lists(answers)[USERS.index(user)]
+    client.run(client.app.service.journal.stop())  # which writes what waits
     assert len((tmp_path / "impressions.jsonl").read_text().splitlines()) >= len(USERS)
     told = client.get("/metrics").body.decode()
     assert (

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
+from suisen.checkpoint import checkpoint
 from suisen.serving.lane import Lane
+from suisen.serving.pace import Pace
 from suisen.serving.problems import Refusal
 
 
@@ -161,3 +164,149 @@ def test_stopping_finishes_what_was_taken_in():
         return await asyncio.gather(*jobs)
 
     assert asyncio.run(scene()) == ["aa", "bb", "cc"]
+
+
+# -- what nobody waits for --------------------------------------------------------------------------------------------
+
+
+class Tiles:
+    """Work of so many tiles, each with a checkpoint before it."""
+
+    def __init__(self, tiles=10_000) -> None:
+        self.done, self.tiles, self.begun = 0, tiles, threading.Event()
+
+    def __call__(self, jobs):
+        for _ in range(self.tiles if "long" in jobs else 0):
+            checkpoint()
+            self.done += 1
+            self.begun.set()
+            time.sleep(0.005)
+        return jobs
+
+
+async def following(one):
+    """The seconds until the lane takes up another job."""
+    began = time.monotonic()
+    await one.submit("next", 60)
+    return time.monotonic() - began
+
+
+def test_a_job_is_broken_off_when_its_deadline_passes():
+    async def scene():
+        work = Tiles()
+        one = lane(work)
+        one.start()
+        with pytest.raises(Refusal, match=r"no answer within 0\.1 s"):
+            await one.submit("long", 0.1)
+        took = await following(one)
+        await one.stop()
+        return took, work.done, one.held
+
+    took, done, held = asyncio.run(scene())
+    assert took < 2
+    assert 0 < done < 1_000
+    assert held == 0
+
+
+def test_a_job_is_broken_off_when_its_client_leaves():
+    class Client:
+        gone = False
+
+    async def scene():
+        work, client = Tiles(), Client()
+        one = lane(work)
+        one.start()
+        answer = one.submit("long", 60, asker=client)
+        await asyncio.to_thread(work.begun.wait, 60)
+        client.gone = True
+        took = await following(one)
+        await one.stop()
+        return took, answer.exception().code
+
+    took, code = asyncio.run(scene())
+    assert (took < 2, code) == (True, "malformed_request")
+
+
+def test_a_batch_goes_on_while_somebody_waits():
+    async def scene():
+        work = Tiles(40)
+        one = lane(work)
+        gate = one.submit
+        one.start()
+        late, kept = gate("long", 0.05), gate("kept", 60)
+        found = await asyncio.gather(late, kept, return_exceptions=True)
+        await one.stop()
+        return found
+
+    late, kept = asyncio.run(scene())
+    assert (late.code, kept) == ("deadline_exceeded", "kept")
+
+
+@pytest.mark.parametrize("checks", [True, False])
+def test_stopping_waits_no_longer_than_it_may(checks):
+    go = threading.Event()
+
+    def endless(jobs):
+        for _ in range(6_000 if checks else 1):
+            checkpoint()
+            go.wait(0.01 if checks else 60)
+        return jobs
+
+    async def scene():
+        one = lane(endless)
+        one.start()
+        one.submit("long")
+        began = time.monotonic()
+        await one.stop(0.1)
+        took = time.monotonic() - began
+        if checks:
+            await asyncio.to_thread(one._thread.join, 10)
+        return took, one._thread.is_alive()
+
+    took, alive = asyncio.run(scene())
+    go.set()
+    assert took < 2
+    assert alive is not checks
+
+
+def test_what_cannot_be_answered_in_time_is_refused_before_it_is_computed():
+    """The second waits for 0.3 of its 0.4 seconds and takes 0.2."""
+
+    async def scene():
+        batches = []
+
+        def work(jobs):
+            batches.append(jobs)
+            time.sleep(0.3)
+            return jobs
+
+        pace = Pace("test", 1024, 0.4, 1.0)
+        pace.unit_s = 1.0
+        one = Lane("test", work, pace=pace, rows_per_batch=1)
+        one.start()
+        first, second = one.submit("a", 0.4, 0.1), one.submit("b", 0.4, 0.2)
+        found = await asyncio.gather(first, second, return_exceptions=True)
+        await one.stop()
+        return batches, found
+
+    batches, (first, second) = asyncio.run(scene())
+    assert (batches, first, second.code) == ([["a"]], "a", "deadline_exceeded")
+
+
+def test_a_batch_is_closed_where_it_would_take_too_long():
+    async def scene():
+        gate = Gate()
+        pace = Pace("test", 1024)
+        pace.unit_s = 1.0
+        one = Lane("test", gate, pace=pace, batch_s=0.1)
+        one.start()
+        jobs = [one.submit("a")]
+        await begun(gate)
+        pace.took = lambda units, seconds: None
+        jobs += [one.submit(job, units=0.06) for job in "bcde"]
+        gate.go.set()
+        await asyncio.gather(*jobs)
+        await one.stop()
+        return gate.batches
+
+    assert asyncio.run(scene()) == [["a"], ["b", "c"], ["d", "e"]]

@@ -213,6 +213,7 @@ def test_a_folder_without_a_bundle(tmp_path):
 # -- as a process ------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
+import time
 import sys, threading
 from pathlib import Path
 from suisen.errors import SuisenError
@@ -225,10 +226,14 @@ def slow(system, queries, *others):
     if queries.users == ["slow"]:
         print("computing", flush=True)
         sys.stdin.readline()
+    if queries.users == ["stuck"]:
+        print("computing", flush=True)
+        time.sleep(600)
     return answer(system, queries, *others)
 answering.answer = slow
 try:
-    serve(Path(sys.argv[1]), port=int(sys.argv[2]), settings=Settings(deadline_s=60, drain_s=float(sys.argv[3])),
+    settings = Settings(deadline_s=60, drain_s=float(sys.argv[3]), grace_s=float(sys.argv[4]))
+    serve(Path(sys.argv[1]), port=int(sys.argv[2]), settings=settings,
           on_ready=lambda url: print(url, flush=True))
 except SuisenError as error:
     print(error, flush=True)
@@ -236,9 +241,9 @@ except SuisenError as error:
 """
 
 
-def started(place, port=0, drain_s=0.0):
+def started(place, port=0, drain_s=0.0, grace_s=30.0):
     """The server as a process; its first line is the URL, once it is ready, or the error."""
-    command = [sys.executable, "-c", SCRIPT, str(place), str(port), str(drain_s)]
+    command = [sys.executable, "-c", SCRIPT, str(place), str(port), str(drain_s), str(grace_s)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
@@ -301,7 +306,49 @@ def test_a_third_signal_waits_for_nobody(place):
             time.sleep(0.2)  # signals that are pending together are one
         until(lambda: process.poll() is not None)  # standard input is open: the request never ends
         assert running_request.exception(SECONDS) is not None
-    assert ended(process)[0] == 0
+    assert ended(process)[0] == 128 + signal.SIGINT
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_of_minutes_holds_the_end_no_longer_than_it_may(place, sig):
+    """Nothing interrupts it: neither the deadline nor a checkpoint."""
+    process, url = started(place, drain_s=0.3, grace_s=0.7)
+    with ThreadPoolExecutor(1) as pool:
+        running_request = pool.submit(fetch, f"{url}/v1/recommend/stuck")
+        assert process.stdout.readline() == "computing\n"
+        assert fetch(f"{url}/health/live")[0] == 200  # the event loop is free
+        began = time.monotonic()
+        process.send_signal(sig)
+        process.wait(SECONDS)
+        took = time.monotonic() - began
+        assert running_request.exception(SECONDS) is not None
+    code, errors = ended(process)
+    assert took < 0.3 + 0.7 + 2, errors
+    assert code == 0, errors
+    assert "recommend did not end within 0.5 s and is given up" in errors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
+def test_loading_that_does_not_end_holds_the_end_no_longer_than_it_may(place):
+    """The interpreter would wait for the thread that loads."""
+    script = (
+        "import sys, time; from pathlib import Path; from suisen.recommending import bundle; "
+        "from suisen.serving.server import serve; from suisen.serving.settings import Settings\n"
+        "def stuck(source): print('loading', flush=True); time.sleep(600)\n"
+        "bundle.load = stuck\n"
+        "serve(Path(sys.argv[1]), port=0, settings=Settings(drain_s=0.1, grace_s=0.4))"
+    )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", script, str(place)]
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    process.wait(SECONDS)
+    assert time.monotonic() - began < 0.1 + 0.4 + 2
+    code, errors = ended(process)
+    assert (code, "the server did not end within grace_s = 0.4 s and is ended" in errors) == (1, True), errors
 
 
 def refuses(url):

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from suisen.serving.lane import Lane
+from suisen.serving.pace import Pace
 from suisen.serving.problems import Refusal
 from suisen.serving.turn import Turn
 
@@ -24,14 +27,15 @@ class Work:
         return [ValueError(job) if job.startswith("bad") else job * 2 for job in jobs]
 
 
-def turned(scene, work=None, quick=lambda job: not job.startswith("slow"), **options):
+def turned(scene, work=None, quick=lambda job: not job.startswith("slow"), max_rows=1024, **options):
     """Runs a scene of a started turn; returns its work."""
     work = work or Work()
 
     async def run():
-        lane = Lane("test", work, max_rows=options.get("max_rows", 1024))
+        lane = Lane("a thread", work, max_rows=max_rows)
         lane.start()
-        await scene(Turn(work, quick, lane, **options))
+        pace = Pace("test", max_rows, options.get("deadline_s", math.inf))
+        await scene(Turn(work, lambda job, units: None if quick(job) else lane, pace, **options))
         await lane.stop()
 
     asyncio.run(run())
@@ -77,21 +81,21 @@ def test_a_call_has_its_bound_and_sockets_are_read_between_two():
     assert turned(scene, rows_per_call=3).calls == [["a", "bb"], ["c"], ["ddd"], ["e"]]
 
 
-def test_what_is_not_quick_or_larger_than_a_call_goes_to_the_lane():
+def test_what_is_not_quick_goes_to_its_lane():
     done = []
 
     async def scene(turn):
-        for job in ("slow", "a", "large" * 2):
+        for job in ("slow", "a", "slow" * 2):
             turn.submit(job, done.append)
         await settled(done, 3)
 
     work = turned(scene, rows_per_call=5)
-    assert sorted(done) == sorted(["slowslow", "aa", "large" * 4])
+    assert sorted(done) == sorted(["slowslow", "aa", "slow" * 4])
     mine = [call for call, thread in zip(work.calls, work.threads) if thread is threading.main_thread()]
     assert mine == [["a"]]
 
 
-def test_beyond_the_bound_jobs_are_refused_the_lanes_counted():
+def test_beyond_the_bound_jobs_are_refused_whatever_the_lanes_hold():
     go, begun, done = threading.Event(), threading.Event(), []
 
     def work(jobs):
@@ -103,12 +107,12 @@ def test_beyond_the_bound_jobs_are_refused_the_lanes_counted():
     async def scene(turn):
         turn.submit("slow", done.append)
         await asyncio.to_thread(begun.wait, 60)
-        turn.submit("a", done.append)
-        with pytest.raises(Refusal, match="5 queries are waiting for test; try again in a second") as refusal:
-            turn.submit("bc", done.append)
+        turn.submit("abcd", done.append)
+        with pytest.raises(Refusal, match="4 queries are waiting for test; try again in a second") as refusal:
+            turn.submit("efg", done.append)
         assert (refusal.value.code, dict(refusal.value.headers)[b"retry-after"]) == ("overloaded", b"1")
         await asyncio.sleep(0)
-        assert done == ["a"]
+        assert done == ["abcd"]
         turn.submit("b", done.append)
         go.set()
         await settled(done, 3)
@@ -116,6 +120,61 @@ def test_beyond_the_bound_jobs_are_refused_the_lanes_counted():
         await settled(done, 4)
 
     turned(scene, work, max_rows=6)
+
+
+def test_what_would_wait_too_long_is_refused_and_the_bound_follows_the_measured_time():
+    """A unit takes a millisecond here, a thousand times what is assumed before any call."""
+    done = []
+
+    def work(jobs):
+        time.sleep(0.001 * len(jobs))
+        return jobs
+
+    async def scene(turn):
+        for _ in range(400):
+            turn.submit("a", done.append, 1.0)
+        await settled(done, 400)
+        assert 0.0005 < turn.pace.unit_s < 0.01
+        taken, refused = 0, ""
+        while taken < 1_000 and not refused:
+            try:
+                turn.submit("a", done.append, 1.0)
+                taken += 1
+            except Refusal as refusal:
+                refused = str(refusal)
+        assert "queries are waiting for about" in refused
+        assert 10 < taken < 400
+        await settled(done, 400 + taken)
+
+    turned(scene, work, deadline_s=0.2, rows_per_call=2)
+
+
+def test_a_call_is_bounded_by_its_price():
+    done = []
+
+    async def scene(turn):
+        for job, units in (("a", 3.0), ("b", 4.0), ("c", 9.0), ("d", 1.0)):
+            turn.submit(job, done.append, units)
+        await settled(done, 4)
+
+    assert turned(scene, units_per_call=8.0).calls == [["a", "b"], ["c"], ["d"]]
+
+
+def test_nothing_is_computed_for_a_client_that_left():
+    done = []
+
+    class Client:
+        gone = False
+
+    async def scene(turn):
+        client = Client()
+        turn.submit("a", done.append, 0.0, client)
+        turn.submit("b", done.append)
+        client.gone = True
+        await settled(done, 2)
+
+    assert turned(scene).calls == [["b"]]
+    assert (done[0], done[1].code) == ("bb", "malformed_request")
 
 
 def test_a_job_whose_time_has_passed_is_refused_and_not_computed():
@@ -175,5 +234,5 @@ def test_every_job_is_answered_once_whatever_comes_together(jobs, rows_per_call)
     work = turned(scene, quick=lambda job: job[0] != "s", rows_per_call=rows_per_call)
     assert sorted(done) == [(place, job * 2) for place, job in enumerate(jobs)]
     mine = [call for call, thread in zip(work.calls, work.threads) if thread is threading.main_thread()]
-    assert all(sum(map(len, call)) <= rows_per_call for call in mine)
-    assert [job for call in mine for job in call] == [j for j in jobs if j[0] != "s" and len(j) <= rows_per_call]
+    assert all(sum(map(len, call)) <= rows_per_call or len(call) == 1 for call in mine)
+    assert [job for call in mine for job in call] == [job for job in jobs if job[0] != "s"]

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from suisen.checkpoint import checkpoint
 from suisen.data.batch import Candidates
 from suisen.data.ids import RawId, in_one_type
 from suisen.data.ragged import Ragged, offsets_of
@@ -62,6 +63,7 @@ def answer(
     dense = dense_queries(system.store, queries, options.at, recent)
     able = answerable(dense, system.abilities)
     ended("rows", began)
+    checkpoint()
     if options.unknown == "error" and not bool(able.all()):
         at = int((~able).nonzero()[0])
         raise refusal(queries, dense, at, system.name, system.abilities)

@@ -48,11 +48,11 @@ def _meets(name: str, values: pl.Series, wanted: Any, separator: str | None) -> 
     if values.dtype.is_numeric():
         return values.cast(pl.Float64).is_in([_number(name, value) for value in asked]).fill_null(value=False)
     rows = _texts(values, separator)
-    held = rows.explode().drop_nulls().unique()
+    held = set(rows.explode().drop_nulls().to_list())
     texts = [str(value).lower() if values.dtype == pl.Boolean else str(value) for value in asked]
     for text in texts:
         if text not in held:
-            raise unknown(f"where: {name}", text, held.sort().to_list())
+            raise unknown(f"where: {name}", text, sorted(held))
     return pl.select(rows.list.eval(pl.element().is_in(texts)).list.any()).to_series().fill_null(value=False)
 
 

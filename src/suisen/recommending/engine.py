@@ -3,6 +3,7 @@
 It is what training makes lists with, what the evaluation ranks with, and what the server runs.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from suisen.checkpoint import checkpoint
 from suisen.data.batch import Candidates, Contexts
 from suisen.data.ragged import Ragged
 from suisen.models.contract import Model, Net, Ranker, Retriever
@@ -27,6 +29,9 @@ PAIR = ("retrieval_score", "retrieval_rank")
 """Features of a (context, candidate) pair that a ranker is given: see ``pair_features``."""
 CONTEXTS_PER_CHUNK = 256
 """Contexts ranked together: 256 × 500 candidates of 80 floats are 41 MB."""
+SCORES_PER_CHUNK, HISTORY_PER_CHUNK = 2**22, 2**14
+"""Fewer of them where a first stage without vectors scores the whole catalogue: so many scores, and so many items of
+their histories, take tens of milliseconds, after which a computation may be broken off."""
 
 
 def pair_features(scores: Tensor, known: Tensor) -> Tensor:
@@ -175,12 +180,14 @@ class Engine:
         With ``diversity`` > 0 the order is that of maximal marginal relevance and scores may rise along it.
         """
         ids, values = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
-        for rows in torch.arange(len(contexts)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
+        for rows in self._chunks(contexts):
+            checkpoint()
             part = contexts.take(rows)
             n = max(k, self.candidates) if self.states is not None or diversity > 0 else k
             began = perf_counter()
             found, scores = self.retrieve(part, n, filters.take(rows))
             began = ended("retrieve", began)
+            checkpoint()
             if self.states is not None:
                 found, scores = self.rerank(part, found, scores)
                 began = ended("rank", began)
@@ -196,7 +203,8 @@ class Engine:
         if self.plan is None or diversity > 0 or k > self.plan.most:
             return self.lists(contexts, k, filters, diversity)
         ids, values = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
-        for rows in torch.arange(len(contexts)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
+        for rows in self._chunks(contexts):
+            checkpoint()
             part = filters.take(rows)
             began = perf_counter()
             found, scores = self.plan.lists(self.plan.prepare(contexts.take(rows)), k, part.exclude, part.among)
@@ -217,7 +225,8 @@ class Engine:
         if self.states is None:
             return self.first.score(contexts, candidates)
         out = torch.full(candidates.items.shape, -torch.inf)
-        for rows in torch.arange(len(contexts)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
+        for rows in self._chunks(contexts):
+            checkpoint()
             part, items = contexts.take(rows), candidates.items[rows]
             first = self.first.score(part, Candidates(items))
             first = torch.where(items > 0, first, -torch.inf)
@@ -226,6 +235,17 @@ class Engine:
             ranked = self._ranked(part, ids, first.gather(1, order))
             out[rows] = torch.empty_like(ranked).scatter_(1, order, ranked)  # back where the candidates stood
         return out
+
+    def _chunks(self, contexts: Contexts) -> Iterator[Tensor]:
+        """The numbers of the contexts, those together that are ranked together."""
+        rows = torch.arange(len(contexts))
+        if self.index is not None:
+            yield from rows.split(CONTEXTS_PER_CHUNK)  # type: ignore[no-untyped-call]
+            return
+        most = max(1, min(CONTEXTS_PER_CHUNK, SCORES_PER_CHUNK // len(self.allowed)))
+        alike = torch.bincount(contexts.history.lengths.cumsum(0) // HISTORY_PER_CHUNK)  # rising, so each is a stretch
+        for part in rows.split(alike.tolist()):  # type: ignore[no-untyped-call]
+            yield from part.split(most)
 
     def _ranked(self, contexts: Contexts, ids: Tensor, scores: Tensor) -> Tensor:
         """(B, C) the ranker's scores of lists in retrieval order; -inf on padding."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from suisen.arguments import choice, is_table, listed, real, shown, whole
+from suisen.checkpoint import checkpoint
 from suisen.data.batch import Contexts, Features, joined
 from suisen.data.durations import instant
 from suisen.data.ids import DenseIds, RawId
@@ -26,7 +27,7 @@ UnknownPolicy = Literal["error", "popular", "skip"]
 POLICIES: tuple[UnknownPolicy, ...] = ("error", "popular", "skip")
 MAX_ITEMS = 10_000
 """Most items per list: beyond it a recommendation is an export of the catalogue."""
-CELLS_PER_CHUNK = 2**22
+CELLS_PER_CHUNK = 2**20
 """Places of popular lists that are looked at together."""
 
 
@@ -394,6 +395,7 @@ def popular_lists(store: Store, filters: Filters, k: int) -> tuple[Tensor, Tenso
     chunk = max(1, CELLS_PER_CHUNK // max(1, head.numel()))
     ids = [torch.zeros((0, k), dtype=torch.int64)]
     for rows in torch.arange(len(filters.exclude)).split(chunk):  # type: ignore[no-untyped-call]
+        checkpoint()
         gone = filters.exclude.take(rows).holds(head.expand(len(rows), -1))
         best = gone.long().argsort(dim=1, stable=True)[:, :k]
         found = torch.where(gone.gather(1, best), 0, head[best])

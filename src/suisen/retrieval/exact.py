@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from suisen.checkpoint import checkpoint
 from suisen.parameters import parameters
 from suisen.retrieval.checks import CheckedSearch, StoredVectors, checked_search, checked_vectors
 from suisen.retrieval.contract import Bools, Excluded, Floats, Index, Ints
@@ -116,6 +117,7 @@ def _scan_items(vectors: Tensor, queries: Tensor, k: int, gone: tuple[Ints, Ints
     """(b, at most k) sorted keys of (b, d) queries; ``gone``: (rows, positions) of what each of them excludes."""
     best: Keys | None = None
     for start in range(0, len(vectors), ITEMS_PER_TILE):
+        checkpoint()
         tile = vectors[start : start + ITEMS_PER_TILE]
         scores = queries @ tile.T  # (b, w)
         if masked is not None:

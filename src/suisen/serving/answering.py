@@ -23,16 +23,17 @@ from suisen.recommending.states import VisitorRows
 from suisen.recommending.system import System
 from suisen.recommending.users import RecentEvents
 from suisen.serving.event_log import LoggedEvent
-from suisen.serving.messages import Answer, Item, Query, Ranked, RankQuery, microseconds
+from suisen.serving.messages import LIST_ITEMS, Answer, Item, Query, Ranked, RankQuery, microseconds
 from suisen.serving.meter import Meter
+from suisen.serving.pricing import Prices
 from suisen.serving.problems import Refusal
 from suisen.serving.settings import ROW_BYTES, STATE_BYTES
 
 G = TypeVar("G")
-QUICK_QUERIES = 60
-"""Most queries of a job that is computed in the event loop: what one call of the kernels takes together."""
-LIST_ITEMS = 100_000
-"""Most items of all lists of an answer: about 8 MB of JSON."""
+QUICK_QUERIES, QUICK_UNITS = 60, 20_000.0
+"""Most queries, and the highest price, of a job that is computed in the event loop: what one call of the kernels takes
+together, and 20 ms."""
+LESS = "ask for fewer queries or items in one request, for shorter histories, or without diversity"
 POLICY_MEND = "or pass unknown='popular' or unknown='skip'", 'or send "unknown": "popular" or "skip"'
 """The library's mend, and how it is written over HTTP."""
 
@@ -45,6 +46,8 @@ class Recommend:
     options: RecommendOptions
     first: int = 0
     """Number of the first of them in the request, of which they may be a part."""
+    large: bool = False
+    """Whether the request is a batch, which small ones never wait for."""
 
     def __post_init__(self) -> None:
         check_items(len(self.queries), self.options.k)
@@ -57,7 +60,9 @@ def check_items(queries: int, k: int) -> None:
     """Refuses more items in one answer than ``LIST_ITEMS``."""
     if queries * k > LIST_ITEMS:
         size = f"k = {k:,} for {queries:,} queries"
-        raise Refusal("invalid_value", f"{size} is more than {LIST_ITEMS:,} items; ask for fewer in one request")
+        raise Refusal(
+            "invalid_value", f"{size} is more than {LIST_ITEMS:,} items; ask for fewer in one request", reason="limit"
+        )
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ class Answering:
         """What the plan needs of those who ask; None without a plan."""
         if system.engine.plan is not None:
             self.visitors = VisitorRows(system, self.recent, row_bytes)
+        self.prices = Prices(system)
         self.meter: Meter | None = None
         """What counts its answers, where they are counted."""
         self.version = system.version or f"{system.name.replace(' ', '')}-unsaved"
@@ -130,12 +136,42 @@ class Answering:
             [event.session_id for event in events],
         )
 
-    def quick(self, job: Job) -> bool:
-        """Whether a job may be computed in the event loop: the plan answers it, and it is short."""
+    def price(self, job: Job, most: float) -> float:
+        """Units that a job costs.  Refuses it (422) where they are above ``most``."""
+        if isinstance(job, Recommend):
+            units = self.prices.lists(job.queries, job.options)
+        else:
+            units = self.prices.rank(job.queries) if isinstance(job, Rank) else self.prices.similar(job.k)
+        if units > most:
+            raise Refusal(
+                "too_expensive", f"{self._factors(job)}: {units:,.0f} units of price are above {most:,}; {LESS}"
+            )
+        return units
+
+    def _factors(self, job: Job) -> str:
+        """What a job's price is made of, in words."""
+        if isinstance(job, Similar):
+            return f"k = {job.k:,}, {len(self._raw):,} items"
+        said = [f"{len(job.queries):,} queries"]
+        if (brought := sum(len(query.history or ()) for query in job.queries)) > 0:
+            said.append(f"histories of {brought:,} items")
+        if isinstance(job, Rank):
+            return ", ".join([*said, f"{sum(len(query.items) for query in job.queries):,} items to rank"])
+        options = job.options
+        said.append(f"max(k, candidates) = {self.prices.ranked(options):,}")
+        if options.diversity > 0:
+            said.append(f"diversity over k × candidates = {options.k:,} × {self.prices.ranked(options):,}")
+        if options.where:
+            said.append(f"{len(options.where)} conditions of where over {len(self._raw):,} items")
+        return ", ".join(said)
+
+    def quick(self, job: Job, units: float) -> bool:
+        """Whether a job of a price may be computed in the event loop: the plan answers it, and it is short."""
         plan = self.system.engine.plan
-        if plan is None or not plan.quick or not isinstance(job, Recommend):
+        if plan is None or not plan.quick or not isinstance(job, Recommend) or job.large:
             return False
-        return len(job.queries) <= QUICK_QUERIES and planned(self.system.engine, job.options)
+        short = len(job.queries) <= QUICK_QUERIES and units <= QUICK_UNITS
+        return short and planned(self.system.engine, job.options)
 
     def work(self, jobs: list[Job]) -> list[Result | Exception]:
         """One result or error per job, in any thread.  Queries that can be are one call, whichever jobs they belong to:

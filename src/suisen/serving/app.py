@@ -16,6 +16,7 @@ from suisen.serving.contract import Endpoint
 from suisen.serving.dispatch import Dispatch
 from suisen.serving.endpoints import ENDPOINTS
 from suisen.serving.exchange import Exchange, Reply, check_size
+from suisen.serving.lane import STOP_S
 from suisen.serving.meter import Meter
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
@@ -60,6 +61,7 @@ class App:
         """Starts the lanes and, in the background, loading."""
         self.opened = asyncio.Event()
         self.service.lane.start()
+        self.service.large.start()
         self.service.journal.start()
         self.service.quality.start()
         self._opening = asyncio.create_task(self._open())
@@ -96,12 +98,12 @@ class App:
             self.service.state = "draining"
             self.service.telemetry.ready.set(0)
 
-    async def stop(self) -> None:
-        """Finishes what was taken in and closes the logs."""
+    async def stop(self, within_s: float = STOP_S) -> None:
+        """Finishes what was taken in and closes the logs; what computes for longer than ``within_s`` is left alone."""
         self.drain()
-        await self._opening
+        await asyncio.wait([self._opening], timeout=within_s)
         await asyncio.to_thread(self.service.quality.stop)
-        await self.service.lane.stop()
+        await asyncio.gather(self.service.lane.stop(within_s), self.service.large.stop(within_s))
         await self.service.journal.stop()
         if self.service.users is not None:
             await self.service.users.stop()

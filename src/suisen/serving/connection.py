@@ -122,6 +122,8 @@ class Connection(asyncio.Protocol):
         if not self._left and (self._owing or self._reading is not IDLE):
             self._front.telemetry.disconnected.inc()
         self._left = self._last = True
+        if self._answering is not None:
+            self._answering.exchange.gone = True
         self._waiting.clear()
         self._rest = b""
         self._front.forget(self, self._address)

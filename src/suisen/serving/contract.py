@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -29,7 +30,7 @@ Handler = Callable[[Service, Exchange, M], Awaitable[Struct | Reply] | Pending]
 QUERY_STRING: tuple[Code, ...] = ("malformed_request", "unknown_field", "invalid_value")
 BODY: tuple[Code, ...] = (*QUERY_STRING, "malformed_json", "too_large", "unsupported_media_type")
 LOADED: tuple[Code, ...] = ("not_ready", "internal")
-COMPUTING: tuple[Code, ...] = ("overloaded", "deadline_exceeded")
+COMPUTING: tuple[Code, ...] = ("overloaded", "deadline_exceeded", "too_expensive")
 """Problems of a handler that returns Pending or calls ``Service.compute``."""
 
 
@@ -70,6 +71,11 @@ class Endpoint(Generic[M]):
     """Reads the header ``Idempotency-Key``."""
     example: M | None = None
     """A message for the description and the contract tests; None: one without any field."""
+
+    @cached_property
+    def computes(self) -> bool:
+        """Whether it asks the model, so that it is refused where too much waits for that."""
+        return "overloaded" in self.codes
 
     @property
     def operation(self) -> str:

@@ -64,6 +64,8 @@ class Dispatch:
                 guard.check(exchange, endpoint.scope)
             if endpoint.needs_bundle:
                 self.service.loaded()
+                if endpoint.computes:
+                    self.service.check_room()
             if endpoint.method == "POST":
                 if exchange.query_string:
                     decode_params(exchange.query_string, NoParams)
@@ -76,7 +78,13 @@ class Dispatch:
 
     def refused(self, exchange: Exchange, error: Exception) -> Reply:
         """The problem document that an error becomes, counted."""
-        return self._counted(exchange, Reply.refused(_refusal(error), exchange.request_id))
+        return self._counted(exchange, self._problem(exchange, error))
+
+    def _problem(self, exchange: Exchange, error: Exception) -> Reply:
+        refusal = _refusal(error)
+        if refusal.reason:
+            self.service.telemetry.refused.labels(refusal.reason).inc()
+        return Reply.refused(refusal, exchange.request_id)
 
     def _preflight(self, exchange: Exchange, asked: Preflight) -> Reply:
         cors = self.service.guard.cors
@@ -96,7 +104,10 @@ class Dispatch:
             outcome = endpoint.handler(self.service, exchange, _message(endpoint, exchange, body))
             if isinstance(outcome, Pending):
                 self.service.submit(
-                    exchange.slot, outcome.job, partial(self._worked, exchange, endpoint, outcome.answer, done)
+                    exchange.slot,
+                    outcome.job,
+                    partial(self._worked, exchange, endpoint, outcome.answer, done),
+                    exchange,
                 )
                 return
         except Exception as error:
@@ -137,7 +148,7 @@ class Dispatch:
     ) -> None:
         """Makes the reply, counts it and hands it over."""
         if isinstance(outcome, Exception):
-            reply = Reply.refused(_refusal(outcome), exchange.request_id)
+            reply = self._problem(exchange, outcome)
         else:
             reply = outcome if isinstance(outcome, Reply) else self._encoded(outcome, endpoint.status)
         self.service.telemetry.in_flight.dec()

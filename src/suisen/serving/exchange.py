@@ -52,6 +52,7 @@ class Exchange:
         "_odd_id",
         "added",
         "address",
+        "gone",
         "headers",
         "key",
         "marks",
@@ -85,6 +86,8 @@ class Exchange:
         """The percent-encoded last segment, where the route has one."""
         self.slot: Slot
         """What answers it, from first to last; set where the endpoint needs a bundle, before its handler is called."""
+        self.gone = False
+        """Its client is not there any more: nothing is computed for it."""
         self.headers = headers
         self.address = address
         self.route = UNMATCHED

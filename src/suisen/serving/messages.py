@@ -11,11 +11,16 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from suisen.recommending.queries import MAX_ITEMS, RecommendOptions, UnknownPolicy
+from suisen.serving.problems import Refusal
 
 HISTORY = 10_000
 """Most items of a history, of ``exclude`` and of ``among``."""
 RANKED = 1_000
 """Most items that one query has ranked."""
+DIVERSE = 500
+"""Most items of a list with diversity."""
+LIST_ITEMS = 100_000
+"""Most items of all lists of an answer: about 8 MB of JSON."""
 DEFAULTS = RecommendOptions()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """No time of a message is earlier."""
@@ -27,13 +32,29 @@ Id = Text | Whole
 """A raw id as the event log had it; 7 and "7" name the same."""
 Feature = str | Whole | float | bool | None | list[str | Whole | float]
 Ids = Annotated[list[Id], Meta(max_length=HISTORY)]
-K = Annotated[int, Meta(ge=1, le=MAX_ITEMS, description="Items per list; fewer come only where fewer are allowed.")]
+K = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=MAX_ITEMS,
+        description="Items per list; fewer come only where fewer are allowed.  Queries × k is at most "
+        f"{LIST_ITEMS:,}; with diversity above 0, k is at most {DIVERSE}; and what the request costs is at most the "
+        "server's max_price (code too_expensive).",
+    ),
+]
 Zoned = Annotated[datetime, Meta(tz=True)]
 Policy = Annotated[
     UnknownPolicy,
     Meta(description="What a query gets that the model cannot answer: a refusal, the popular list, or an empty list."),
 ]
-Diversity = Annotated[float, Meta(ge=0, le=1, description="0: by score alone; towards 1: lists of unlike items.")]
+Diversity = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=1,
+        description=f"0: by score alone; towards 1: lists of unlike items, for which k is at most {DIVERSE}.",
+    ),
+]
 
 Precise = Annotated[
     bool,
@@ -93,6 +114,9 @@ class ListOptions(Message, frozen=True, kw_only=True):
 
     def options(self, **others: Any) -> RecommendOptions:
         """These fields and others as the recommender takes them."""
+        if self.diversity > 0 and self.k > DIVERSE:
+            asked = f"k = {self.k:,} with diversity = {self.diversity:g}"
+            raise Refusal("invalid_value", f"{asked} must be at most {DIVERSE}; ask for fewer items", reason="limit")
         mine = _plain(self.k, self.exclude_seen, self.unknown, self.diversity, self.precise)
         return replace(mine, **others) if others else mine
 

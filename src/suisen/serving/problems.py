@@ -1,5 +1,6 @@
 """Refusals: every answer that is no success is a problem document (RFC 9457) with a stable code."""
 
+import math
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated
@@ -17,6 +18,8 @@ class ProblemType:
     title: str
     retry: bool = False
     """Whether the same request may succeed in a second."""
+    reason: str = ""
+    """What it is counted by as a request that was not computed (``suisen_refused_total``)."""
 
 
 PROBLEM_TYPES = {
@@ -37,10 +40,13 @@ PROBLEM_TYPES = {
     "id_reused": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "An id was used for something else"),
     "unanswerable": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "The model cannot answer this query"),
     "rate_limited": ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
+    "too_expensive": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "The request costs too much", reason="price"),
     "internal": ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed"),
     "not_ready": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "The server is not ready", retry=True),
-    "overloaded": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait", retry=True),
-    "deadline_exceeded": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "The answer would have come too late", retry=True),
+    "overloaded": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait", retry=True, reason="queue"),
+    "deadline_exceeded": ProblemType(
+        HTTPStatus.SERVICE_UNAVAILABLE, "The answer would have come too late", retry=True, reason="deadline"
+    ),
     "log_unavailable": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "The event log cannot be written", retry=True),
 }
 """By code, which is what programs may rely on: codes are added, never renamed."""
@@ -61,10 +67,21 @@ class Problem(msgspec.Struct, frozen=True):
 class Refusal(Exception):
     """Ends a request with a problem document; ``detail`` names the field, the value and the mend."""
 
-    def __init__(self, code: Code, detail: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    def __init__(
+        self,
+        code: Code,
+        detail: str,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+        *,
+        retry_s: float = 1.0,
+        reason: str = "",
+    ) -> None:
+        """``retry_s``: when it may succeed, sent in whole seconds, 1 or more; ``reason``: in place of the code's."""
         super().__init__(detail)
-        self.code, self.detail = code, one_line(detail)
-        self.headers = (*headers, (b"retry-after", b"1")) if PROBLEM_TYPES[code].retry else headers
+        self.code, self.detail, self.headers = code, one_line(detail), headers
+        self.reason = reason or PROBLEM_TYPES[code].reason
+        if PROBLEM_TYPES[code].retry:
+            self.headers = (*headers, (b"retry-after", b"%d" % max(1, math.ceil(retry_s))))
 
     @property
     def status(self) -> int:

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import gc
+import logging
+import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +29,11 @@ from suisen.serving.telemetry import configure_logging
 
 SIGHUP = getattr(signal, "SIGHUP", 0)
 """Windows has none."""
+logger = logging.getLogger("suisen.serving")
+LEAST_S = 0.5
+"""Least seconds for what is computed to end, once no request waits for it."""
+LATE_S = 1.0
+"""Seconds beyond ``drain_s`` and ``grace_s`` after which the process ends whatever its threads still do."""
 TICK_S = 0.25
 """Seconds between two looks at what siblings wrote and at what is watched, where no request makes the server look."""
 
@@ -67,9 +75,11 @@ class Running:
         self._thread.start()
 
     def stop(self) -> None:
-        """Lets running requests finish, closes the port and the logs, and returns when that is done."""
+        """Lets running requests finish, closes the port and the logs, and returns when that is done, or its time is up:
+        ``grace_s`` and a second.
+        """
         self._server.close()
-        self._thread.join()
+        self._thread.join(self.app.service.settings.grace_s + LATE_S)
 
 
 def start_in_thread(
@@ -130,16 +140,22 @@ class Server:
         self.may_open: Callable[[], Awaitable[socket.socket]] | None = None
         """Asked for the socket when the bundle is loaded, where there is none before."""
         self.on_ready: Callable[[str], None] = lambda url: None
+        self._ended = threading.Event()
         self.opened = threading.Event()
         """Set when loading has ended, one way or the other."""
         self._front = AsgiFront(app) if app.service.settings.front == "asgi" else Front(app)
         self._loop = _new_loop()
-        self._leave, self._close, self._force = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._leave, self._close = asyncio.Event(), asyncio.Event()
+        self._signals = 0
+        self._process = threading.current_thread() is threading.main_thread()
+        """Whether the process is this server's own, so that signals reach it and it may end the process."""
 
     def run(self) -> None:
         """Serves until a signal, or ``close``, has ended it.  Signals are heard where this is the main thread."""
+        self._process = threading.current_thread() is threading.main_thread()
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner, _heard(self._signalled):
             runner.run(self._live())
+        self._ended.set()
 
     def close(self) -> None:
         """Ends the server as SIGINT does; from any thread."""
@@ -159,19 +175,30 @@ class Server:
             self._loop.call_soon_threadsafe(call, *given)
 
     def _signalled(self, sig: int) -> None:
+        """In the handler of the signal, which runs whatever the event loop and other threads do."""
         if sig == SIGHUP:
             self.soon(self.app.service.journal.tend)
-        else:
-            self.soon(self._end, sig)
+            return
+        self._signals += 1
+        if self._process and self._signals >= 3:
+            os._exit(128 + sig)
+        self.soon(self._end, sig)
 
     def _end(self, sig: int) -> None:
-        """SIGTERM drains first; SIGINT, or a second signal, closes at once; a third waits for nobody."""
+        """SIGTERM drains first; SIGINT, or a second signal, closes at once; a third ended the process."""
         self.app.drain()
-        if self._close.is_set():
-            self._force.set()
-        elif sig != signal.SIGTERM or self._leave.is_set():
+        if self._process and not self._leave.is_set():
+            threading.Thread(target=self._give_up, name="suisen-end", daemon=True).start()
+        if sig != signal.SIGTERM or self._leave.is_set():
             self._close.set()
         self._leave.set()
+
+    def _give_up(self) -> None:
+        """Ends the process where a thread, of ours or of the interpreter, does not end in time."""
+        settings = self.app.service.settings
+        if not self._ended.wait(settings.drain_s + settings.grace_s + LATE_S):
+            logger.error("the server did not end within grace_s = %g s and is ended", settings.grace_s)
+            os._exit(1)
 
     async def _live(self) -> None:
         settings = self.app.service.settings
@@ -182,11 +209,10 @@ class Server:
             await asyncio.wait_for(self._close.wait(), settings.drain_s)
         self._close.set()
         begun.cancel()
+        until = time.monotonic() + settings.grace_s
         if self._started:
-            stopping = [asyncio.create_task(one) for one in (self._front.stop(), self._force.wait())]
-            await asyncio.wait(stopping, return_when=asyncio.FIRST_COMPLETED)
-        if not self._force.is_set():
-            await self.app.stop()
+            await self._front.stop()
+        await self.app.stop(max(LEAST_S, until - time.monotonic()))
 
     async def _start(self, listening: socket.socket) -> None:
         self._started = True

@@ -7,11 +7,12 @@ from functools import cache, partial
 from typing import Literal
 
 from suisen.errors import InputError
-from suisen.serving.answering import Answering, Job, Result, times_of
+from suisen.serving.answering import QUICK_UNITS, Answering, Job, Result, times_of
 from suisen.serving.event_log import FileLog, LoggedEvent
 from suisen.serving.guard import Guard
 from suisen.serving.journal import Journal
-from suisen.serving.lane import Lane
+from suisen.serving.lane import HERE, Asker, Lane
+from suisen.serving.pace import Pace
 from suisen.serving.problems import Refusal
 from suisen.serving.quality import Quality
 from suisen.serving.repeats import Repeats
@@ -23,6 +24,10 @@ from suisen.serving.stores.stage import SharedUsers, shared_users
 from suisen.serving.telemetry import Telemetry
 from suisen.serving.turn import Turn
 
+LARGE_UNITS = 50_000.0
+"""Price from which a job goes to the lane of large ones: 50 ms, which small ones need not wait for."""
+BATCH = 0.1
+"""Share of the deadline that a batch of a lane may take: what comes meanwhile waits for it."""
 State = Literal["loading", "ready", "draining", "failed"]
 
 
@@ -39,18 +44,16 @@ class Service:
         self._siblings = _siblings(group, logs)
         self.guard = Guard(settings, self.telemetry, group)
         self.journal = Journal(logs, self.telemetry, _repeats(settings, logs, self._siblings))
-        self.lane: Lane[Bound, Result] = Lane(
-            "recommend", self._work, max_rows=settings.max_queries, rows_per_batch=settings.queries_per_batch
-        )
-        self._turn = Turn(
+        self.lane, self.large = self._lane("recommend"), self._lane("large")
+        self._turn: Turn[Bound, Result] = Turn(
             self._work,
-            lambda bound: bound.quick,
-            self.lane,
-            max_rows=settings.max_queries,
+            self._lane_of,
+            self._pace("the event loop"),
             rows_per_call=settings.queries_per_turn,
+            units_per_call=QUICK_UNITS,
             deadline_s=settings.deadline_s,
+            on_wait=self.telemetry.queue_wait.labels("turn").observe,
         )
-        self.telemetry.watch(self.lane)
         self.slot: Slot | None = None
         """What answers now; None before the first bundle is loaded."""
         self.users: SharedUsers | None = shared_users(settings, self.telemetry)
@@ -83,22 +86,51 @@ class Service:
         reasons = {"loading": "the bundle is being loaded", "draining": "the server is closing"}
         return Refusal("not_ready", reasons.get(self.state, f"the bundle is not served: {self.failure}"))
 
-    def submit(self, slot: Slot, job: Job, done: Callable[[Result | Exception], None]) -> None:
+    def _pace(self, name: str) -> Pace:
+        """What bounds one queue."""
+        return Pace(name, self.settings.max_queries, self.settings.deadline_s, self.settings.max_wait)
+
+    def _lane(self, name: str) -> Lane[Bound, Result]:
+        """A thread for what the event loop does not compute."""
+        lane: Lane[Bound, Result] = Lane(
+            name,
+            self._work,
+            rows_per_batch=self.settings.queries_per_batch,
+            pace=self._pace(name),
+            batch_s=self.settings.deadline_s * BATCH,
+            on_wait=self.telemetry.queue_wait.labels(name).observe,
+        )
+        self.telemetry.watch(lane)
+        return lane
+
+    def _lane_of(self, bound: Bound, units: float) -> Lane[Bound, Result] | None:
+        """Where a job is computed: None for the event loop."""
+        if bound.quick(units):
+            return None
+        return self.large if units > LARGE_UNITS or bound.large else self.lane
+
+    def check_room(self) -> None:
+        """Refuses (503) before a body is read where most of what comes would be."""
+        plan = None if self.slot is None else self.slot.answering.system.engine.plan
+        (self._turn if plan is not None and plan.quick else self.lane).pace.check()
+
+    def submit(self, slot: Slot, job: Job, done: Callable[[Result | Exception], None], asker: Asker = HERE) -> None:
         """Computes a job by a slot, with what comes beside it; ``done`` takes the result or the error: 503 where it
         would be late.
 
-        Refuses it (503) at once where too much waits.
+        Refuses it at once where it costs too much (422) and where too much waits (503).
         """
-        go = partial(self._turn.submit, Bound(slot, job))
+        units = slot.answering.price(job, self.settings.max_price)
+        go = partial(self._turn.submit, Bound(slot, job), units=units, asker=asker)
         if self.users is None:
             go(done)
         else:
             self.users.before(slot.answering, job, done, go)
 
-    async def compute(self, slot: Slot, job: Job) -> Result:
+    async def compute(self, slot: Slot, job: Job, asker: Asker = HERE) -> Result:
         """``submit`` for handlers that wait for several results."""
         answer: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
-        self.submit(slot, job, lambda result: None if answer.done() else answer.set_result(result))
+        self.submit(slot, job, lambda result: None if answer.done() else answer.set_result(result), asker)
         result = await answer
         if isinstance(result, Exception):
             raise result

@@ -19,8 +19,15 @@ class Settings:
 
     deadline_s: Seconds = 1.0
     """Seconds until a request that has no answer yet is refused with 503."""
-    max_queries: Count = 1024
-    """Most queries that wait or are computed; further ones are refused with 503."""
+    max_wait: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False, strict=True)] = 0.5
+    """Share of that time that may pass before a request is computed: one that would wait longer is refused with 503 at
+    once."""
+    max_queries: Count = 8192
+    """Most queries that wait or are computed, in the event loop and on each thread; further ones are refused with
+    503."""
+    max_price: Count = 2_000_000
+    """Most units of price of a request, or of a query of a batch; one above it is refused with 422.  A unit is about a
+    microsecond of one core."""
     queries_per_batch: Count = 256
     """Most queries per call of the model on the thread beside the event loop."""
     queries_per_turn: Count = 60

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from suisen.serving.answering import Answering, Job, Result
+from suisen.serving.answering import Answering, Job, Recommend, Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +35,14 @@ class Bound:
         """Queries."""
         return len(self.job)
 
+    def quick(self, units: float) -> bool:
+        """Whether it may be computed in the event loop, at its price."""
+        return self.slot.answering.quick(self.job, units)
+
     @property
-    def quick(self) -> bool:
-        """Whether it may be computed in the event loop."""
-        return self.slot.answering.quick(self.job)
+    def large(self) -> bool:
+        """Whether it is part of a batch."""
+        return isinstance(self.job, Recommend) and self.job.large
 
 
 def work(given: Sequence[Bound]) -> Sequence[Result | Exception]:

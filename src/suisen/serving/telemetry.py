@@ -87,7 +87,10 @@ class Telemetry(Metrics):
         counters = self.counters
         self._waiting = self.gauges("suisen_queue_length", "Jobs that no worker has taken yet.", ["lane"])
         self.queue_wait = self.histograms(
-            "suisen_queue_wait_seconds", "Time from a job's arrival to its computation.", ["lane"], STAGE_SECONDS
+            "suisen_queue_wait_seconds",
+            "Time from a job's arrival to its computation; in the event loop (turn) of the first job of each call.",
+            ["lane"],
+            STAGE_SECONDS,
         )
         self.batch_rows = self.histograms("suisen_batch_rows", "Queries per call of the model.", [], ROWS).labels()
         self.stages = self.histograms(

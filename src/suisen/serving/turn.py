@@ -1,24 +1,28 @@
 """Batching without waiting: the quick jobs of one turn of the event loop are one call of the work.
 
-What a turn reads from all sockets is taken up at its end, at most ``rows_per_call`` rows a call and one call a turn, so
-that sockets are read between calls; nothing waits for a batch to fill.  Jobs that are not quick, or alone larger than a
-call, go to a lane's thread, so the work may run in both at once.
+What a turn reads from all sockets is taken up at its end, at most ``rows_per_call`` rows and ``units_per_call`` of
+price a call and one call a turn, so that sockets are read between calls; nothing waits for a batch to fill.  Other jobs
+go to a lane's thread, large ones to a lane of their own, so the work may run in several threads at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple
 
-from suisen.serving.lane import J, Lane, R, Work, late, overloaded
+from suisen.serving.lane import HERE, Asker, J, Lane, R, Work
+from suisen.serving.pace import Pace, gone, late
 
 
 class _Ticket(NamedTuple, Generic[J, R]):
     job: J
+    units: float
     done: Callable[[R | Exception], None]
+    asker: Asker
     until: float
     """Time by ``time.monotonic`` after which it is not computed any more."""
 
@@ -29,43 +33,44 @@ class Turn(Generic[J, R]):
     def __init__(
         self,
         work: Work[J, R],
-        quick: Callable[[J], bool],
-        lane: Lane[J, R],
+        lane_of: Callable[[J, float], Lane[J, R] | None],
+        pace: Pace,
         *,
-        max_rows: int = 1024,
         rows_per_call: int = 60,
+        units_per_call: float = math.inf,
         deadline_s: float = 1.0,
+        on_wait: Callable[[float], object] = lambda seconds: None,
     ) -> None:
-        """``quick``: whether a job may be computed in the event loop; ``max_rows``: most rows that wait or are worked
-        on, the lane's with them.
+        """``lane_of``: the lane of a job by its price; None: it is computed in the event loop.  ``on_wait`` hears how
+        long the first job of each call waited.
         """
-        self._work, self._quick, self._lane = work, quick, lane
-        self._max_rows, self._rows_per_call, self._deadline_s = max_rows, rows_per_call, deadline_s
+        self._work, self._lane_of, self.pace = work, lane_of, pace
+        self._rows_per_call, self._units_per_call = rows_per_call, units_per_call
+        self._deadline_s, self._on_wait = deadline_s, on_wait
         self._waiting: deque[_Ticket[J, R]] = deque()
-        self._rows = 0
         self._due = False
+        self._running: tuple[float, float] | None = None
+        """(price of the last call, when it began), where something waited behind it."""
 
-    def submit(self, job: J, done: Callable[[R | Exception], None]) -> None:
-        """Takes a job in; ``done`` takes its result or its error.
+    def submit(self, job: J, done: Callable[[R | Exception], None], units: float = 0.0, asker: Asker = HERE) -> None:
+        """Takes a job of a price in; ``done`` takes its result or its error.
 
-        Refuses it (503) where too many rows are held already; a job alone is always taken.
+        Refuses it (503) where what is held would take too long; a job alone is always taken.
         """
-        rows, held = len(job), self._rows + self._lane.held
-        if held and held + rows > self._max_rows:
-            raise overloaded(held, self._lane.name)
-        if rows > self._rows_per_call or not self._quick(job):
-            answer = self._lane.submit(job, self._deadline_s)
+        lane = self._lane_of(job, units)
+        if lane is not None:
+            answer = lane.submit(job, self._deadline_s, units, asker)
             answer.add_done_callback(lambda made: done(made.exception() or made.result()))  # type: ignore[arg-type]
             return
-        self._waiting.append(_Ticket(job, done, time.monotonic() + self._deadline_s))
-        self._rows += rows
+        self.pace.take(len(job), units)
+        self._waiting.append(_Ticket(job, units, done, asker, time.monotonic() + self._deadline_s))
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._call)
 
     def _call(self) -> None:
         """Computes what waits, up to one call; the rest in the next turn."""
-        batch, expired = self._taken()
+        batch, dropped = self._taken()
         self._due = bool(self._waiting)
         if self._due:
             asyncio.get_running_loop().call_soon(self._call)
@@ -77,20 +82,32 @@ class Turn(Generic[J, R]):
                 results = [error] * len(batch)
         for ticket, result in zip(batch, results, strict=True):
             ticket.done(result)
-        for ticket in expired:
-            ticket.done(late(self._deadline_s))
+        for ticket in dropped:
+            ticket.done(gone() if ticket.asker.gone else late(self._deadline_s))
 
     def _taken(self) -> tuple[list[_Ticket[J, R]], list[_Ticket[J, R]]]:
-        """(the jobs of this call, those whose time has passed), in their order."""
+        """(the jobs of this call, those whose time has passed or whose client is gone), in their order.
+
+        A turn while more waits, reading and writing with it, is what a call takes: so the estimate is learnt.
+        """
         batch: list[_Ticket[J, R]] = []
-        expired: list[_Ticket[J, R]] = []
-        rows, now = 0, time.monotonic()
-        while self._waiting and rows + len(self._waiting[0].job) <= self._rows_per_call:
-            ticket = self._waiting.popleft()
-            self._rows -= len(ticket.job)
-            if ticket.until < now:
-                expired.append(ticket)
+        dropped: list[_Ticket[J, R]] = []
+        rows, units, now = 0, 0.0, time.monotonic()
+        if self._running is not None:
+            self.pace.took(self._running[0], now - self._running[1])
+        self._on_wait(now - self._waiting[0].until + self._deadline_s)
+        while self._waiting:
+            ticket = self._waiting[0]
+            size = len(ticket.job)
+            if rows and (rows + size > self._rows_per_call or units + ticket.units > self._units_per_call):
+                break
+            self._waiting.popleft()
+            self.pace.gave(size, ticket.units)
+            if ticket.until < now or ticket.asker.gone:
+                dropped.append(ticket)
             else:
                 batch.append(ticket)
-                rows += len(ticket.job)
-        return batch, expired
+                rows += size
+                units += ticket.units
+        self._running = (units, now) if self._waiting else None
+        return batch, dropped

@@ -5,11 +5,11 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from suisen.recommending.queries import RecommendOptions
-from suisen.serving.answering import LIST_ITEMS, Rank, Result, degraded
+from suisen.serving.answering import Rank, Result, degraded
 from suisen.serving.contract import Endpoint, Pending
 from suisen.serving.endpoints.recommend import CODES, QUERIES, counted, time_of
 from suisen.serving.exchange import Exchange
-from suisen.serving.messages import Message, Policy, Ranked, RankQuery, Zoned
+from suisen.serving.messages import LIST_ITEMS, Message, Policy, Ranked, RankQuery, Zoned
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 
@@ -39,7 +39,9 @@ def rank(service: Service, exchange: Exchange, message: RankRequest) -> Pending:
     """The items given with each query, the best first; what the user has seen is ranked too."""
     size = sum(len(query.items) for query in message.queries)
     if size > LIST_ITEMS:
-        raise Refusal("invalid_value", f"{size:,} items are more than {LIST_ITEMS:,}; give fewer in one request")
+        raise Refusal(
+            "invalid_value", f"{size:,} items are more than {LIST_ITEMS:,}; give fewer in one request", reason="limit"
+        )
 
     def answer(found: Result) -> RankAnswer:
         answers = [one for one in counted(service, exchange, message.queries, found) if isinstance(one, Ranked)]

@@ -1,5 +1,6 @@
 """``POST /v1/recommend/batch``: the lists of many queries, for mailings and tests."""
 
+from math import inf
 from typing import Annotated
 
 from msgspec import Meta
@@ -9,7 +10,7 @@ from suisen.serving.contract import Endpoint
 from suisen.serving.endpoints.recommend import CODES, RecommendAnswer, RecommendRequest, counted, options_of
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import Answer, Query
-from suisen.serving.service import Service
+from suisen.serving.service import LARGE_UNITS, Service
 
 QUERIES = 10_000
 """Most queries of one request."""
@@ -24,15 +25,19 @@ class BatchRequest(RecommendRequest, frozen=True, kw_only=True):
 async def recommend_batch(service: Service, exchange: Exchange, message: BatchRequest) -> RecommendAnswer:
     """Lists of many queries, a part after the other, so that single requests are answered between the parts.
 
-    Each part has the time that a request has.  A part that is refused refuses the request.
+    Each part has the time that a request has, and costs about as much as a batch of the model may.  A part that is
+    refused refuses the request.
     """
     options = options_of(message)
     check_items(len(message.queries), options.k)
     answers: list[Answer] = []
     missing: list[str] = []
-    for first in range(0, len(message.queries), QUICK_QUERIES):
-        part = Recommend(message.queries[first : first + QUICK_QUERIES], options, first)
-        found = await service.compute(exchange.slot, part)
+    queries = message.queries
+    each = exchange.slot.answering.price(Recommend(queries, options), inf) / len(queries)
+    size = max(1, min(QUICK_QUERIES, int(LARGE_UNITS / each)))
+    for first in range(0, len(queries), size):
+        part = Recommend(queries[first : first + size], options, first, large=True)
+        found = await service.compute(exchange.slot, part, exchange)
         answers += counted(service, exchange, part.queries, found)
         missing = missing or degraded(found)
     return RecommendAnswer(exchange.request_id, exchange.slot.version, exchange.took_ms, answers, missing)
