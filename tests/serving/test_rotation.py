@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -182,6 +184,55 @@ def test_a_log_that_cannot_be_written_recovers_by_itself(tmp_path, monkeypatch):
     path.parent.unlink()
     log.append([event("c")])
     assert items_of(path) == ["c"]
+
+
+def test_who_cannot_write_holds_up_nobody(tmp_path):
+    """A folder that is gone for a while, and comes back."""
+    path, aside = tmp_path / "log" / "events.jsonl", tmp_path / "aside"
+    one, two = FileLog(path), FileLog(path)
+    path.parent.rename(aside)
+    path.parent.write_text("a file in its place")
+    with pytest.raises(OSError, match="directory"):
+        one.append([event("a")])
+    path.parent.unlink()
+    aside.rename(path.parent)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(two.append, [event("b")]).result(20)
+        finally:
+            one.close()
+    assert items_of(path) == ["b"]
+
+
+def test_what_was_emptied_before_it_was_read_is_not_made_up(tmp_path, caplog):
+    one, two = Worker(tmp_path, 0, 0, Rotation()), Worker(tmp_path, 1, 0, Rotation())
+    two.post("a")
+    os.truncate(tmp_path / "events.jsonl", 0)
+    two.post("b")
+    assert one.look() == ["b"]
+    assert "bytes were gone before they were read" in caplog.text
+
+
+def test_a_disk_that_hangs_stops_no_answer_and_looks_do_not_pile_up(recommender, tmp_path, monkeypatch):
+    with Client(lambda: recommender.system, Settings(deadline_s=60, log_dir=tmp_path)) as client:
+        hanging, go = threading.Event(), threading.Event()
+
+        def hangs(self):
+            hanging.set()
+            go.wait(60)
+            return False
+
+        monkeypatch.setattr(FileLog, "wants_care", hangs)
+        journal = client.app.service.journal
+        client.run(asyncio.sleep(0.05))  # the first look, at the start
+        try:
+            for _ in range(20):
+                client.app.service.look()
+            assert hanging.wait(60)
+            assert client.get("/v1/recommend/7").status == 200
+            assert journal._lanes["events"].waiting == 0
+        finally:
+            go.set()
 
 
 def test_a_file_that_cannot_be_renamed_is_written_on(tmp_path, monkeypatch, caplog):
@@ -359,8 +410,6 @@ def test_a_server_notices_within_a_tick_and_counts_it(recommender, tmp_path):
         client.app.service.look()
 
         async def there():
-            import asyncio
-
             for _ in range(500):
                 if path.exists():
                     return
@@ -399,8 +448,8 @@ def test_a_removed_folder_refuses_nothing_and_one_that_cannot_be_made_refuses_un
 def test_sighup_opens_the_log_anew_and_ends_nothing(recommender, tmp_path):
     recommender.save(tmp_path / "bundle")
     script = (
-        "import sys; from pathlib import Path; from suisen.serving.server import serve;"
-        "serve(Path(sys.argv[1]), port=0, on_ready=lambda url: print(url, flush=True))"
+        "import sys; from pathlib import Path; from suisen.serving import server; server.TICK_S = 1000.0;"
+        "server.serve(Path(sys.argv[1]), port=0, on_ready=lambda url: print(url, flush=True))"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -37,6 +37,9 @@ class Taken(NamedTuple):
     """Of the log, behind all of them."""
 
 
+NOWHERE = Position(0, 0)
+
+
 class Journal:
     """A lane per log: a slow disk stops neither the event loop nor the answers."""
 
@@ -55,6 +58,7 @@ class Journal:
         self.shipped: Callable[[Position], Awaitable[object]] | None = None
         """Returns once the log up to a place is where 202 says that it is, where that is not the file itself."""
         self._shown: list[Shown] = []
+        self._tended: dict[str, asyncio.Future[Any]] = {}
         self.new_ids = map(f"~{secrets.token_hex(8)}-{{:x}}".format, count(1))
         """Ids of events that bring none: no client may give one that begins so, and no other process makes them."""
 
@@ -71,19 +75,15 @@ class Journal:
             await lane.stop()
             self._logs[name].close()
 
-    def tend(self, names: Sequence[str] = ("events", "impressions")) -> None:
-        """Opens files anew that were renamed or deleted, and rotates those that are too old, soon."""
-        for name in names:
-            if name in self._lanes:
+    def tend(self) -> None:
+        """Opens files anew that were renamed or deleted, and rotates those that are too old, soon; called now and then,
+        and at a SIGHUP.  It is the lanes that look: a disk that hangs must not stop the event loop.
+        """
+        for name, lane in self._lanes.items():
+            if name not in self._tended or self._tended[name].done():
                 with suppress(Refusal):  # so much waits that the file is looked at anyway
-                    nothing = Sent((), ()) if name == "events" else ()
-                    self._lanes[name].submit(nothing).add_done_callback(
-                        lambda done: done.cancelled() or done.exception()
-                    )
-
-    def look(self) -> None:
-        """Tends to the files that want it; now and then.  2 µs a file."""
-        self.tend([name for name, log in self._logs.items() if log.wants_care()])
+                    self._tended[name] = lane.submit(Sent((), ()) if name == "events" else ())
+                    self._tended[name].add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def take(self, sent: Sent) -> Taken:
         """Keeps all events that are no repeats, or refuses them all; returns once they are with the operating system,
@@ -170,6 +170,8 @@ def _write_events(repeats: Repeats | None, log: FileLog, jobs: list[Sent]) -> li
     """In a lane's thread: the events of all jobs are one write."""
     if repeats is not None:
         repeats.read_back()
+    if not any(jobs) and not log.wants_care():
+        return [Taken([], NOWHERE)] * len(jobs)
     with log.alone():
         found = [list(sent.events) for sent in jobs] if repeats is None else repeats.sort_out(jobs)
         end = log.write([event for new in found if isinstance(new, list) for event in new])
@@ -180,5 +182,6 @@ def _write_events(repeats: Repeats | None, log: FileLog, jobs: list[Sent]) -> li
 
 def _write_lists(log: FileLog, jobs: list[list[Shown]]) -> list[int]:
     """In a lane's thread: the lists of all jobs are one write."""
-    log.append([_impression(*row) for rows in jobs for row in rows])
+    if any(jobs) or log.wants_care():
+        log.append([_impression(*row) for rows in jobs for row in rows])
     return [len(rows) for rows in jobs]

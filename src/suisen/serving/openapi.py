@@ -93,7 +93,8 @@ def _parameters(endpoint: Endpoint[Any]) -> list[dict[str, Any]]:
             required = name in described.get("required", ())
             found.append({"name": name, "in": "query", "required": required, "schema": schema})
     if endpoint.repeat_safe:
-        schema = {"type": "string", "pattern": '^("?)[A-Za-z0-9._:+/=-]{1,128}\\1$'}
+        word = "[A-Za-z0-9._:+/=-]{1,128}"
+        schema = {"type": "string", "pattern": f'^(?:{word}|"{word}")$'}
         said = "Names the request: sent again with the same body it is taken once; with another body it is refused."
         found.append({"name": "Idempotency-Key", "in": "header", "description": said, "schema": schema})
     return found

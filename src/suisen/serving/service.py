@@ -171,8 +171,8 @@ class Service:
     def look(self) -> None:
         """Catches up and takes the values that metrics watch; now and then, where no request asks for it."""
         self.catch_up()
-        self.journal.look()
         self.guard.look()
+        self.journal.tend()
         self.telemetry.refresh()
 
 
