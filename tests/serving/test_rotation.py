@@ -226,9 +226,10 @@ def test_a_disk_that_hangs_stops_no_answer_and_looks_do_not_pile_up(recommender,
         journal = client.app.service.journal
         client.run(asyncio.sleep(0.05))  # the first look, at the start
         try:
+            client.app.service.look()
+            assert hanging.wait(60)
             for _ in range(20):
                 client.app.service.look()
-            assert hanging.wait(60)
             assert client.get("/v1/recommend/7").status == 200
             assert journal._lanes["events"].waiting == 0
         finally:
