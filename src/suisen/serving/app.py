@@ -49,8 +49,8 @@ class App:
         written.
         """
         self.service = Service(settings or Settings(), group)
-        guard = self.service.guard
-        described = openapi.document(endpoints, keyed=bool(guard.keys), limited=guard.asks)
+        guard, most = self.service.guard, self.service.settings.max_price
+        described = openapi.document(endpoints, keyed=bool(guard.keys), limited=guard.asks, max_price=most)
         self.service.description = msgspec.json.encode(described)
         self._load = load
         self.dispatch = Dispatch(self.service, endpoints)

@@ -9,8 +9,15 @@ import msgspec
 from suisen.serving.contract import Endpoint
 from suisen.serving.messages import Id
 from suisen.serving.problems import Problem
+from suisen.serving.settings import BATCHED, MAX_PRICE
 from suisen.version import __version__
 
+ABOUT = "Recommendations from one bundle.  Every refusal is a problem document with a stable code.  "
+PRICED = (
+    "A request is priced before it is computed, in units of about a microsecond of one core: queries × (first stage + "
+    "max(k, candidates) × ranking + k, and with diversity k × candidates comparisons), and the ids that it brings.  "
+    "One above {most:,} units, a batch above {batch:,}, is refused with 422 (too_expensive), whatever else is allowed."
+)
 REF = "#/components/schemas/{name}"
 PROBLEM = {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}}
 
@@ -21,8 +28,12 @@ KEYS = {
 }
 
 
-def document(endpoints: Sequence[Endpoint[Any]], *, keyed: bool = False, limited: bool = False) -> dict[str, Any]:
-    """The whole description; ``keyed``: keys are asked for; ``limited``: requests have a rate."""
+def document(
+    endpoints: Sequence[Endpoint[Any]], *, keyed: bool = False, limited: bool = False, max_price: int = MAX_PRICE
+) -> dict[str, Any]:
+    """The whole description; ``keyed``: keys are asked for; ``limited``: requests have a rate; ``max_price``: the most
+    that one may cost.
+    """
     structs = {endpoint.takes for endpoint in endpoints if endpoint.method == "POST"}
     structs |= {endpoint.answers for endpoint in endpoints if isinstance(endpoint.answers, type)}
     _, components = msgspec.json.schema_components(
@@ -37,7 +48,7 @@ def document(endpoints: Sequence[Endpoint[Any]], *, keyed: bool = False, limited
         "info": {
             "title": "Suisen",
             "version": __version__,
-            "description": "Recommendations from one bundle.  Every refusal is a problem document with a stable code.",
+            "description": ABOUT + PRICED.format(most=max_price, batch=BATCHED * max_price),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],

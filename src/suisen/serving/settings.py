@@ -10,6 +10,8 @@ from suisen.parameters import parameters
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(gt=0, strict=True)]
+MAX_PRICE, BATCHED = 2_000_000, 30
+"""Units of ``serving.pricing``; how many times as much a batch may cost."""
 STATE_BYTES = ROW_BYTES = 256 << 20
 
 
@@ -25,9 +27,9 @@ class Settings:
     max_queries: Count = 8192
     """Most queries that wait or are computed, in the event loop and on each thread; further ones are refused with
     503."""
-    max_price: Count = 2_000_000
-    """Most units of price of a request, or of a query of a batch; one above it is refused with 422.  A unit is about a
-    microsecond of one core."""
+    max_price: Count = MAX_PRICE
+    """Most units of price of a request; one above it is refused with 422, and so is a batch above 30 times that.  A
+    unit is about a microsecond of one core (``docs/serving.md``)."""
     queries_per_batch: Count = 256
     """Most queries per call of the model on the thread beside the event loop."""
     queries_per_turn: Count = 60

@@ -1,6 +1,5 @@
 """``POST /v1/recommend/batch``: the lists of many queries, for mailings and tests."""
 
-from math import inf
 from typing import Annotated
 
 from msgspec import Meta
@@ -11,6 +10,7 @@ from suisen.serving.endpoints.recommend import CODES, RecommendAnswer, Recommend
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import Answer, Query
 from suisen.serving.service import LARGE_UNITS, Service
+from suisen.serving.settings import BATCHED
 
 QUERIES = 10_000
 """Most queries of one request."""
@@ -33,7 +33,8 @@ async def recommend_batch(service: Service, exchange: Exchange, message: BatchRe
     answers: list[Answer] = []
     missing: list[str] = []
     queries = message.queries
-    each = exchange.slot.answering.price(Recommend(queries, options), inf) / len(queries)
+    most = service.settings.max_price * BATCHED
+    each = exchange.slot.answering.price(Recommend(queries, options), most) / len(queries)
     size = max(1, min(QUICK_QUERIES, int(LARGE_UNITS / each)))
     for first in range(0, len(queries), size):
         part = Recommend(queries[first : first + size], options, first, large=True)
