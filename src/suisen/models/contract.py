@@ -86,6 +86,11 @@ class Net(nn.Module):
     """Whether what it makes of a context depends on when it is asked for, or on when the items of the history were
     taken: what is computed of a user then holds for that moment alone."""
 
+    @property
+    def flaw(self) -> str:
+        """What makes loaded weights unfit to compute with, in words; "" where nothing does."""
+        return ""
+
     def bind(self, items: ItemTable) -> None:
         """Gives the item table to this network and to the networks inside it; called once, after ``build``."""
         for module in self.modules():

@@ -77,6 +77,15 @@ class ItemKNNNet(CatalogueScorer):
         self.register_buffer("targets", torch.zeros(room, dtype=torch.int32))
         self.register_buffer("similarity", torch.zeros(room))
 
+    @property
+    def flaw(self) -> str:
+        """Rows that do not follow each other, or neighbours that are no items."""
+        offsets, n_items = self.offsets, len(self.offsets) - 1
+        if offsets[0] != 0 or offsets[-1] > len(self.targets) or bool((offsets.diff() < 0).any()):
+            return f"offsets do not rise from 0 to at most {len(self.targets)}"
+        wrong = bool(((self.targets < 0) | (self.targets >= n_items)).any())
+        return f"targets are not all ids below {n_items}" if wrong else ""
+
     def prepare(self, train: Dataset) -> None:
         """Finds the neighbours, tile by tile; guests' sessions count like users."""
         x = root_matrix(train)

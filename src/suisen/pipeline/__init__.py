@@ -69,9 +69,12 @@ def cross_validate(
     )
 
 
-def load(folder: str | Path) -> Recommender:
-    """The Recommender saved in a bundle or in a run folder.  Raises BundleError naming a missing or damaged file."""
-    return Recommender.load(folder)
+def load(folder: str | Path, trusted_keys: str | Path | None = None) -> Recommender:
+    """The Recommender saved in a bundle or in a run folder.  Raises BundleError naming a missing or damaged file.
+
+    ``trusted_keys``: a public key's file or a folder of them, of which one must have signed the bundle.
+    """
+    return Recommender.load(folder, trusted_keys)
 
 
 __all__ = ["CrossValidation", "Recommender", "Rolling", "cross_validate", "evaluate", "load"]

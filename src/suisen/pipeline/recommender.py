@@ -350,9 +350,13 @@ class Recommender(Shown):
         return bundle.save(self.system, path_of("folder", folder), **facts)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """The Recommender saved in a bundle or in a run folder.  Raises BundleError naming a damaged file."""
-        return cls.of(bundle.load(path_of("folder", folder)))
+    def load(cls, folder: str | Path, trusted_keys: str | Path | None = None) -> Self:
+        """The Recommender saved in a bundle or in a run folder.  Raises BundleError naming a damaged file.
+
+        ``trusted_keys``: a public key's file or a folder of them, of which one must have signed the bundle.
+        """
+        keys = None if trusted_keys is None else path_of("trusted_keys", trusted_keys)
+        return cls.of(bundle.load(path_of("folder", folder), keys))
 
     def _parts(self) -> list[str | Table]:
         models = {"retriever": self.retriever, "ranker": self.ranker}

@@ -13,7 +13,6 @@ It is written into a hidden folder beside its place and renamed, so that a reade
 bundle in that place is renamed first and deleted last: between the two renames, some microseconds, there is none.
 """
 
-import hashlib
 import json
 import platform
 import shutil
@@ -33,15 +32,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from suisen.data.batch import Schema
-from suisen.data.encode import Encoder
-from suisen.data.ids import IdMap
-from suisen.data.ragged import Ragged, offsets_of
-from suisen.errors import BundleError, SuisenError
+from suisen.data.ragged import Ragged
+from suisen.errors import BundleError, SuisenError, one_line
 from suisen.files import replacing
 from suisen.models import model_of, name_of
 from suisen.models.contract import Model, Net
-from suisen.recommending import parity, planning
+from suisen.recommending import manifest as manifests
+from suisen.recommending import parity, planning, signing, tables
 from suisen.recommending.engine import PAIR, Engine, recommendable
+from suisen.recommending.manifest import FORMAT, PARITY
+from suisen.recommending.manifest import digest as _digest
+from suisen.recommending.manifest import sha256_of as _sha256
 from suisen.recommending.place import MANIFEST, find
 from suisen.recommending.plan import Plan
 from suisen.recommending.standin import Undrawn, build_ranker
@@ -51,15 +52,14 @@ from suisen.retrieval import open_index
 from suisen.version import __version__
 
 N = TypeVar("N", bound=Net)
-FORMAT = 2
-"""1: the context features were called request features (``encoders.request``, crosses of ``request.device``)."""
-PARITY, PLAN = "parity.json", "plan"
-MISFITS = (KeyError, ValueError, TypeError, RuntimeError, OSError, SafetensorError, pl.exceptions.PolarsError)
+PLAN = "plan"
+MISFITS = (
+    *(KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError, OSError, OverflowError, MemoryError),
+    *(AssertionError, SafetensorError, pl.exceptions.PolarsError, pl.exceptions.PanicException),
+)
 """What reading raises where manifest and files do not fit each other."""
 ALIGNMENT = 64
 """Bytes: where torch's tensors begin on a CPU."""
-OWN = ("__raw", "__trained", "__history", "__times", "__count")
-"""Columns of ours in the Arrow tables; features and titles keep their names."""
 
 
 # -- saving ------------------------------------------------------------------------------------------------------------
@@ -91,7 +91,8 @@ def save(
         aside.mkdir()
         planned = planning.make(system, identical) if plan else "it was saved without a plan"
         system = replace(system, engine=_with_plan(copy(system.engine), planned))
-        facts = {"metrics": metrics or {}, "run": run or {}, "plan": planning.save(planned, aside / PLAN)}
+        facts = {"metrics": metrics or {}, "run": run or {}}
+        facts = {**manifests.finite(facts), "plan": planning.save(planned, aside / PLAN)}
         _write(system, aside, facts)
         _swap(aside, folder, old)
     finally:
@@ -129,7 +130,9 @@ def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
     _items(store).write_ipc(aside / "items.arrow")
     if engine.index is not None:
         engine.index.save(aside / "index")
-    (aside / PARITY).write_text(json.dumps(parity.make(system), ensure_ascii=False, indent=1), encoding="utf-8")
+    (aside / PARITY).write_text(
+        json.dumps(parity.make(system), ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8"
+    )
     manifest = {
         "format": FORMAT,
         "suisen": __version__,
@@ -155,17 +158,13 @@ def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
         "lists": dict(system.lists),
         "refitted": system.refitted,
         **facts,
-        "files": {str(path.relative_to(aside)): _sha256(path) for path in sorted(aside.rglob("*")) if path.is_file()},
+        "files": {
+            path.relative_to(aside).as_posix(): _sha256(path) for path in sorted(aside.rglob("*")) if path.is_file()
+        },
     }
     manifest = json.loads(json.dumps(manifest))  # as a reader will see it
     manifest = {"sha256": _digest(manifest), **manifest}
     (aside / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    """SHA-256 of all that the manifest says beside it."""
-    rest = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _described(model: Model | None) -> dict[str, Any] | None:
@@ -203,90 +202,65 @@ def _list_column(name: str, rows: Ragged) -> pl.Series:
     return every.join(lists, on="row", how="left", maintain_order="left")[name].fill_null([])
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, its format checked, its hash and that of every file verified.  Raises BundleError."""
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version, files, digest = int(manifest["format"]), dict(manifest["files"]), str(manifest.get("sha256"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{path} is damaged ({type(error).__name__}: {error}); copy the bundle again") from None
-    if version > FORMAT:
-        raise BundleError(
-            f"{path}: format = {version} is newer than {FORMAT}, the newest this Suisen reads; upgrade it"
-        )
-    if digest != _digest(manifest):
-        raise BundleError(f"{path} is damaged: its SHA-256 is not what it says of itself; copy the bundle again")
-    for name, expected in files.items():
-        file = folder / name
-        if not file.is_file():
-            raise BundleError(f"{file} is missing; copy the bundle again")
-        if _sha256(file) != expected:
-            raise BundleError(f"{file} is damaged: its SHA-256 is not the manifest's; copy the bundle again")
+    """The manifest, checked whole, and the SHA-256 of every file verified.  Raises BundleError."""
+    manifest, _ = manifests.read(folder)
+    manifests.verify(folder, manifest["files"])
     return manifest
 
 
-def load(folder: Path) -> System:
+def load(folder: Path, trusted_keys: Path | None = None, *, held: bool = False) -> System:
     """The System saved in ``folder`` (a bundle, or a run folder that holds one).
 
-    Scores are bit for bit those before saving, at equal batch shapes.  Raises BundleError naming the file.
+    Scores are bit for bit those before saving, at equal batch shapes.  ``trusted_keys``: a file or folder of public
+    keys, of which one must have signed the bundle; None: nobody need have.  ``held``: it is a private copy that
+    ``suisen.recommending.held`` verified, which is not done again.  Vectors and tables are memory-mapped: whoever
+    changes the files of a bundle that is loaded changes what it answers.  Raises BundleError naming the file.
     """
     place = find(folder)
     began_with = _sha256(place / MANIFEST)
     try:
-        return _loaded(place)
+        return _loaded(place, trusted_keys, held)
     except BundleError:
         if _sha256(find(folder) / MANIFEST) == began_with:
             raise
-        return _loaded(place)  # another bundle was saved in its place while it was read
+        return _loaded(place, trusted_keys, held)  # another bundle was saved in its place while it was read
 
 
-def _loaded(place: Path) -> System:
-    manifest = _of_this_format(read_manifest(place))
+def _loaded(place: Path, trusted_keys: Path | None, held: bool) -> System:
+    if trusted_keys is not None:
+        signing.check(place, trusted_keys)
+    manifest = manifests.read(place)[0] if held else read_manifest(place)
     try:
         return _read(place, manifest)
     except BundleError:
         raise
     except (SuisenError, *MISFITS) as error:
-        raise BundleError(f"{place / MANIFEST} does not fit its files ({error}); save the bundle again") from None
+        raise BundleError(f"{place / MANIFEST} does not fit its files ({_why(error)}); save the bundle again") from None
 
 
-def _of_this_format(manifest: dict[str, Any]) -> dict[str, Any]:
-    """An older manifest in this format's words."""
-    if manifest["format"] >= FORMAT:
-        return manifest
-    encoders = dict(manifest["encoders"])
-    encoders["context"] = encoders.pop("request")
-    models = {name: _renamed(manifest[name]) for name in ("retriever", "ranker")}
-    return {**manifest, "encoders": encoders, **models}
-
-
-def _renamed(described: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A format-1 model whose declared crosses name ``request.device``, not ``context.device``."""
-    if described is None or "crosses" not in described["hyper"]:
-        return described
-    crosses = [[name.replace("request.", "context.") for name in cross] for cross in described["hyper"]["crosses"]]
-    return {**described, "hyper": {**described["hyper"], "crosses": crosses}}
+def _why(error: BaseException) -> str:
+    """The last line of what a library says, or the error's name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return one_line(lines[-1].strip()) if lines else type(error).__name__
 
 
 def _read(place: Path, manifest: dict[str, Any]) -> System:
     retriever, ranker = (_model(manifest[name]) for name in ("retriever", "ranker"))
-    store = _store(place, manifest)
+    store = tables.read(place, manifest)
     first = None if retriever is None else _net(place / "retriever.safetensors", retriever.build, store, ())
     pair = () if retriever is None else PAIR
     second = None if ranker is None else _net(place / "ranker.safetensors", partial(build_ranker, ranker), store, pair)
     index = None if manifest["index"] is None else open_index(manifest["index"], place / "index")
     allowed = recommendable(first_of(retriever, ranker), store.trained_items)
+    if index is not None:
+        _check_index(place, index.vectors.shape, first, store)
     engine = Engine(first, second, allowed, manifest["candidates"], index)
     _with_plan(engine, planning.load(manifest.get("plan"), place / PLAN, engine))
+    parity.complete(store, "history" in first_of(retriever, ranker).abilities, fixture(place), place / PARITY)
     notes = tuple(manifest["notes"])
     system = System(retriever, ranker, store, engine, manifest["seed"], manifest["index_recall"], notes)
     known = {
@@ -297,8 +271,7 @@ def _read(place: Path, manifest: dict[str, Any]) -> System:
 
 def fixture(folder: Path) -> list[dict[str, Any]]:
     """The parity fixture of a bundle."""
-    rows: list[dict[str, Any]] = json.loads((find(folder) / PARITY).read_text(encoding="utf-8"))
-    return rows
+    return parity.read(find(folder) / PARITY)
 
 
 def _model(described: dict[str, Any] | None) -> Any:
@@ -313,46 +286,41 @@ def _net(path: Path, build: Callable[[Schema], N], store: Store, pair: tuple[str
     with Undrawn():
         net = build(replace(store.schema, pair=pair))
     net.bind(store.item_table)
+    expected = {name: value.dtype for name, value in net.state_dict().items()}
     try:
         net.load_state_dict({name: _aligned(value) for name, value in load_file(path).items()}, assign=True)
     except MISFITS as error:
-        what = str(error).strip().splitlines()[-1].strip()
-        raise BundleError(f"{path} does not fit the model ({what}); save the bundle again") from None
+        raise BundleError(f"{path} does not fit the model ({_why(error)}); save the bundle again") from None
+    _check_weights(path, net, expected)
     net.requires_grad_(False)
     return net.eval()
+
+
+def _check_weights(path: Path, net: Net, expected: dict[str, torch.dtype]) -> None:
+    """Raises BundleError for weights of another type, and for such as no training ends with.  One pass over them."""
+    for name, value in net.state_dict().items():
+        if value.dtype != expected[name]:
+            what = f"{name} is {value.dtype}, the model needs {expected[name]}"
+            raise BundleError(f"{path} does not fit the model ({what}); save the bundle again")
+        if value.is_floating_point() and value.numel() and not bool(torch.isfinite(torch.stack(value.aminmax())).all()):
+            raise BundleError(f"{path} does not fit the model ({name} holds NaN or infinity); save the bundle again")
+    if flaw := net.flaw:
+        raise BundleError(f"{path} does not fit the model ({flaw}); save the bundle again")
+
+
+@torch.no_grad()
+def _check_index(place: Path, shape: tuple[int, ...], first: Net | None, store: Store) -> None:
+    """Raises BundleError where the index is not one of the retriever's item vectors, by its shape."""
+    if first is None or first.prepare_items() is None:
+        raise BundleError(
+            f"{place / MANIFEST} does not fit its files (it has an index, and no vectors to be found in it)"
+        )
+    d = first.prepare_contexts(store.contexts(torch.zeros(1, dtype=torch.int64), 0)).shape[1]
+    wanted = (store.schema.n_items - 1, d)
+    if shape != wanted:
+        raise BundleError(f"{place / 'index'} holds vectors {shape}, the model's are {wanted}; save the bundle again")
 
 
 def _aligned(tensor: Tensor) -> Tensor:
     """The tensor where torch itself would have put it: vector instructions round sums elsewhere differently."""
     return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
-
-
-def _store(place: Path, manifest: dict[str, Any]) -> Store:
-    users, items = (pl.read_ipc(place / name) for name in ("users.arrow", "items.arrow"))
-    encoders = {owner: Encoder.from_json(columns) for owner, columns in manifest["encoders"].items()}
-    schema = Schema(
-        users.height, items.height, encoders["user"].schema, encoders["item"].schema, encoders["context"].schema
-    )
-    return Store(
-        users=IdMap("user", users["__raw"].slice(1).alias("raw")),
-        items=IdMap("item", items["__raw"].slice(1).alias("raw")),
-        schema=schema,
-        encoders=encoders,
-        user_frame=users.drop(OWN, strict=False),
-        item_frame=items.drop(OWN, strict=False),
-        trained_users=_tensor(users["__trained"]),
-        trained_items=_tensor(items["__trained"]),
-        item_counts=_tensor(items["__count"]),
-        histories=Ragged(_flat(users["__history"]), offsets_of(_tensor(users["__history"].list.len()).long())),
-        history_times=_flat(users["__times"]),
-        has_time=manifest["data"]["has_time"],
-    )
-
-
-def _flat(lists: pl.Series) -> Tensor:
-    kept = lists.filter(lists.list.len() > 0)
-    return _tensor(kept.explode()) if kept.len() else torch.zeros(0, dtype=torch.int64)
-
-
-def _tensor(column: pl.Series) -> Tensor:
-    return torch.from_numpy(column.to_numpy().copy())

@@ -7,27 +7,100 @@ index is approximate, a stated share of the expected items must be there.  Where
 replayed by it too, and a share of the expected items must be there in any case: a plan may round.
 """
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from suisen.arguments import shown
 from suisen.data.batch import Candidates
-from suisen.errors import BundleError
+from suisen.errors import BundleError, SuisenError, one_line
+from suisen.recommending import manifest
 from suisen.recommending.answering import answer, to_frame
 from suisen.recommending.engine import pair_features
 from suisen.recommending.queries import RawQueries, RecommendOptions, answerable, dense_queries
+from suisen.recommending.store import Store
 from suisen.recommending.system import System
 
 K = 10
+USERS = 6
+"""Users whose answers are kept, where train has so many."""
 TOLERANCE = 1e-3
 """Largest difference of a score, relative to the largest score of the expected list (at least 1)."""
 
 MARGIN = 0.2
 """Share of the expected items that may be missing beside those that are when the fixture is made."""
 
+MOST_TOLERANCE = 1.0
+"""Of a fixture that is read: scores that may differ by more than the largest are compared with nothing."""
 
-def make(system: System, users: int = 6) -> list[dict[str, Any]]:
+WHOLE = 2**62
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Id = str | Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+class Bounds(BaseModel):
+    """How near an answer must come."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    least_found: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    tolerance: Annotated[float, Field(gt=0, le=MOST_TOLERANCE, allow_inf_nan=False)]
+
+
+class Row(Bounds):
+    """A request and the answer that it must get."""
+
+    user: Id | None = None
+    history: list[Id] | None = None
+    at: Annotated[int, Field(ge=-WHOLE, le=WHOLE)]
+    items: Annotated[list[Id], Field(max_length=K)]
+    scores: list[Finite]
+    fast: Bounds | None = None
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The fixture in a file.  Raises BundleError naming the file, the request and what is wrong with it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error}); {manifest.MENDED}") from None
+    rows: list[dict[str, Any]] = manifest.decoded(content, path)
+    manifest.held_to(Annotated[list[Row], Field(min_length=1)], rows, path)
+    for at, row in enumerate(rows):
+        if ("user" in row) == ("history" in row):
+            raise _unfit(path, at, "asks for a user or for a history, not for both or neither")
+        if len(row["items"]) != len(row["scores"]) or len(set(row["items"])) != len(row["items"]):
+            raise _unfit(path, at, "has not one score for each of its different items")
+    return rows
+
+
+def complete(store: Store, histories: bool, fixture: list[dict[str, Any]], path: Path) -> None:
+    """Raises BundleError where a fixture asks for less than ``make`` does, or names ids that the bundle does not know:
+    how much must be asked is for the reader to say.  ``histories``: whether the model reads them.
+    """
+    for at, row in enumerate(fixture):
+        users = [row["user"]] if row.get("user") is not None else []
+        for ids, names in ((store.users, users), (store.items, [*row["items"], *row.get("history", [])])):
+            strange = [name for name, dense in zip(names, ids.dense(names).tolist(), strict=True) if dense == 0]
+            if strange:
+                raise _unfit(path, at, f"names {shown(strange[0])}, which the bundle does not know")
+    asked = {("user", row["user"]) if "user" in row else ("history", *row["history"]) for row in fixture}
+    wanted = min(USERS, int(store.trained_users.sum()))
+    of_users = sum(kind == "user" and bool(rest) and rest[0] is not None for kind, *rest in asked)
+    if of_users < wanted or ("user", None) not in asked or len(asked) < wanted + 1 + histories:
+        raise BundleError(
+            f"{path} asks for {of_users} users of {wanted} and in {len(asked)} ways of {wanted + 1 + histories}; "
+            "save the bundle again"
+        )
+
+
+def _unfit(path: Path, at: int, what: str) -> BundleError:
+    return BundleError(f"{path} does not fit the bundle: request {at} {what}; save the bundle again")
+
+
+def make(system: System, users: int = USERS) -> list[dict[str, Any]]:
     """Users with events, spread over the table; a history alone, where the model can read one; nobody at all.
 
     All are asked at one moment behind the last event, which is kept: answers must not depend on when they are replayed.
@@ -55,7 +128,10 @@ def _bounds(system: System, fixture: list[dict[str, Any]], precise: bool) -> dic
     found = min(found for found, _ in compared)
     apart = max(apart for _, apart in compared)
     least = 1.0 if found == 1.0 and precise else round(max(0.0, found - MARGIN), 2)
-    return {"least_found": least, "tolerance": TOLERANCE if apart <= TOLERANCE else round(2 * apart, 6)}
+    return {
+        "least_found": least,
+        "tolerance": TOLERANCE if apart <= TOLERANCE else min(round(2 * apart, 6), MOST_TOLERANCE),
+    }
 
 
 def check(system: System, fixture: list[dict[str, Any]]) -> None:
@@ -63,9 +139,14 @@ def check(system: System, fixture: list[dict[str, Any]]) -> None:
     answer differs, and how.
     """
     for row in fixture:
-        _check(system, row, row, precise=True)
-        if "fast" in row and system.engine.plan is not None:
-            _check(system, row, row["fast"], precise=False)
+        try:
+            _check(system, row, row, precise=True)
+            if "fast" in row and system.engine.plan is not None:
+                _check(system, row, row["fast"], precise=False)
+        except BundleError:
+            raise
+        except (SuisenError, ValueError, IndexError, TypeError, RuntimeError) as error:
+            raise _mismatch(row, f"it cannot be answered ({one_line(str(error))})") from None
 
 
 def _check(system: System, row: dict[str, Any], bounds: dict[str, Any], precise: bool) -> None:

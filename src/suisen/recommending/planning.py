@@ -17,11 +17,13 @@ from torch import Tensor
 
 from suisen.data.batch import Contexts, Queries
 from suisen.data.ragged import Ragged
+from suisen.errors import BundleError
 from suisen.models.contract import ITEMS_PER_CHUNK
 from suisen.models.form import Form
+from suisen.recommending import manifest
 from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, States
 from suisen.recommending.kernels import PRECISE, Quantised, RankTables, Sample, Speed, partitioned, paths_here
-from suisen.recommending.kernels.quantised import MAX_DIM
+from suisen.recommending.kernels.quantised import ITEMS, MAX_DIM
 from suisen.recommending.plan import LONG, SHORT, Agreement, Plan
 from suisen.recommending.queries import DenseQueries, answerable
 from suisen.recommending.store import Store
@@ -230,15 +232,35 @@ def load(description: dict[str, Any] | None, folder: Path, engine: Engine) -> Pl
         return "its plan was made by another version; save the bundle again"
     if paths_here() == ("plain",):
         return NO_PATH
+    manifest.held_to(manifest.PlanFields, description, folder)
     table = ranks = form = None
-    if description["candidates"] == "compiled" and engine.index is not None:
+    if description["candidates"] == "compiled":
+        if engine.index is None:
+            raise BundleError(f"{folder} holds a table of vectors, and the first stage has none; save the bundle again")
         table = Quantised.load(folder / CANDIDATES, engine.index.vectors)
     if description["ranker"] == "compiled" or description["best"]:
         form = _form(engine)
         ranks = RankTables.load(folder / RANKER, len(engine.allowed) - 1)
+        _check_form(folder / RANKER, form, ranks)
     plan = Plan(engine, table, ranks, form)
+    speeds = ladder(plan)
     plan.speed, plan.best = Speed(**description["speed"]), description["best"]
     plan.long_speed, plan.long_identical = Speed(**description["long_speed"]), description["long_identical"]
+    for name, speed in (("speed", plan.speed), ("long_speed", plan.long_speed)):
+        if (speed, plan.best) not in speeds:
+            raise BundleError(f"{folder}: plan.{name} = {tuple(speed)} is none of this plan's; save the bundle again")
     plan.agreement = Agreement(**description["agreement"])
     plan.measured_on = description["measured_on"]
     return plan
+
+
+def _check_form(folder: Path, form: Form | None, ranks: RankTables) -> None:
+    """Compiled code reads as many numbers of a context's row as the tables say: they must be those of the form."""
+    if form is None:
+        raise BundleError(f"{folder} holds a ranker's tables, and the ranker has no form; save the bundle again")
+    wanted = [form.inner, len(form.gamma), len(form.from_pair)]
+    hidden = [len(form.from_pair), *(len(bias) for _, bias in form.layers)]
+    padded = [-(-width // ITEMS) * ITEMS for width in hidden]
+    if ranks.shape.tolist() != wanted or ranks.widths.tolist() != padded:
+        found = f"{ranks.shape.tolist()} and {ranks.widths.tolist()}"
+        raise BundleError(f"{folder} holds tables of {found}, the ranker has {wanted} and {padded}")

@@ -33,9 +33,12 @@ def open_index(description: Description, folder: Path) -> Index:
     for field in ("name", "n", "d"):
         if field not in settings:
             raise BundleError(f"the description of the index in {folder} lacks {field!r}; save the bundle again")
-    name, shape = settings.pop("name"), (int(settings.pop("n")), int(settings.pop("d")))
+    name, n, d = (settings.pop(field) for field in ("name", "n", "d"))
+    for field, value in (("n", n), ("d", d)):
+        if type(value) is not int or value < 1:
+            raise BundleError(f"the description of the index in {folder} says {field} = {shown(value)}: no size")
     if name not in INDEXES:
         raise unknown("index", name, INDEXES)
     index = create_index(INDEXES[name](**settings))
-    index.load(folder, shape)
+    index.load(folder, (n, d))
     return index

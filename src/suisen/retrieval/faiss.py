@@ -20,7 +20,7 @@ from pydantic import Field
 from suisen.errors import BundleError, InputError
 from suisen.files import replacing
 from suisen.parameters import parameters
-from suisen.retrieval.checks import CheckedSearch, StoredVectors, checked_search, checked_vectors
+from suisen.retrieval.checks import CheckedSearch, StoredVectors, checked_search, checked_vectors, finite
 from suisen.retrieval.contract import Bools, Description, Excluded, Floats, Ints
 from suisen.retrieval.exact import inner_products, most_scanned, scan
 from suisen.retrieval.select import NONE, Keys, pack, unpack
@@ -229,8 +229,39 @@ class FaissIndex(StoredVectors):
             raise BundleError(f"{found}, the description says {self.settings.name} of {shape}; save the bundle again")
         if self._quantised:
             super().load(folder, shape)
+            _check_lists(folder / INDEX_FILE, index)
         else:
-            self._vectors = _stored_vectors(self._index)
+            self._vectors = finite(folder / INDEX_FILE, _stored_vectors(self._index))
+            if isinstance(self.settings, HNSW):
+                _check_graph(folder / INDEX_FILE, index)
+
+
+def _check_graph(path: Path, index: Any) -> None:
+    """FAISS follows the links of a graph without looking: each must be a vector's position, or −1."""
+    graph, n = index.hnsw, int(index.ntotal)
+    levels, offsets = (_numbers(part) for part in (graph.levels, graph.offsets))
+    links, entry, top = _numbers(graph.neighbors), int(graph.entry_point), int(graph.max_level)
+    per_level = _numbers(graph.cum_nneighbor_per_level).astype(np.int64)
+    whole = len(levels) == n and len(offsets) == n + 1 and 0 <= entry < n and len(per_level) > 0
+    whole = whole and levels.min() >= 1 and levels.max() < len(per_level) and 0 <= top < levels[entry]
+    whole = whole and per_level[0] == 0 and bool((np.diff(per_level) >= 0).all()) and offsets[0] == 0
+    whole = whole and bool((np.diff(offsets.astype(np.int64)) == per_level[levels]).all()) and offsets[-1] == len(links)
+    if not whole or links.min(initial=-1) < -1 or links.max(initial=-1) >= n:
+        raise BundleError(f"{path} holds a graph whose links lead astray; save the bundle again")
+
+
+def _check_lists(path: Path, index: Any) -> None:
+    """Every position stands in one list of an IVF index."""
+    lists, n = index.invlists, int(index.ntotal)
+    sizes = [int(lists.list_size(number)) for number in range(index.nlist)]
+    found = [_faiss().rev_swig_ptr(lists.get_ids(at), size).copy() for at, size in enumerate(sizes) if size]
+    if not np.array_equal(np.sort(np.concatenate(found or [np.zeros(0, np.int64)])), np.arange(n)):
+        raise BundleError(f"{path} holds lists that are not of all positions, each once; save the bundle again")
+
+
+def _numbers(vector: Any) -> Ints:
+    """A copy of a vector of FAISS's."""
+    return np.array(_faiss().rev_swig_ptr(vector.data(), vector.size()))
 
 
 def _faiss() -> Any:

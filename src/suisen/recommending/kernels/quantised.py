@@ -191,16 +191,27 @@ class Quantised:
         if (folder / CELLS).exists():
             cells = _cells(folder / CELLS, d)
             count = int(cells.starts[-1])
+        order = mapped(folder / "order.npy", (ITEMS * (count + 1),), np.int32)
+        slots = mapped(folder / "slots.npy", (n,), np.int32)
+        _check_places(folder, order, slots, ITEMS * count)
         return cls(
             np.require(vectors, requirements=["C", "A", "W"]),
             tiles=mapped(folder / "tiles.npy", (count, -(-d // 4), ITEMS, 4), np.uint8),
             low=mapped(folder / "low.npy", (d,), np.float64),
             scale=mapped(folder / "scale.npy", (d,), np.float64),
-            order=mapped(folder / "order.npy", (ITEMS * (count + 1),), np.int32),
-            slots=mapped(folder / "slots.npy", (n,), np.int32),
+            order=order,
+            slots=slots,
             fine=mapped(folder / "fine.npy", (n, -(-d // LINE) * LINE), np.int16),
             cells=cells,
         )
+
+
+def _check_places(folder: Path, order: npt.NDArray[np.int32], slots: npt.NDArray[np.int32], room: int) -> None:
+    """Compiled code follows both without looking: each position has a slot of its own, and no slot names a stranger."""
+    n = len(slots)
+    within = slots.min(initial=0) >= 0 and slots.max(initial=-1) < room
+    if not within or not 0 <= order.min(initial=0) <= order.max(initial=0) < n or (order[slots] != np.arange(n)).any():
+        raise BundleError(f"{folder} holds slots and an order that do not fit together; save the table again")
 
 
 def _cells(folder: Path, d: int) -> Cells:
