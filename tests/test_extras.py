@@ -152,6 +152,7 @@ FEATURE = {
     "from suisen.training.callbacks import TensorBoard; TensorBoard('x')": "tensorboard",
     "from suisen.training.callbacks import MLflow; MLflow()": "mlflow",
     "from suisen.data.kafka import kafka_library; kafka_library()": "kafka",
+    "from suisen.recommending.signing import _ed25519; _ed25519()": "signing",
 }
 """Code of each extra."""
 TRY = """

@@ -75,7 +75,7 @@ def test_a_manifest_that_was_changed_is_refused(place, key):
 def test_a_file_that_was_changed_is_refused(place, key):
     signing.sign(place, key)
     (place / "parity.json").write_text("[]")
-    with pytest.raises(BundleError, match="parity.json is damaged"):
+    with pytest.raises(BundleError, match=r"parity.json is damaged"):
         su.load(place, trusted_keys=public(key))
 
 
@@ -124,7 +124,7 @@ def test_a_private_key_is_its_owners_and_is_never_overwritten(key):
     with pytest.raises(InputError, match="mine is there already"):
         signing.make_key(key)
     key.unlink()
-    with pytest.raises(InputError, match="mine.pub is there already"):
+    with pytest.raises(InputError, match=r"mine.pub is there already"):
         signing.make_key(key)
     assert not key.exists()
     assert b"PRIVATE KEY" in before

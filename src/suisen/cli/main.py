@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("evaluate:compare", "Paired differences between runs on the same test queries."),
     "recommend": ("recommend:recommend", "Recommendations for users, histories or features, or for everybody."),
     "similar": ("similar:similar", "The items most alike to one."),
+    "bundle": ("bundle:bundle", "Sign bundles, and check whose they are and that they are whole."),
     "serve": ("serve:serve", "Answer over HTTP from a run or bundle."),
     "keys": ("keys:keys", "Make keys for those who may ask a server."),
     "experiment": ("experiment:experiment", "Plan, assign, analyze and report an A/B experiment."),

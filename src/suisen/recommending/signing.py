@@ -98,7 +98,8 @@ def _private(file: Path) -> "Ed25519PrivateKey":
         raise InputError(f"key: {file} is no private key that is known here ({error})") from None
     if not isinstance(key, _ed25519().Ed25519PrivateKey):
         raise InputError(f"key: {file} holds a {type(key).__name__}; give an Ed25519 key of suisen bundle keygen")
-    return key
+    private: Ed25519PrivateKey = key
+    return private
 
 
 def _content(file: Path, field: str) -> bytes:

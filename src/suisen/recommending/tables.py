@@ -82,7 +82,7 @@ def _check_values(place: Path, users: pl.DataFrame, items: pl.DataFrame) -> None
             raise _unfit(place / USERS, column.name, "holds a null")
     low, high = history.list.min().min(), history.list.max().max()
     if low is not None and not (low >= 1 and high < items.height):  # type: ignore[operator]
-        raise _unfit(place / USERS, "__history", f"names items {low} to {high}, the ids are 1 to {items.height - 1}")
+        raise _unfit(place / USERS, "__history", f"names items {low!r} to {high!r} of 1 to {items.height - 1}")
     if counts.min() < 0:  # type: ignore[operator]
         raise _unfit(place / ITEMS, "__count", "is negative")
 
