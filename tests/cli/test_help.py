@@ -29,7 +29,7 @@ MORE = {
     "experiment simulate": ["--repeat", "10", "--units", "200", "--users", "300"],
 }
 """Flags behind an example that make it small."""
-BEFORE = {"experiment report": "experiment analyze"}
+BEFORE = {"bundle sign": "bundle keygen", "experiment report": "experiment analyze"}
 """Whose example makes the files of another."""
 
 

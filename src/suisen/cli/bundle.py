@@ -25,7 +25,11 @@ def bundle() -> None:
 @bundle.command(short_help="A new key to sign with.")
 @click.argument("key", type=KEY)
 def keygen(key: Path) -> None:
-    """Writes a new Ed25519 key: the private part into KEY, for its owner alone, the public one into KEY.pub."""
+    """Writes a new Ed25519 key: the private part into KEY, for its owner alone, the public one into KEY.pub.
+
+    \b
+    suisen bundle keygen keys/release
+    """  # noqa: D301 - \b keeps the lines for click
     public, name = signing.make_key(key)
     click.echo(f"key {name}: {key} signs, {public} is for --trusted-keys")
 
@@ -34,7 +38,11 @@ def keygen(key: Path) -> None:
 @click.argument("target", metavar="RUN_OR_BUNDLE", type=KEY)
 @click.option("--key", type=KEY, required=True, help="The private key, of suisen bundle keygen.")
 def sign(target: Path, key: Path) -> None:
-    """Signs a bundle, once its files are found to be whole; an older signature is replaced."""
+    """Signs a bundle, once its files are found to be whole; an older signature is replaced.
+
+    \b
+    suisen bundle sign runs/demo --key keys/release
+    """  # noqa: D301 - \b keeps the lines for click
     from suisen.recommending.bundle import read_manifest
 
     place = find(target)
@@ -46,7 +54,12 @@ def sign(target: Path, key: Path) -> None:
 @click.argument("target", metavar="RUN_OR_BUNDLE", type=KEY)
 @click.option("--trusted-keys", type=KEY, help="A public key, or a folder of them: one of them must have signed it.")
 def verify(target: Path, trusted_keys: Path | None) -> None:
-    """Checks that every file is what the manifest says, and who signed it; nothing is loaded."""
+    """Checks that every file is what the manifest says, and who signed it; nothing is loaded.
+
+    \b
+    suisen bundle verify runs/demo
+    suisen bundle verify runs/demo --trusted-keys keys/release.pub
+    """  # noqa: D301 - \b keeps the lines for click
     from suisen.recommending.bundle import read_manifest
 
     place = find(target)

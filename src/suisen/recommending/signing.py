@@ -90,8 +90,9 @@ def _public(file: Path) -> list["Ed25519PublicKey"]:
 
 
 def _private(file: Path) -> "Ed25519PrivateKey":
+    content = _content(file, "key")
     try:
-        key = _serialization().load_pem_private_key(_content(file, "key"), None)
+        key = _serialization().load_pem_private_key(content, None)
     except (ValueError, TypeError) as error:
         raise InputError(f"key: {file} is no private key in PEM without a password ({error})") from None
     except _unsupported() as error:
