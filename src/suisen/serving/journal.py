@@ -4,10 +4,11 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from suisen.serving.answering import Answering
@@ -150,13 +151,21 @@ class Journal:
         (self._telemetry.impressions_lost if lost else self._telemetry.impressions).inc(rows)
 
 
-def _impression(request_id: str, time: int, answering: Answering, query: Query, answer: Answer) -> Impression:
+def _impressions(rows: Sequence[Shown]) -> Iterator[Impression]:
+    """The lines of lists, in their order; the users of one version are looked up together."""
+    for answering, given in groupby(rows, itemgetter(2)):
+        its = list(given)
+        users = answering.system.store.users.texts([query.user_id for _, _, _, query, _ in its])
+        for (request_id, at, _, query, answer), user in zip(its, users, strict=True):
+            yield _impression(request_id, at, answering.version, query, user, answer)
+
+
+def _impression(request_id: str, time: int, version: str, query: Query, user: str | None, answer: Answer) -> Impression:
     items = answer.items
-    (user,) = answering.system.store.users.texts([query.user_id])
     return Impression(
         request_id=request_id,
         time=EPOCH + time * MICROSECOND,
-        version=answering.version,
+        version=version,
         user_id=user,
         session_id=as_text(query.session_id),
         answered_by=answer.answered_by,
@@ -183,5 +192,5 @@ def _write_events(repeats: Repeats | None, log: FileLog, jobs: list[Sent]) -> li
 def _write_lists(log: FileLog, jobs: list[list[Shown]]) -> list[int]:
     """In a lane's thread: the lists of all jobs are one write."""
     if any(jobs) or log.wants_care():
-        log.append([_impression(*row) for rows in jobs for row in rows])
+        log.append(list(_impressions([row for rows in jobs for row in rows])))
     return [len(rows) for rows in jobs]
