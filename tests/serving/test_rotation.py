@@ -388,6 +388,10 @@ def test_files_that_are_gone_are_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "suisen.serving"):
         assert set(one.look()) >= {"c", "d"}
     assert "bytes were gone before they were read" in caplog.text
+    two.post("e")
+    two.post("f")
+    shutil.rmtree(tmp_path)
+    assert not {"e", "f"} & set(one.look())
 
 
 def test_a_worker_that_fell_far_behind_goes_on_with_what_is_remembered(tmp_path, monkeypatch):

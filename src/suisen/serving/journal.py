@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import count, groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from suisen.serving.answering import Answering
@@ -44,14 +45,14 @@ NOWHERE = Position(0, 0)
 class Journal:
     """A lane per log: a slow disk stops neither the event loop nor the answers."""
 
-    def __init__(self, logs: Mapping[str, FileLog], telemetry: Telemetry, repeats: Repeats | None = None) -> None:
-        """``logs``: by what they keep, ``events`` or ``impressions``; what has no log is not kept.  ``repeats``: of the
-        events.
+    def __init__(self, logs: Mapping[str, FileLog], telemetry: Telemetry, repeats: Callable[[Path], Repeats]) -> None:
+        """``logs``: by what they keep, ``events`` or ``impressions``; what has no log is not kept.  ``repeats``: from
+        the path of the events' log, what knows which were sent again.
         """
         self._logs, self._telemetry = logs, telemetry
         self._lanes: dict[str, Lane[Any, Any]] = {}
         for name, log in logs.items():
-            work = _write_lists if name == "impressions" else partial(_write_events, repeats)
+            work = _write_lists if name == "impressions" else partial(_write_events, repeats(log.path))
             lane = Lane(name, partial(self._work, log, work), max_rows=MAX_ROWS, rows_per_batch=MAX_ROWS)
             self._lanes[name] = lane
             telemetry.watch(lane)
@@ -175,17 +176,15 @@ def _impression(request_id: str, time: int, version: str, query: Query, user: st
     )
 
 
-def _write_events(repeats: Repeats | None, log: FileLog, jobs: list[Sent]) -> list[Taken | Exception]:
+def _write_events(repeats: Repeats, log: FileLog, jobs: list[Sent]) -> list[Taken | Exception]:
     """In a lane's thread: the events of all jobs are one write."""
-    if repeats is not None:
-        repeats.read_back()
+    repeats.read_back()
     if not any(jobs) and not log.wants_care():
         return [Taken([], NOWHERE)] * len(jobs)
     with log.alone():
-        found = [list(sent.events) for sent in jobs] if repeats is None else repeats.sort_out(jobs)
+        found = repeats.sort_out(jobs)
         end = log.write([event for new in found if isinstance(new, list) for event in new])
-        if repeats is not None:
-            repeats.wrote()
+        repeats.wrote()
     return [Taken(new, end) if isinstance(new, list) else new for new in found]
 
 

@@ -87,8 +87,11 @@ def prune(path: Path, keep: int | None) -> list[Path]:
         return []
     gone: list[Path] = []
     before = rotated(path)
+    held = None
     try:
-        held = _held(path)
+        held = msgspec.json.decode(_pin(path).read_bytes(), type=int)
+    except FileNotFoundError:
+        pass
     except msgspec.DecodeError:  # whoever wrote it knows what is needed, and nobody else does
         return gone
     for each in before[: max(0, len(before) - keep)]:
@@ -97,13 +100,6 @@ def prune(path: Path, keep: int | None) -> list[Path]:
         each.unlink(missing_ok=True)
         gone.append(each)
     return gone
-
-
-def _held(path: Path) -> int | None:
-    try:
-        return msgspec.json.decode(_pin(path).read_bytes(), type=int)
-    except FileNotFoundError:
-        return None
 
 
 def _pin(path: Path) -> Path:

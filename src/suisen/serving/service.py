@@ -43,7 +43,9 @@ class Service:
         logs = _logs(settings)
         self._siblings = _siblings(group, logs)
         self.guard = Guard(settings, self.telemetry, group)
-        self.journal = Journal(logs, self.telemetry, _repeats(settings, logs, self._siblings))
+        reader = None if self._siblings is None else self._siblings.reader
+        repeats = partial(Repeats, most=settings.repeat_ids, seconds=settings.repeat_s, reader=reader)
+        self.journal = Journal(logs, self.telemetry, repeats)
         self.lane, self.large = self._lane("recommend"), self._lane("large")
         self._turn: Turn[Bound, Result] = Turn(
             self._work,
@@ -200,11 +202,3 @@ def _siblings(group: Group | None, logs: dict[str, FileLog]) -> Siblings | None:
     siblings = Siblings(group, logs["events"].path)
     logs["events"].on_append, logs["events"].guard = siblings.wrote, siblings.ends.guard
     return siblings
-
-
-def _repeats(settings: Settings, logs: dict[str, FileLog], siblings: Siblings | None) -> Repeats | None:
-    if "events" not in logs:
-        return None
-    path = logs["events"].path
-    reader = None if siblings is None else siblings.reader(path)
-    return Repeats(path, settings.repeat_ids, settings.repeat_s, reader)

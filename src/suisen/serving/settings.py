@@ -83,7 +83,7 @@ class Settings:
     log_keep: Count | None = None
     """Rotated files that are kept, of each log; none: all."""
     repeat_ids: Annotated[int, Field(ge=0, strict=True)] = 100_000
-    """Ids of events that are remembered, the newest, so that none counts twice; 200 bytes each, in every worker."""
+    """Ids of events that are remembered, the newest, so that none counts twice; 250 bytes each, in every worker."""
     repeat_s: Seconds = 86_400.0
     """Seconds for which they are."""
     state_bytes: Annotated[int, Field(ge=0, strict=True)] = STATE_BYTES

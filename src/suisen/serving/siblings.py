@@ -31,6 +31,8 @@ PIECE = 1 << 20
 """Bytes that are read at a time."""
 FILES = 4096
 """Files of the log that are remembered, the newest: with ten per second a worker may fall seven minutes behind."""
+LOOKS = 5
+"""Most looks for a file that may be renamed in that very moment."""
 _line = msgspec.json.Decoder(LoggedEvent)
 
 
@@ -139,15 +141,15 @@ class Reader:
         """Of the file that was read last."""
         self._file = os.open(path, os.O_RDONLY)
 
-    @property
-    def end(self) -> int:
-        """Where the log ends now."""
-        return max(self.at, self._ends.end)
+    def skip(self) -> None:
+        """Goes to the end of the log."""
+        self.at = max(self.at, self._ends.end)
 
-    def lines(self, end: int) -> Iterator[bytes]:
-        """Whole lines from where it is up to an end, in pieces; then it is there.  What is gone is passed over, and
-        told.
+    def lines(self, end: int | None = None) -> Iterator[bytes]:
+        """Whole lines from where it is up to an end, that of the log by default, in pieces; then it is there.  What is
+        gone is passed over, and told.
         """
+        end = self._ends.end if end is None else end
         while self.at < end:
             begin, until = self._next(end)
             self.at = max(self.at, begin.at)
@@ -173,16 +175,14 @@ class Reader:
         later = range(self._number + 1, self._ends.files)
         if any(self._ends.begin(number).inode == begin.inode for number in later):
             return False
-        while os.fstat(self._file).st_ino != begin.inode:
-            with os.scandir(self._path.parent) as found:
-                names = [each.path for each in found if each.inode() == begin.inode]
-            if not names:
-                return False
-            with suppress(FileNotFoundError):  # renamed meanwhile
-                file = os.open(names[0], os.O_RDONLY)
+        for _ in range(LOOKS):
+            if os.fstat(self._file).st_ino == begin.inode:
+                return True
+            with suppress(OSError, StopIteration), os.scandir(self._path.parent) as found:
+                file = os.open(next(each.path for each in found if each.inode() == begin.inode), os.O_RDONLY)
                 os.close(self._file)
                 self._file = file
-        return True
+        return False
 
 
 class Siblings:
@@ -196,10 +196,8 @@ class Siblings:
         self._read = group.since
         self._own: deque[tuple[int, int]] = deque()
         self._lock = Lock()
-
-    def reader(self, path: Path) -> Reader:
-        """Another reader of the log, from where it ends now."""
-        return Reader(self.ends, path, max(self._read, self.ends.end))
+        self.reader = Reader(self.ends, path, max(self._read, self.ends.end))
+        """Another one, from where the log ends now, for whoever writes and wants to know what others wrote."""
 
     def wrote(self, inode: int, start: int, end: int) -> None:
         """The bytes from ``start`` to ``end`` of a file were appended by this worker; called under the guard."""

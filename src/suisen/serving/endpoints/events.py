@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
+from msgspec.structs import asdict
 
 from suisen.recommending.queries import MAX_ITEMS
 from suisen.recommending.store import Store
@@ -102,23 +103,12 @@ def _logged(events: Sequence[Event], store: Store, now: datetime, ids: Iterator[
     """The lines of events; ``ids``: for those that bring none."""
     users = store.users.texts([event.user_id for event in events])
     items = store.items.texts([event.item_id for event in events])
-    times = [_time_of(place, event, now) for place, event in enumerate(events)]
-    return [
-        LoggedEvent(
-            event_id=event.event_id or next(ids),
-            user_id=user,
-            session_id=as_text(event.session_id),
-            item_id=str(item),
-            event=event.event,
-            time=time,
-            request_id=event.request_id,
-            position=event.position,
-            value=event.value,
-            price=event.price,
-            quantity=event.quantity,
-        )
-        for event, user, item, time in zip(events, users, items, times, strict=True)
-    ]
+    rows = []
+    for place, (event, user, item) in enumerate(zip(events, users, items, strict=True)):
+        known = {"event_id": event.event_id or next(ids), "user_id": user, "item_id": item}
+        more = {"session_id": as_text(event.session_id), "time": _time_of(place, event, now)}
+        rows.append(LoggedEvent(**{**asdict(event), **known, **more}))
+    return rows
 
 
 def _time_of(place: int, event: Event, now: datetime) -> datetime:
