@@ -100,8 +100,13 @@ class Reading:
         self.offsets: Offsets = {}
         """After what was read."""
         self.notes: list[str] = []
-        more = {"group.id": group or "suisen", "enable.auto.commit": False, "enable.partition.eof": True}
-        self._consumer = topic.client("Consumer", **more, **{"auto.offset.reset": "earliest"})
+        more: dict[str, object] = {
+            "group.id": group or "suisen",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
+        more |= {"auto.offset.reset": "earliest", "fetch.wait.max.ms": 100}
+        self._consumer = topic.client("Consumer", **more)
         try:
             known = self._consumer.list_topics(timeout=PATIENCE_S).topics
         except self._library.KafkaException as error:
@@ -120,11 +125,16 @@ class Reading:
             self.notes.append(f"{topic}: no topic {topic.lists!r}: no event is joined to a list")
 
     def messages(self, since: Offsets) -> Iterator[Message]:
-        """Every message from ``since`` on, else from the group's offsets, else from the first."""
-        ends = {(at.topic, at.partition): self._start(at, since) for at in self._places}
+        """Every message from ``since`` on, else from the group's offsets, else from the first.
+
+        A partition is read until the broker says that it ends there, and of one that is always written to no message
+        that is younger than this reading.  The offset of the end is not asked for: not every broker tells it exactly.
+        """
+        began, heard = 1_000 * time.time(), time.monotonic()
+        for at in self._places:
+            self._start(at, since)
         self._consumer.assign(self._places)
-        left = {key for key, (start, end) in ends.items() if start < end}
-        heard = time.monotonic()
+        left = {(at.topic, at.partition) for at in self._places}
         while left:
             batch = self._consumer.consume(BATCH, timeout=PAUSE_S)
             heard = time.monotonic() if batch else heard
@@ -134,12 +144,18 @@ class Reading:
                 key = message.topic(), message.partition()
                 if message.error() is not None:
                     self._check(message.error())
-                    left.discard(key)  # the end of a partition: its last offsets hold no messages
-                elif message.offset() < ends[key][1]:
-                    self.offsets[key[0]][str(key[1])] = message.offset() + 1
-                    yield Message(f"{key[0]}[{key[1]}]", message.offset(), message.value() or b"")
-                if message.error() is None and message.offset() + 1 >= ends[key][1]:
                     left.discard(key)
+                elif message.timestamp()[1] > began:
+                    left.discard(key)
+                elif key in left:
+                    yield self._read(key, message)
+
+    def _read(self, key: tuple[str, int], message: Any) -> Message:
+        of_topic, number = self.offsets[key[0]], str(key[1])
+        if message.offset() < of_topic[number]:
+            self.notes.append(f"{key[0]}[{number}]: begins anew: it has no message {of_topic[number]} any more")
+        of_topic[number] = message.offset() + 1
+        return Message(f"{key[0]}[{number}]", message.offset(), message.value() or b"")
 
     def commit(self) -> None:
         """Tells the broker what was read, once what was read is kept."""
@@ -155,9 +171,9 @@ class Reading:
         """Leaves the broker."""
         self._consumer.close()
 
-    def _start(self, at: Any, since: Offsets) -> tuple[int, int]:
-        """Where a partition is read from, and its end; what the broker deleted before it was read is said."""
-        first, end = self._consumer.get_watermark_offsets(at, timeout=PATIENCE_S)
+    def _start(self, at: Any, since: Offsets) -> None:
+        """Where a partition is read from; what the broker deleted before it was read is said."""
+        first, _ = self._consumer.get_watermark_offsets(at, timeout=PATIENCE_S)
         wanted = since.get(at.topic, {}).get(str(at.partition))
         if wanted is None and self._group is not None:
             stored = self._consumer.committed([at], timeout=PATIENCE_S)[0].offset
@@ -165,12 +181,8 @@ class Reading:
         if wanted is not None and wanted < first:
             gone = f"{first - wanted:,} messages from {wanted} on were deleted before they were read"
             self.notes.append(f"{at.topic}[{at.partition}]: {gone}")
-        if wanted is not None and wanted > end:
-            self.notes.append(f"{at.topic}[{at.partition}]: begins anew (it ended at {wanted}, and now at {end})")
-            wanted = None
         at.offset = max(first, wanted or 0)
         self.offsets.setdefault(at.topic, {})[str(at.partition)] = at.offset
-        return at.offset, end
 
     def _check(self, error: Any) -> None:
         """Raises InputError for what is more than the end of a partition."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from suisen.errors import InputError
 from suisen.files import write_text
 
-FIRST_LINE = 1 << 20
-"""Most bytes of a first line that are looked at."""
+FIRST_LINE = 1 << 12, 1 << 20
+"""Bytes in which the end of the first line is looked for: most lines are short."""
 BEFORE = 256
 """Bytes before a place by which it is known."""
 Mark = tuple[int, str]
@@ -76,8 +76,11 @@ class Progress:
 
 def head_of(file: int) -> str:
     """Names a file by its first line; "" while it has none."""
-    line, newline, _ = os.pread(file, FIRST_LINE, 0).partition(b"\n")
-    return _digest(line) if newline or len(line) == FIRST_LINE else ""
+    for most in FIRST_LINE:
+        line, newline, _ = os.pread(file, most, 0).partition(b"\n")
+        if newline:
+            return _digest(line)
+    return _digest(line) if len(line) == FIRST_LINE[-1] else ""
 
 
 def _tail(file: int, offset: int) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -54,6 +55,8 @@ class App:
         self.service.description = msgspec.json.encode(described)
         self._load = load
         self.dispatch = Dispatch(self.service, endpoints)
+        self.draining = time.monotonic()
+        """When it began to drain."""
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -63,6 +66,8 @@ class App:
         self.service.lane.start()
         self.service.large.start()
         self.service.journal.start()
+        if self.service.shipping is not None:
+            self.service.shipping.start()
         self.service.quality.start()
         self._opening = asyncio.create_task(self._open())
 
@@ -95,6 +100,7 @@ class App:
     def drain(self) -> None:
         """Not ready from now on; requests that still come are answered."""
         if self.service.state in ("loading", "ready"):
+            self.draining = time.monotonic()
             self.service.state = "draining"
             self.service.telemetry.ready.set(0)
 
@@ -107,6 +113,8 @@ class App:
         await self.service.journal.stop()
         if self.service.users is not None:
             await self.service.users.stop()
+        if self.service.shipping is not None:
+            await self.service.shipping.stop(self.draining)
 
     # -- ASGI -------------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,8 @@ class Journal:
             log.on_begin = partial(self._begun, name)
         self.shipped: Callable[[Position], Awaitable[object]] | None = None
         """Returns once the log up to a place is where 202 says that it is, where that is not the file itself."""
+        self.check: Callable[[str], object] = lambda log: None
+        """Refuses what a log may not take now."""
         self._shown: list[Shown] = []
         self._tended: dict[str, asyncio.Future[Any]] = {}
         self.new_ids = map(f"~{secrets.token_hex(8)}-{{:x}}".format, count(1))
@@ -93,6 +95,7 @@ class Journal:
         """
         if "events" not in self._lanes:
             raise Refusal("log_unavailable", "this server keeps no event log; start it with log_dir")
+        self.check("events")
         taken: Taken = await self._lanes["events"].submit(sent)
         self._telemetry.events.inc(len(taken.new))
         self._telemetry.repeated.inc(len(sent) - len(taken.new))
@@ -119,6 +122,7 @@ class Journal:
         if not rows:
             return
         try:
+            self.check("impressions")
             done = self._lanes["impressions"].submit(rows)
         except Refusal:
             self._telemetry.impressions_lost.inc(len(rows))

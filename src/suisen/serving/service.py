@@ -1,10 +1,12 @@
 """What the handlers of all endpoints work with: the bundle that answers, the lane that computes, logs, metrics."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from suisen.errors import InputError
 from suisen.serving.answering import QUICK_UNITS, Answering, Job, Result, times_of
@@ -23,6 +25,9 @@ from suisen.serving.slots import Bound, Slot, work
 from suisen.serving.stores.stage import SharedUsers, shared_users
 from suisen.serving.telemetry import Telemetry
 from suisen.serving.turn import Turn
+
+if TYPE_CHECKING:  # imported where a broker is named
+    from suisen.serving.stores.shipping import Shipping
 
 LARGE_UNITS = 50_000.0
 """Price from which a job goes to the lane of large ones: 50 ms, which small ones need not wait for."""
@@ -46,6 +51,8 @@ class Service:
         reader = None if self._siblings is None else self._siblings.reader
         repeats = partial(Repeats, most=settings.repeat_ids, seconds=settings.repeat_s, reader=reader)
         self.journal = Journal(logs, self.telemetry, repeats)
+        self.shipping = _shipping(settings, logs, self.journal, self.telemetry)
+        """What brings the logs to a broker; None where they stay."""
         self.lane, self.large = self._lane("recommend"), self._lane("large")
         self._turn: Turn[Bound, Result] = Turn(
             self._work,
@@ -181,11 +188,12 @@ class Service:
 def _logs(settings: Settings) -> dict[str, FileLog]:
     """The files of the journal."""
     if settings.log_dir is None:
-        if settings.impressions:
-            raise InputError("impressions = True needs log_dir, the folder they are written to")
+        if settings.impressions or settings.log is not None:
+            what = "impressions = True" if settings.impressions else "log"
+            raise InputError(f"{what} needs log_dir, the folder they are written to")
         return {}
-    if settings.durable == "broker":
-        raise InputError("durable = 'broker' needs a log in a broker, and this server has none; give 'os' or 'disk'")
+    if settings.durable == "broker" and settings.log is None:
+        raise InputError("durable = 'broker' needs log, a topic of Kafka, and there is none; give 'os' or 'disk'")
     names = ["events", "impressions"] if settings.impressions else ["events"]
     rotation = Rotation(settings.log_max_bytes, settings.log_max_age, settings.log_keep)
     durable = settings.durable == "disk"
@@ -193,6 +201,19 @@ def _logs(settings: Settings) -> dict[str, FileLog]:
         name: FileLog(settings.log_dir / f"{name}.jsonl", rotation, durable=durable and name == "events")
         for name in names
     }
+
+
+def _shipping(settings: Settings, logs: dict[str, FileLog], journal: Journal, telemetry: Telemetry) -> Shipping | None:
+    """What follows the logs, where a broker is named."""
+    if settings.log is None:
+        return None
+    from suisen.serving.stores.shipping import Shipping
+
+    shipping = Shipping(settings.log, {name: log.path for name, log in logs.items()}, settings, telemetry)
+    journal.check = shipping.check
+    if settings.durable == "broker":
+        journal.shipped = shipping.shipped
+    return shipping
 
 
 def _siblings(group: Group | None, logs: dict[str, FileLog]) -> Siblings | None:

@@ -73,9 +73,13 @@ class Settings:
     """Folder of the event log; None: events are refused (``serve`` puts it beside the bundle)."""
     impressions: bool = False
     """Log the lists that were answered, too."""
+    log: str | None = None
+    """Where the log goes beside its folder: kafka://host:9092/topic (docs/serving.md); none: nowhere."""
+    spool_bytes: Count = 1 << 30
+    """Bytes of the log that may wait for the broker; beyond it events are refused with 503 and lists are not logged."""
     durable: Literal["os", "disk", "broker"] = "os"
     """What 202 says of events: they are with the operating system (and outlive the process), on the disk (and outlive
-    a power cut), or in Kafka."""
+    a power cut), or in Kafka (which ``log`` names)."""
     log_max_bytes: Count | None = None
     """Size above which a file of the log is rotated; none: never."""
     log_max_age: Seconds | None = None
