@@ -18,7 +18,7 @@ from suisen.serving.pace import Pace
 from suisen.serving.problems import Refusal
 from suisen.serving.quality import Quality
 from suisen.serving.repeats import Repeats
-from suisen.serving.segments import Rotation
+from suisen.serving.segments import Rotation, keep_from
 from suisen.serving.settings import Settings
 from suisen.serving.siblings import Group, Siblings
 from suisen.serving.slots import Bound, Slot, work
@@ -206,6 +206,8 @@ def _logs(settings: Settings) -> dict[str, FileLog]:
 def _shipping(settings: Settings, logs: dict[str, FileLog], journal: Journal, telemetry: Telemetry) -> Shipping | None:
     """What follows the logs, where a broker is named."""
     if settings.log is None:
+        for log in logs.values():
+            keep_from(log.path, None)  # what a server with a broker held back
         return None
     from suisen.serving.stores.shipping import Shipping
 

@@ -86,11 +86,14 @@ class Shipper:
         self._lock = -1
         self._saved = self._looked = self._heard = 0.0
         self._silent = False
-        self._held: int | None = None
+        self._held = self._oldest = 0
+        """Inodes: of the oldest file that is kept, and of the oldest that is not shipped."""
         self._whole: dict[_State, str] = {}
         """How rotated files begin that are shipped to their ends."""
         self._sent, self._written = 0, deque[tuple[float, int]]()
         self._progress = self._load()
+        self._measure()
+        self._hold()  # before the log is written to, and rotated
         self._closing, self._by, self._targets = Event(), float("inf"), list[tuple[str, int]]()
         self._thread = Thread(target=self._run, name=f"suisen-ship-{name}", daemon=True)
 
@@ -136,9 +139,6 @@ class Shipper:
                 time.sleep(RETRY_S)
             if not moved:
                 time.sleep(PAUSE_S)
-        with suppress(OSError):
-            if self._lock >= 0 and self._reached_all():
-                keep_from(self.path, None)
         self._producer.purge()
         self._producer.poll(0)
         if self._lock >= 0:
@@ -263,9 +263,18 @@ class Shipper:
     def _look(self) -> None:
         """Measures the spool now and then, keeps its files from being deleted, and tells of a broker that is silent."""
         now = time.monotonic()
-        if now < self._looked + LOOK_S:
-            return
-        self._looked, left, oldest, heads = now, 0, None, {}
+        if now > self._looked + LOOK_S:
+            self._looked = now
+            heads = self._measure()
+            if self._lock >= 0:
+                self._progress.keep(heads)
+                self._sample(now)
+                self._hold()
+            self._tell(now)
+
+    def _measure(self) -> list[str]:
+        """Bytes that the broker has not, and the oldest file with any; returns how the files of the log begin."""
+        left, oldest, heads = 0, 0, {}
         for path in segments(self.path):
             with suppress(FileNotFoundError), _open(path) as file:
                 state = _state(file)
@@ -278,15 +287,15 @@ class Shipper:
                     oldest = oldest or state.inode
                 else:
                     self._whole[state] = heads[state]
-        self.spool = left
+        self.spool, self._oldest = left, oldest
         self._whole = {state: head for state, head in self._whole.items() if state in heads}
-        if self._lock >= 0:
-            self._progress.keep(heads.values())
-            self._sample(now)
-            if oldest != self._held:
-                keep_from(self.path, oldest)
-                self._held = oldest
-        self._tell(now)
+        return list(heads.values())
+
+    def _hold(self) -> None:
+        """Keeps what is not shipped from being deleted: files older than need be, never fewer."""
+        if self._oldest and self._oldest != self._held:
+            keep_from(self.path, self._oldest)
+            self._held = self._oldest
 
     def _sample(self, now: float) -> None:
         """Remembers when how much was written, so that the age of what is not shipped is known."""
