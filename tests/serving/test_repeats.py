@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from suisen.errors import InputError
 from suisen.serving import repeats as module
 from suisen.serving.event_log import FileLog
 from suisen.serving.problems import Refusal
@@ -173,6 +174,27 @@ def test_a_start_reads_the_newest_part_of_all_files(tmp_path, monkeypatch):
         assert len(known) >= most // 500 - 1
 
 
+@pytest.mark.parametrize("how", ["renamed", "deleted"])
+def test_a_file_that_is_renamed_while_it_is_read_back_is_read(tmp_path, monkeypatch, how):
+    """Another worker rotates between the look at the files and their opening."""
+    one = Worker(tmp_path, rotation=Rotation(max_bytes=1, keep=2 if how == "deleted" else None))
+    for name in "abc":
+        one.post(event(name))
+    found = []
+
+    def meanwhile(path):
+        found.append(segments(path))
+        if len(found) == 1:
+            one.post(event("d"))
+        return found[-1] if len(found) == 1 else segments(path)
+
+    monkeypatch.setattr(module, "segments", meanwhile)
+    again = Repeats(tmp_path / "events.jsonl", 1000, 60.0)
+    again.read_back()
+    assert set("bcd") <= set(again._known)
+    assert len(found) > 1
+
+
 def test_what_cannot_be_read_back_stops_nothing(tmp_path, caplog):
     (tmp_path / "events-20260101T000000Z-000001.jsonl").mkdir()
     one = Worker(tmp_path)
@@ -243,6 +265,11 @@ def test_a_restarted_server_remembers(recommender, tmp_path):
         with Client(lambda: recommender.system, Settings(deadline_s=60, log_dir=tmp_path)) as client:
             assert posted(client, [{**ONE, "event_id": "a"}]) == (1, repeats, 0)
     assert read_events(tmp_path / "events.jsonl").height == 1
+
+
+def test_a_broker_has_to_be_there(recommender, tmp_path):
+    with pytest.raises(InputError, match=r"durable = 'broker' needs .*give 'os' or 'disk'"):
+        Client(lambda: recommender.system, Settings(log_dir=tmp_path, durable="broker"))
 
 
 def test_the_bundle_tells_what_202_says_and_what_is_remembered(recommender, tmp_path):

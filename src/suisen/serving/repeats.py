@@ -20,6 +20,8 @@ from suisen.serving.segments import segments
 from suisen.serving.siblings import Reader, decoded, pieces
 
 logger = logging.getLogger("suisen.serving")
+TRIES = 5
+"""Most times that the log is read back, where files are renamed meanwhile."""
 READ_BACK = 32 << 20
 """Most bytes of the log that are read for their ids when a server starts: about 100,000 events."""
 NAMED, OURS = b'{"event_id":"', b'{"event_id":"~'
@@ -61,15 +63,23 @@ class Repeats:
         if self._ready:
             return
         self._ready = True
-        try:
-            self._read_back()
-        except OSError as error:
-            logger.error("the ids of earlier events cannot be read: %s; they would be taken again", error)
+        why: OSError | None = None
+        for _ in range(TRIES):
+            try:
+                files = segments(self._path)
+                self._read_back(files)
+                if segments(self._path) == files:  # else one was renamed, and may not have been read
+                    return
+                why = None
+            except OSError as error:  # perhaps a file was deleted meanwhile
+                why = error
+        if why is not None:
+            logger.error("the ids of earlier events cannot be read: %s; they would be taken again", why)
 
-    def _read_back(self) -> None:
+    def _read_back(self, files: Sequence[Path]) -> None:
         rest = READ_BACK
         parts: list[tuple[Path, int, int]] = []
-        for path in reversed(segments(self._path)):
+        for path in reversed(files):
             if rest > 0:
                 size = path.stat().st_size
                 parts.insert(0, (path, max(0, size - rest), size))
