@@ -169,7 +169,7 @@ def test_it_is_described(endpoint):
     places = {(parameter["name"], parameter["in"]) for parameter in described["parameters"]}
     names = endpoint.takes.__struct_fields__ if endpoint.method == "GET" else ()
     variable = [(endpoint.variable, "path")] if endpoint.variable else []
-    headers = [("Idempotency-Key", "header")] if endpoint.repeat_safe else []
+    headers = [("X-Request-Id", "header"), *([("Idempotency-Key", "header")] if endpoint.repeat_safe else [])]
     assert places == {*((name, "query") for name in names), *variable, *headers}
     for status, codes in endpoint.refusals.items():
         response = described["responses"][str(status)]

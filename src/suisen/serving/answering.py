@@ -4,7 +4,7 @@
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from suisen.data.encode import Encoder
 from suisen.data.ids import RawId
 from suisen.errors import InputError, UnknownName, UnsupportedQuery
 from suisen.recommending.answering import AnsweredBy, Answers, answer, answer_planned, planned, rank, similar
@@ -23,6 +22,7 @@ from suisen.recommending.states import VisitorRows
 from suisen.recommending.system import System
 from suisen.recommending.users import RecentEvents
 from suisen.serving.event_log import LoggedEvent
+from suisen.serving.features import check, placed
 from suisen.serving.messages import LIST_ITEMS, Answer, Item, Query, Ranked, RankQuery, microseconds
 from suisen.serving.meter import Meter
 from suisen.serving.pricing import Prices
@@ -242,9 +242,9 @@ class Answering:
         encoders = self.system.store.encoders
         for query in queries:
             if query.user_features is not None:
-                _check_single("user_features", encoders["user"], query.user_features)
+                check("user_features", encoders["user"], query.user_features)
             if query.context is not None:
-                _check_single("context", encoders["context"], query.context)
+                check("context", encoders["context"], query.context)
         return RawQueries(
             [query.user_id for query in queries],
             history=_where_any([query.history for query in queries]),
@@ -289,8 +289,8 @@ def _collected(found: list[Answer | Exception], first: int) -> list[Answer] | Ex
     """
     answers: list[Answer] = []
     for place, one in enumerate(found):
-        if isinstance(one, Refusal) and first + len(found) > 1:
-            return Refusal(one.code, f"queries[{first + place}]: {one.detail}")
+        if isinstance(one, Refusal):
+            return Refusal(one.code, placed(one.detail, first + place, first + len(found) > 1))
         if isinstance(one, Exception):
             return one
         answers.append(one)
@@ -304,11 +304,3 @@ def _refusal(error: Exception) -> Exception:
     if isinstance(error, InputError):
         return Refusal("unknown_field" if isinstance(error, UnknownName) else "invalid_value", str(error))
     return error
-
-
-def _check_single(field: str, encoder: Encoder, values: Mapping[str, Any]) -> None:
-    """Refuses lists where a feature has one value; names and numbers are checked where they are encoded."""
-    kinds = {column.name: column.kind for column in encoder.columns}
-    for name, value in values.items():
-        if isinstance(value, list) and kinds.get(name, "multi") != "multi":
-            raise InputError(f"{field}.{name} = {value} is a list; the feature is {kinds[name]}: give one value")

@@ -69,6 +69,8 @@ class Endpoint(Generic[M]):
     """The handler's own problems; those of reading a message and of loading are added."""
     repeat_safe: bool = False
     """Reads the header ``Idempotency-Key``."""
+    notes: str = ""
+    """What the schema cannot say: which messages that it allows are refused."""
     example: M | None = None
     """A message for the description and the contract tests; None: one without any field."""
 
@@ -103,8 +105,8 @@ class Endpoint(Generic[M]):
         codes: list[Code] = []
         if self.method == "POST":
             codes += BODY
-        elif self.takes is not AnyParams:
-            codes += QUERY_STRING
+        else:
+            codes += QUERY_STRING[:1] if self.takes is AnyParams else QUERY_STRING
         if self.needs_bundle:
             codes += LOADED
         found: dict[int, list[Code]] = {}

@@ -12,7 +12,12 @@ from suisen.serving.problems import Problem
 from suisen.serving.settings import BATCHED, MAX_PRICE
 from suisen.version import __version__
 
-ABOUT = "Recommendations from one bundle.  Every refusal is a problem document with a stable code.  "
+ABOUT = (
+    "Recommendations from one bundle.  Every refusal is a problem document with a stable code.  Beside those that each "
+    "path names: 404 and 405 (not_found, method_not_allowed); 400 for what is no HTTP; 408, 413, 414 and 431 (too_slow, "
+    "too_large, url_too_long, headers_too_large) for what comes too slowly or is too large; 503 (overloaded) for a "
+    "connection too many.  `x-request-id` is sent back, and made where it is missing; `traceparent` is read.  "
+)
 PRICED = (
     "A request is priced before it is computed, in units of about a microsecond of one core: queries × (first stage + "
     "max(k, candidates) × ranking + k, and with diversity k × candidates comparisons), and the ids that it brings.  "
@@ -20,8 +25,13 @@ PRICED = (
 )
 REF = "#/components/schemas/{name}"
 PROBLEM = {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}}
-
-
+REQUEST_ID = {
+    "name": "X-Request-Id",
+    "in": "header",
+    "required": False,
+    "description": "Names the request in the answer and in logs.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:+/=-]{1,128}$"},
+}
 KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
@@ -69,6 +79,7 @@ def _operation(endpoint: Endpoint[Any], keyed: bool, limited: bool) -> dict[str,
     operation: dict[str, Any] = {
         "operationId": endpoint.operation,
         "summary": endpoint.summary,
+        **({"description": endpoint.notes} if endpoint.notes else {}),
         "parameters": _parameters(endpoint),
         "responses": {str(endpoint.status): _answer(endpoint), **refusals},
     }
@@ -93,7 +104,7 @@ def _answer(endpoint: Endpoint[Any]) -> dict[str, Any]:
 
 
 def _parameters(endpoint: Endpoint[Any]) -> list[dict[str, Any]]:
-    found = []
+    found: list[dict[str, Any]] = [REQUEST_ID]
     if endpoint.variable:
         schema = msgspec.json.schema(Id)
         found.append({"name": endpoint.variable, "in": "path", "required": True, "schema": schema})

@@ -133,6 +133,9 @@ ENDPOINT = Endpoint(
     status=202,
     codes=("overloaded", "log_unavailable", "id_reused"),
     repeat_safe=True,
+    notes="Refused though the schema allows it: an event that names neither user_id nor session_id; a time before "
+    "1970, or more than a day ahead of the server's clock; an event_id or Idempotency-Key that was used for "
+    "something else (code id_reused).",
     scope="events",
     example=EventsRequest([Event("3", "click", user_id="7")]),
 )

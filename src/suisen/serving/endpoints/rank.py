@@ -7,7 +7,7 @@ from msgspec import Meta, Struct, field
 from suisen.recommending.queries import RecommendOptions
 from suisen.serving.answering import Rank, Result, degraded
 from suisen.serving.contract import Endpoint, Pending
-from suisen.serving.endpoints.recommend import CODES, QUERIES, counted, time_of
+from suisen.serving.endpoints.recommend import CODES, NOTES, QUERIES, counted, time_of
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import LIST_ITEMS, Message, Policy, Ranked, RankQuery, Zoned
 from suisen.serving.problems import Refusal
@@ -57,5 +57,6 @@ ENDPOINT = Endpoint(
     takes=RankRequest,
     answers=RankAnswer,
     codes=CODES,
+    notes=NOTES,
     example=RankRequest([RankQuery(user_id="7", items=["3", "5", "9"])]),
 )

@@ -17,6 +17,12 @@ from suisen.serving.service import Service
 
 QUERIES = 256
 """Most queries of one request."""
+NOTES = (
+    "Refused though the schema allows it: features and context that the bundle does not have (GET /v1/bundle lists "
+    "them), and values that are not of their kind; conditions of where on columns and values that the item table does "
+    "not have; a time before 1970; with unknown = error, a query that the model cannot answer (code unanswerable).  "
+    "The message names the field, like queries[3].context.device."
+)
 CODES = (*COMPUTING, "unanswerable")
 """Problems of a handler that recommends."""
 
@@ -102,5 +108,6 @@ ENDPOINT = Endpoint(
     takes=RecommendRequest,
     answers=RecommendAnswer,
     codes=CODES,
+    notes=NOTES,
     example=RecommendRequest(queries=[Query(user_id="7"), Query(history=["3", "5"])], k=5),
 )

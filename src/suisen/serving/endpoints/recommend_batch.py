@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from suisen.serving.answering import QUICK_QUERIES, Recommend, check_items, degraded
 from suisen.serving.contract import Endpoint
-from suisen.serving.endpoints.recommend import CODES, RecommendAnswer, RecommendRequest, counted, options_of
+from suisen.serving.endpoints.recommend import CODES, NOTES, RecommendAnswer, RecommendRequest, counted, options_of
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import Answer, Query
 from suisen.serving.service import LARGE_UNITS, Service
@@ -51,5 +51,6 @@ ENDPOINT = Endpoint(
     takes=BatchRequest,
     answers=RecommendAnswer,
     codes=CODES,
+    notes=NOTES,
     example=BatchRequest(queries=[Query(user_id="7"), Query(user_id="8")], k=5),
 )

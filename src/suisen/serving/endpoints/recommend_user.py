@@ -13,5 +13,11 @@ def recommend_user(service: Service, exchange: Exchange, message: ListOptions) -
 
 
 ENDPOINT = Endpoint(
-    "GET", "/v1/recommend/{user}", recommend_user, takes=ListOptions, answers=RecommendAnswer, codes=CODES
+    "GET",
+    "/v1/recommend/{user}",
+    recommend_user,
+    takes=ListOptions,
+    answers=RecommendAnswer,
+    codes=CODES,
+    notes="With unknown = error a user that the model cannot answer is refused (code unanswerable).",
 )

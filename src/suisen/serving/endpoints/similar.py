@@ -37,5 +37,12 @@ def similar(service: Service, exchange: Exchange, message: SimilarParams) -> Pen
 
 
 ENDPOINT = Endpoint(
-    "GET", "/v1/similar/{item}", similar, takes=SimilarParams, answers=SimilarAnswer, codes=(*COMPUTING, "unknown_item")
+    "GET",
+    "/v1/similar/{item}",
+    similar,
+    takes=SimilarParams,
+    answers=SimilarAnswer,
+    codes=(*COMPUTING, "unknown_item", "unanswerable"),
+    notes="An item that the bundle does not know is 404, and a model that cannot tell which items are alike refuses "
+    "all (code unanswerable).",
 )
