@@ -14,7 +14,7 @@ from suisen.version import __version__
 
 ABOUT = (
     "Recommendations from one bundle.  Every refusal is a problem document with a stable code.  Beside those that each "
-    "path names: 404 and 405 (not_found, method_not_allowed); 400 for what is no HTTP; 408, 413, 414 and 431 (too_slow, "
+    "path names: 404 and 405 (not_found, method_not_allowed); 400 where it is no HTTP; 408, 413, 414, 431 (too_slow, "
     "too_large, url_too_long, headers_too_large) for what comes too slowly or is too large; 503 (overloaded) for a "
     "connection too many.  `x-request-id` is sent back, and made where it is missing; `traceparent` is read.  "
 )
