@@ -44,11 +44,8 @@ def serve(target: str, host: str, port: int, workers: int, **given: Any) -> None
 
         serve_workers(Path(target), workers, host=host, port=port, settings=settings, on_ready=_say)
         return
-    from suisen.recommending.bundle import read_manifest
-    from suisen.recommending.place import find
     from suisen.serving.server import serve as run
 
-    read_manifest(find(Path(target)))  # what is damaged is said here, in one line, and not in the server's log
     run(Path(target), host=host, port=port, settings=settings, on_ready=_say)
 
 

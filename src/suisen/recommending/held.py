@@ -15,7 +15,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,8 +28,6 @@ PREFIX, LOCK = "suisen-held-", ".lock"
 CHUNK = 1 << 20
 FICLONE = 0x40049409
 """Linux: the blocks of one file, shared by another."""
-UNLOCKED_S = 60.0
-"""Age below which a folder without a lock is being made."""
 
 
 @contextmanager
@@ -40,45 +37,53 @@ def private_folder(base: Path | None = None) -> Iterator[Path]:
     Those that ended servers left there are removed first.  Raises BundleError where it cannot be made.
     """
     where = Path(tempfile.gettempdir()) if base is None else base
-    _sweep(where)
     try:
         where.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))
-        locked = (folder / LOCK).open("wb")
+        _sweep(where)
+        folder, lock = _made(where)
     except OSError as error:
         raise BundleError(f"{where} cannot take the server's own copy ({error.strerror}); give --private-dir") from None
     try:
-        _lock(locked)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        locked.close()
+        lock.close()
 
 
-def _lock(file: IO[bytes]) -> bool:
-    """Whether the file is locked by us now, and by nobody else."""
+def _made(where: Path) -> tuple[Path, IO[bytes]]:
+    """A new folder and its lock; another one where somebody swept it before it was locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))
+        with suppress(FileNotFoundError):
+            lock = (folder / LOCK).open("wb")
+            if _locked(lock) and (folder / LOCK).exists():
+                return folder, lock
+            lock.close()
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Whether nobody else locks the file, so that it is locked by us from now on.  Windows does not lock."""
     if sys.platform == "win32":
-        return False
+        return True
     import fcntl
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True
 
 
 def _sweep(where: Path) -> None:
-    """Removes the folders there whose owners are gone."""
+    """Removes the folders there whose owners are gone; one that has no lock yet is being made."""
     if sys.platform == "win32":
         return
     for folder in where.glob(f"{PREFIX}*"):
         with suppress(OSError):  # another user's, or somebody sweeps as well
-            about = folder.lstat()
-            if about.st_uid != os.getuid() or folder.is_symlink() or time.time() - about.st_mtime < UNLOCKED_S:
+            if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
                 continue
-            with (folder / LOCK).open("ab") as file:
-                if _lock(file):
+            with (folder / LOCK).open("r+b") as lock:
+                if _locked(lock):
                     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -106,6 +111,7 @@ def _identity(place: Path) -> str:
 def _held(place: Path, into: Path, trusted_keys: Path | None) -> Path:
     inside = place.resolve()
     try:
+        into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         into.mkdir(mode=0o700)
         for name in (MANIFEST, signing.SIGNATURE):
             if (place / name).is_file():

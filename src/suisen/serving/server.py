@@ -18,6 +18,7 @@ from pathlib import Path
 
 from suisen.errors import SuisenError
 from suisen.recommending import bundle, parity
+from suisen.recommending.held import hold, private_folder
 from suisen.recommending.place import find
 from suisen.recommending.system import System
 from suisen.serving.app import App
@@ -56,19 +57,20 @@ def serve(
     settings = settings or Settings()
     if settings.log_dir is None:
         settings = replace(settings, log_dir=place.parent / "events")
-    server = _bound(place, host, port, settings)
-    configure_logging()
-    if on_ready is not None:
-        server.on_ready = on_ready
-    server.run()
+    with private_folder(settings.private_dir) as folder:
+        server = _bound(place, host, port, settings, folder)
+        configure_logging()
+        if on_ready is not None:
+            server.on_ready = on_ready
+        server.run()
     server.raise_failure()
 
 
 class Running:
     """A server in a thread of this process: requests go to ``url``, ``stop()`` ends it."""
 
-    def __init__(self, server: "Server") -> None:
-        self.app = server.app
+    def __init__(self, server: "Server", on_stop: Callable[[], object] = lambda: None) -> None:
+        self.app, self._on_stop = server.app, on_stop
         self.url = server.url
         self._server = server
         self._thread = threading.Thread(target=server.run, name="suisen-server", daemon=True)
@@ -80,6 +82,7 @@ class Running:
         """
         self._server.close()
         self._thread.join(self.app.service.settings.grace_s + LATE_S)
+        self._on_stop()
 
 
 def start_in_thread(
@@ -89,8 +92,10 @@ def start_in_thread(
 
     Without ``settings.log_dir`` there is no event log.
     """
-    server = _bound(find(source) if isinstance(source, Path) else source, host, port, settings)
-    running = Running(server)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(private_folder((settings or Settings()).private_dir))
+        server = _bound(find(source) if isinstance(source, Path) else source, host, port, settings, folder)
+        running = Running(server, stack.pop_all().close)
     server.opened.wait()
     if server.app.service.failure is not None:
         running.stop()
@@ -108,22 +113,26 @@ def running(source: Path | System, settings: Settings | None = None) -> Iterator
         server.stop()
 
 
-def _bound(source: Path | System, host: str, port: int, settings: Settings | None) -> "Server":
-    """A server on its port that will load the source when it runs."""
+def _bound(source: Path | System, host: str, port: int, settings: Settings | None, folder: Path) -> "Server":
+    """A server on its port that will load the source when it runs, or rather its verified copy in ``folder``."""
     listening = listen(host, port)
     try:
-        check_reach(listening, host, safe=keyed(settings or Settings()))
-        return Server(App(partial(loaded, source), settings), listening)
+        chosen = settings or Settings()
+        check_reach(listening, host, safe=keyed(chosen))
+        held = isinstance(source, Path)
+        if isinstance(source, Path):
+            source = hold(source, folder / "bundle", chosen.trusted_keys)
+        return Server(App(partial(loaded, source, held=held), settings), listening)
     except BaseException:
         listening.close()
         raise
 
 
-def loaded(source: Path | System) -> System:
-    """The System, its parity fixture replayed where it comes from a bundle."""
+def loaded(source: Path | System, held: bool = False) -> System:
+    """The System, its parity fixture replayed where it comes from a bundle; ``held``: a copy that was verified."""
     if isinstance(source, System):
         return source
-    system = bundle.load(source)
+    system = bundle.load(source, held=held)
     parity.check(system, bundle.fixture(source))
     return system
 

@@ -69,6 +69,11 @@ class Settings:
     """Most of them at once."""
     cors_origin: tuple[str, ...] = ()
     """Origins of pages that may ask from a browser, like https://shop.example; *: all."""
+    trusted_keys: Path | None = None
+    """File or folder of public keys, of ``suisen bundle keygen``, of which one must have signed what is served; none:
+    nobody need have."""
+    private_dir: Path | None = None
+    """Folder in which the server keeps the copy of the bundle that it serves from; none: where temporary files lie."""
     log_dir: Path | None = None
     """Folder of the event log; None: events are refused (``serve`` puts it beside the bundle)."""
     impressions: bool = False

@@ -49,7 +49,7 @@ class Worker:
         place = find(Path(orders.source))
         settings = Settings(**orders.settings)
         group = Group(Path(orders.folder), orders.number, orders.workers, orders.since)
-        self.server = Server(App(partial(loaded, place), settings, group=group), None)
+        self.server = Server(App(partial(loaded, place, held=True), settings, group=group), None)
         self.server.may_open = self._may_open
         self.server.on_ready = lambda url: self.say("open")
         self._told = asyncio.Event()

@@ -14,11 +14,9 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from suisen.errors import BundleError, InputError, SuisenError
+from suisen.recommending.held import hold, private_folder
 from suisen.recommending.place import find
 from suisen.serving.counts import Count, Counts
 from suisen.serving.event_log import FileLog
@@ -66,11 +65,12 @@ def serve_workers(
     place = find(source)
     settings = settings or Settings()
     log_dir = settings.log_dir or place.parent / "events"
-    with reserve(host, port) as held, _private() as folder:
+    with reserve(host, port) as held, private_folder(settings.private_dir) as folder:
         check_reach(held, host, safe=keyed(settings))
         log = FileLog(log_dir / "events.jsonl")
         since = log.size()
         log.close()
+        place = hold(place, folder / "bundle", settings.trusted_keys)
         chosen = {**dataclasses.asdict(settings), "log_dir": str(log_dir)}
         address = held.getsockname()[:2]
         orders = {"source": str(place), "host": address[0], "port": address[1], "settings": chosen, "since": since}
@@ -78,16 +78,6 @@ def serve_workers(
         supervisor.on_ready = lambda: on_ready(url_of(held)) if on_ready is not None else None
         configure_logging()
         asyncio.run(supervisor.run())
-
-
-@contextmanager
-def _private() -> Iterator[Path]:
-    """A folder of this user alone."""
-    folder = Path(tempfile.mkdtemp(prefix="suisen-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -189,7 +179,7 @@ class Supervisor:
         if self._leaving.is_set():  # told while it was being started
             process.kill()
         reader, writer = await asyncio.open_connection(sock=ours)
-        writer.write(json.dumps({**self._orders, "number": number}).encode() + b"\n")
+        writer.write(json.dumps({**self._orders, "number": number}, default=str).encode() + b"\n")
         reason = ""
         try:
             async for line in reader:
