@@ -335,7 +335,7 @@ def test_loading_that_does_not_end_holds_the_end_no_longer_than_it_may(place):
     script = (
         "import sys, time; from pathlib import Path; from suisen.recommending import bundle; "
         "from suisen.serving.server import serve; from suisen.serving.settings import Settings\n"
-        "def stuck(source): print('loading', flush=True); time.sleep(600)\n"
+        "def stuck(source, held): print('loading', flush=True); time.sleep(600)\n"
         "bundle.load = stuck\n"
         "serve(Path(sys.argv[1]), port=0, settings=Settings(drain_s=0.1, grace_s=0.4))"
     )
