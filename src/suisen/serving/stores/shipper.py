@@ -43,7 +43,7 @@ SETTINGS: Mapping[str, object] = {
     "acks": "all",
     "enable.idempotence": True,
     "compression.type": "lz4",
-    "linger.ms": 5,
+    "linger.ms": 1,
     "message.timeout.ms": 0,  # never given up: the spool holds the line anyway
 }
 
@@ -79,6 +79,8 @@ class Shipper:
         self.name, self.path = name, path
         self.spool = 0
         """Bytes that the broker has not."""
+        self.awake = Event()
+        """Set where somebody waits for the broker: the next look comes at once."""
         self._topic, self._library = topic, kafka_library()
         self._delivered, self._failed = telemetry.delivered.labels(name), telemetry.undelivered.labels(name)
         self._checkpoint, self._lock_path = (path.with_name(f".{path.name}.{end}") for end in ("shipped", "shipping"))
@@ -138,7 +140,8 @@ class Shipper:
                 logger.error("the log is not shipped: %s", error, exc_info=not isinstance(error, OSError))
                 time.sleep(RETRY_S)
             if not moved:
-                time.sleep(PAUSE_S)
+                self.awake.wait(PAUSE_S)
+                self.awake.clear()
         self._producer.purge()
         self._producer.poll(0)
         if self._lock >= 0:

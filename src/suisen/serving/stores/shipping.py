@@ -12,7 +12,7 @@ from suisen.serving.settings import Settings
 from suisen.serving.stores.shipper import Shipper
 from suisen.serving.telemetry import Telemetry
 
-POLL_S = 0.005
+POLL_S = 0.002
 """Seconds between two looks at whether the broker has an event."""
 
 
@@ -52,6 +52,7 @@ class Shipping:
         """Returns once the broker has acknowledged the events up to there; refuses (503) where that takes too long."""
         events, by = self._shippers["events"], time.monotonic() + self._patience_s
         head = events.head(end)
+        events.awake.set()
         while head and not events.has(head, end.offset):
             if time.monotonic() > by:
                 why = f"the broker did not take the events within {self._patience_s:g} s"
