@@ -263,6 +263,9 @@ def test_a_durable_log_is_on_the_disk_before_it_says_so(tmp_path, monkeypatch):
     first = log.append([event("a")])
     log.append([event("b")])
     assert synced == ["folder", first.offset, "folder", first.offset]
+    FileLog(tmp_path / "new" / "events.jsonl", durable=True)
+    assert synced[4:] == ["folder", "folder"]  # its own name is in the one above
+    del synced[4:]
     plain = FileLog(tmp_path / "other.jsonl")
     plain.append([event("a")])
     assert len(synced) == 4

@@ -191,11 +191,14 @@ class FileLog:
                 self.on_begin("moved")
 
     def _open(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder = self.path.parent
+        new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._identity = _identity(self._file)
         if self._durable:
-            _sync_folder(self.path.parent)
+            for one in [folder, folder.parent] if new else [folder]:
+                _sync_folder(one)
 
     def _leave(self) -> None:
         """Closes the file, and with it its lock."""
