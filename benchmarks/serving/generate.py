@@ -87,6 +87,8 @@ class Tally:
 
     latencies: array[float] = field(default_factory=lambda: array("d"))
     """Seconds, of answered requests."""
+    refusals: array[float] = field(default_factory=lambda: array("d"))
+    """Seconds from the sending of a request to its refusal."""
     lateness: array[float] = field(default_factory=lambda: array("d"))
     """Seconds between the moment a request was due and the moment it was sent."""
     statuses: Counter[int] = field(default_factory=Counter)
@@ -115,6 +117,8 @@ class Driver:
         """Longest free first: requests spread over connections, and so over workers, as those of many clients do."""
         self.due: dict[int, float] = {}
         """By connection: when its request was due."""
+        self.went: dict[int, float] = {}
+        """By connection: when it was sent."""
         self.asked: dict[int, int] = {}
         self.parts: dict[int, bytes] = {}
         """Answers that came in pieces."""
@@ -135,7 +139,7 @@ class Driver:
         number = tally.sent
         user = self.order[number % len(self.order)]
         tally.sent = number + 1
-        self.due[at], self.asked[at] = due, user
+        self.due[at], self.asked[at], self.went[at] = due, user, now
         try:
             self.send[at](self.requests[user])
         except OSError:
@@ -176,9 +180,11 @@ class Driver:
             self.parts[at] = data
             return False
         tally = self.tally
-        tally.latencies.append(time.perf_counter() - self.due.pop(at))
-        status = int(data[9:12])
+        now, status = time.perf_counter(), int(data[9:12])
+        tally.latencies.append(now - self.due.pop(at))
         tally.statuses[status] += 1
+        if status >= 400:
+            tally.refusals.append(now - self.went[at])
         if status == 200 and len(tally.latencies) % self.every == 0:
             tally.bodies.append((self.asked[at], data[end:]))
         return True
@@ -308,6 +314,7 @@ def report(load: Load, tally: Tally, wall: float, used: float) -> dict[str, Any]
         "seconds": round(wall, 3),
         "answered_per_s": round(answered / max(wall, 1e-9), 1),
         "ms": _percentiles(latencies),
+        "refused_ms": _percentiles(np.frombuffer(tally.refusals) if tally.refusals else np.zeros(0)),
         "late_ms": _percentiles(lateness),
         "generator_us": round(1e6 * used / max(1, tally.sent), 2),
     }

@@ -25,6 +25,9 @@ PARTS: dict[str, Part] = {
     "ratio": Part("closed loop beside the naive service, in turn", 2, "over_http:ratio"),
     "open": Part("open loop at 1,000, 10,000 and 12,000 a second", 2, "over_http:open_loop"),
     "knee": Part("the highest rate that is borne, and shares of it", 2, "over_http:knee"),
+    "overload": Part(
+        "goodput and refusals at 0.9 to 10 times what is borne, by the plan and precise", 2, "overload:overload"
+    ),
     "k6": Part("k6's constant arrival rate, a quarter of the knee", 0.5, "over_http:k6"),
     "events": Part("the next list after an event", 1, "freshness:events"),
     "memory": Part("start-up, memory per worker, growth over requests", 1.5, "over_http:memory"),

@@ -134,7 +134,7 @@ def test_what_would_wait_too_long_is_refused_and_the_bound_follows_the_measured_
         for _ in range(400):
             turn.submit("a", done.append, 1.0)
         await settled(done, 400)
-        assert 0.0005 < turn.pace.unit_s < 0.01
+        assert 0.0005 < turn.pace.lasts(100.0) / 100 < 0.01
         taken, refused = 0, ""
         while taken < 1_000 and not refused:
             try:

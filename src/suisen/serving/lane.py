@@ -166,14 +166,16 @@ class Lane(Generic[J, R]):
         rows, seconds = 0, 0.0
         while first is not None:
             now, lasts = time.monotonic(), first.units * self.pace.unit_s
-            if first.wanted and first.until - now > min(seconds + lasts, (first.until - first.came) / 2):
+            if first.wanted and first.until - now > min(
+                self.pace.call_s + seconds + lasts, (first.until - first.came) / 2
+            ):
                 batch.append(first)
                 self._on_wait(now - first.came)
                 rows += len(first.job)
                 seconds += lasts
             else:  # it could not be answered in time
                 self._tell(self._deliver, [first], [late(first.until - first.came)])
-            if rows >= self.rows_per_batch or seconds >= self.batch_s or self._tickets.empty():
+            if rows >= self.rows_per_batch or self.pace.call_s + seconds >= self.batch_s or self._tickets.empty():
                 return batch, True
             first = self._tickets.get()
         return batch, False

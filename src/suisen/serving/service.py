@@ -31,8 +31,8 @@ if TYPE_CHECKING:  # imported where a broker is named
 
 LARGE_UNITS = 50_000.0
 """Price from which a job goes to the lane of large ones: 50 ms, which small ones need not wait for."""
-BATCH = 0.1
-"""Share of the deadline that a batch of a lane may take: what comes meanwhile waits for it."""
+BATCH = 0.25
+"""Share of the deadline that a batch of a lane may take: what comes meanwhile waits for it, on top of ``max_wait``."""
 State = Literal["loading", "ready", "draining", "failed"]
 
 
