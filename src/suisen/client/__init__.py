@@ -1,0 +1,16 @@
+"""A client of the server, ``suisen.serving``: typed answers, retries within a deadline, events that count once.
+
+    from suisen.client import Client
+
+    with Client("http://localhost:8000", api_key="…") as shop:
+        for item in shop.recommend_user("u1", k=5).items:
+            print(item.title, item.score)
+        shop.events([{"user_id": "u1", "item_id": "sku9", "event": "purchase"}])
+
+``AsyncClient`` has the same verbs, awaited.  Needs the extra ``client`` (httpx); nothing of the server is imported.
+"""
+
+from suisen.client.calls import Refused, Unreachable
+from suisen.client.clients import AsyncClient, Client
+
+__all__ = ["AsyncClient", "Client", "Refused", "Unreachable"]
