@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from suisen.errors import BundleError
 from suisen.models import ItemKNN
 from suisen.pipeline.recommender import Recommender
+from suisen.pipeline.two_stage import RankerLists
 from suisen.recommending import bundle, manifest, parity
 from suisen.recommending.kernels import paths_here
 from suisen.retrieval import HNSW, IVFSQ8
@@ -62,9 +64,10 @@ def resigned(place):
 
 def loads(place):
     """As a server does: loaded, and the parity fixture replayed."""
-    system = bundle.load(place)
-    parity.check(system, bundle.fixture(place))
-    return system
+    rec = Recommender.load(place)
+    parity.check(rec.system, bundle.fixture(place))
+    assert rec.recommend(rec.store.users.raw_ids.head(3).to_list(), 5).height == 15
+    return rec
 
 
 def refused(place, match):
@@ -415,6 +418,10 @@ def test_an_index_whose_links_lead_astray(index, tmp_path):
         except BundleError:
             noticed += 1
     assert noticed
+
+
+def test_it_knows_the_settings_of_lists():
+    assert set(manifest.Lists.model_fields) == {field.name for field in dataclasses.fields(RankerLists)}
 
 
 def test_what_is_saved_is_read_whatever_its_metrics_are(tmp_path):

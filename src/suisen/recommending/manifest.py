@@ -132,6 +132,17 @@ class PlanFields(_Part):
     measured_on: Word
 
 
+class Lists(_Part):
+    """``suisen.pipeline.two_stage.RankerLists``; a field that is missing has the default there."""
+
+    share: Share = 0.0
+    most_questions: Count = 0
+    candidates: Count = 0
+    learnt: Count = 0
+    history: Count = 0
+    exclude_seen: bool = True
+
+
 class Manifest(_Part):
     """All fields, in this format's words; what older versions did not write has a default."""
 
@@ -151,7 +162,7 @@ class Manifest(_Part):
     notes: list[Word]
     exclude_seen: bool = True
     epochs: dict[str, list[Count]] = {}
-    lists: dict[str, Any] = {}
+    lists: Lists = Lists()
     refitted: Word = ""
     metrics: dict[str, Any] = {}
     run: dict[str, Any] = {}
