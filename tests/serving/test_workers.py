@@ -397,3 +397,20 @@ def test_sigterm_to_one_worker_starts_it_again_without_losing_a_request(three):
             one.result(SECONDS)
     assert set(answered) == {200}
     assert len(broken) <= 2
+
+
+@pytest.mark.parametrize("signals", [1, 3])
+def test_a_worker_that_hangs_holds_the_end_no_longer_than_it_may(place, signals):
+    """It is paused: no signal but one that kills reaches it."""
+    grace_s = 0.7 if signals == 1 else 60.0
+    with served(place, grace_s=grace_s) as server:
+        hanging = server.pids()[0]
+        os.kill(hanging, signal.SIGSTOP)
+        began = time.monotonic()
+        for _ in range(signals):
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)  # signals that are pending together are one
+        server.process.wait(SECONDS)
+        assert time.monotonic() - began < (grace_s if signals == 1 else 0.3) + 2
+        with pytest.raises(ProcessLookupError):
+            os.kill(hanging, 0)

@@ -43,7 +43,7 @@ PICKED, COMPARED = 5.0, 0.5
 
 
 class Prices:
-    """The prices of one version's answers, in units.  A request of the plan is priced in 0.5 µs, any other in a few."""
+    """The prices of one version's answers, in units.  A request of the plan is priced in 0.8 µs, any other in a few."""
 
     def __init__(self, system: System) -> None:
         engine = system.engine

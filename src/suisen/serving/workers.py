@@ -39,7 +39,7 @@ FAILURES, WITHIN_S = 5, 60.0
 """A worker that ends more often than this many times in so many seconds is given up, and the server with it."""
 PAUSE_S = 0.1
 """Before the first restart; twice as long before each further one of ``WITHIN_S``."""
-SLOW_S = 2.0
+SLOW_S = 1.5
 """Seconds beyond what draining and running requests may take, after which a worker that should end is killed."""
 KINDS = {kind.__name__: kind for kind in (InputError, BundleError)}
 
