@@ -51,7 +51,7 @@ def raw_of_path(path: str | Path, options: FileOptions | None = None) -> Raw:
     chosen = options.format or _format_of(place)
     if chosen not in READERS:
         raise unknown("format", chosen, READERS)
-    data = _bytes(place)
+    data = unpacked(place)
     if not data:
         raise InputError(f"{place.name} is empty; give a header and at least one row")
     return READERS[chosen](place.name, data, options)
@@ -65,7 +65,8 @@ def _format_of(path: Path) -> Format:
     return SUFFIXES[suffix.lower()]
 
 
-def _bytes(path: Path) -> bytes:
+def unpacked(path: Path) -> bytes:
+    """A file's bytes, those inside where it is packed.  Raises InputError for what is no whole gzip file."""
     data = path.read_bytes()
     if path.suffix != ".gz":
         return data

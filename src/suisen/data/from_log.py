@@ -6,11 +6,9 @@ be decided yet: lists that may still be answered, events whose list has not come
 memory, which is replaced last: who is killed between writes the same part again, and nothing is lost or doubled.
 """
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from suisen.data import training_log
+from suisen.data.formats import unpacked
 from suisen.data.kafka import Reading, Topic
 from suisen.data.progress import Progress
 from suisen.data.served import Lines
@@ -54,22 +53,18 @@ class Memory:
     part: int = 0
     lists: bool = False
     """Whether there ever was a list; where none is kept, no event waits for one."""
-    progress: Progress = field(default_factory=Progress)
-    offsets: dict[str, Any] = field(default_factory=dict)
-    """Of each Kafka source."""
+    files: dict[str, Any] = field(default_factory=dict)
+    """How far each was read: ``Progress.marks``."""
+    kafka: dict[str, Any] = field(default_factory=dict)
+    """Offsets of each topic."""
 
     @classmethod
     def load(cls, folder: Path, rows: Rows) -> "Memory":
         """Raises InputError where the parts hold other rows, or where the memory is damaged."""
         path = folder / MEMORY / "state.json"
-        if not path.exists():
-            return cls(rows)
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            memory = cls(
-                told["rows"], int(told["part"]), bool(told["lists"]), Progress(told["files"]), dict(told["kafka"])
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
+            memory = cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else cls(rows)
+        except (ValueError, TypeError):
             raise InputError(f"{path} is damaged; remove {folder} and read the log again from its beginning") from None
         if memory.rows != rows:
             raise InputError(
@@ -79,9 +74,7 @@ class Memory:
 
     def save(self, folder: Path) -> None:
         """The last step of a run."""
-        told = {"rows": self.rows, "part": self.part, "lists": self.lists}
-        told |= {"files": self.progress.marks, "kafka": self.offsets}
-        write_text(folder / MEMORY / "state.json", json.dumps(told))
+        write_text(folder / MEMORY / "state.json", json.dumps(asdict(self)))
 
 
 def from_log(sources: Sequence[str], out: Path, options: Options | None = None) -> tuple[Path | None, list[str]]:
@@ -95,18 +88,19 @@ def from_log(sources: Sequence[str], out: Path, options: Options | None = None) 
     if out.is_dir() if whole else out.is_file():
         raise InputError(f"-o {out} is a {'folder' if whole else 'file'}; name a .parquet file, or a folder")
     memory = Memory(options.rows) if whole else Memory.load(out, options.rows)
-    lines, readings = Lines(), []
+    lines, progress, readings = Lines(), Progress(memory.files), []
     try:
         for source in sources:
             if source.startswith("kafka:"):
                 topic = Topic.of("SOURCE", source)
                 readings.append(reading := Reading(topic, options.group))
-                since = memory.offsets.get(str(topic), {})
-                lines.take((one.place, one.data) for one in _numbered(reading, since))
-                memory.offsets[str(topic)] = reading.offsets
+                since = memory.kafka.get(str(topic), {})
+                lines.take(reading.messages(since))
+                memory.kafka[str(topic)] = reading.offsets
             else:
                 for path in _files(Path(source)):
-                    lines.take(_new_lines(path, memory.progress, to_the_end=whole))
+                    lines.take(_new_lines(path, progress, to_the_end=whole))
+        memory.files = progress.marks
         written, notes = (_write_file if whole else _write_part)(out, lines, memory, options)
         for reading in readings:
             reading.commit()
@@ -118,11 +112,6 @@ def from_log(sources: Sequence[str], out: Path, options: Options | None = None) 
 
 
 # -- sources ----------------------------------------------------------------------------------------------------------
-
-
-def _numbered(reading: Reading, since: Any) -> Iterator[Any]:
-    for one in reading.messages(since):
-        yield one._replace(place=f"{one.place} {one.offset}")
 
 
 def _files(source: Path) -> list[Path]:
@@ -146,7 +135,7 @@ def _new_lines(path: Path, progress: Progress, to_the_end: bool) -> Iterator[tup
     whole, or ``to_the_end`` as it is.
     """
     if path.suffix == ".gz":
-        yield from _lines_of(path.name, 0, _unpacked(path))
+        yield from _lines_of(path.name, 0, unpacked(path))
         return
     with path.open("rb") as file:
         start = progress.offset(file.fileno())
@@ -162,13 +151,6 @@ def _lines_of(name: str, start: int, data: bytes) -> Iterator[tuple[str, bytes]]
     for line in data.splitlines(keepends=True):
         yield f"{name} at byte {start:,}", line
         start += len(line)
-
-
-def _unpacked(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path.name} is no whole gzip file ({error}); pack it again") from None
 
 
 # -- what is written --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from suisen.errors import InputError, need_extra
@@ -82,15 +82,6 @@ def kafka_library() -> Any:
     return confluent_kafka
 
 
-class Message(NamedTuple):
-    """One message of a topic."""
-
-    place: str
-    """Topic and partition."""
-    offset: int
-    data: bytes
-
-
 class Reading:
     """Reads both topics from where an earlier reading ended to where they end when this one begins."""
 
@@ -101,11 +92,9 @@ class Reading:
         """After what was read."""
         self.notes: list[str] = []
         more: dict[str, object] = {
-            "group.id": group or "suisen",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-        }
-        more |= {"auto.offset.reset": "earliest", "fetch.wait.max.ms": 100}
+            "group.id": group or "suisen", "enable.auto.commit": False, "enable.partition.eof": True,
+            "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100,
+        }  # fmt: skip
         self._consumer = topic.client("Consumer", **more)
         try:
             known = self._consumer.list_topics(timeout=PATIENCE_S).topics
@@ -124,8 +113,8 @@ class Reading:
         if topic.lists not in known:
             self.notes.append(f"{topic}: no topic {topic.lists!r}: no event is joined to a list")
 
-    def messages(self, since: Offsets) -> Iterator[Message]:
-        """Every message from ``since`` on, else from the group's offsets, else from the first.
+    def messages(self, since: Offsets) -> Iterator[tuple[str, bytes]]:
+        """(place, data) of every message from ``since`` on, else from the group's offsets, else from the first.
 
         A partition is read until the broker says that it ends there, and of one that is always written to no message
         that is younger than this reading.  The offset of the end is not asked for: not every broker tells it exactly.
@@ -150,12 +139,12 @@ class Reading:
                 elif key in left:
                     yield self._read(key, message)
 
-    def _read(self, key: tuple[str, int], message: Any) -> Message:
+    def _read(self, key: tuple[str, int], message: Any) -> tuple[str, bytes]:
         of_topic, number = self.offsets[key[0]], str(key[1])
         if message.offset() < of_topic[number]:
             self.notes.append(f"{key[0]}[{number}]: begins anew: it has no message {of_topic[number]} any more")
         of_topic[number] = message.offset() + 1
-        return Message(f"{key[0]}[{number}]", message.offset(), message.value() or b"")
+        return f"{key[0]}[{number}] {message.offset()}", message.value() or b""
 
     def commit(self) -> None:
         """Tells the broker what was read, once what was read is kept."""

@@ -14,17 +14,18 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from suisen.data.kafka import Topic, kafka_library
 from suisen.data.progress import Progress, head_of
 from suisen.errors import InputError
+from suisen.serving.event_log import lock, unlock
 from suisen.serving.segments import Position, keep_from, segments
 from suisen.serving.telemetry import Telemetry
 
@@ -40,25 +41,15 @@ RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 """Seconds before lines that the broker refused are sent again; doubled each time, up to the second."""
 SAMPLES = 4_096
 SETTINGS: Mapping[str, object] = {
-    "acks": "all",
-    "enable.idempotence": True,
-    "compression.type": "lz4",
-    "linger.ms": 1,
-    "message.timeout.ms": 0,  # never given up: the spool holds the line anyway
-}
+    "acks": "all", "enable.idempotence": True, "compression.type": "lz4", "linger.ms": 1, "message.timeout.ms": 0
+}  # fmt: skip
+"""No message is given up: the spool holds it anyway."""
 
 
-class _State(NamedTuple):
-    """A file as it is now; its inode alone may be that of a file which is gone."""
-
-    inode: int
-    size: int
-    written: int
-
-
-def _state(file: int) -> _State:
+def _state(file: int) -> tuple[int, int, int]:
+    """A file as it is now: its inode alone may be that of a file which is gone; size, time of the last write."""
     found = os.fstat(file)
-    return _State(found.st_ino, found.st_size, found.st_mtime_ns)
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class _Who(msgspec.Struct):
@@ -90,7 +81,7 @@ class Shipper:
         self._silent = False
         self._held = self._oldest = 0
         """Inodes: of the oldest file that is kept, and of the oldest that is not shipped."""
-        self._whole: dict[_State, str] = {}
+        self._whole: dict[tuple[int, int, int], str] = {}
         """How rotated files begin that are shipped to their ends."""
         self._sent, self._written = 0, deque[tuple[float, int]]()
         self._progress = self._load()
@@ -165,7 +156,8 @@ class Shipper:
     def _ship(self) -> bool:
         """Ships the next lines; whether there were any."""
         for path in segments(self.path):
-            with _open(path) as file:
+            with path.open("rb") as opened:
+                file = opened.fileno()
                 if _state(file) in self._whole:
                     continue
                 start = self._progress.offset(file)
@@ -216,8 +208,12 @@ class Shipper:
             else:
                 reasons.append(error)
 
-        for number, line in list(sent.items()):
-            self._put(line, partial(told, number))
+        for number, line in list(sent.items()):  # fewer than librdkafka holds: nothing else waits
+            try:
+                given = {"key": _key(line), "on_delivery": partial(told, number)}
+                self._producer.produce(self.name, line.rstrip(b"\n"), **given)
+            except self._library.KafkaException as error:
+                told(number, error.args[0], None)
         while out and time.monotonic() < self._by:
             self._producer.poll(0.05)
             self._look()
@@ -228,23 +224,6 @@ class Shipper:
         self._delivered.inc(len(sent) - len(waiting))
         self._failed.inc(len(sent) if doubtful else len(reasons))
         return str(reasons[0].str()) if reasons else "it is not sure that it has them" if doubtful else ""
-
-    def _put(self, line: bytes, told: Any) -> None:
-        """Hands one line to librdkafka, once it has room."""
-        while True:
-            try:
-                self._producer.produce(self.name, line.rstrip(b"\n"), key=_key(line), on_delivery=told)
-            except BufferError:
-                if time.monotonic() > self._by:
-                    return
-                self._producer.poll(0.05)
-                self._look()
-            except self._library.KafkaException as error:
-                told(error.args[0], None)
-                return
-            else:
-                self._producer.poll(0)
-                return
 
     def _set_aside(self, line: bytes) -> None:
         """Keeps a line that is too large for the broker in a file of its own."""
@@ -259,9 +238,9 @@ class Shipper:
     def _files(self) -> Iterator[tuple[int, str, int]]:
         """(inode, first line's digest, bytes) of each file of the log, the oldest first."""
         for path in segments(self.path):
-            with suppress(FileNotFoundError), _open(path) as file:
-                found = os.fstat(file)
-                yield found.st_ino, head_of(file), found.st_size
+            with suppress(FileNotFoundError), path.open("rb") as opened:
+                inode, size, _ = _state(opened.fileno())
+                yield inode, head_of(opened.fileno()), size
 
     def _look(self) -> None:
         """Measures the spool now and then, keeps its files from being deleted, and tells of a broker that is silent."""
@@ -279,15 +258,16 @@ class Shipper:
         """Bytes that the broker has not, and the oldest file with any; returns how the files of the log begin."""
         left, oldest, heads = 0, 0, {}
         for path in segments(self.path):
-            with suppress(FileNotFoundError), _open(path) as file:
+            with suppress(FileNotFoundError), path.open("rb") as opened:
+                file = opened.fileno()
                 state = _state(file)
                 heads[state] = self._whole.get(state) or head_of(file)
                 if state in self._whole:
                     continue
-                rest = state.size - self._progress.offset(file)
+                rest = state[1] - self._progress.offset(file)
                 left += rest
                 if rest or path == self.path:
-                    oldest = oldest or state.inode
+                    oldest = oldest or state[0]
                 else:
                     self._whole[state] = heads[state]
         self.spool, self._oldest = left, oldest
@@ -334,25 +314,14 @@ class Shipper:
                 self._progress, self._saved = self._load(), saved
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[int]:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        yield file
-    finally:
-        os.close(file)
-
-
 def _lines(file: int, start: int) -> list[bytes]:
     """Whole lines from a place on, while nobody writes: a batch that is taken back was never there."""
-    if sys.platform != "win32":
-        fcntl.flock(file, fcntl.LOCK_SH)
+    lock(file)
     data = os.pread(file, PIECE, start)
     if b"\n" not in data and len(data) == PIECE:
         data = os.pread(file, LONGEST, start)
         data = data[: data.find(b"\n") + 1]
-    if sys.platform != "win32":
-        fcntl.flock(file, fcntl.LOCK_UN)
+    unlock(file)
     return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
