@@ -111,6 +111,8 @@ class App:
         await asyncio.to_thread(self.service.quality.stop)
         await asyncio.gather(self.service.lane.stop(within_s), self.service.large.stop(within_s))
         await self.service.journal.stop()
+        if self.service.tracing is not None:
+            await asyncio.to_thread(self.service.tracing.stop)
         if self.service.users is not None:
             await self.service.users.stop()
         if self.service.shipping is not None:

@@ -43,6 +43,7 @@ class Dispatch:
         )
         """What counts a request and what takes its seconds: looking their labels up costs more than both."""
         self._encoding = telemetry.stages.labels("encode")
+        self._tracing = service.tracing
         self._replies = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -98,10 +99,15 @@ class Dispatch:
     def answer(self, exchange: Exchange, endpoint: Endpoint[Any], body: bytes, done: Done) -> None:
         """Answers a request whose body is whole; ``done`` takes the reply, now or later."""
         self.service.telemetry.in_flight.inc()
+        traced = self._tracing is not None
+        if traced:
+            exchange.mark("read")
         try:
             if endpoint.needs_bundle:
                 exchange.slot = self.service.current()
             outcome = endpoint.handler(self.service, exchange, _message(endpoint, exchange, body))
+            if traced:
+                exchange.mark("decode")
             if isinstance(outcome, Pending):
                 self.service.submit(
                     exchange.slot,
@@ -147,6 +153,8 @@ class Dispatch:
         self, exchange: Exchange, endpoint: Endpoint[Any], outcome: msgspec.Struct | Reply | Exception, done: Done
     ) -> None:
         """Makes the reply, counts it and hands it over."""
+        if self._tracing is not None:
+            exchange.mark("compute")
         if isinstance(outcome, Exception):
             reply = self._problem(exchange, outcome)
         else:
@@ -169,6 +177,10 @@ class Dispatch:
         counter, seconds = self._meters(exchange.route, reply.status)
         counter.inc()
         seconds.observe(time.perf_counter() - exchange.started)
+        if self._tracing is not None:
+            if exchange.marks:
+                exchange.mark("encode")
+            self._tracing.record(exchange, reply.status)
         if self.service.settings.access_log:
             fields = {
                 "request_id": exchange.request_id,

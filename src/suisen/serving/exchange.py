@@ -129,6 +129,10 @@ class Exchange:
             )
         return found[2].decode("ascii")
 
+    def mark(self, stage: str) -> None:
+        """A stage ends; for traces."""
+        self.marks.append((stage, time.perf_counter()))
+
     @property
     def trace(self) -> tuple[str, str, int] | None:
         """(trace id, id of the caller's span, flags) of a ``traceparent``; None where there is none that can be read:

@@ -28,6 +28,7 @@ from suisen.serving.turn import Turn
 
 if TYPE_CHECKING:  # imported where a broker is named
     from suisen.serving.stores.shipping import Shipping
+    from suisen.serving.tracing import Tracing
 
 LARGE_UNITS = 50_000.0
 """Price from which a job goes to the lane of large ones: 50 ms, which small ones need not wait for."""
@@ -48,6 +49,7 @@ class Service:
         logs = _logs(settings)
         self._siblings = _siblings(group, logs)
         self.guard = Guard(settings, self.telemetry, group)
+        self.tracing = _tracing(settings)
         reader = None if self._siblings is None else self._siblings.reader
         repeats = partial(Repeats, most=settings.repeat_ids, seconds=settings.repeat_s, reader=reader)
         self.journal = Journal(logs, self.telemetry, repeats)
@@ -183,6 +185,15 @@ class Service:
         self.guard.look()
         self.journal.tend()
         self.telemetry.refresh()
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    """What records spans, where that is wanted; nothing of it is imported elsewhere."""
+    if not settings.otel:
+        return None
+    from suisen.serving.tracing import Tracing
+
+    return Tracing()
 
 
 def _logs(settings: Settings) -> dict[str, FileLog]:

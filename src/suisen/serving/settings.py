@@ -113,6 +113,8 @@ class Settings:
     """Seconds for a round trip to it, 0.005 to 0.02 in one network; what is later answers from what is at hand."""
     users_ttl_s: Annotated[float, Field(ge=1, le=1e9, allow_inf_nan=False, strict=True)] = 7 * 86_400.0
     """Seconds after a visitor's last event in which it keeps their events, and rows since they were computed."""
+    otel: bool = False
+    """Send a span of each request to OpenTelemetry (extra ``otel``); its OTEL_* variables say where to."""
     access_log: bool = False
     """One log line per request."""
     drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 1.0
