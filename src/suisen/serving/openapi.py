@@ -17,6 +17,7 @@ ABOUT = (
     "path names: 404 and 405 (not_found, method_not_allowed); 400 where it is no HTTP; 408, 413, 414, 431 (too_slow, "
     "too_large, url_too_long, headers_too_large) for what comes too slowly or is too large; 503 (overloaded) for a "
     "connection too many.  `x-request-id` is sent back, and made where it is missing; `traceparent` is read.  "
+    "Whole numbers are written without a fraction or an exponent (7, not 7.0).  "
 )
 PRICED = (
     "A request is priced before it is computed, in units of about a microsecond of one core: queries × (first stage + "
@@ -29,8 +30,8 @@ REQUEST_ID = {
     "name": "X-Request-Id",
     "in": "header",
     "required": False,
-    "description": "Names the request in the answer and in logs.",
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:+/=-]{1,128}$"},
+    "description": "Names the request in the answer and in logs; one that is empty is made anew.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:+/=-]{0,128}$"},
 }
 KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
