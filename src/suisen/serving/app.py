@@ -16,7 +16,7 @@ from suisen.serving.answering import Answering
 from suisen.serving.contract import Endpoint
 from suisen.serving.dispatch import Dispatch
 from suisen.serving.endpoints import ENDPOINTS
-from suisen.serving.exchange import Exchange, Reply, check_size
+from suisen.serving.exchange import Exchange, Reply, check_size, too_slow
 from suisen.serving.lane import STOP_S
 from suisen.serving.meter import Meter
 from suisen.serving.problems import Refusal
@@ -171,8 +171,7 @@ class App:
             async with asyncio.timeout(settings.body_s):
                 return await _body(receive, settings.max_body_bytes)
         except TimeoutError:
-            said = f"the body did not come within {settings.body_s:g} s; send it faster"
-            raise Refusal("too_slow", said) from None
+            raise too_slow("body", settings.body_s) from None
 
 
 async def _body(receive: Receive, max_bytes: int) -> bytes:

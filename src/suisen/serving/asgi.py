@@ -12,8 +12,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from suisen.serving.app import App
-from suisen.serving.connection import STATUS_LINES, too_large
+from suisen.serving.connection import CLOSE, head_of, too_large
 from suisen.serving.crowd import Crowd, address_of
+from suisen.serving.exchange import too_slow
 from suisen.serving.problems import Refusal
 from suisen.serving.sockets import BACKLOG, most_connections
 
@@ -58,22 +59,18 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client came; one too many is refused."""
         super().connection_made(transport)
-        self._url_size = self._header_size = 0
-        self._refusal: Refusal | None = None
+        self._limit = self.loop.call_later(self.crowd.settings.first_byte_s, self._ended, "silent")
         self._address = address_of(transport.get_extra_info("peername"))
         self._refusal = self.crowd.enter(self, self._address)
         if self._refusal is not None:
             self.send_400_response("")
-            return
-        self._limit = self.loop.call_later(self.crowd.settings.first_byte_s, self._ended, "silent")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.crowd.telemetry.disconnected.inc()
         self.crowd.forget(self, self._address)
-        if hasattr(self, "_limit"):
-            self._limit.cancel()
+        self._limit.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -84,15 +81,14 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._url_size = self._header_size = 0
+        self._header_size = 0
         self._limit.cancel()
         self._limit = self.loop.call_later(self.crowd.settings.header_s, self._ended, "slow")
 
     def on_url(self, url: bytes) -> None:
         """A part of it."""
-        self._url_size += len(url)
-        self._check()
         super().on_url(url)
+        self._check()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header, whole."""
@@ -112,21 +108,13 @@ class Protocol(HttpToolsProtocol):
             self._refusal = Refusal("malformed_request", "this is no HTTP request; send HTTP/1.1")
         exchange = dispatch.exchange("", "", b"", {})
         reply = dispatch.refused(exchange, self._refusal)
-        headers = [
-            (b"content-type", reply.media_type),
-            (b"content-length", b"%d" % len(reply.body)),
-            (b"x-request-id", exchange.request_id.encode()),
-            (b"cache-control", b"no-store"),
-            *reply.headers,
-            (b"connection", b"close"),
-        ]
-        lines = b"".join(b"%b: %b\r\n" % header for header in [*self.server_state.default_headers, *headers])
-        self.transport.write(STATUS_LINES[reply.status] + lines + b"\r\n" + reply.body)
+        self.crowd.tell_time()
+        self.transport.write(head_of(exchange, reply, self.crowd.date, CLOSE) + reply.body)
         self.transport.close()
 
     def _check(self) -> None:
         """Raises, which ends the parsing, where URL or headers are too long."""
-        self._refusal = too_large(self._url_size, self._header_size, self.crowd.settings)
+        self._refusal = too_large(len(self.url), self._header_size, self.crowd.settings)
         if self._refusal is not None:
             raise self._refusal
 
@@ -134,8 +122,7 @@ class Protocol(HttpToolsProtocol):
         """Time is up for a request to come."""
         self.crowd.ended(reason)
         if reason == "slow":
-            limit = self.crowd.settings.header_s
-            self._refusal = Refusal("too_slow", f"the head did not come within {limit:g} s; send it faster")
+            self._refusal = too_slow("head", self.crowd.settings.header_s)
             self.send_400_response("")
         else:
             self.transport.close()

@@ -17,7 +17,7 @@ import httptools
 
 from suisen.serving.crowd import LINGER_S, PARTING, Crowd, address_of
 from suisen.serving.dispatch import Found
-from suisen.serving.exchange import Exchange, Reply, check_size
+from suisen.serving.exchange import Exchange, Reply, check_size, too_slow
 from suisen.serving.problems import Refusal
 from suisen.serving.settings import Settings
 
@@ -50,32 +50,10 @@ class Connection(asyncio.Protocol):
     """One connection.  Callbacks of the parser only collect; ``_pump`` answers what they collected."""
 
     __slots__ = (
-        "_address",
-        "_answering",
-        "_connection",
-        "_deaf",
-        "_due",
-        "_exchange",
-        "_expects",
-        "_found",
-        "_fresh",
-        "_front",
-        "_headers",
-        "_last",
-        "_left",
-        "_loose",
-        "_parser",
-        "_parts",
-        "_pumping",
-        "_reading",
-        "_rest",
-        "_since",
-        "_size",
-        "_stuck",
-        "_transport",
-        "_url",
-        "_waiting",
-    )
+        "_address", "_answering", "_connection", "_deaf", "_due", "_exchange", "_expects", "_found", "_fresh",
+        "_front", "_headers", "_last", "_left", "_loose", "_parser", "_parts", "_pumping", "_reading", "_rest",
+        "_since", "_size", "_stuck", "_transport", "_url", "_waiting"
+    )  # fmt: skip
 
     def __init__(self, front: Crowd) -> None:
         self._front = front
@@ -324,18 +302,7 @@ class Connection(asyncio.Protocol):
         front = self._front
         last = request.connection is CLOSE or (front.last_replies and not self._waiting and not self._rest)
         exchange = request.exchange
-        head = (
-            b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\ncache-control: no-store\r\n%b%b\r\n"
-            % (
-                STATUS_LINES[reply.status],
-                front.date,
-                reply.media_type,
-                len(reply.body),
-                exchange.request_id.encode("ascii"),
-                b"".join([b"%b: %b\r\n" % header for header in reply.headers]) if reply.headers else b"",
-                CLOSE if last else request.connection,
-            )
-        )
+        head = head_of(exchange, reply, front.date, CLOSE if last else request.connection)
         if exchange.method == "HEAD":
             self._transport.write(head)
         elif len(reply.body) < WHOLE:
@@ -392,7 +359,7 @@ class Connection(asyncio.Protocol):
                 self.leave()
         elif not self._owing and took > (limit := settings.header_s if self._reading is HEAD else settings.body_s):
             self._front.ended("slow")
-            self._refuse(Refusal("too_slow", f"the {self._reading} did not come within {limit:g} s; send it faster"))
+            self._refuse(too_slow(self._reading, limit))
             self._pump()
 
     def leave(self) -> None:
@@ -417,6 +384,19 @@ def _target(url: bytes) -> tuple[str, bytes] | None:
     except httptools.HttpParserInvalidURLError:
         return None
     return ((parsed.path or b"/").decode("latin-1"), parsed.query or b"") if parsed.schema or parsed.path else None
+
+
+def head_of(exchange: Exchange, reply: Reply, date: bytes, connection: bytes) -> bytes:
+    """A reply's line and headers."""
+    return b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\ncache-control: no-store\r\n%b%b\r\n" % (
+        STATUS_LINES[reply.status],
+        date,
+        reply.media_type,
+        len(reply.body),
+        exchange.request_id.encode("ascii"),
+        b"".join([b"%b: %b\r\n" % header for header in reply.headers]) if reply.headers else b"",
+        connection,
+    )
 
 
 def too_large(url: int, headers: int, settings: Settings) -> Refusal | None:

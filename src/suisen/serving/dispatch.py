@@ -90,11 +90,11 @@ class Dispatch:
     def _preflight(self, exchange: Exchange, asked: Preflight) -> Reply:
         cors = self.service.guard.cors
         try:
-            if cors is not None:
-                return self._counted(exchange, cors.preflight(exchange, asked.methods))
+            if cors is None:
+                raise self._routes.no_method(exchange, asked.methods)
+            return self._counted(exchange, cors.preflight(exchange, asked.methods))
         except Refusal as refusal:
             return self.refused(exchange, refusal)
-        return self.refused(exchange, self._routes.no_method(exchange, asked.methods))
 
     def answer(self, exchange: Exchange, endpoint: Endpoint[Any], body: bytes, done: Done) -> None:
         """Answers a request whose body is whole; ``done`` takes the reply, now or later."""

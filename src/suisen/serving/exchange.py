@@ -49,22 +49,9 @@ class Exchange:
     """A request while it is answered."""
 
     __slots__ = (
-        "_odd_id",
-        "added",
-        "address",
-        "gone",
-        "headers",
-        "key",
-        "marks",
-        "method",
-        "path",
-        "query_string",
-        "request_id",
-        "route",
-        "segment",
-        "slot",
-        "started",
-    )
+        "_odd_id", "added", "address", "gone", "headers", "key", "marks", "method", "path", "query_string",
+        "request_id", "route", "segment", "slot", "started"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -175,3 +162,8 @@ def check_size(size: int, max_bytes: int) -> None:
     """Refuses a body of more bytes than are taken."""
     if size > max_bytes:
         raise Refusal("too_large", f"the body of {size:,} bytes is above {max_bytes:,}; send fewer queries or events")
+
+
+def too_slow(part: str, limit: float) -> Refusal:
+    """The refusal of a request of which a part did not come within its seconds."""
+    return Refusal("too_slow", f"the {part} did not come within {limit:g} s; send it faster")
