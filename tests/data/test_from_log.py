@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from suisen.data import from_log as from_log_module
 from suisen.data import training_log
 from suisen.data.dataset import Dataset
 from suisen.data.from_log import Options, from_log
@@ -411,3 +412,24 @@ def test_every_log_is_joined_by_the_rule_and_in_parts_as_in_one(tmp_path_factory
     items, _ = made(log, folder, rows="impressions")
     assert items["label"].sum() == len({place for place in expected if place})
     assert items.height == sum(len(each["item_id"]) for each in every)
+
+
+def test_a_file_that_is_rotated_while_it_is_read_is_read_whole(log, tmp_path, monkeypatch):
+    write(log / "a.jsonl", event(0))
+    write(log / "events.jsonl", event(1), event(2))
+    before = from_log_module._lines_of
+
+    def rotated(path, *given):
+        if path.name == "a.jsonl":
+            (log / "events.jsonl").rename(log / "events-20261201T000000Z-000001.jsonl")
+            write(log / "events.jsonl", event(3))
+        yield from before(path, *given)
+
+    monkeypatch.setattr(from_log_module, "_lines_of", rotated)
+    assert made(log, tmp_path)[0]["time"].to_list() == [START + timedelta(seconds=n) for n in (0, 3, 1, 2)]
+
+
+def test_many_lines_become_tables_on_the_way(log, tmp_path, monkeypatch):
+    monkeypatch.setattr("suisen.data.served.ROWS", 3)
+    write(log / "events.jsonl", *(event(n) for n in range(10)))
+    assert made(log, tmp_path)[0].height == 10

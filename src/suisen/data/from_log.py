@@ -7,11 +7,13 @@ memory, which is replaced last: who is killed between writes the same part again
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import polars as pl
 
@@ -98,8 +100,7 @@ def from_log(sources: Sequence[str], out: Path, options: Options | None = None) 
                 lines.take(reading.messages(since))
                 memory.kafka[str(topic)] = reading.offsets
             else:
-                for path in _files(Path(source)):
-                    lines.take(_new_lines(path, progress, to_the_end=whole))
+                lines.take(_new_lines(Path(source), progress, to_the_end=whole))
         memory.files = progress.marks
         written, notes = (_write_file if whole else _write_part)(out, lines, memory, options)
         for reading in readings:
@@ -130,27 +131,32 @@ def _is_log(path: Path) -> bool:
     return path.is_file() and ".jsonl" in path.name and path.suffix != ".torn" and not path.name.startswith(".")
 
 
-def _new_lines(path: Path, progress: Progress, to_the_end: bool) -> Iterator[tuple[str, bytes]]:
-    """(place, line) of what was not read yet.  A last line without an end is still being written: it is read when it is
-    whole, or ``to_the_end`` as it is.
+def _new_lines(source: Path, progress: Progress, to_the_end: bool) -> Iterator[tuple[str, bytes]]:
+    """(place, line) of what was not read yet, in files that are rotated meanwhile, too.  A last line without an end is
+    still being written: it is read when it is whole, or ``to_the_end`` as it is.
     """
-    if path.suffix == ".gz":
-        yield from _lines_of(path.name, 0, unpacked(path))
-        return
-    with path.open("rb") as file:
-        start = progress.offset(file.fileno())
-        file.seek(start)
-        data = file.read()
-        whole = len(data) if to_the_end else data.rfind(b"\n") + 1
-        yield from _lines_of(path.name, start, data[:whole])
-        if whole:
-            progress.advance(file.fileno(), start + whole)
+    read: set[int] = set()
+    found = _files(source)
+    while found:
+        for path in found:
+            with suppress(FileNotFoundError), path.open("rb") as file:  # else it has another name by now
+                inode = os.fstat(file.fileno()).st_ino
+                if inode not in read:
+                    read.add(inode)
+                    yield from _lines_of(path, file, progress, to_the_end)
+        found = [path for path in _files(source) if path.exists() and path.stat().st_ino not in read]
 
 
-def _lines_of(name: str, start: int, data: bytes) -> Iterator[tuple[str, bytes]]:
-    for line in data.splitlines(keepends=True):
-        yield f"{name} at byte {start:,}", line
-        start += len(line)
+def _lines_of(path: Path, file: BinaryIO, progress: Progress, to_the_end: bool) -> Iterator[tuple[str, bytes]]:
+    packed = path.suffix == ".gz"
+    start = at = 0 if packed else progress.offset(file.fileno())
+    file.seek(start)
+    for line in unpacked(path).splitlines(keepends=True) if packed else file:
+        if to_the_end or packed or line.endswith(b"\n"):
+            yield f"{path.name} at byte {at:,}", line
+            at += len(line)
+    if at > start and not packed:
+        progress.advance(file.fileno(), at)
 
 
 # -- what is written --------------------------------------------------------------------------------------------------

@@ -92,6 +92,10 @@ NEEDED = {"item_id", "event", "time"}, {"request_id", "time", "item_id", "positi
 """Fields without which a line is no event, no list."""
 
 
+ROWS = 100_000
+"""Lines that are read before they become a table."""
+
+
 class Lines:
     """Lines on their way to tables."""
 
@@ -100,8 +104,9 @@ class Lines:
         self.faults: Counter[str] = Counter()
         """Lines that are neither event nor list, by reason."""
         self._first: dict[str, str] = {}
-        self._events: list[tuple[Any, ...]] = []
-        self._shown: list[tuple[Any, ...]] = []
+        self._rows: dict[bool, list[tuple[Any, ...]]] = {False: [], True: []}
+        """Of events, of lists."""
+        self._tables = {False: [_frame(EVENT, [])], True: [_frame(SHOWN, [])]}
 
     def take(self, lines: Iterable[tuple[str, bytes]]) -> None:
         """Reads (place, line) pairs."""
@@ -109,10 +114,10 @@ class Lines:
             self.count += 1
             try:
                 found = _object(line)
-                if isinstance(found.get("item_id"), list):
-                    self._shown.append(_list(found))
-                else:
-                    self._events.append(_event(found))
+                shown = isinstance(found.get("item_id"), list)
+                self._rows[shown].append(_list(found) if shown else _event(found))
+                if len(self._rows[shown]) == ROWS:
+                    self._table(shown)
             except _Fault as fault:
                 self.faults[str(fault)] += 1
                 self._first.setdefault(str(fault), place)
@@ -126,11 +131,17 @@ class Lines:
 
     def events(self) -> pl.DataFrame:
         """A row per event, as they came."""
-        return _frame(EVENT, self._events)
+        return self._table(False)
 
     def shown(self) -> pl.DataFrame:
         """A row per list, as they came."""
-        return _frame(SHOWN, self._shown)
+        return self._table(True)
+
+    def _table(self, shown: bool) -> pl.DataFrame:
+        """Rows of Python take ten times the memory of a table's."""
+        self._tables[shown].append(_frame(SHOWN if shown else EVENT, self._rows[shown]))
+        self._rows[shown] = []
+        return pl.concat(self._tables[shown])
 
 
 def _frame(fields: Mapping[str, Field], rows: list[tuple[Any, ...]]) -> pl.DataFrame:

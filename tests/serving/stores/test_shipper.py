@@ -257,3 +257,18 @@ def test_a_mock_cluster_takes_the_log(log):
         consumer.close()
     assert found == {f"{number}" for number in range(100)}
     assert os.path.exists(log.path.with_name(".events.jsonl.shipped"))
+
+
+def test_a_full_disk_does_not_stop_shipping(log, broker, monkeypatch, caplog):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    with shipping(log) as one, monkeypatch.context() as patch:
+        patch.setattr(module.Progress, "save", full)
+        patch.setattr(module, "keep_from", full)
+        for number in range(5):
+            log.append([event(f"{number}")])
+            until(lambda wanted=number + 1: len(broker.names()) == wanted)
+        until(lambda: one.spool == 0)
+    assert broker.names() == [*"01234"]
+    assert "how far the log is shipped cannot be written" in caplog.text

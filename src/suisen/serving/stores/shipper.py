@@ -167,7 +167,7 @@ class Shipper:
                     self._sent += sum(map(len, lines[:done]))
                     if done:
                         self._progress.advance(file, start + sum(map(len, lines[:done])))
-                        self._progress.save(self._checkpoint)
+                        self._save()
                     return True
         return False
 
@@ -277,8 +277,16 @@ class Shipper:
     def _hold(self) -> None:
         """Keeps what is not shipped from being deleted: files older than need be, never fewer."""
         if self._oldest and self._oldest != self._held:
-            keep_from(self.path, self._oldest)
-            self._held = self._oldest
+            with suppress(OSError):  # a full disk: the former one is held on
+                keep_from(self.path, self._oldest)
+                self._held = self._oldest
+
+    def _save(self) -> None:
+        try:
+            self._progress.save(self._checkpoint)
+        except OSError as error:  # a full disk: shipping goes on, and a crash sends more lines twice
+            logger.error("how far the log is shipped cannot be written: %s", error)
+            time.sleep(RETRY_S)
 
     def _sample(self, now: float) -> None:
         """Remembers when how much was written, so that the age of what is not shipped is known."""
