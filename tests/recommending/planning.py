@@ -22,6 +22,11 @@ class EnginePlan:
         self.engine, self.prepared = engine, []
         self.on_prepare = lambda: None
 
+    def of(self, engine):
+        other = copy(self)
+        other.engine = engine
+        return other
+
     def describe(self):
         return {"candidates": "torch", "agreement": None}
 

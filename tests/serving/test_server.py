@@ -162,7 +162,7 @@ def test_the_fixture_is_replayed_on_loading(place, monkeypatch):
 
 
 def test_faults_of_loading_end_the_server(recommender, monkeypatch):
-    monkeypatch.setattr("suisen.serving.app.Answering", lambda recommender: 1 / 0)
+    monkeypatch.setattr("suisen.serving.service.Answering", lambda *given: 1 / 0)
     with pytest.raises(RuntimeError, match="the bundle cannot be served"):
         start_in_thread(recommender.system)
 

@@ -206,17 +206,21 @@ def test_a_followed_value_takes_the_place_of_the_former():
 
 
 def test_totals_of_one_version_after_the_other_add_up():
-    """What the former had counted since the last look is not lost; a total that falls takes nothing away."""
-    telemetry, first, second = Telemetry(), [3.0], [0.0]
+    """What the former had counted since the last look is not lost, and what it counted before is not counted again when
+    it is followed again; a total that falls takes nothing away."""
+    telemetry, first, second = Telemetry(), [7.0], [0.0]
     counter = telemetry.disconnected
-    telemetry.follow_total(counter, lambda: first[0])
+    telemetry.follow_total(counter, lambda: first[0] - 7.0)
+    first[0] += 3.0
     assert value(telemetry, "suisen_disconnected_total") == 3
-    first[0] = 5.0
+    first[0] += 2.0
     telemetry.follow_total(counter, lambda: second[0])
     assert value(telemetry, "suisen_disconnected_total") == 5
     for total, expected in ((4.0, 9), (1.0, 9), (2.0, 10)):
         second[0] = total
         assert value(telemetry, "suisen_disconnected_total") == expected
+    telemetry.follow_total(counter, lambda: first[0])
+    assert value(telemetry, "suisen_disconnected_total") == 10
 
 
 def test_the_age_of_a_bundle_is_told(recommender, tmp_path):
@@ -261,9 +265,9 @@ def test_a_version_without_a_plan_takes_the_figures_of_the_former_away():
     agreement = {"identical": 0.99, "overlap": 1.0}
     system.engine.plan.describe = lambda: {"candidates": "torch", "agreement": dict(agreement)}
     visitors = VisitorRows(system, RecentEvents(system.store, 1 << 20), 1 << 20)
-    visitors.of(RawQueries(["u0001"]))
     telemetry.tell_plan(system.engine)
     telemetry.watch_rows(visitors)
+    visitors.of(RawQueries(["u0001"]))
     assert {dict(labels)["figure"]: v for (name, labels), v in parsed(telemetry).items() if name == FIGURE} == agreement
     assert value(telemetry, "suisen_rows") == 1
     there = weakref.ref(visitors)

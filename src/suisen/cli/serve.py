@@ -10,7 +10,7 @@ from suisen.cli.flags import GroupedCommand, option_of
 from suisen.runs.settings import settings_of
 from suisen.serving.settings import Settings
 
-API_KEY = "SUISEN_API_KEY"
+API_KEY, ADMIN_KEY = "SUISEN_API_KEY", "SUISEN_ADMIN_KEY"
 OPTIONS = settings_of(Settings, "serving", "--")
 
 
@@ -38,6 +38,8 @@ def serve(target: str, host: str, port: int, workers: int, **given: Any) -> None
         click.echo(f"warning: every user of this machine can read --api-key; set {API_KEY} instead", err=True)
     elif API_KEY in os.environ:
         values["api_key"] = os.environ[API_KEY]
+    if "admin_key" not in values and ADMIN_KEY in os.environ:
+        values["admin_key"] = os.environ[ADMIN_KEY]
     settings = Settings(**values)
     if workers > 1:
         from suisen.serving.workers import serve_workers

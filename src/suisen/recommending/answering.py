@@ -77,7 +77,7 @@ def answer(
         items[rows], scores[rows] = lists(contexts, options.k, filters.take(rows), options.diversity)
     others = (~able).nonzero().squeeze(1)
     if others.numel() and options.unknown == "popular":
-        items[others], scores[others] = popular_lists(system.store, filters.take(others), options.k)
+        items[others], scores[others] = popular_lists(system.store, filters.take(others), options.k, system.engine.open)
     return Answers(items, scores, _by(able.tolist(), [options] * len(dense)), int(dense.known.sum()))
 
 
@@ -120,7 +120,7 @@ def answer_planned(
         exclude = _excluded(store, [found.seen[at] for at in rows], [options[at] for at in rows])
         began = perf_counter()
         if who == "popular":
-            lists = popular_lists(store, Filters(exclude, among), k)
+            lists = popular_lists(store, Filters(exclude, among), k, system.engine.open)
             ended("popular", began)
         else:
             states = found.states if len(rows) == len(by) else _taken(found.states, rows)
@@ -178,7 +178,8 @@ def rank(
     found = torch.from_numpy(store.items.dense([item for row in given for item in row]))
     ragged = Ragged(found, offsets_of(torch.tensor([len(row) for row in given]))).keep(found > 0).distinct()
     items = ragged.padded()  # (B, C)
-    scores = torch.where(store.trained_items[items], store.item_counts[items].float(), -torch.inf)
+    counted = store.trained_items[items] & system.engine.open.mask[items]
+    scores = torch.where(counted, store.item_counts[items].float(), -torch.inf)
     rows = able.nonzero().squeeze(1)
     if rows.numel() and items.numel():
         scores[rows] = system.engine.score(dense.contexts.take(rows), Candidates(items[rows]))
@@ -227,7 +228,7 @@ def similar(system: System, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
     ids, scores = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
     for chunk in items.split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
         alike = likeness.rows(chunk)  # (b, n_items)
-        alike.masked_fill_(~allowed, -torch.inf)
+        alike.masked_fill_(~system.engine.open.mask, -torch.inf)
         alike[torch.arange(len(chunk)), chunk] = -torch.inf
         found, best = top_of(alike, k)
         ids.append(wide(found, k, 0))

@@ -4,6 +4,7 @@ It is what training makes lists with, what the evaluation ranks with, and what t
 """
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
@@ -83,6 +84,18 @@ class Filters:
         return Filters(self.exclude.take(rows), self.among)
 
 
+class Open(NamedTuple):
+    """What lists may hold now: what the model may recommend, without items that are blocked.  Replaced as a whole, so
+    that no list is made from two of them.
+    """
+
+    mask: Tensor
+    """(n_items,) bool."""
+    size: int
+    popular: Tensor | None
+    """(m,) those of them that train has, most positive events first; None: all that the store has."""
+
+
 class States(NamedTuple):
     """What the fast way needs of B contexts: computed once, and as good as long as nothing new is known of them."""
 
@@ -104,6 +117,9 @@ class Fast(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Plain data: what runs, and how its lists compare with those of ``Engine.lists``."""
+
+    def of(self, engine: "Engine") -> "Fast":
+        """The same for an engine that shares all but ``open`` with this one's."""
 
     def prepare(self, contexts: Contexts) -> States:
         """What ``lists`` needs of B contexts."""
@@ -129,12 +145,20 @@ class Engine:
         self.retriever, self.ranker, self.candidates, self.allowed = retriever, ranker, candidates, allowed
         self.first = NetScorer(first, allowed)
         self.n_allowed = int(allowed.sum())
+        self.open = Open(allowed, self.n_allowed, None)
+        """What lists may hold now; see ``System.block``."""
         self.index = build_index(retriever, Exact()) if index is None else index
         self.states = NetScorer(ranker, allowed).items if ranker is not None and retriever is not None else None
         self.plan: Fast | None = None
         """The fast way, where the engine was loaded with one."""
         self.on_torch = "a plan is made when a bundle is saved; load that"
         """Why there is no plan, where there is none."""
+
+    def apart(self) -> "Engine":
+        """The same, with an ``open`` and a plan of its own."""
+        other = copy(self)
+        other.plan = None if self.plan is None else self.plan.of(other)
+        return other
 
     # -- stages -----------------------------------------------------------------------------------------------------
 
@@ -146,10 +170,13 @@ class Engine:
     @torch.no_grad()
     def search(self, state: Tensor, n: int, filters: Filters) -> tuple[Tensor, Tensor]:
         """``retrieve`` from what ``first.prepare`` made of the contexts."""
-        among = None if filters.among is None else filters.among[self.allowed[filters.among]]  # (m,)
-        n = min(n, self.n_allowed if among is None else among.numel())
+        open_ = self.open
+        among = None if filters.among is None else filters.among[open_.mask[filters.among]]  # (m,)
+        n = min(n, open_.size if among is None else among.numel())
         if self.index is None:
             scores = self.first.open_scores(state, filters.exclude)  # (B, n_items)
+            if open_.size < self.n_allowed:
+                scores.masked_fill_(~open_.mask, -torch.inf)
             if among is not None:
                 outside = torch.ones_like(self.allowed)
                 outside[among] = False
@@ -160,7 +187,7 @@ class Engine:
         if among is not None:
             found, products = search_among(self.index, queries, n, exclude, among.numpy() - 1)
         else:
-            mask = None if self.n_allowed == len(self.allowed) - 1 else self.allowed[1:].numpy()
+            mask = None if open_.size == len(open_.mask) - 1 else open_.mask[1:].numpy()
             found, products = self.index.search(queries, n, exclude, mask)
         return torch.from_numpy(found) + 1, torch.from_numpy(products)
 
@@ -221,15 +248,16 @@ class Engine:
 
     @torch.no_grad()
     def score(self, contexts: Contexts, candidates: Candidates) -> Tensor:
-        """(B, C): the last stage's scores of given candidates, ranked among themselves; -inf on what is not allowed."""
+        """(B, C): the last stage's scores of given candidates, ranked among themselves; -inf on what is not open."""
+        open_ = self.open.mask[candidates.items]
         if self.states is None:
-            return self.first.score(contexts, candidates)
+            return torch.where(open_, self.first.score(contexts, candidates), -torch.inf)
         out = torch.full(candidates.items.shape, -torch.inf)
         for rows in self._chunks(contexts):
             checkpoint()
             part, items = contexts.take(rows), candidates.items[rows]
             first = self.first.score(part, Candidates(items))
-            first = torch.where(items > 0, first, -torch.inf)
+            first = torch.where(open_[rows], first, -torch.inf)
             order = first.argsort(dim=1, descending=True, stable=True)
             ids = torch.where(first > -torch.inf, items, 0).gather(1, order)
             ranked = self._ranked(part, ids, first.gather(1, order))

@@ -9,6 +9,7 @@ How much is rounded on the way is the plan's ``speed``; ``agreement`` says how o
 ``Engine.lists``, measured when the bundle was made (``suisen.recommending.planning``).
 """
 
+from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,8 +20,9 @@ from torch import Tensor
 from suisen.data.batch import Contexts
 from suisen.data.ragged import Ragged
 from suisen.models.form import Form
-from suisen.recommending.engine import Engine, Filters, States, pair_features, wide
+from suisen.recommending.engine import Engine, Filters, Open, States, pair_features, wide
 from suisen.recommending.kernels import PRECISE, Quantised, RankTables, Speed, candidates, path_of, ranked, two_stage
+from suisen.recommending.kernels.quantised import Words
 from suisen.retrieval import Excluded
 from suisen.retrieval.contract import Floats
 
@@ -67,7 +69,13 @@ class Plan:
         """
         self.agreement: Agreement | None = None
         """None: not measured yet."""
-        self._allowed = None if table is None else table.open_to(engine.allowed[1:].numpy())
+        self._open: tuple[Open | None, Words | None] = None, None
+
+    def of(self, engine: Engine) -> "Plan":
+        """The same for an engine that shares all but ``open`` with this one's."""
+        other = copy(self)
+        other.engine = engine
+        return other
 
     def describe(self) -> dict[str, Any]:
         """Plain data: where each stage runs, the share of the cells that a query reads, the speed, the agreement, the
@@ -92,6 +100,15 @@ class Plan:
     def quick(self) -> bool:
         """Whether ``lists`` is short enough for an event loop: neither stage runs on torch altogether."""
         return self.table is not None and (self.engine.states is None or self.ranks is not None)
+
+    @property
+    def _allowed(self) -> Words | None:
+        """What lists may hold now, as the table's bits: made anew when the engine's ``open`` is another."""
+        (known, words), open_ = self._open, self.engine.open
+        if known is not open_ and self.table is not None:
+            words = self.table.open_to(open_.mask[1:].numpy())
+            self._open = open_, words
+        return words
 
     @property
     def _compiled(self) -> bool:

@@ -19,7 +19,7 @@ from suisen.data.ids import DenseIds, RawId
 from suisen.data.ragged import Ragged, concat, offsets_of, side_by_side
 from suisen.errors import InputError, UnsupportedQuery, unknown
 from suisen.recommending.attributes import items_where
-from suisen.recommending.engine import Filters
+from suisen.recommending.engine import Filters, Open
 from suisen.recommending.store import Store, saying
 from suisen.recommending.users import RecentEvents
 
@@ -383,9 +383,13 @@ def known_items(store: Store, raw: Sequence[RawId]) -> Tensor:
     return items[items > 0]
 
 
-def popular_lists(store: Store, filters: Filters, k: int) -> tuple[Tensor, Tensor]:
-    """(B, k) the most popular items that the filters allow, and their counts as scores."""
-    order = store.popular if filters.among is None else store.by_popularity(filters.among)
+def popular_lists(store: Store, filters: Filters, k: int, open_: Open | None = None) -> tuple[Tensor, Tensor]:
+    """(B, k) the most popular items that the filters allow and lists may hold, and their counts as scores."""
+    only = filters.among
+    if only is not None:
+        order = store.by_popularity(only if open_ is None else only[open_.mask[only]])
+    else:
+        order = store.popular if open_ is None or open_.popular is None else open_.popular
     longest = int(filters.exclude.lengths.max()) if filters.exclude.values.numel() else 0
     head = order[: k + longest]
     if not longest:  # one list for all

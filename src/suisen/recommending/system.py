@@ -1,13 +1,16 @@
 """The System: a trained recommender system, ready to answer; what a bundle holds, in memory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from suisen.display import brief
 from suisen.models import name_of
 from suisen.models.contract import Model
-from suisen.recommending.engine import Engine
+from suisen.recommending.engine import Engine, Open
 from suisen.recommending.store import Store
 
 
@@ -59,6 +62,23 @@ class System:
     def abilities(self) -> frozenset[str]:
         """Which queries the first stage can answer; see ``suisen.models.contract.Ability``."""
         return frozenset(first_of(self.retriever, self.ranker).abilities)
+
+    def apart(self) -> "System":
+        """The same, on which items may be blocked without the other's noticing."""
+        return replace(self, engine=self.engine.apart())
+
+    def block(self, items: Tensor) -> None:
+        """No list holds these (m,) dense items from now on, and all others may again; lists are as long as before while
+        enough is left.
+        """
+        engine, popular = self.engine, self.store.popular
+        mask = engine.allowed.clone()
+        mask[items] = False
+        mask[0] = False
+        if not items.numel():
+            engine.open = Open(engine.allowed, engine.n_allowed, None)
+        else:
+            engine.open = Open(mask, int(mask.sum()), popular[~torch.isin(popular, items)])
 
     @property
     def name(self) -> str:

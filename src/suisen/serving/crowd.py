@@ -5,7 +5,7 @@ from email.utils import formatdate
 from ipaddress import IPv6Address
 from typing import Any
 
-from suisen.serving.app import App
+from suisen.serving.app import Admin, App
 from suisen.serving.problems import Refusal
 
 LINGER_S = 2.0
@@ -17,7 +17,7 @@ PARTING = 1000
 class Crowd:
     """The connections of one front."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App | Admin) -> None:
         self.app = app
         self.settings = app.service.settings
         self.telemetry = app.service.telemetry

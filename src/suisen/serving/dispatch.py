@@ -18,6 +18,7 @@ from suisen.serving.answering import Result
 from suisen.serving.contract import AnyParams, Endpoint, NoParams, Pending
 from suisen.serving.decoding import decode_body, decode_params
 from suisen.serving.exchange import Exchange, Reply
+from suisen.serving.guard import Guard
 from suisen.serving.problems import Refusal
 from suisen.serving.routes import Preflight, Routes
 from suisen.serving.service import Service
@@ -33,8 +34,9 @@ ENCODED = 16
 class Dispatch:
     """Answers requests.  Everything here runs in the event loop, and nothing here raises."""
 
-    def __init__(self, service: Service, endpoints: Sequence[Endpoint[Any]]) -> None:
-        self.service = service
+    def __init__(self, service: Service, endpoints: Sequence[Endpoint[Any]], guard: Guard | None = None) -> None:
+        """``guard``: another than the service's."""
+        self.service, self.guard = service, service.guard if guard is None else guard
         self._routes = Routes(endpoints)
         self._ids = _request_ids()
         telemetry = service.telemetry
@@ -55,7 +57,7 @@ class Dispatch:
 
     def opened(self, exchange: Exchange) -> Found:
         """The endpoint of a request, or the refusal of what is wrong before its body is read."""
-        guard = self.service.guard
+        guard = self.guard
         try:
             if guard.cors is not None:
                 exchange.added = guard.cors.headers(exchange)
@@ -88,7 +90,7 @@ class Dispatch:
         return Reply.refused(refusal, exchange.request_id)
 
     def _preflight(self, exchange: Exchange, asked: Preflight) -> Reply:
-        cors = self.service.guard.cors
+        cors = self.guard.cors
         try:
             if cors is None:
                 raise self._routes.no_method(exchange, asked.methods)
@@ -159,6 +161,7 @@ class Dispatch:
             reply = self._problem(exchange, outcome)
         else:
             reply = outcome if isinstance(outcome, Reply) else self._encoded(outcome, endpoint.status)
+        exchange.slot = None  # type: ignore[assignment] # an idle connection must not keep a version that was let go
         self.service.telemetry.in_flight.dec()
         done(self._counted(exchange, reply))
 

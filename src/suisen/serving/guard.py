@@ -13,9 +13,14 @@ from suisen.serving.telemetry import Telemetry
 class Guard:
     """The keys, rates and origins of one server.  What is not set costs nothing; a key 4 µs, a rate 3 more."""
 
-    def __init__(self, settings: Settings, telemetry: Telemetry, group: Group | None = None) -> None:
-        """``group``: the workers that share the rates.  Raises InputError where keys or origins are of no use."""
-        self.keys = Keys(settings.api_keys, settings.api_key)
+    def __init__(
+        self, settings: Settings, telemetry: Telemetry, group: Group | None = None, keys: Keys | None = None
+    ) -> None:
+        """``group``: the workers that share the rates; ``keys``: others than those of the settings.
+
+        Raises InputError where keys or origins are of no use.
+        """
+        self.keys = Keys(settings.api_keys, settings.api_key) if keys is None else keys
         self.cors = Cors(settings.cors_origin) if settings.cors_origin else None
         self.asks = bool(self.keys) or settings.rate_per_address is not None
         """Whether ``check`` is to be called."""

@@ -73,15 +73,24 @@ class _File(Message, frozen=True):
 class Keys:
     """The keys of a server.  ``look`` reads their file again where it changed; a broken one leaves the old keys."""
 
-    def __init__(self, path: Path | None = None, secret: str | None = None) -> None:
-        """``path``: a file of keys; ``secret``: one key.  Raises InputError where either is of no use."""
+    def __init__(
+        self,
+        path: Path | None = None,
+        secret: str | None = None,
+        name: str = "api-key",
+        scopes: Sequence[str] = SIMPLE,
+    ) -> None:
+        """``path``: a file of keys; ``secret``: one key, of this name and for this.
+
+        Raises InputError where either is of no use.
+        """
         if secret is not None and (len(secret) < SHORTEST or not secret.isascii() or not secret.isprintable()):
             raise InputError(
-                f"api_key is {len(secret)} characters long; give at least {SHORTEST} printable ASCII ones, "
-                "as `suisen keys new` makes them"
+                f"{name.replace('-', '_')} is {len(secret)} characters long; give at least {SHORTEST} printable ASCII "
+                "ones, as `suisen keys new` makes them"
             )
         self._path = path
-        self._simple = [] if secret is None else [Key("api-key", _digest(secret.encode()), frozenset(SIMPLE))]
+        self._simple = [] if secret is None else [Key(name, _digest(secret.encode()), frozenset(scopes))]
         self._blind = secrets.token_bytes(32)
         self._stamp = self._seen()
         self._take([] if path is None else read(path))
@@ -135,7 +144,9 @@ class Keys:
     def _take(self, found: Sequence[Key]) -> None:
         for key in found:
             if any(key.name == own.name or key.digest == own.digest for own in self._simple):
-                raise InputError(f"{self._path}: the key {key.name!r} is api_key too; name and key must be its own")
+                raise InputError(
+                    f"{self._path}: the key {key.name!r} is {self._simple[0].name} too; name and key must be its own"
+                )
         self._table = {self._blinded(key.digest): key for key in (*found, *self._simple)}
 
     def _seen(self) -> tuple[int, ...]:

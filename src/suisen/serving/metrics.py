@@ -141,10 +141,10 @@ class Metrics:
         self._watched[gauge] = lambda: gauge.set(value())
 
     def follow_total(self, counter: Count, total: Callable[[], float]) -> None:
-        """Adds to a counter what a total, which starts at 0, grew by since the last time."""
+        """Adds to a counter what a total grows by from now on."""
         if counter in self._watched:
             self._watched[counter]()
-        before = 0.0
+        before = total()
 
         def take() -> None:
             nonlocal before

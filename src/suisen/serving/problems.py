@@ -41,6 +41,8 @@ PROBLEM_TYPES = {
     "unanswerable": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "The model cannot answer this query"),
     "rate_limited": ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
     "too_expensive": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "The request costs too much", reason="price"),
+    "bundle_refused": ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "The bundle is not served"),
+    "conflict": ProblemType(HTTPStatus.CONFLICT, "The server's state does not allow this"),
     "internal": ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "The server failed"),
     "not_ready": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "The server is not ready", retry=True),
     "overloaded": ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests wait", retry=True, reason="queue"),

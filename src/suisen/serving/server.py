@@ -17,13 +17,13 @@ from functools import partial
 from pathlib import Path
 
 from suisen.errors import SuisenError
-from suisen.recommending import bundle, parity
 from suisen.recommending.held import hold, private_folder
 from suisen.recommending.place import find
 from suisen.recommending.system import System
 from suisen.serving.app import App
 from suisen.serving.asgi import AsgiFront
 from suisen.serving.front import Front
+from suisen.serving.opening import loaded
 from suisen.serving.settings import Settings, keyed
 from suisen.serving.sockets import check_reach, listen, url_of
 from suisen.serving.telemetry import configure_logging
@@ -72,6 +72,7 @@ class Running:
     def __init__(self, server: "Server", on_stop: Callable[[], object] = lambda: None) -> None:
         self.app, self._on_stop = server.app, on_stop
         self.url = server.url
+        self.admin_url = "" if server.admin_listening is None else url_of(server.admin_listening)
         self._server = server
         self._thread = threading.Thread(target=server.run, name="suisen-server", daemon=True)
         self._thread.start()
@@ -115,26 +116,23 @@ def running(source: Path | System, settings: Settings | None = None) -> Iterator
 
 def _bound(source: Path | System, host: str, port: int, settings: Settings | None, folder: Path) -> "Server":
     """A server on its port that will load the source when it runs, or rather its verified copy in ``folder``."""
-    listening = listen(host, port)
+    chosen = settings or Settings()
+    listening, admin = listen(host, port), None
     try:
-        chosen = settings or Settings()
         check_reach(listening, host, safe=keyed(chosen))
+        if chosen.admin_port is not None:
+            admin = listen(chosen.admin_host, chosen.admin_port)
         held = isinstance(source, Path)
         if isinstance(source, Path):
             source = hold(source, folder / "bundle", chosen.trusted_keys)
-        return Server(App(partial(loaded, source, held=held), settings), listening)
+        server = Server(App(partial(loaded, source, held=held), settings, own=held), listening)
     except BaseException:
         listening.close()
+        if admin is not None:
+            admin.close()
         raise
-
-
-def loaded(source: Path | System, held: bool = False) -> System:
-    """The System, its parity fixture replayed where it comes from a bundle; ``held``: a copy that was verified."""
-    if isinstance(source, System):
-        return source
-    system = bundle.load(source, held=held)
-    parity.check(system, bundle.fixture(source))
-    return system
+    server.admin_listening = admin
+    return server
 
 
 class Server:
@@ -148,11 +146,14 @@ class Server:
         self._started = False
         self.may_open: Callable[[], Awaitable[socket.socket]] | None = None
         """Asked for the socket when the bundle is loaded, where there is none before."""
+        self.admin_listening: socket.socket | None = None
+        """Where versions are changed; opened once the bundle is loaded."""
         self.on_ready: Callable[[str], None] = lambda url: None
         self._ended = threading.Event()
         self.opened = threading.Event()
         """Set when loading has ended, one way or the other."""
-        self._front = AsgiFront(app) if app.service.settings.front == "asgi" else Front(app)
+        self._admin, self._admin_started = Front(app.admin), False
+        self._front = AsgiFront(app) if app.service.settings.front == "asgi" else Front(app)  # last: it is measured
         self._loop = _new_loop()
         self._leave, self._close = asyncio.Event(), asyncio.Event()
         self._signals = 0
@@ -220,7 +221,8 @@ class Server:
         begun.cancel()
         until = time.monotonic() + settings.grace_s
         if self._started:
-            await self._front.stop()
+            fronts = [self._front, *([self._admin] if self._admin_started else [])]
+            await asyncio.gather(*(front.stop() for front in fronts))
         await self.app.stop(max(LEAST_S, until - time.monotonic()))
 
     async def _start(self, listening: socket.socket) -> None:
@@ -237,6 +239,9 @@ class Server:
             await self.app.opened.wait()
             if service.failure is None and self.may_open is not None:
                 await self._start(await self.may_open())
+            if service.failure is None and self.admin_listening is not None:
+                await self._admin.start(self.admin_listening)
+                self._admin_started = True
         except Exception as error:
             service.failure = error
         if service.failure is not None:
@@ -249,7 +254,7 @@ class Server:
         self.opened.set()
         while service.failure is None:
             await asyncio.sleep(TICK_S)
-            service.look()
+            self.app.look()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

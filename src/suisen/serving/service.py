@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
+from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 from suisen.errors import InputError
+from suisen.recommending.system import System
 from suisen.serving.answering import QUICK_UNITS, Answering, Job, Result, times_of
 from suisen.serving.event_log import FileLog, LoggedEvent
 from suisen.serving.guard import Guard
 from suisen.serving.journal import Journal
 from suisen.serving.lane import HERE, Asker, Lane
+from suisen.serving.meter import Meter
 from suisen.serving.pace import Pace
 from suisen.serving.problems import Refusal
 from suisen.serving.quality import Quality
 from suisen.serving.repeats import Repeats
 from suisen.serving.segments import Rotation, keep_from
 from suisen.serving.settings import Settings
+from suisen.serving.shadow import Shadow
 from suisen.serving.siblings import Group, Siblings
-from suisen.serving.slots import Bound, Slot, work
+from suisen.serving.slots import Bound, Slot, gently, small, warm, work
 from suisen.serving.stores.stage import SharedUsers, shared_users
 from suisen.serving.telemetry import Telemetry
 from suisen.serving.turn import Turn
@@ -35,6 +41,10 @@ LARGE_UNITS = 50_000.0
 BATCH = 0.25
 """Share of the deadline that a batch of a lane may take: what comes meanwhile waits for it, on top of ``max_wait``."""
 State = Literal["loading", "ready", "draining", "failed"]
+RECORDED = 256
+"""Latest requests that are kept, at most one of a call of the model, to warm the next version on: a few MB."""
+UNKNOWN = 10_000
+"""Latest events of items that the version which answers does not know; they count in the next one that does."""
 
 
 class Service:
@@ -69,6 +79,15 @@ class Service:
         """What answers now; None before the first bundle is loaded."""
         self.users: SharedUsers | None = shared_users(settings, self.telemetry)
         """What other servers know of visitors, where they share it."""
+        self.slots: tuple[Slot, ...] = ()
+        """All that are loaded: events count in each of them."""
+        self.shadow: Shadow | None = None
+        """What is compared with live answers."""
+        self.control: object = None
+        """What changes versions (``control.Control``, which knows this); set when the app starts."""
+        self._recorded: deque[Job] = deque(maxlen=RECORDED)
+        self._unknown: deque[LoggedEvent] = deque(maxlen=UNKNOWN)
+        self._joining = Lock()
         self.quality = Quality(
             self.telemetry, lambda: None if self.slot is None else self.slot.answering, settings.probe_share
         )
@@ -151,19 +170,82 @@ class Service:
         """Counts logged events from now on, here and on the servers that share users; those that had them already do
         not count again.  Returns how many are of unknown items, and ``users`` where the other servers have to wait.
         """
-        answering, times = self.loaded(), times_of(events)
+        times = times_of(events)
         if self.users is None:
-            return answering.took(events, times), []
+            return self.count(events, times), []
         new, reached = await self.users.share(events, times)
         places = [place for place, one in enumerate(new) if one]
-        unknown = answering.took([events[place] for place in places], [times[place] for place in places])
+        unknown = self.count([events[place] for place in places], [times[place] for place in places])
         return unknown, [] if reached else ["users"]
 
     def _work(self, given: list[Bound]) -> Sequence[Result | Exception]:
         """In the event loop or in the lane's thread."""
         self.telemetry.batch_rows.observe(sum(map(len, given)))
         self.catch_up()
-        return work(given)
+        job = given[0].job
+        if small(job):
+            self._recorded.append(job)
+        shadow = self.shadow
+        if shadow is None:
+            return work(given)
+        began = time.perf_counter()
+        results = work(given)
+        shadow.offer(given, results, time.perf_counter() - began)
+        return results
+
+    def open(self, load: Callable[[], System], *, own: bool) -> Slot:
+        """A new slot, beside those that answer: loaded, given the events that count, warmed.  In a thread.
+
+        ``own``: nobody else has what ``load`` brings.  Raises what ``load`` raises, and nothing has changed then.
+        """
+        settings = self.settings
+        with gently():
+            system = load()
+            answering = Answering(system if own else system.apart(), settings.state_bytes, settings.row_bytes)
+            answering.meter = Meter(self.telemetry, answering.version)
+            slot = Slot(answering)
+            with self._joining:
+                self.slots = (*self.slots, slot)
+            try:
+                self._inform(slot)
+                warm(slot, list(self._recorded), settings.warm_s)
+            except BaseException:
+                self.leave(slot)
+                raise
+        return slot
+
+    def _inform(self, slot: Slot) -> None:
+        """Gives a slot the events that count in the one that answers; from ``open`` on it hears of new ones itself."""
+        if self.slot is not None:
+            slot.answering.recent.adopt(self.slot.answering.recent)
+            slot.answering.took(list(self._unknown))
+
+    def switch(self, slot: Slot) -> None:
+        """Lets a slot answer from now on: requests that are submitted later are its own."""
+        self.slot = slot
+        answering = slot.answering
+        self.telemetry.watch_users(answering.recent)
+        self.telemetry.watch_rows(answering.visitors)
+        self.telemetry.tell_bundle(answering.system, slot.version)
+
+    def leave(self, slot: Slot) -> None:
+        """Lets go of a slot that does not answer; its memory is free when its last request is answered."""
+        with self._joining:
+            self.slots = tuple(one for one in self.slots if one is not slot)
+        if self.users is not None:
+            self.users.forget(slot.answering)
+
+    def count(self, events: Sequence[LoggedEvent], times: Sequence[int]) -> int:
+        """Counts logged events in every slot; returns how many are of items that the one which answers lacks."""
+        with self._joining:  # a slot that joins meanwhile hears of them from the slots that are told here
+            unknown = 0
+            for slot in self.slots:
+                lacking = slot.answering.took(events, times)
+                unknown = lacking if slot is self.slot else unknown
+            if unknown and self.slot is not None:
+                known = self.slot.answering.system.store.items.dense([event.item_id for event in events])
+                self._unknown.extend(event for event, item in zip(events, known.tolist(), strict=True) if not item)
+        return unknown
 
     def catch_up(self) -> None:
         """Counts the events that other workers were sent; before anything is computed, so that no answer lacks one."""
@@ -177,7 +259,7 @@ class Service:
         if self.users is not None:
             now = datetime.now(UTC)
             events = [event for event in events if event.time <= now]
-        self.loaded().took(events)
+        self.count(events, times_of(events))
 
     def look(self) -> None:
         """Catches up and takes the values that metrics watch; now and then, where no request asks for it."""

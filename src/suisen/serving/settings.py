@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from suisen.errors import InputError
 from suisen.parameters import parameters
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
@@ -62,7 +63,7 @@ class Settings:
     """One key, for everything but ``/admin``; give it in the environment as SUISEN_API_KEY: a command line can be read
     by every user of the machine."""
     insecure: bool = False
-    """Listen on an address that other machines reach though no key is asked for."""
+    """Listen on an address that other machines reach, or for the admin's requests, though no key is asked for."""
     rate_per_address: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | None = None
     """Most requests per second of one address that comes without a key; none: any; health is not counted."""
     burst_per_address: Count = 100
@@ -117,10 +118,30 @@ class Settings:
     """Send a span of each request to OpenTelemetry (extra ``otel``); its OTEL_* variables say where to."""
     access_log: bool = False
     """One log line per request."""
+    admin_port: Annotated[int, Field(ge=0, le=65_535, strict=True)] | None = None
+    """Port of the admin listener, which changes versions and blocks items; 0: a free one; none: there is none."""
+    admin_key: str | None = field(default=None, repr=False)
+    """One key for the admin listener; give it in the environment as SUISEN_ADMIN_KEY.  Keys of ``api_keys`` that are
+    allowed ``admin`` do as well."""
+    admin_host: str = "127.0.0.1"
+    """Address of the admin listener."""
+    former_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 600.0
+    """Seconds that a version stays loaded after another took its place, so that one can go back at once; its memory is
+    in use so long."""
     drain_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 1.0
     """Seconds between SIGTERM, when ready turns to 503, and the closing of the port: let balancers see it."""
     grace_s: Seconds = 30.0
     """Most seconds that running requests get to finish."""
+
+
+def check_admin(settings: Settings) -> None:
+    """Raises InputError where an admin listener would ask nobody for a key, and nobody said that it may."""
+    if settings.admin_port is not None and not (settings.api_keys or settings.admin_key or settings.insecure):
+        raise InputError(
+            f"admin_port = {settings.admin_port} is where models are changed, and no key is asked for there: give "
+            "admin_key= from the environment (SUISEN_ADMIN_KEY), or api_keys= with a key allowed admin, or say "
+            "insecure=True"
+        )
 
 
 def keyed(settings: Settings) -> bool:

@@ -1,26 +1,52 @@
 """Slots: versions that are loaded beside each other.  One of them answers now, and a request is bound to one of them.
 
 A slot never changes what it answers from: another bundle is another slot.  So a request that began on one version ends
-on it, whatever is switched meanwhile, and its answer names that version.
+on it, whatever is switched meanwhile, and its answer names that version.  Events count in every slot.
+
+A slot is gone, its memory with it, when the service let go of it and the last request that is bound to it is answered:
+nothing waits for a garbage collector, which would stop the server for a moment.
 """
 
+import sys
+import time
+import weakref
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
 
-from suisen.serving.answering import Answering, Job, Recommend, Result
+from suisen.recommending.engine import Engine
+from suisen.serving.answering import Answering, Job, Rank, Recommend, Result
+from suisen.serving.messages import RankQuery
+
+TURN_S = 0.0005
+"""Seconds that a thread beside the event loop keeps the interpreter while versions are loaded; Python's own are 10
+times as many, and each is a wait of the loop."""
+SMALL = 200
+"""Most ids in a request that is recorded."""
 
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """One version, ready to answer."""
+    """One version, ready to answer, from a System that no other has."""
 
     answering: Answering
+    loaded: float = field(default_factory=time.time)
+    """When, in seconds since 1970."""
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, _open_circle, self.answering.system.engine)
 
     @property
     def version(self) -> str:
         """Names its bundle."""
         return self.answering.version
+
+
+def _open_circle(engine: Engine) -> None:
+    """The engine and its plan hold each other: without this they would stay until the next garbage collection."""
+    engine.plan = None
 
 
 class Bound:
@@ -58,3 +84,46 @@ def work(given: Sequence[Bound]) -> Sequence[Result | Exception]:
         for place, result in zip(its, slot.answering.work([given[place].job for place in its]), strict=True):
             results[place] = result
     return results
+
+
+def small(job: Job) -> bool:
+    """Whether a job takes little memory: such jobs are recorded, to warm the next version on."""
+    if not isinstance(job, Recommend | Rank):
+        return True
+    ids = len(job.options.exclude) + len(job.options.among or ())
+    for query in job.queries[:SMALL]:
+        ids += 1 + len(query.history or ()) + (len(query.items) if isinstance(query, RankQuery) else 0)
+    return ids <= SMALL and len(job.queries) <= SMALL
+
+
+def warm(slot: Slot, jobs: Iterable[Job], seconds: float) -> None:
+    """Answers recorded jobs, then computes rows of those who acted last, so that first requests find all in place.
+
+    ``seconds``: most that each of both may take.
+    """
+    until = time.monotonic() + seconds
+    for job in jobs:
+        if time.monotonic() >= until:
+            break
+        slot.answering.work([job])
+    if slot.answering.visitors is not None:
+        slot.answering.visitors.warm(seconds)
+
+
+_gentle, _lock = 0, Lock()
+
+
+@contextmanager
+def gently() -> Iterator[None]:
+    """Lets the event loop have the interpreter sooner while other threads of this process work beside it."""
+    global _gentle  # noqa: PLW0603 - the interval is the interpreter's, and so is the count of who wants it short
+    with _lock:
+        _gentle += 1
+        sys.setswitchinterval(TURN_S)
+    try:
+        yield
+    finally:
+        with _lock:
+            _gentle -= 1
+            if not _gentle:
+                sys.setswitchinterval(10 * TURN_S)

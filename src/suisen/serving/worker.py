@@ -20,7 +20,8 @@ import msgspec
 from suisen.errors import SuisenError
 from suisen.recommending.place import find
 from suisen.serving.app import App
-from suisen.serving.server import Server, loaded
+from suisen.serving.opening import loaded
+from suisen.serving.server import Server
 from suisen.serving.settings import Settings
 from suisen.serving.siblings import Group
 from suisen.serving.sockets import listen
@@ -49,7 +50,7 @@ class Worker:
         place = find(Path(orders.source))
         settings = Settings(**orders.settings)
         group = Group(Path(orders.folder), orders.number, orders.workers, orders.since)
-        self.server = Server(App(partial(loaded, place, held=True), settings, group=group), None)
+        self.server = Server(App(partial(loaded, place, held=True), settings, group=group, own=True), None)
         self.server.may_open = self._may_open
         self.server.on_ready = lambda url: self.say("open")
         self._told = asyncio.Event()
@@ -66,6 +67,9 @@ class Worker:
     async def _may_open(self) -> socket.socket:
         """Knows what siblings know, then waits for the word."""
         await asyncio.to_thread(self.server.app.service.catch_up)
+        settings = self.server.app.service.settings
+        if settings.admin_port is not None:
+            self.server.admin_listening = listen(settings.admin_host, settings.admin_port, shared=True)
         self.say("loaded")
         await self._told.wait()
         return listen(self._orders.host, self._orders.port, shared=True)

@@ -65,13 +65,17 @@ def serve_workers(
     place = find(source)
     settings = settings or Settings()
     log_dir = settings.log_dir or place.parent / "events"
-    with reserve(host, port) as held, private_folder(settings.private_dir) as folder:
+    with (
+        reserve(host, port) as held,
+        private_folder(settings.private_dir) as folder,
+        _admin(settings) as admin_port,
+    ):
         check_reach(held, host, safe=keyed(settings))
         log = FileLog(log_dir / "events.jsonl")
         since = log.size()
         log.close()
         place = hold(place, folder / "bundle", settings.trusted_keys)
-        chosen = {**dataclasses.asdict(settings), "log_dir": str(log_dir)}
+        chosen = {**dataclasses.asdict(settings), "log_dir": str(log_dir), "admin_port": admin_port}
         address = held.getsockname()[:2]
         orders = {"source": str(place), "host": address[0], "port": address[1], "settings": chosen, "since": since}
         supervisor = Supervisor({**orders, "workers": workers}, Group(folder, -1, workers, since), settings)
@@ -88,6 +92,16 @@ def _held_back(sig: int) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [sig])
+
+
+@contextmanager
+def _admin(settings: Settings) -> Iterator[int | None]:
+    """The port on which versions are changed, held for the workers."""
+    if settings.admin_port is None:
+        yield None
+        return
+    with reserve(settings.admin_host, settings.admin_port) as held:
+        yield held.getsockname()[1]
 
 
 class Supervisor:

@@ -81,7 +81,7 @@ async def events(service: Service, exchange: Exchange, message: EventsRequest) -
     a model learns from the log.
     """
     now = datetime.now(UTC)
-    store = service.loaded().system.store
+    store = exchange.slot.answering.system.store
     rows = _logged(message.events, store, now, _ids(exchange, len(message.events), service.journal.new_ids))
     unknown_items = int((store.items.dense([row.item_id for row in rows]) == 0).sum())
     taken = await service.journal.take(Sent(rows, [event.time is not None for event in message.events]))

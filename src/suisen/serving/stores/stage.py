@@ -137,6 +137,10 @@ class SharedUsers:
                 new[place] = letter != ord("0")
         return new, flags is not None
 
+    def forget(self, answering: Answering) -> None:
+        """Lets go of a version that is not to answer any more."""
+        self._bridges.pop(answering, None)
+
     def _without(self, done: Done, result: Result | Exception) -> None:
         """Marks the answers that were made from what is at hand."""
         if not isinstance(result, Exception):
