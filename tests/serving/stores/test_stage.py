@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -66,7 +68,7 @@ def answering():
     return Answering(replace(with_plan(fitted("two-tower").system), version="M-1"))
 
 
-def staged(answering, story, **options):
+def staged(story, **options):
     """Runs a story with a stage, its store and what computes."""
 
     async def run():
@@ -106,7 +108,7 @@ def test_what_one_turn_brings_is_one_round_trip_and_asks_for_each_visitor_once(a
         keys = [one.key for one in store.trips[0][1]]
         assert len(keys) == len(set(keys)) == 6  # events and a row of each
 
-    staged(answering, story)
+    staged(story)
 
 
 def test_queries_of_one_visitor_are_computed_once(answering, monkeypatch):
@@ -130,7 +132,20 @@ def test_nobody_and_given_histories_wait_for_no_store(answering):
         assert not any(isinstance(one, Degraded) for one in done)
         assert store.trips == []
 
-    staged(answering, story)
+    staged(story)
+
+
+def test_a_version_that_was_left_is_not_kept():
+    async def story(users, *_):
+        other = Answering(with_plan(fitted("ease").system))
+        await answered(users, other, job("u0001"))
+        gone = weakref.ref(other)
+        del other
+        await asyncio.sleep(0.01)
+        gc.collect()
+        assert gone() is None
+
+    staged(story)
 
 
 def test_a_refusal_of_the_computation_reaches_the_request(answering):
@@ -142,7 +157,7 @@ def test_a_refusal_of_the_computation_reaches_the_request(answering):
         users.before(answering, job("u0001"), future.set_result, full)
         assert isinstance(await future, Refusal)
 
-    staged(answering, story)
+    staged(story)
 
 
 def test_a_slow_store_degrades_answers_within_the_time_out_and_is_then_left_alone(answering):
@@ -168,7 +183,7 @@ def test_a_slow_store_degrades_answers_within_the_time_out_and_is_then_left_alon
             await asyncio.sleep(0.01)
         assert value(telemetry, "suisen_breaker_open") == 0
 
-    staged(answering, story, timeout_s=0.02)
+    staged(story, timeout_s=0.02)
 
 
 def test_events_wait_for_the_store_up_to_a_bound_and_are_sent_before_it_counts_as_back(answering, monkeypatch):
@@ -189,7 +204,7 @@ def test_events_wait_for_the_store_up_to_a_bound_and_are_sent_before_it_counts_a
         lines = store.values[events_key("u:guest")].splitlines()[1:]
         assert lines == [line(number, f"i{number:03}", None) for number in range(10, 40)]
 
-    staged(answering, story)
+    staged(story)
 
 
 def test_a_store_that_takes_no_writes_is_read_and_gets_them_later(answering, monkeypatch):
@@ -205,7 +220,7 @@ def test_a_store_that_takes_no_writes_is_read_and_gets_them_later(answering, mon
         await asyncio.sleep(0.2)
         assert store.values[events_key("u:guest")].endswith(line(5, "i001", None) + b"\n")
 
-    staged(answering, story)
+    staged(story)
 
 
 def test_a_fault_of_ours_leaves_no_request_without_an_answer(answering, monkeypatch):
@@ -218,7 +233,7 @@ def test_a_fault_of_ours_leaves_no_request_without_an_answer(answering, monkeypa
         (result,) = await asyncio.wait_for(answered(users, answering, job("u0001")), 5)
         assert isinstance(result, Degraded)
 
-    staged(answering, story)
+    staged(story)
 
 
 def test_too_many_who_wait_go_on_without(answering, monkeypatch):
@@ -229,7 +244,7 @@ def test_too_many_who_wait_go_on_without(answering, monkeypatch):
         results = await answered(users, answering, *[job("u0001", "u0002")] * 20)
         assert sum(isinstance(result, Degraded) for result in results) == 14
 
-    staged(answering, story)
+    staged(story)
 
 
 def test_an_answer_that_lies_in_the_socket_is_not_late_though_the_loop_was_busy():

@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+from weakref import proxy
 
 import numpy as np
 
@@ -48,7 +49,8 @@ class Bridge:
 
     def __init__(self, answering: Answering, count: Callable[[str], None], ttl_s: float) -> None:
         """``count`` is told of each key that was asked for: hit, miss, unchanged, stale, early or damaged."""
-        self._answering, self._count, self._ttl_s = answering, count, ttl_s
+        self._answering: Answering = proxy(answering)  # who is bound to a job lives; a version that was left may go
+        self._count, self._ttl_s = count, ttl_s
         self._stamps: OrderedDict[str, bytes] = OrderedDict()
         self.saved = bool(answering.system.version)
         """Whether the version names one bundle, so that rows may be shared."""
