@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import socket
@@ -198,6 +199,22 @@ def test_heads_are_bounded_by_both_fronts(small, data, status):
     with connect(small.address) as plain:
         plain.sendall(data)
         assert plain.makefile("rb").read().startswith(b"HTTP/1.1 " + status)
+
+
+def test_who_sends_on_behind_a_refusal_is_cut(recommender):
+    """A header of 286 MB is not read to its end, not even to throw it away."""
+    from tests.serving.sockets import Served
+
+    with Served("fast", lambda: recommender.system, Settings(deadline_s=PATIENT)) as made:
+        plain, sent = connect(made.address), 0
+        plain.sendall(b"GET / HTTP/1.1\r\nx: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(286):
+                plain.sendall(b"a" * (1 << 20))
+                sent += 1
+        assert sent < 40
+        plain.close()
+        assert asked(made.address)[0] == 200
 
 
 def test_a_wrong_method_is_counted_under_its_path(small):

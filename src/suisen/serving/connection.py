@@ -27,6 +27,8 @@ PIPELINED = 16
 """Requests of a connection that may wait, parsed, behind the one that is answered; what a last piece brings apart."""
 READ_BYTES_PER_S = 1000
 """Of an answer, on average, once ``body_s`` are over: a client that reads a byte now and then holds it no longer."""
+SPILT = 4 << 20
+"""Bytes behind the last request that are read, so that its client takes the reply; beyond it the connection is cut."""
 WHOLE = 1 << 16
 """Replies up to this many bytes are one write."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -111,6 +113,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parses, then answers."""
         if self._last:
+            self._loose += len(data)
+            if self._loose > SPILT:
+                self.cut()
             return
         if self._rest:
             self._rest += data
