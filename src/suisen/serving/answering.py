@@ -4,13 +4,14 @@
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from time import perf_counter
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from suisen.data.ids import RawId
@@ -164,6 +165,17 @@ class Answering:
         if options.where:
             said.append(f"{len(options.where)} conditions of where over {len(self._raw):,} items")
         return ", ".join(said)
+
+    def block(self, items: Collection[str]) -> None:
+        """No list holds these items from now on, and all others may again; unknown ones do not matter."""
+        found = np.unique(self.system.store.items.dense(sorted(items)))
+        self.system.block(torch.from_numpy(found[found > 0]))
+
+    def unknown(self, items: Collection[str]) -> list[str]:
+        """Those that the bundle does not know."""
+        names = sorted(items)
+        found = self.system.store.items.dense(names).tolist()
+        return [name for name, item in zip(names, found, strict=True) if not item]
 
     def quick(self, job: Job, units: float) -> bool:
         """Whether a job of a price may be computed in the event loop: the plan answers it, and it is short."""

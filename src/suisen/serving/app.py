@@ -15,6 +15,7 @@ from suisen.errors import SuisenError
 from suisen.recommending.held import private_folder
 from suisen.recommending.system import System
 from suisen.serving import openapi
+from suisen.serving.blocking import read
 from suisen.serving.board import START, Board
 from suisen.serving.contract import Endpoint
 from suisen.serving.control import Control
@@ -71,6 +72,8 @@ class App:
         Raises InputError where the folder of the log cannot be written.
         """
         check_admin(settings or Settings())
+        if settings is not None and settings.blocklist is not None:
+            read(settings.blocklist)  # what is wrong with it is said before anything is loaded
         self.service = Service(settings or Settings(), group)
         guard, most = self.service.guard, self.service.settings.max_price
         described = openapi.document(endpoints, keyed=bool(guard.keys), limited=guard.asks, max_price=most)

@@ -24,6 +24,7 @@ from suisen.errors import SuisenError
 from suisen.recommending.held import hold
 from suisen.recommending.place import find
 from suisen.recommending.system import System
+from suisen.serving.blocking import Blocklist, Lists
 from suisen.serving.board import START, Board, Desired, Loaded, Status
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
@@ -49,6 +50,8 @@ class Control:
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, str] = {}
         self._told: Status | None = None
+        settings = service.settings
+        self.blocking = Blocklist(settings.blocklist, (settings.log_dir or board.folder) / "blocked.json")
 
     # -- what the board wants ---------------------------------------------------------------------------------------
 
@@ -56,6 +59,8 @@ class Control:
         """The place that is to answer first and what loads it: a worker that is started again takes up what the others
         serve; ``load`` brings what the server was started with.
         """
+        self.blocking.look()
+        self._service.block(self.blocking.items)
         place = self.board.desired().serving
         return place, load if place == START else partial(self._load, Path(place))
 
@@ -70,6 +75,8 @@ class Control:
         service, desired = self._service, self.board.desired()
         if service.slot is None:
             return
+        if self.blocking.look():
+            service.block(self.blocking.items)
         wanted = desired.places
         for place in wanted:
             if place not in self._slots and place not in self._opening and place not in self._failed:
@@ -129,6 +136,8 @@ class Control:
                 *(Loaded(place=place, state="failed", error=error) for place, error in self._failed.items()),
             ),
             shadow=None if shadow is None else replace(shadow.report),
+            lists=desired.lists,
+            blocked=len(self.blocking.items),
         )
         if status != self._told:
             if self._told is None or status.slots != self._told.slots or status.serial != self._told.serial:
@@ -222,6 +231,18 @@ class Control:
         _, after = self.board.change(change)
         self.look()
         return await self._until(lambda status: status.serial >= after.serial, wait_s)
+
+    async def block(self, change: Callable[[Lists], Lists], wait_s: float) -> list[int]:
+        """Changes what the admin listener was told of blocked items; returns the workers where it is not in force."""
+
+        def changed(old: Desired) -> Desired:
+            self.blocking.look()
+            self.blocking.tell(change(self.blocking.told))
+            return replace(old, lists=old.lists + 1)
+
+        _, after = self.board.change(changed)
+        self._service.block(self.blocking.items)
+        return await self._until(lambda status: status.lists >= after.lists, wait_s)
 
     def expire(self) -> None:
         """Lets go of a former version whose time is over."""

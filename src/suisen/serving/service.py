@@ -87,6 +87,7 @@ class Service:
         """What changes versions (``control.Control``, which knows this); set when the app starts."""
         self._recorded: deque[Job] = deque(maxlen=RECORDED)
         self._unknown: deque[LoggedEvent] = deque(maxlen=UNKNOWN)
+        self._blocked: frozenset[str] = frozenset()
         self._joining = Lock()
         self.quality = Quality(
             self.telemetry, lambda: None if self.slot is None else self.slot.answering, settings.probe_share
@@ -205,6 +206,7 @@ class Service:
             answering.meter = Meter(self.telemetry, answering.version)
             slot = Slot(answering)
             with self._joining:
+                answering.block(self._blocked)
                 self.slots = (*self.slots, slot)
             try:
                 self._inform(slot)
@@ -227,6 +229,14 @@ class Service:
         self.telemetry.watch_users(answering.recent)
         self.telemetry.watch_rows(answering.visitors)
         self.telemetry.tell_bundle(answering.system, slot.version)
+
+    def block(self, items: frozenset[str]) -> None:
+        """No list of any slot, nor of those that come, holds these items from now on."""
+        with self._joining:
+            self._blocked = items
+            for slot in self.slots:
+                slot.answering.block(items)
+        self.telemetry.blocked_items.set(len(items))
 
     def leave(self, slot: Slot) -> None:
         """Lets go of a slot that does not answer; its memory is free when its last request is answered."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from suisen.serving.contract import Endpoint
 from suisen.serving.endpoints import health, metrics
-from suisen.serving.endpoints.admin import slots
+from suisen.serving.endpoints.admin import blocklist, slots
 
 ADMIN: tuple[Endpoint[Any], ...] = (
     slots.SLOTS,
@@ -14,6 +14,8 @@ ADMIN: tuple[Endpoint[Any], ...] = (
     slots.SWITCH,
     slots.ROLLBACK,
     slots.UNLOAD,
+    blocklist.GET,
+    blocklist.POST,
     health.LIVE,
     health.READY,
     metrics.ENDPOINT,

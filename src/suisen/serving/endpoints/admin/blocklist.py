@@ -1,0 +1,110 @@
+"""``/admin/blocklist``: items that no list may hold, from now on."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from suisen.serving.blocking import MOST, Lists
+from suisen.serving.contract import Endpoint, NoParams
+from suisen.serving.endpoints.admin.slots import Wait, control_of
+from suisen.serving.exchange import Exchange
+from suisen.serving.messages import Id, Message
+from suisen.serving.problems import Refusal
+from suisen.serving.service import Service
+
+Items = Annotated[list[Id], Meta(max_length=10_000)]
+
+
+class BlocklistRequest(Message, frozen=True, kw_only=True):
+    """``POST /admin/blocklist``: what is not named stays as it is, unless ``replace`` is set."""
+
+    block: Items = field(default_factory=list)
+    """Must not be shown."""
+    unblock: Items = field(default_factory=list)
+    unavailable: Items = field(default_factory=list)
+    """Cannot be had at the moment."""
+    available: Items = field(default_factory=list)
+    """Can be had again."""
+    replace: bool = False
+    """Forget what was told before."""
+    wait_s: Wait = 10.0
+
+
+class BlocklistAnswer(Struct, frozen=True):
+    """What no list may hold."""
+
+    request_id: str
+    blocked: list[str]
+    """As this listener was told."""
+    unavailable: list[str]
+    in_force: int
+    """Items, those of the watched file with them."""
+    unknown: list[str]
+    """Those that the version which answers does not know; at most 100 are named."""
+    file_error: str
+    """Why the watched file is not in force as it stands; "" where it is."""
+    kept: bool
+    """Whether what was told outlives the server: it is written beside the log, where there is one."""
+    pending: list[int]
+    """Workers that had not acted yet when the time was over."""
+
+
+async def blocklist(service: Service, exchange: Exchange, message: NoParams) -> BlocklistAnswer:
+    """The items that no list may hold now."""
+    return _answer(service, exchange, [])
+
+
+async def change_blocklist(service: Service, exchange: Exchange, message: BlocklistRequest) -> BlocklistAnswer:
+    """Blocks items, and lets others be shown again, in every worker before it answers; lists do not become shorter."""
+    control = control_of(service)
+
+    def change(old: Lists) -> Lists:
+        blocked = set() if message.replace else set(map(str, old.blocked))
+        unavailable = set() if message.replace else set(map(str, old.unavailable))
+        blocked |= set(map(str, message.block))
+        unavailable |= set(map(str, message.unavailable))
+        blocked -= set(map(str, message.unblock))
+        unavailable -= set(map(str, message.available))
+        if len(blocked) + len(unavailable) > MOST:
+            raise Refusal("invalid_value", f"{len(blocked) + len(unavailable):,} items are more than {MOST:,}")
+        return Lists(sorted(blocked), sorted(unavailable))
+
+    return _answer(service, exchange, await control.block(change, message.wait_s))
+
+
+def _answer(service: Service, exchange: Exchange, pending: list[int]) -> BlocklistAnswer:
+    control = control_of(service)
+    blocking = control.blocking
+    return BlocklistAnswer(
+        exchange.request_id,
+        [str(item) for item in blocking.told.blocked],
+        [str(item) for item in blocking.told.unavailable],
+        len(blocking.items),
+        service.loaded().unknown(blocking.items)[:100],
+        blocking.error,
+        service.settings.log_dir is not None,
+        pending,
+    )
+
+
+GET = Endpoint(
+    "GET",
+    "/admin/blocklist",
+    blocklist,
+    takes=NoParams,
+    answers=BlocklistAnswer,
+    scope="admin",
+    needs_bundle=False,
+    codes=("not_ready",),
+)
+POST = Endpoint(
+    "POST",
+    "/admin/blocklist",
+    change_blocklist,
+    takes=BlocklistRequest,
+    answers=BlocklistAnswer,
+    scope="admin",
+    needs_bundle=False,
+    codes=("not_ready",),
+    example=BlocklistRequest(block=["3"], unavailable=["5"]),
+)
