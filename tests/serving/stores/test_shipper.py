@@ -272,3 +272,18 @@ def test_a_full_disk_does_not_stop_shipping(log, broker, monkeypatch, caplog):
         until(lambda: one.spool == 0)
     assert broker.names() == [*"01234"]
     assert "how far the log is shipped cannot be written" in caplog.text
+
+
+def test_lines_that_the_log_takes_back_are_not_shipped(log, broker):
+    """As where the disk is full in the middle of a batch: no other process sees what was written of it."""
+    with shipping(log):
+        log.append([event("a")])
+        until(lambda: broker.names() == ["a"])
+        with log.alone():
+            size = log.path.stat().st_size
+            with log.path.open("ab") as file:
+                file.write(msgspec.json.encode(event("half")) + b"\n")
+            time.sleep(0.2)
+            os.truncate(log.path, size)
+        log.append([event("b")])
+    assert broker.names() == ["a", "b"]

@@ -77,7 +77,7 @@ class Shipper:
         self._checkpoint, self._lock_path = (path.with_name(f".{path.name}.{end}") for end in ("shipped", "shipping"))
         self._producer: Any = topic.client("Producer", **SETTINGS)
         self._lock = -1
-        self._saved = self._looked = self._heard = 0.0
+        self._saved, self._read, self._looked, self._heard = (0, 0), 0.0, 0.0, 0.0
         self._silent = False
         self._held = self._oldest = 0
         """Inodes: of the oldest file that is kept, and of the oldest that is not shipped."""
@@ -317,9 +317,10 @@ class Shipper:
     def _refresh(self) -> None:
         """Reads what the process that ships has reached, where that is new."""
         with suppress(FileNotFoundError):
-            saved = self._checkpoint.stat().st_mtime
-            if saved != self._saved:
-                self._progress, self._saved = self._load(), saved
+            found, now = self._checkpoint.stat(), time.monotonic()
+            saved = found.st_ino, found.st_mtime_ns
+            if saved != self._saved or now > self._read + LOOK_S:  # two saves of one tick of the clock may look alike
+                self._progress, self._saved, self._read = self._load(), saved, now
 
 
 def _lines(file: int, start: int) -> list[bytes]:
