@@ -149,6 +149,31 @@ def test_what_would_wait_too_long_is_refused_and_the_bound_follows_the_measured_
     turned(scene, work, deadline_s=0.2, rows_per_call=2)
 
 
+def test_a_turn_has_several_calls_where_reading_took_long():
+    """As when many requests are read to be refused: computing gets at least its share."""
+    done, order = [], []
+
+    class Slow(Work):
+        def __call__(self, jobs):
+            order.append(jobs[0])
+            time.sleep(0.01)
+            return super().__call__(jobs)
+
+    def read():
+        order.append("reading")
+        time.sleep(0.1)
+
+    async def scene(turn):
+        loop = asyncio.get_running_loop()
+        for job in "abcde":
+            turn.submit(job, done.append)
+        loop.call_soon(read)
+        await settled(done, 5)
+
+    turned(scene, Slow(), rows_per_call=1)
+    assert order == ["a", "reading", "b", "c", "d", "e"]
+
+
 def test_a_call_is_bounded_by_its_price():
     done = []
 

@@ -3,6 +3,9 @@
 What a turn reads from all sockets is taken up at its end, at most ``rows_per_call`` rows and ``units_per_call`` of
 price a call and one call a turn, so that sockets are read between calls; nothing waits for a batch to fill.  Other jobs
 go to a lane's thread, large ones to a lane of their own, so the work may run in several threads at once.
+
+Where reading takes long, as when many requests are read to be refused, a turn has several calls: else the more is
+refused, the less would be answered.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from typing import Generic, NamedTuple
 
 from suisen.serving.lane import HERE, Asker, J, Lane, R, Work
 from suisen.serving.pace import Pace, gone, late
+
+COMPUTING = 2.0
+"""In a turn no call begins once computing has taken so many times as long as reading did before."""
 
 
 class _Ticket(NamedTuple, Generic[J, R]):
@@ -49,8 +55,8 @@ class Turn(Generic[J, R]):
         self._deadline_s, self._on_wait = deadline_s, on_wait
         self._waiting: deque[_Ticket[J, R]] = deque()
         self._due = False
-        self._running: tuple[float, float] | None = None
-        """(price of the last call, when it began), where something waited behind it."""
+        self._running: tuple[float, float, float] | None = None
+        """(price of the last turn's calls, when they began, when they ended), where something waited behind them."""
 
     def submit(self, job: J, done: Callable[[R | Exception], None], units: float = 0.0, asker: Asker = HERE) -> None:
         """Takes a job of a price in; ``done`` takes its result or its error.
@@ -69,11 +75,27 @@ class Turn(Generic[J, R]):
             asyncio.get_running_loop().call_soon(self._call)
 
     def _call(self) -> None:
-        """Computes what waits, up to one call; the rest in the next turn."""
-        batch, dropped = self._taken()
+        """Computes what waits, as a rule up to one call; the rest in the next turn.
+
+        A turn while more waits, reading and writing with it, is what its calls take: so the estimate is learnt.
+        """
+        began, reading = time.monotonic(), 0.0
+        if self._running is not None:
+            units, before, ended = self._running
+            reading = began - ended
+            self.pace.took(units, began - before)
+        self._on_wait(began - self._waiting[0].until + self._deadline_s)
+        units = self._compute(began)
+        while self._waiting and (now := time.monotonic()) - began < COMPUTING * reading:
+            units += self._compute(now)
         self._due = bool(self._waiting)
+        self._running = (units, began, time.monotonic()) if self._due else None
         if self._due:
             asyncio.get_running_loop().call_soon(self._call)
+
+    def _compute(self, now: float) -> float:
+        """One call; returns its price."""
+        batch, dropped, units = self._taken(now)
         results: Sequence[R | Exception] = []
         if batch:
             try:
@@ -84,18 +106,15 @@ class Turn(Generic[J, R]):
             ticket.done(result)
         for ticket in dropped:
             ticket.done(gone() if ticket.asker.gone else late(self._deadline_s))
+        return units
 
-    def _taken(self) -> tuple[list[_Ticket[J, R]], list[_Ticket[J, R]]]:
-        """(the jobs of this call, those whose time has passed or whose client is gone), in their order.
-
-        A turn while more waits, reading and writing with it, is what a call takes: so the estimate is learnt.
+    def _taken(self, now: float) -> tuple[list[_Ticket[J, R]], list[_Ticket[J, R]], float]:
+        """(the jobs of this call, those whose time has passed or whose client is gone, the price of the former), in
+        their order.
         """
         batch: list[_Ticket[J, R]] = []
         dropped: list[_Ticket[J, R]] = []
-        rows, units, now = 0, 0.0, time.monotonic()
-        if self._running is not None:
-            self.pace.took(self._running[0], now - self._running[1])
-        self._on_wait(now - self._waiting[0].until + self._deadline_s)
+        rows, units = 0, 0.0
         while self._waiting:
             ticket = self._waiting[0]
             size = len(ticket.job)
@@ -109,5 +128,4 @@ class Turn(Generic[J, R]):
                 batch.append(ticket)
                 rows += size
                 units += ticket.units
-        self._running = (units, now) if self._waiting else None
-        return batch, dropped
+        return batch, dropped, units
