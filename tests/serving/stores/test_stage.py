@@ -18,7 +18,7 @@ from suisen.serving.stores import stage as room
 from suisen.serving.stores.bridge import Bridge
 from suisen.serving.stores.stage import SharedUsers
 from suisen.serving.stores.users import UNCHANGED, Found, StoreError, within
-from suisen.serving.stores.wire import events_key, line, new_stamp
+from suisen.serving.stores.wire import events_key, line, new_stamp, packed, row_key, unpacked
 from suisen.serving.telemetry import Telemetry
 from tests.fitted import fitted
 from tests.recommending.planning import with_plan
@@ -144,6 +144,40 @@ def test_a_version_that_was_left_is_not_kept():
         await asyncio.sleep(0.01)
         gc.collect()
         assert gone() is None
+
+    staged(story)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "events", "outcome"), [(30.0, None, "hit"), (-0.001, None, "early"), (30.0, b"x", "stale")]
+)
+def test_a_row_is_read_unless_it_is_near_its_end_or_of_other_events(left_s, events, outcome, answering):
+    answering.work([job("u0001")])
+    made = answering.visitors.kept("u0001")
+    key = row_key("M-1", "u:u0001")
+    other = Answering(replace(with_plan(fitted("two-tower").system), version="M-1"))
+
+    async def story(users, store, telemetry):
+        store.values[key] = packed(key, made._replace(events=events), time.time() + left_s, 1e-6)
+        await answered(users, other, job("u0001"))
+        assert value(telemetry, "suisen_store_keys_total", outcome=outcome) == 1
+        assert other.visitors.misses == (outcome != "hit")
+        await asyncio.sleep(0.05)
+        written = unpacked(key, store.values[key], made.events, other.visitors.widths, 1 << 20)
+        assert written.expires > time.time() + 20
+        assert (written.row.query == made.query).all()
+
+    staged(story)
+
+
+def test_a_version_without_a_name_shares_events_and_no_rows():
+    plain = Answering(with_plan(fitted("two-tower").system))
+
+    async def story(users, store, _):
+        await answered(users, plain, job("u0001"))
+        await asyncio.sleep(0.02)
+        assert [one.key for one in store.trips[0][1]] == [events_key("u:u0001")]
+        assert store.values == {}
 
     staged(story)
 

@@ -91,6 +91,9 @@ class Bridge:
         if value == UNCHANGED:
             self._count("unchanged")
             return
+        if value is None and self._answering.recent.of(want.visitor) is None:  # what most are
+            self._count("miss")
+            return
         if isinstance(value, int):
             self._count("damaged")
             value = None

@@ -4,8 +4,8 @@ fetched in one round trip, and each job goes on to be computed when its visitors
 A round trip at a time is under way; what comes meanwhile goes with the next.  A job never waits longer than two of them
 may take: where the store is away, slow, or has more before it than it can bear, the job goes on at once with what is at
 hand, and its answers say so (``Degraded``).  Events that the store could not take wait here, up to a bound, until it
-can; the log remains the truth.  Cost, of processor: 0.6 ms a round trip and 35 µs a visitor in it, most
-of it redis-py's; nothing where no store is named.
+can; the log remains the truth.  Cost, of processor: 0.4 ms a round trip and 10 µs a visitor of whom
+there is nothing new; nothing where no store is named.
 """
 
 import asyncio
