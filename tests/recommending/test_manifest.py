@@ -252,6 +252,14 @@ def test_a_parity_fixture_that_proves_nothing_is_refused(place, what):
     refused(place, "parity")
 
 
+def test_histories_do_not_stand_in_for_users(place):
+    def histories(rows):
+        return rows[-1:] + [{**rows[-2], "history": [f"i{n:03}"]} for n in range(1, 9)]
+
+    spoil_parity(place, histories)
+    refused(place, r"parity.json asks for 0 users of 6")
+
+
 @pytest.mark.parametrize("content", [b"", b"[", b"\xff", b"[" * 100_000, b'[{"user": 1e999}]'])
 def test_a_parity_fixture_that_is_no_json_is_named(place, content):
     (place / "parity.json").write_bytes(content)
@@ -390,6 +398,20 @@ def test_tables_that_compiled_code_would_follow_anywhere(place, file, value):
     np.save(path, table)
     resigned(place)
     refused(place, "plan|shape|widths")
+
+
+@pytest.mark.skipif(paths_here() == ("plain",), reason="no plan is made here")
+def test_a_rankers_tables_are_of_the_ranker(place):
+    """Rows as long as before, but compiled code would read them, and those of contexts, at other places."""
+    folder = place / "plan" / "ranker"
+    shape, steps = np.load(folder / "shape.npy"), np.load(folder / "steps.npy")
+    assert shape[1] == 2
+    made = {"shape": shape + np.array([1, -1, 0]), "steps": np.append(steps, np.float32(1))}
+    for name, table in made.items():
+        (folder / f"{name}.npy").unlink()
+        np.save(folder / f"{name}.npy", table)
+    resigned(place)
+    refused(place, r"plan/ranker.*the ranker has|records.npy")
 
 
 @pytest.mark.parametrize("index", [HNSW(m=8, ef_construction=40), IVFSQ8(lists=20, probe=4)], ids=lambda i: i.name)

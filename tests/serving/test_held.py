@@ -137,6 +137,18 @@ def test_a_file_that_changes_while_it_is_copied_is_noticed(place, tmp_path, monk
         hold(place, tmp_path / "own")
 
 
+def test_a_file_that_changes_once_it_was_copied_is_no_matter(place, tmp_path, monkeypatch):
+    version, copied = bundle.load(place).version, held._copied
+
+    def early(source, target):
+        digest = copied(source, target)
+        overwritten(source)
+        return digest
+
+    monkeypatch.setattr(held, "_copied", early)
+    assert bundle.load(hold(place, tmp_path / "own")).version == version
+
+
 def test_a_clone_is_hashed_where_it_lies(place, tmp_path, monkeypatch):
     def cloned(given, own):
         own.write(given.read()[:-1] + b"!")
