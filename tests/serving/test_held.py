@@ -47,6 +47,13 @@ def files_of(place):
     return sorted(path for path in place.rglob("*") if path.is_file())
 
 
+def held_by(where):
+    """The folder with the copy; the server keeps others there, too."""
+    (copy,) = where.glob("suisen-held-*/bundle")
+    assert (copy / "manifest.json").is_file()
+    return copy.parent
+
+
 def overwritten(path):
     """Every byte another, in the place where the old ones lie."""
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
@@ -82,7 +89,7 @@ def test_what_happens_to_the_files_changes_no_answer(place, how):
 def test_the_copy_is_private_whole_and_gone_at_the_end(place, tmp_path):
     settings = Settings(private_dir=tmp_path / "own")
     server = start_in_thread(place, settings=settings)
-    (folder,) = (tmp_path / "own").iterdir()
+    folder = held_by(tmp_path / "own")
     try:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         copy = folder / "bundle"
@@ -291,8 +298,7 @@ def test_workers_share_one_copy_and_the_source_may_go(place, tmp_path):
             line = process.stderr.readline()
             assert line, "it did not start"
         url = line.split("ready on ")[1].split()[0]
-        (folder,) = own.iterdir()
-        assert (folder / "bundle" / "manifest.json").is_file()
+        assert held_by(own).is_dir()
         before = said(url, ONE)["answers"]
         for path in files_of(place):
             os.truncate(path, 0)
