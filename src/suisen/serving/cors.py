@@ -35,7 +35,7 @@ class Cors:
         self._any = ANY in origins
 
     def headers(self, exchange: Exchange) -> tuple[tuple[bytes, bytes], ...]:
-        """What a reply tells the browser; 0.3 µs."""
+        """What a reply tells the browser; 0.4 µs."""
         origin = exchange.headers.get(b"origin")
         vary = ((b"vary", b"Origin"),)
         if origin is None or not (self._any or origin in self._origins):
