@@ -81,7 +81,7 @@ def test_a_query_at_fault_is_named_by_its_number(client):
     queries = [{"user_id": "u0001"}] * 150 + [{"user_id": "u0001", "context": {"no such": 1}}]
     response = client.post(PATH, {"queries": queries})
     assert (response.status, response.json["code"]) == (422, "unknown_field")
-    assert response.json["detail"].startswith("queries[150]: ")
+    assert response.json["detail"].startswith("queries[150].context")
     response = client.post(PATH, {"queries": [{"user_id": "u0001"}] * 120 + [{"user_id": "ghost"}], "unknown": "error"})
     assert response.json["detail"].startswith("queries[120]: user 'ghost'")
 
