@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "similar": ("similar:similar", "The items most alike to one."),
     "bundle": ("bundle:bundle", "Sign bundles, and check whose they are and that they are whole."),
     "serve": ("serve:serve", "Answer over HTTP from a run or bundle."),
+    "admin": ("admin:admin", "Swap models and block items while a server answers."),
     "keys": ("keys:keys", "Make keys for those who may ask a server."),
     "experiment": ("experiment:experiment", "Plan, assign, analyze and report an A/B experiment."),
 }

@@ -16,7 +16,7 @@ from suisen.recommending.held import private_folder
 from suisen.recommending.system import System
 from suisen.serving import openapi
 from suisen.serving.blocking import read
-from suisen.serving.board import START, Board
+from suisen.serving.board import Board
 from suisen.serving.contract import Endpoint
 from suisen.serving.control import Control
 from suisen.serving.dispatch import Dispatch
@@ -108,9 +108,8 @@ class App:
         try:
             if service.users is not None:
                 await service.users.start()
-            place, load = control.first(self._load)
-            own = self._own or place != START
-            control.begin(place, await asyncio.to_thread(service.open, load, own=own))
+            place, opened = control.first(self._load, own=self._own)
+            control.begin(place, await asyncio.to_thread(opened))
         except Exception as error:
             service.state = "failed"
             service.failure = error

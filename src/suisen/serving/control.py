@@ -55,14 +55,20 @@ class Control:
 
     # -- what the board wants ---------------------------------------------------------------------------------------
 
-    def first(self, load: Callable[[], System]) -> tuple[str, Callable[[], System]]:
+    def first(self, load: Callable[[], System], *, own: bool) -> tuple[str, Callable[[], Slot]]:
         """The place that is to answer first and what loads it: a worker that is started again takes up what the others
-        serve; ``load`` brings what the server was started with.
+        serve; ``load`` brings what the server was started with, ``own``: to nobody else.
         """
+        self._start = load, own
         self.blocking.look()
         self._service.block(self.blocking.items)
         place = self.board.desired().serving
-        return place, load if place == START else partial(self._load, Path(place))
+        return place, partial(self._opened, place)
+
+    def _opened(self, place: str) -> Slot:
+        """The slot of a place.  In a thread."""
+        load, own = self._start if place == START else (partial(self._load, Path(place)), True)
+        return self._service.open(load, own=own)
 
     def begin(self, place: str, slot: Slot) -> None:
         """Takes the first slot, which answers from now on."""
@@ -92,8 +98,7 @@ class Control:
 
     async def _open(self, place: str) -> None:
         try:
-            load = partial(self._load, Path(place))
-            slot = await asyncio.to_thread(self._service.open, load, own=True)
+            slot = await asyncio.to_thread(self._opened, place)
         except Exception as error:
             logger.error("%s is not loaded: %s", place, error, exc_info=not isinstance(error, SuisenError))
             self._failed[place] = str(error) or type(error).__name__
@@ -185,9 +190,7 @@ class Control:
         def change(old: Desired) -> Desired:
             if old.candidate is None:
                 raise Refusal("conflict", "no candidate is loaded; load a bundle first")
-            lacking = [one.number for one in self.board.statuses() if not _ready(one, old.candidate)]
-            if lacking:
-                raise Refusal("conflict", f"workers {lacking} have not loaded the candidate; try again in a second")
+            self._check_ready(old.candidate, "candidate")
             until = time.time() + self._service.settings.former_s
             return replace(
                 old, serving=old.candidate, candidate=None, former=old.serving, former_until=until, shadow=0.0
@@ -201,6 +204,7 @@ class Control:
         def change(old: Desired) -> Desired:
             if old.former is None:
                 raise Refusal("conflict", "no former version is loaded; load its bundle and switch to it")
+            self._check_ready(old.former, "former version")
             until = time.time() + self._service.settings.former_s
             return replace(old, serving=old.former, former=old.serving, former_until=until)
 
@@ -253,6 +257,11 @@ class Control:
             self._forget(before)
 
     # -- their parts ------------------------------------------------------------------------------------------------
+
+    def _check_ready(self, place: str, what: str) -> None:
+        lacking = [status.number for status in self.board.statuses() if not _ready(status, place)]
+        if lacking:
+            raise Refusal("conflict", f"workers {lacking} have not loaded the {what}; try again in a second")
 
     async def _serve(self, change: Callable[[Desired], Desired], outcome: str, wait_s: float) -> list[int]:
         with self._busy():
