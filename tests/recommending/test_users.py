@@ -6,6 +6,7 @@ import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from suisen.models import MODELS
 from suisen.recommending.answering import answer
 from suisen.recommending.queries import RawQueries, RecommendOptions, dense_queries
 from suisen.recommending.store import Store
-from suisen.recommending.users import ENTRY, MOST, RecentEvents
+from suisen.recommending.users import ENTRY, EVENT, MOST, RecentEvents
 from tests.fitted import LONELY, NEW_ITEM, fitted
 from tests.helpers import make_data
 
@@ -303,3 +304,54 @@ def test_an_answer_is_that_of_the_whole_history(rec):
             assert got.by == want.by
             shown = set(store.items.raw(got.items[got.items > 0].numpy()).to_list())
             assert not (exclude_seen and shown & set(whole))
+
+
+# -- what other servers heard of ---------------------------------------------------------------------------------------
+
+TOLD = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=8)
+"""(time, dense item), 0: an item that the bundle does not know."""
+
+
+def rows(events):
+    """Events as an array."""
+    return np.array(events, dtype=EVENT)
+
+
+@given(TOLD, TOLD)
+def test_what_two_servers_heard_is_one_history_in_one_order(here, there):
+    store = store_of()
+    recent, other = RecentEvents(store, LIMIT), RecentEvents(store, LIMIT)
+    recent.merge("guest", rows(here))
+    mine = recent.of("guest")
+    own = recent.merge("guest", rows(there))
+    told = list(dict.fromkeys(event for event in there if event[1]))
+    known = [event for event in dict.fromkeys(here) if event[1]]
+    assert sorted(own.tolist()) == sorted(set(known) - set(told))
+    other.merge("guest", rows([*there, *own.tolist()]))
+    assert recent.of("guest") == other.of("guest")
+    events = np.frombuffer(recent.of("guest") or b"", dtype=EVENT).tolist()
+    assert events == sorted([*told, *own.tolist()], key=lambda event: event[0])
+    assert (recent.of("guest") is mine) == (recent.of("guest") == mine)  # rows hold as long as it is the same object
+    assert recent.nbytes == other.nbytes
+
+
+@pytest.mark.parametrize("way", ["add", "merge"])
+def test_an_event_that_the_bundle_holds_does_not_count_again(way):
+    store = store_of()
+    dense = int(store.users.dense(["u0007"])[0])
+    places = slice(*store.histories.offsets[dense : dense + 2].tolist())
+    items, times = store.histories.values[places].tolist(), store.history_times[places].tolist()
+    assert len(items) > 1
+    recent = RecentEvents(store, LIMIT)
+    new = [(times[0] + 1, items[0]), (times[0], max(items) % 60 + 1), (times[-1] + 1, items[-1])]
+    events = [*zip(times, items, strict=True), *new]
+    if way == "add":
+        raw = store.items.raw(np.array([item for _, item in events])).to_list()
+        recent.add(["u0007"] * len(events), raw, [time for time, _ in events])
+        recent.add(["guest"] * len(events), raw, [time for time, _ in events])
+    else:
+        assert not len(recent.merge(dense, rows(events)))
+        recent.merge("guest", rows(events))
+    counted = np.frombuffer(recent.of(dense), dtype=EVENT).tolist()
+    assert sorted(counted) == sorted(set(new) - set(zip(times, items, strict=True)))
+    assert len(recent.of("guest")) // EVENT.itemsize == len(set(events))
