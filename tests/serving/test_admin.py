@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import http.client
 import json
+import shutil
 import threading
 import time
 import weakref
@@ -219,3 +220,28 @@ def test_an_admin_listener_asks_for_a_key(bundles, tmp_path):
         caller.headers["x-api-key"] = "k" * 30
         assert caller.call("GET", "/admin/slots")[0] == 404
         assert caller.items("u0001")
+
+
+def test_a_bundle_that_appears_in_a_watched_folder_answers_and_a_broken_one_does_not(bundles, expected, tmp_path):
+    mf, ease = expected
+    watched = tmp_path / "models"
+    shutil.copytree(bundles[0], watched / "a")
+    with served(bundles[0], watch=watched) as (_, caller, _admin):
+        time.sleep(1)
+
+        def until(version):
+            late = time.monotonic() + 20
+            while caller.items("u0003")[0] != version:
+                assert time.monotonic() < late
+                time.sleep(0.1)
+
+        shutil.copytree(bundles[1], watched / "b")  # file by file, as copies go
+        (watched / "b" / "manifest.json").touch()
+        until(ease)
+        shutil.copytree(bundles[0], watched / "c")
+        (watched / "c" / "items.arrow").write_bytes(b"half")
+        (watched / "c" / "manifest.json").touch()
+        time.sleep(1.5)
+        assert caller.items("u0003") == (ease, expected[ease]["u0003"])
+        shutil.copy(bundles[0] / "items.arrow", watched / "c" / "items.arrow")
+        until(mf)

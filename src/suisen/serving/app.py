@@ -31,6 +31,7 @@ from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 from suisen.serving.settings import Settings, check_admin
 from suisen.serving.siblings import Group
+from suisen.serving.watching import Watcher
 
 logger = logging.getLogger("suisen.serving")
 Scope = MutableMapping[str, Any]
@@ -95,6 +96,8 @@ class App:
         else:
             board = Board(self._group.folder, self._group.number, self._group.workers)
         self.control = self.service.control = Control(self.service, board, partial(loaded, held=True))
+        watched = self.service.settings.watch
+        self._watcher = None if watched is None else Watcher(watched, self.control)
         self.service.lane.start()
         self.service.large.start()
         self.service.journal.start()
@@ -127,6 +130,8 @@ class App:
         self.admin.dispatch.guard.look()
         self.control.look()
         self.control.expire()
+        if self._watcher is not None:
+            self._watcher.look()
 
     def drain(self) -> None:
         """Not ready from now on; requests that still come are answered."""
@@ -148,6 +153,8 @@ class App:
             await self.service.users.stop()
         if self.service.shipping is not None:
             await self.service.shipping.stop(self.draining)
+        if self._watcher is not None:
+            self._watcher.stop()
         self._files.close()
 
     # -- ASGI -------------------------------------------------------------------------------------------------------
