@@ -19,6 +19,7 @@ import time
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             return told, seen, done
 
         told, seen, done = asyncio.run(all_of_it())
+        (folder / "told.json").write_text(json.dumps(asdict(told)))
         say("judging")
         return verdict(options, told, seen, done, places, log_dir, broker, rate, borne)
 

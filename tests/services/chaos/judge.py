@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.services.chaos.traffic import Act, Outcome, Told
+from tests.services.chaos.traffic import GONE, Act, Outcome, Told
 from tests.services.chaos.world import Asked, Version
 
 GROWTH = 1.15
 """A process that grew by more than this, and by ``GROWTH_BYTES``, between two thirds of its life is a leak."""
 GROWTH_BYTES = 24 << 20
+ENDS = {0: "no answer", GONE: "came when the server had ended"}
 LIFE_S = 90.0
 """Seconds that a process must have lived to be judged."""
 
@@ -56,7 +57,7 @@ def requests(told: Told) -> dict[str, Any]:
     """How many came to which end, and how quickly."""
     ends: dict[str, Counter[str]] = defaultdict(Counter)
     for one in told.outcomes:
-        end = "answered" if one.status in (200, 202) else f"refused: {one.code}" if one.status else "no answer"
+        end = "answered" if one.status in (200, 202) else f"refused: {one.code}" if one.status > 0 else ENDS[one.status]
         ends[one.kind][end] += 1
         if one.tries > 1:
             ends[one.kind]["asked again (its connection broke or hung)"] += 1

@@ -21,6 +21,8 @@ PATIENCE_S = 4.0
 UNTIL_S = 30.0
 """Seconds in which a request must come to its end."""
 CONNECTIONS = 48
+GONE = -1
+"""Status of a request that found no server any more, after it was told to end."""
 
 
 @dataclass
@@ -150,8 +152,7 @@ class Clients:
         elif status:
             one.code = json.loads(read)["code"]
             one.retry_after = headers.get("retry-after", "")
-        if one.status or not self.ending.is_set():
-            self.told.outcomes.append(one)
+        self.told.outcomes.append(one)
 
     async def follow(self, method: str, path: str, body: Any, one: Outcome) -> tuple[int, dict[str, str], bytes]:
         """Asks until there is an answer; a refusal is one."""
@@ -162,8 +163,9 @@ class Clients:
                 one.tries += 1
                 try:
                     status, headers, read = await connection.ask(method, path, body)
-                except (OSError, TimeoutError):
-                    if self.ending.is_set():
+                except (OSError, TimeoutError) as error:
+                    if self.ending.is_set() and isinstance(error, ConnectionRefusedError):
+                        one.status = GONE
                         break
                     await asyncio.sleep(0.05 + 0.1 * self.rng.random())
                     continue
@@ -180,7 +182,7 @@ class Clients:
         while time.monotonic() < end and not self.ending.is_set():
             await asyncio.sleep(pause * (0.5 + rng.random()))
             item = rng.choice(items)
-            if item in taken:
+            if item in taken or self.ending.is_set():
                 continue
             number += 1
             when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{int(time.time() % 1 * 1e6):06d}Z"

@@ -48,8 +48,11 @@ class Version:
 
     def _stored(self, user: str) -> list[str]:
         dense = self.system.store.users.dense_one(user)
-        values = self.system.store.histories.row(dense) if dense else []
-        return [str(raw) for raw in self.system.store.items.raw(values.numpy()).to_list()] if len(values) else []
+        if not dense:
+            return []
+        stored = self.system.store.histories
+        values = stored.values[int(stored.offsets[dense]) : int(stored.offsets[dense + 1])]
+        return [str(raw) for raw in self.system.store.items.raw(values.numpy()).to_list()]
 
     def learn(self, asked: Sequence[Asked]) -> None:
         """Computes the lists that are not known yet."""
