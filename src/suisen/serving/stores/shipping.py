@@ -15,6 +15,9 @@ from suisen.serving.telemetry import Telemetry
 POLL_S = 0.002
 """Seconds between two looks at whether the broker has an event."""
 
+FLUSHED = 0.8
+"""Share of ``grace_s`` in which what is written is shipped at the end: the rest is for saying what was not."""
+
 
 class Shipping:
     """Ships events to a topic, and lists to a second one."""
@@ -25,7 +28,7 @@ class Shipping:
         names = {"events": topic.name, "impressions": topic.name + LISTS}
         self._shippers = {log: Shipper(topic, names[log], path, telemetry) for log, path in logs.items()}
         self._most, self._patience_s = settings.spool_bytes, settings.deadline_s
-        self._grace_s = settings.drain_s + settings.grace_s
+        self._grace_s = settings.drain_s + FLUSHED * settings.grace_s
         telemetry.follow(telemetry.spool_bytes, lambda: sum(one.spool for one in self._shippers.values()))
         telemetry.follow(telemetry.broker_lag, lambda: max(one.lag for one in self._shippers.values()))
 
