@@ -1,9 +1,9 @@
 """What a request costs, known before it is computed: so that a small body cannot ask for minutes of work.
 
-A price counts units; a unit is about a microsecond of one core.  The constants below were measured on 50,000 items with
-vectors of 128 floats, 500 candidates and DeepFM (one core of an AVX-512 server, 2026); a machine or a model that is
-twice as slow makes a unit two microseconds, which ``serving.pace`` learns while it runs.  Prices order requests and
-bound them, they promise no time.
+A price counts units; a unit is a microsecond or some of one core.  The constants below are rough: reckoned from figures
+of 50,000 items with vectors of 128 floats, 500 candidates and DeepFM (one AVX-512 core, 2026); on a busy machine a unit
+took 1 to 5 µs.  What a unit takes ``serving.pace`` learns while it runs.  Prices order requests and bound them, they
+promise no time.
 
     queries × (plan, or first stage + max(k, candidates) × ranking + diversity + k) + ids that the request brings
 
