@@ -76,7 +76,11 @@ def _said(error: HTTPError) -> str:
 @click.option("--switch", is_flag=True, help="Also let it answer, once every worker has loaded it.")
 @_asking
 def load(bundle: str, switch: bool, url: str, wait_s: float) -> None:
-    """Load a bundle or run beside what answers: a path on the server's machine."""
+    """Load a bundle or run beside what answers: a path on the server's machine.
+
+    \b
+    suisen admin load runs/second --switch
+    """  # noqa: D301 - \b keeps the lines for click
     _ask(url, "load", {"bundle": os.path.abspath(bundle), "switch": switch, "wait_s": wait_s}, wait_s)
 
 
@@ -84,21 +88,33 @@ def load(bundle: str, switch: bool, url: str, wait_s: float) -> None:
 @click.argument("share", type=float)
 @_asking
 def shadow(share: float, url: str, wait_s: float) -> None:
-    """Let the candidate answer a share of the live requests too, to be compared; 0 ends it."""
+    """Let the candidate answer a share of the live requests too, to be compared; 0 ends it.
+
+    \b
+    suisen admin shadow 0.1
+    """  # noqa: D301 - \b keeps the lines for click
     _ask(url, "shadow", {"share": share, "wait_s": wait_s}, wait_s)
 
 
 @admin.command()
 @_asking
 def switch(url: str, wait_s: float) -> None:
-    """Let the candidate answer."""
+    """Let the candidate answer.
+
+    \b
+    suisen admin switch
+    """  # noqa: D301 - \b keeps the lines for click
     _ask(url, "switch", {"wait_s": wait_s}, wait_s)
 
 
 @admin.command()
 @_asking
 def rollback(url: str, wait_s: float) -> None:
-    """Let the former version answer again."""
+    """Let the former version answer again.
+
+    \b
+    suisen admin rollback
+    """  # noqa: D301 - \b keeps the lines for click
     _ask(url, "rollback", {"wait_s": wait_s}, wait_s)
 
 
@@ -106,21 +122,33 @@ def rollback(url: str, wait_s: float) -> None:
 @click.argument("role", type=click.Choice(["candidate", "former"]))
 @_asking
 def unload(role: str, url: str, wait_s: float) -> None:
-    """Let go of the candidate or of the former version."""
+    """Let go of the candidate or of the former version.
+
+    \b
+    suisen admin unload former
+    """  # noqa: D301 - \b keeps the lines for click
     _ask(url, "unload", {"role": role, "wait_s": wait_s}, wait_s)
 
 
 @admin.command()
 @_asking
 def status(url: str, wait_s: float) -> None:
-    """What each worker serves."""
+    """What each worker serves.
+
+    \b
+    suisen admin status
+    """  # noqa: D301 - \b keeps the lines for click
     _ask(url, "status", None, wait_s)
 
 
 @admin.command()
 @_asking
 def slots(url: str, wait_s: float) -> None:
-    """The versions that are loaded, and how the candidate compares."""
+    """The versions that are loaded, and how the candidate compares.
+
+    \b
+    suisen admin slots
+    """  # noqa: D301 - \b keeps the lines for click
     _ask(url, "slots", None, wait_s)
 
 
@@ -128,7 +156,11 @@ def slots(url: str, wait_s: float) -> None:
 @click.argument("items", nargs=-1, required=True)
 @_asking
 def block(items: tuple[str, ...], url: str, wait_s: float) -> None:
-    """Keep items out of every list."""
+    """Keep items out of every list.
+
+    \b
+    suisen admin block 17 23
+    """  # noqa: D301 - \b keeps the lines for click
     _ask(url, "blocklist", {"block": items, "wait_s": wait_s}, wait_s)
 
 
@@ -136,5 +168,9 @@ def block(items: tuple[str, ...], url: str, wait_s: float) -> None:
 @click.argument("items", nargs=-1, required=True)
 @_asking
 def unblock(items: tuple[str, ...], url: str, wait_s: float) -> None:
-    """Let items be shown again, blocked or unavailable ones."""
+    """Let items be shown again, blocked or unavailable ones.
+
+    \b
+    suisen admin unblock 17
+    """  # noqa: D301 - \b keeps the lines for click
     _ask(url, "blocklist", {"unblock": items, "available": items, "wait_s": wait_s}, wait_s)
