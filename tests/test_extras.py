@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "suisen"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 FEATURES = [name for name in EXTRAS if name not in ("all", "dev")]
-DISTRIBUTIONS = {"faiss": "faiss-cpu", "mlflow": "mlflow-skinny"}
+DISTRIBUTIONS = {"faiss": "faiss-cpu", "mlflow": "mlflow-skinny", "opentelemetry": "opentelemetry-sdk"}
 """Of packages that are imported under another name."""
 BLOCK = """
 import sys
@@ -76,7 +76,8 @@ def test_an_extra_that_an_error_names_brings_the_package_that_is_missing():
     named |= {(extra, name) for _, (extra, *packages) in calls_of("need_extra") for name in packages}
     assert {extra for extra, _ in named} == set(FEATURES)
     for extra, name in named:
-        assert name.replace("_", "-") in names(EXTRAS[extra]), f"{extra} does not bring {name}"
+        brings = DISTRIBUTIONS.get(name, name).replace("_", "-")
+        assert brings in names(EXTRAS[extra]), f"{extra} does not bring {name}"
 
 
 def test_all_brings_every_extra_and_dev_brings_all():
@@ -96,9 +97,11 @@ def compiled():
 
 
 def test_every_package_is_declared_where_it_is_used():
-    """Imports at the top of a file: the library's own, or in ``serving`` the extra's.  Nothing is declared in vain."""
+    """Imports at the top of a file: the library's own, or in ``serving`` and ``client`` their extra's.  Nothing is
+    declared in vain.
+    """
     core, imported = {package(name) for name in names(PROJECT["dependencies"])}, set()
-    serve = {package(name) for name in names(EXTRAS["serve"])}
+    room = {extra: {package(name) for name in names(EXTRAS[extra])} for extra in ("serve", "client")}
     for path in sorted(SOURCE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
@@ -107,7 +110,8 @@ def test_every_package_is_declared_where_it_is_used():
             tops = {name.partition(".")[0] for name in found} - sys.stdlib_module_names - {"suisen"}
             imported |= tops
             if node in tree.body:
-                allowed = core | (serve if "serving" in path.parts else set())
+                allowed = core | (room["serve"] if "serving" in path.parts else set())
+                allowed |= room["client"] if "client" in path.parts else set()
                 allowed |= {"numba", "llvmlite"} if path in compiled() else set()  # imported when asked for
                 assert tops <= allowed, f"{path}: {tops - allowed}"
     assert core <= imported
@@ -153,8 +157,14 @@ FEATURE = {
     "from suisen.training.callbacks import MLflow; MLflow()": "mlflow",
     "from suisen.data.kafka import kafka_library; kafka_library()": "kafka",
     "from suisen.recommending.signing import _ed25519; _ed25519()": "signing",
+    "import suisen.client": "client",
 }
 """Code of each extra."""
+BESIDE = {
+    "from suisen.serving.stores.redis import RedisUsers; RedisUsers('redis://localhost', 1.0)": "redis",
+    "from suisen.serving.tracing import Tracing; Tracing()": "otel",
+}
+"""Code of extras beside the server's."""
 TRY = """
 from suisen.errors import MissingExtra
 for code in {codes!r}:
@@ -168,11 +178,13 @@ for code in {codes!r}:
 
 
 def test_each_feature_names_its_extra():
-    done = without(*OPTIONAL, code=TRY.replace("{codes!r}", repr(list(FEATURE))))
-    assert done.returncode == 0, done.stderr
-    for code, extra, said in zip(FEATURE, FEATURE.values(), done.stdout.splitlines(), strict=True):
-        assert re.fullmatch(rf"\S+ is not installed; run: pip install 'suisen\[{extra}\]'", said), code
-    assert {*FEATURE.values(), "pandas"} == set(FEATURES)
+    servers = {package(name) for name in names(EXTRAS["serve"])}
+    for features, missing in ((FEATURE, set(OPTIONAL)), (BESIDE, set(OPTIONAL) - servers)):
+        done = without(*missing, code=TRY.replace("{codes!r}", repr(list(features))))
+        assert done.returncode == 0, done.stderr
+        for code, extra, said in zip(features, features.values(), done.stdout.splitlines(), strict=True):
+            assert re.fullmatch(rf"\S+ is not installed; run: pip install 'suisen\[{extra}\]'", said), code
+    assert {*FEATURE.values(), *BESIDE.values(), "pandas"} == set(FEATURES)
 
 
 def test_pandas_tables_need_pyarrow():

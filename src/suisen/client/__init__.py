@@ -10,7 +10,11 @@
 ``AsyncClient`` has the same verbs, awaited.  Needs the extra ``client`` (httpx); nothing of the server is imported.
 """
 
-from suisen.client.calls import Refused, Unreachable
-from suisen.client.clients import AsyncClient, Client
+from suisen.errors import need_extra
+
+need_extra("client", "httpx", "msgspec")
+
+from suisen.client.calls import Refused, Unreachable  # noqa: E402
+from suisen.client.clients import AsyncClient, Client  # noqa: E402
 
 __all__ = ["AsyncClient", "Client", "Refused", "Unreachable"]

@@ -5,15 +5,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import httpx
+
 from suisen.client import calls
 from suisen.client.calls import Call, Tries
 from suisen.client.messages import Bundle, EventsTaken, Health, Ranking, Recommendations, SimilarItems
-from suisen.errors import missing_extra
-
-try:
-    import httpx
-except ImportError:
-    raise missing_extra("httpx", "client") from None
 
 T = TypeVar("T")
 Query = Mapping[str, Any]
