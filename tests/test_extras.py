@@ -163,6 +163,7 @@ FEATURE = {
 BESIDE = {
     "from suisen.serving.stores.redis import RedisUsers; RedisUsers('redis://localhost', 1.0)": "redis",
     "from suisen.serving.tracing import Tracing; Tracing()": "otel",
+    "from pathlib import Path; from suisen.serving.mirror import Mirror; Mirror('s3://a', Path('b'))": "remote",
 }
 """Code of extras beside the server's."""
 TRY = """

@@ -226,7 +226,7 @@ def test_a_bundle_that_appears_in_a_watched_folder_answers_and_a_broken_one_does
     mf, ease = expected
     watched = tmp_path / "models"
     shutil.copytree(bundles[0], watched / "a")
-    with served(bundles[0], watch=watched) as (_, caller, _admin):
+    with served(bundles[0], watch=str(watched)) as (_, caller, _admin):
         time.sleep(1)
 
         def until(version):
@@ -245,3 +245,20 @@ def test_a_bundle_that_appears_in_a_watched_folder_answers_and_a_broken_one_does
         assert caller.items("u0003") == (ease, expected[ease]["u0003"])
         shutil.copy(bundles[0] / "items.arrow", watched / "c" / "items.arrow")
         until(mf)
+
+
+def test_a_bundle_that_appears_in_an_object_store_answers(bundles, expected, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    _, ease = expected
+    monkeypatch.setattr("suisen.serving.mirror.EVERY_S", 0.1)
+    store = fsspec.filesystem("memory")
+    with served(bundles[0], watch="memory://shop/models") as (_, caller, _admin):
+        time.sleep(1)
+        for file in sorted(bundles[1].rglob("*"), key=lambda one: one.name == "manifest.json"):
+            if file.is_file():
+                store.pipe(f"/shop/models/today/{file.relative_to(bundles[1])}", file.read_bytes())
+        late = time.monotonic() + 30
+        while caller.items("u0003")[0] != ease:
+            assert time.monotonic() < late
+            time.sleep(0.1)
+        assert caller.items("u0003") == (ease, expected[ease]["u0003"])

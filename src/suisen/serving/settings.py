@@ -125,8 +125,9 @@ class Settings:
     allowed ``admin`` do as well."""
     admin_host: str = "127.0.0.1"
     """Address of the admin listener."""
-    watch: Path | None = None
-    """Folder whose newest bundle answers from when it appears; one that cannot be served is told of and left."""
+    watch: str | None = None
+    """Folder, or prefix of an object store like s3://bucket/models (extra ``remote``), whose newest bundle answers from
+    when it appears; one that cannot be served is told of and left."""
     blocklist: Path | None = None
     """File of items that no list may hold: one id a line, JSON or CSV; it is read again when it changes."""
     former_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 600.0

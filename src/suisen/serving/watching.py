@@ -11,6 +11,7 @@ from pathlib import Path
 
 from suisen.recommending.place import MANIFEST
 from suisen.serving.control import Control
+from suisen.serving.mirror import Mirror
 from suisen.serving.problems import Refusal
 
 logger = logging.getLogger("suisen.serving")
@@ -23,9 +24,13 @@ Seen = tuple[Path, int, int]
 class Watcher:
     """One folder.  A look costs a listing of it and a ``stat`` of each bundle's files."""
 
-    def __init__(self, folder: Path, control: Control) -> None:
-        """``folder``: of bundles (or runs), or itself a bundle, also through a symbolic link."""
-        self._folder, self._control = folder, control
+    def __init__(self, watched: str, control: Control) -> None:
+        """``watched``: a folder of bundles (or runs), or itself a bundle, also through a symbolic link; or the address
+        of a prefix in an object store.  Raises InputError for one that nothing reads, and MissingExtra.
+        """
+        self._mirror = Mirror(watched, control.board.folder / "watched") if "://" in watched else None
+        self._folder = Path(watched) if self._mirror is None else self._mirror.into
+        self._control = control
         self._tried: Seen | None = None
         self._last: Seen | None = None
         self._swapping: asyncio.Task[None] | None = None
@@ -45,6 +50,8 @@ class Watcher:
             self._mine = self._lock.enter_context(self._control.board.alone("watch.lock", wait=False))
             if not self._mine:
                 self._lock.close()
+            elif self._mirror is not None:
+                self._mirror.start()
             return
         if found is None or found == self._tried or found != before:
             return
@@ -64,6 +71,8 @@ class Watcher:
 
     def stop(self) -> None:
         """Lets another process watch."""
+        if self._mirror is not None:
+            self._mirror.stop()
         self._lock.close()
 
 
