@@ -8,9 +8,9 @@ import os
 import random
 import signal
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.services.chaos.traffic import Clients, Told
@@ -38,6 +38,8 @@ class Scene:
     rate: float
     say: Callable[[str], None]
     done: Counter[str]
+    free: dict[int, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    """Of each neighbour: one fault at a time, so that none ends another."""
 
     @property
     def workers(self) -> list[int]:
@@ -106,22 +108,24 @@ async def worker(scene: Scene, rng: random.Random, sig: signal.Signals) -> None:
 
 async def paused(scene: Scene, program: Program, what: str, seconds: float) -> None:
     """A neighbour that holds its connections and answers nothing."""
-    scene.say(what)
-    scene.done[what] += 1
-    program.pause()
-    await asyncio.sleep(seconds)
-    program.resume()
-    scene.say(f"{what}: over")
+    async with scene.free[id(program)]:
+        scene.say(what)
+        scene.done[what] += 1
+        program.pause()
+        await asyncio.sleep(seconds)
+        program.resume()
+        scene.say(f"{what}: over")
 
 
 async def killed(scene: Scene, program: Program, what: str, seconds: float) -> None:
     """A neighbour that dies and comes back."""
-    scene.say(what)
-    scene.done[what] += 1
-    await asyncio.to_thread(program.kill)
-    await asyncio.sleep(seconds)
-    await asyncio.to_thread(program.start)
-    scene.say(f"{what}: it is back")
+    async with scene.free[id(program)]:
+        scene.say(what)
+        scene.done[what] += 1
+        await asyncio.to_thread(program.kill)
+        await asyncio.sleep(seconds)
+        await asyncio.to_thread(program.start)
+        scene.say(f"{what}: it is back")
 
 
 async def disk_full(scene: Scene) -> None:
