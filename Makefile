@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup services demo test test-services chaos fuzz lint docs-test format bench-serving bench-smoke bench-accuracy bench-defaults bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
+.PHONY: help setup services demo test test-services chaos soak fuzz lint docs-test format bench-serving bench-smoke bench-accuracy bench-defaults bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -31,6 +31,15 @@ test: .venv/ready  ## all tests, with coverage
 test-services: .venv/ready  ## tests against the real Redis, broker, Prometheus, haproxy, nginx, tritonserver, Chromium
 	$(BIN)/python -m pytest -q -rs tests/services
 
+chaos: .venv/ready  ## ten minutes of everything that goes wrong, recorded; writes docs/reliability.md
+	$(BIN)/python -m tests.services.chaos --seconds $(or $(SECONDS),600) --record; status=$$?; $(BIN)/python tools/reliability_page.py; exit $$status
+
+soak: .venv/ready  ## a million requests and hostile clients, recorded; writes docs/reliability.md (about 5 minutes)
+	$(BIN)/python -m tests.services.chaos.soak --record; status=$$?; $(BIN)/python tools/reliability_page.py; exit $$status
+
+fuzz: .venv/ready  ## thousands of requests made from the description
+	SUISEN_FUZZ=$(or $(REQUESTS),2000) $(BIN)/python -m pytest -q tests/serving/test_described.py
+
 lint: .venv/ready  ## format, rules, types, doors between rooms, sizes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -44,6 +53,7 @@ docs-test: .venv/ready  ## README, guides and docstrings run as written; numbers
 	$(BIN)/python tools/models_page.py --check
 	$(BIN)/python tools/textbook_page.py --check
 	$(BIN)/python tools/serving_page.py --check
+	$(BIN)/python tools/reliability_page.py --check
 	$(BIN)/python tools/experiments_page.py --check
 	$(BIN)/python tools/metrics_page.py --check
 	$(BIN)/python tools/grafana.py --check
