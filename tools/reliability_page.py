@@ -31,10 +31,8 @@ def attack(results: Path) -> str:
     one = newest(results, "chaos")
     if one is None:
         return absent("make chaos")
-    head = (
-        f"Seed {one['seed']}, {one['seconds']:g} seconds at {one['rate']:g} requests a second ({one['borne']:,} a second are "
-        f"borne beside all neighbours by the same clients), {one['at'][:10]}."
-    )
+    borne = f"{one['borne']:,} a second are borne beside all neighbours by the same clients"
+    head = f"Seed {one['seed']}, {one['seconds']:g} s at {one['rate']:g} requests a second ({borne}), {one['at'][:10]}."
     return f"{head}\n\n" + table(["what was done", "times"], sorted(([w, f"{n:,}"] for w, n in one["faults"].items())))
 
 
