@@ -58,6 +58,16 @@ def test_users_are_counted_by_whether_they_are_known(users):
         assert queries(telemetry) == {name: count for name, count in expected.items() if count}
 
 
+def test_who_only_did_something_lately_is_unknown_whether_computed_or_kept():
+    answering, telemetry = metered("ease")
+    answering.recent.add(["stranger"], ["i001"], [2**60 // 1000], [None])
+    for _ in range(2):
+        (found,) = answering.work([asking("stranger")])
+        assert found[0].answered_by == "model"
+    assert answering.visitors.hits == 1
+    assert queries(telemetry) == {"unknown": 2}
+
+
 def test_ranked_users_are_counted_and_not_sampled():
     answering, telemetry = metered()
     answering.work([Rank([RankQuery("u0001", items=["i001", "i002"])], RecommendOptions())])
