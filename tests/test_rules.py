@@ -63,3 +63,16 @@ def test_rules_read_metrics_that_exist():
     for text in (RULES["recording"], ALERTS):
         assert set(re.findall(r"\bsuisen_\w+", text)) <= known
         assert set(re.findall(r"\bsuisen:\w+:\w+", text)) <= set(records)
+
+
+def test_alerts_pick_outcomes_that_are_counted():
+    """An alert on a word that nobody counts by would never fire."""
+    from suisen.serving.telemetry import Telemetry
+
+    control = (ROOT / "src" / "suisen" / "serving" / "control.py").read_text()
+    counted = set(re.findall(r'swaps\.labels\("(\w+)"\)', control)) | set(
+        re.findall(r'_serve\(change, "(\w+)"', control)
+    )
+    text = Telemetry().render().decode()
+    assert set(re.findall(r'suisen_swaps_total\{outcome="(\w+)"\}', text)) == counted  # there before the first happens
+    assert set(re.findall(r'suisen_swaps_total\{outcome="(\w+)"\}', ALERTS)) <= counted

@@ -121,7 +121,7 @@ class Telemetry(Metrics):
         )
         self.slots = self.info("suisen_slot", "The versions that are loaded, and what each is for.")
         self.swaps = self.counters("suisen_swaps", "Changes of the version that answers, by outcome.", ["outcome"])
-        for outcome in ("switched", "failed", "rolled_back"):
+        for outcome in ("switched", "refused", "rolled_back"):
             self.swaps.labels(outcome)
         self.blocked_items = self.gauge("suisen_blocked_items", "Items that no list may hold.", "max")
 
