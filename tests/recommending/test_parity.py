@@ -90,9 +90,9 @@ def test_wrong_states_are_noticed(loaded, how):
 def test_a_wrong_filter_is_noticed(loaded):
     rec, fixture = loaded
     barred = rec.store.items.dense([fixture[0]["items"][0]])
-    rec.engine.allowed[barred] = False
-    rec.engine.first.allowed = rec.engine.allowed
-    rec.engine.n_allowed -= 1
+    mask = rec.engine.open.mask.clone()
+    mask[barred] = False
+    rec.engine.open = rec.engine.open._replace(mask=mask, size=int(mask.sum()))
     with pytest.raises(BundleError, match=r"parity: user 'u\d+': (it gets \[.*expected \[|scores differ)"):
         parity.check(rec.system, [{**fixture[0], "least_found": 1.0}])
 

@@ -36,7 +36,7 @@ class Progress:
     def load(cls, path: Path) -> "Progress":
         """As ``save`` left it; nothing was read where there is no file.  Raises InputError for another file."""
         try:
-            return cls(json.loads(path.read_text(encoding="utf-8")))
+            return cls(dict(json.loads(path.read_text(encoding="utf-8")).items()))
         except FileNotFoundError:
             return cls()
         except (ValueError, TypeError, AttributeError):

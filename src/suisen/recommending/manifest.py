@@ -306,24 +306,33 @@ def _renamed(described: dict[str, Any] | None) -> dict[str, Any] | None:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
+INDEX_FILES = {
+    "exact": ("vectors.npy",),
+    "flat": ("index.faiss",),
+    "hnsw": ("index.faiss",),
+    "ivf-sq8": ("vectors.npy", "index.faiss"),
+    "ivf-pq": ("vectors.npy", "index.faiss"),
+}
+"""What each index of ours saves; one that somebody adds saves what it likes."""
+
+
 def needed(manifest: dict[str, Any]) -> set[str]:
     """Names of the files that a bundle of these models and this index cannot do without."""
     index = (manifest["index"] or {}).get("name", (manifest["index"] or {}).get("kind"))
     names = {PARITY, "users.arrow", "items.arrow"}
     names |= {f"{stage}.safetensors" for stage in ("retriever", "ranker") if manifest[stage] is not None}
-    if index is not None:
-        names |= {"index/vectors.npy"} if index not in ("flat", "hnsw") else set()
-        names |= {"index/index.faiss"} if index != "exact" else set()
-    return names
+    return names | {f"index/{name}" for name in INDEX_FILES.get(index, ())}
 
 
 def _check_files(manifest: dict[str, Any], path: Path) -> None:
     files, wanted = manifest["files"], needed(manifest)
+    index = manifest["index"] or {}
+    free = ("plan/",) if not index or index.get("name", index.get("kind")) in INDEX_FILES else ("plan/", "index/")
     for name in files:
         if NAME.fullmatch(name) is None:
             what = "is no plain relative path with / between its parts"
             raise BundleError(f"{path} is damaged: files names {shown(name)}, which {what}; {MENDED}")
-        if name not in wanted and not name.startswith("plan/"):
+        if name not in wanted and not name.startswith(free):
             raise BundleError(f"{path} is damaged: files names {shown(name)}, which no such bundle has; {MENDED}")
     if lacking := sorted(wanted - set(files)):
         raise BundleError(f"{path} is damaged: files does not name {lacking[0]}; {MENDED}")
