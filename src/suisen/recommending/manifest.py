@@ -321,7 +321,7 @@ def needed(manifest: dict[str, Any]) -> set[str]:
     index = (manifest["index"] or {}).get("name", (manifest["index"] or {}).get("kind"))
     names = {PARITY, "users.arrow", "items.arrow"}
     names |= {f"{stage}.safetensors" for stage in ("retriever", "ranker") if manifest[stage] is not None}
-    return names | {f"index/{name}" for name in INDEX_FILES.get(index, ())}
+    return names | {f"index/{name}" for name in INDEX_FILES.get(str(index), ())}
 
 
 def _check_files(manifest: dict[str, Any], path: Path) -> None:
