@@ -52,7 +52,9 @@ def requests(results: Path) -> str:
         for end, count in sorted(ends.items(), key=lambda pair: -pair[1])
     ]
     for burst in one["bursts"]:
-        rows += [["burst of ten times the rate", what, f"{burst[what]:,}"] for what in ("answered", "refused", "lost")]
+        late = "not sent, or left open, when the burst was over"
+        named = {"answered": "answered", "refused": "refused", "lost": late, "wrong": "wrong"}
+        rows += [["burst of ten times the rate", name, f"{burst[what]:,}"] for what, name in named.items()]
     shares = ", ".join(f"{name} {value:g} ms" for name, value in one["requests"]["ms"].items())
     return table(["requests", "end", "count"], rows) + f"\n\nLists that were there at the first try: {shares}."
 

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.services.chaos.traffic import GONE, Act, Outcome, Told
+from tests.services.chaos.traffic import GONE, UNSENT, Act, Outcome, Told
 from tests.services.chaos.world import Asked, Version
 
 GROWTH = 1.15
 """A process that grew by more than this, and by ``GROWTH_BYTES``, between two thirds of its life is a leak."""
 GROWTH_BYTES = 24 << 20
-ENDS = {0: "no answer", GONE: "came when the server had ended"}
+ENDS = {0: "no answer", GONE: "came when the server had ended", UNSENT: "not sent: the clients were too slow"}
 LIFE_S = 90.0
 """Seconds that a process must have lived to be judged."""
 

@@ -21,8 +21,10 @@ PATIENCE_S = 4.0
 UNTIL_S = 30.0
 """Seconds in which a request must come to its end."""
 CONNECTIONS = 48
-GONE = -1
-"""Status of a request that found no server any more, after it was told to end."""
+GONE, UNSENT = -1, -2
+"""Status of a request that found no server any more, after it was told to end; and of one that found no connection of
+ours free in ``UNTIL_S``: more was due than the clients could send.
+"""
 
 
 @dataclass
@@ -158,6 +160,7 @@ class Clients:
         """Asks until there is an answer; a refusal is one."""
         until = one.due + UNTIL_S
         connection = await self._free.get()
+        one.status = UNSENT if time.monotonic() >= until else 0
         try:
             while time.monotonic() < until:
                 one.tries += 1
