@@ -25,6 +25,7 @@ import sys
 import time
 from array import array
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,8 @@ PATIENCE_S = 3.0
 """Seconds that open requests get after the last one was due; then they are lost."""
 PERCENTILES = (50, 90, 95, 99, 99.9)
 RECEIVED = 1 << 16
+SELECTS = 1024
+"""Files that ``select.select`` takes."""
 HELD = 0.000_05
 """Seconds: what is due within them is sent at once, for a wait costs as much."""
 FAST, TICK = 4_000, 0.000_4
@@ -215,6 +218,12 @@ def due_times(load: Load) -> list[float]:
     return np.cumsum(gaps).tolist()
 
 
+def waiting(poll: select.epoll) -> Callable[[float], object]:
+    """What waits so many seconds for a socket: epoll's own wait counts milliseconds, select knows 1,024 files."""
+    at = poll.fileno()
+    return poll.poll if at >= SELECTS else lambda seconds: select.select((at,), (), (), seconds)
+
+
 def open_loop(driver: Driver) -> tuple[float, float]:
     """Sends at the times that are due and waits for the last answers; wall seconds, and processor seconds.
 
@@ -222,7 +231,7 @@ def open_loop(driver: Driver) -> tuple[float, float]:
     """
     times = due_times(driver.load)
     driver.every = 1 + len(times) // KEPT_BODIES
-    free, poll, epoll, wait = driver.free, driver.poll.poll, driver.poll.fileno(), select.select
+    free, poll, wait = driver.free, driver.poll.poll, waiting(driver.poll)
     tick = TICK if driver.load.rate >= FAST else 0.0
     clock, used = time.perf_counter, time.process_time()
     start = clock() + 0.01
@@ -238,7 +247,7 @@ def open_loop(driver: Driver) -> tuple[float, float]:
         if tick:
             time.sleep(max(0.0, now + tick - clock()))
         elif until > 0:
-            wait((epoll,), (), (), until)  # epoll's own wait counts milliseconds
+            wait(until)
         for at, _ in poll(0):
             if driver.take(at):
                 free.append(at)

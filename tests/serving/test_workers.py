@@ -233,6 +233,7 @@ def test_a_killed_worker_breaks_its_own_connections_and_comes_back_lacking_nothi
         try:
             os.kill(pids[0], signal.SIGKILL)
             lost.result(SECONDS)
+            until(lambda: not os.path.exists(f"/proc/{pids[0]}"))  # its socket goes after its connections
             taken = {}
             with three.connect() as one, three.connect() as two:  # to workers that live
                 for user in range(20, 40):
