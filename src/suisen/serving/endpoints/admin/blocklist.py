@@ -5,8 +5,8 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from suisen.serving.blocking import MOST, Lists
-from suisen.serving.contract import Endpoint, NoParams
-from suisen.serving.endpoints.admin.slots import Wait, control_of
+from suisen.serving.contract import NoParams
+from suisen.serving.endpoints.admin.slots import Wait, control_of, endpoint
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import Id, Message
 from suisen.serving.problems import Refusal
@@ -87,24 +87,12 @@ def _answer(service: Service, exchange: Exchange, pending: list[int]) -> Blockli
     )
 
 
-GET = Endpoint(
-    "GET",
-    "/admin/blocklist",
-    blocklist,
-    takes=NoParams,
-    answers=BlocklistAnswer,
-    scope="admin",
-    needs_bundle=False,
-    codes=("not_ready",),
-)
-POST = Endpoint(
+GET = endpoint("GET", "blocklist", blocklist, NoParams, answers=BlocklistAnswer)
+POST = endpoint(
     "POST",
-    "/admin/blocklist",
+    "blocklist",
     change_blocklist,
-    takes=BlocklistRequest,
+    BlocklistRequest,
     answers=BlocklistAnswer,
-    scope="admin",
-    needs_bundle=False,
-    codes=("not_ready",),
     example=BlocklistRequest(block=["3"], unavailable=["5"]),
 )

@@ -1,15 +1,16 @@
 """``/admin/slots`` and what changes them: load, shadow, switch, rollback, unload."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from suisen.serving.board import Desired, Role, Status
-from suisen.serving.contract import Endpoint, NoParams
+from suisen.serving.contract import Endpoint, Handler, NoParams
 from suisen.serving.control import Control
 from suisen.serving.exchange import Exchange
 from suisen.serving.messages import Message
+from suisen.serving.problems import Code
 from suisen.serving.service import Service
 from suisen.serving.shadow import Report
 
@@ -159,78 +160,42 @@ def _compared(desired: Desired, statuses: list[Status]) -> Report | None:
     return whole
 
 
-SLOTS = Endpoint(
-    "GET",
-    "/admin/slots",
-    admin_slots,
-    takes=NoParams,
-    answers=SlotsAnswer,
-    scope="admin",
-    needs_bundle=False,
-    codes=("not_ready",),
-)
-STATUS = Endpoint(
-    "GET",
-    "/admin/status",
-    admin_status,
-    takes=NoParams,
-    answers=StatusAnswer,
-    scope="admin",
-    needs_bundle=False,
-    codes=("not_ready",),
-)
-LOAD = Endpoint(
+def endpoint(
+    method: Literal["GET", "POST"],
+    verb: str,
+    handler: Handler[Any],
+    takes: type[Struct],
+    *,
+    answers: type[Struct] = SlotsAnswer,
+    codes: tuple[Code, ...] = (),
+    example: Struct | None = None,
+) -> Endpoint[Any]:
+    """One of ``/admin``: for a key that may change the server, and answered while a bundle is missing, too."""
+    return Endpoint(
+        method,
+        f"/admin/{verb}",
+        handler,
+        takes,
+        answers,
+        scope="admin",
+        needs_bundle=False,
+        codes=(*codes, "not_ready"),
+        example=example,
+    )
+
+
+CONFLICT: tuple[Code, ...] = ("conflict",)
+SLOTS = endpoint("GET", "slots", admin_slots, NoParams)
+STATUS = endpoint("GET", "status", admin_status, NoParams, answers=StatusAnswer)
+LOAD = endpoint(
     "POST",
-    "/admin/load",
+    "load",
     admin_load,
-    takes=LoadRequest,
-    answers=SlotsAnswer,
-    scope="admin",
-    needs_bundle=False,
-    codes=("bundle_refused", "conflict", "not_ready"),
+    LoadRequest,
+    codes=("bundle_refused", *CONFLICT),
     example=LoadRequest(bundle="/models/today"),
 )
-SHADOW = Endpoint(
-    "POST",
-    "/admin/shadow",
-    admin_shadow,
-    takes=ShadowRequest,
-    answers=SlotsAnswer,
-    scope="admin",
-    needs_bundle=False,
-    codes=("conflict", "not_ready"),
-    example=ShadowRequest(share=0.1),
-)
-SWITCH = Endpoint(
-    "POST",
-    "/admin/switch",
-    admin_switch,
-    takes=SwitchRequest,
-    answers=SlotsAnswer,
-    scope="admin",
-    needs_bundle=False,
-    codes=("conflict", "not_ready"),
-    example=SwitchRequest(),
-)
-ROLLBACK = Endpoint(
-    "POST",
-    "/admin/rollback",
-    admin_rollback,
-    takes=SwitchRequest,
-    answers=SlotsAnswer,
-    scope="admin",
-    needs_bundle=False,
-    codes=("conflict", "not_ready"),
-    example=SwitchRequest(),
-)
-UNLOAD = Endpoint(
-    "POST",
-    "/admin/unload",
-    admin_unload,
-    takes=UnloadRequest,
-    answers=SlotsAnswer,
-    scope="admin",
-    needs_bundle=False,
-    codes=("conflict", "not_ready"),
-    example=UnloadRequest(role="former"),
-)
+SHADOW = endpoint("POST", "shadow", admin_shadow, ShadowRequest, codes=CONFLICT, example=ShadowRequest(share=0.1))
+SWITCH = endpoint("POST", "switch", admin_switch, SwitchRequest, codes=CONFLICT, example=SwitchRequest())
+ROLLBACK = endpoint("POST", "rollback", admin_rollback, SwitchRequest, codes=CONFLICT, example=SwitchRequest())
+UNLOAD = endpoint("POST", "unload", admin_unload, UnloadRequest, codes=CONFLICT, example=UnloadRequest(role="former"))
