@@ -35,7 +35,7 @@ PATHS = {
     "ready": "GET /health/ready",
     "live": "GET /health/live",
 }
-OTHERS = {"GET /metrics", "GET /openapi.json", "GET /docs"}
+OTHERS = {"GET /metrics", "GET /openapi.json"}
 """What programs do not ask for through a client."""
 
 
