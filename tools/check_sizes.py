@@ -14,7 +14,7 @@ from pathlib import Path
 SOURCE = Path("src/suisen")
 LINES, CODE = 500, 60
 """Most lines of a file, words included; most lines of a function without its docstring."""
-BUDGET = 36_500
+BUDGET = 41_500
 """Most lines of code of the package."""
 WORDLESS = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING)
 
