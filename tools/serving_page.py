@@ -278,6 +278,30 @@ def knee(results: Path) -> str:
     return f"{said}\n\n{table(('of the knee', 'a second', *LATENCIES), rows)}\n\n{place(lines)}"
 
 
+def overload(results: Path) -> str:
+    """Goodput and refusals beyond what is borne."""
+    lines = part(results, "overload")
+    if not lines:
+        return absent("make bench-overload")
+    borne = {line["side"]: line["rate"] for line in some(lines, what="borne")}
+    rows = []
+    for side, rate in borne.items():
+        for share in dict.fromkeys(line["share"] for line in some(lines, what="overload", side=side)):
+            at = some(lines, what="overload", side=side, share=share)
+            if any("skipped" in line for line in at):
+                rows.append([side, f"{share:g}", "–", at[0]["skipped"], *6 * [""]])
+                continue
+            rows.append([
+                side, f"{share:g}", count(share * rate), f"{100 * (middle(at, 'of_borne') or 0):.0f} %",
+                ms(middle(at, "ms", "p99")), *(ms(middle(at, "refused_ms", name)) for name in ("p50", "p90", "p99")),
+                f"{middle(at, 'cores') or 0:.2f}", str(sum(line["lost"] for line in at)),
+            ])  # fmt: skip
+    head = ("side", "times what is borne", "a second", "goodput, of what is borne", "answered p99, ms",
+            "refused p50, ms", "p90", "p99", "server cores", "lost")  # fmt: skip
+    told = ", ".join(f"{side} {rate:,.0f} a second" for side, rate in borne.items())
+    return f"Borne: {told}.\n\n{table(head, sorted(rows, key=lambda row: (row[0], float(row[1]))))}\n\n{place(lines)}"
+
+
 def events(results: Path) -> str:
     """Updates, quiet and under load."""
     lines = some(part(results, "events"), what="event")
@@ -414,7 +438,8 @@ def models(results: Path) -> str:
 
 
 FIGURES: dict[str, Callable[[Path], str]] = {
-    "goals": goals, "beside": beside, "rates": rates, "knee": knee, "events": events, "memory": memory, "items": items,
+    "goals": goals, "beside": beside, "rates": rates, "knee": knee, "overload": overload,
+    "events": events, "memory": memory, "items": items,
     "users": users, "agreement": agreement, "models": models,
 }  # fmt: skip
 

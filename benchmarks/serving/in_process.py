@@ -30,6 +30,8 @@ from suisen.retrieval import Excluded, create_index
 
 TOGETHER = (1, 6, 60)
 SEEN = 100
+JUDGED, FEWER = 1_000, 300
+"""Most queries that a pair's plan is judged by: each model is in a pair of the first kind."""
 LONG_JUDGED = 30
 """Requests that a pair's speed for long lists is judged by; a bundle's own takes 300, and more time."""
 RECALL = 0.96
@@ -279,6 +281,7 @@ def models(bench: Bench) -> None:
         torch.set_num_threads(2)
         system = parts.system(first, second)
         started = time.perf_counter()
+        planning.JUDGED = JUDGED if second == "none" or first == pairs.MAKER else FEWER
         plan = planning.make(system)
         facts: dict[str, Any] = {"retriever": first, "ranker": second, "source": parts.source}
         torch_alone = isinstance(plan, str)

@@ -37,7 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gmf": {"dim": 64, **SHORT}, "two-tower": {"dim": 64, "epochs": 1}, "gru4rec": {"epochs": 1},
     "sasrec": {"epochs": 1}, "bert4rec": {"epochs": 1}, "lightgcn": SHORT,
 }  # fmt: skip
-QUESTIONS = 4_000
+QUESTIONS = 2_000
 """Lists that a ranker learns on."""
 HIDDEN = (256, 128, 64)
 RANKERS: dict[str, Callable[[], Any]] = {

@@ -13,6 +13,8 @@ class Part(NamedTuple):
     minutes: float
     where: str
     """Module and function; imported when it runs, so that the program which starts the parts stays small."""
+    usual: bool = True
+    """False: it runs only where it is asked for by name."""
 
     def run(self, bench: Any) -> None:
         """Measures, and leaves records."""
@@ -26,7 +28,7 @@ PARTS: dict[str, Part] = {
     "open": Part("open loop at 1,000, 10,000 and 12,000 a second", 2, "over_http:open_loop"),
     "knee": Part("the highest rate that is borne, and shares of it", 2, "over_http:knee"),
     "overload": Part(
-        "goodput and refusals at 0.9 to 10 times what is borne, by the plan and precise", 2, "overload:overload"
+        "goodput and refusals at 0.9 to 10 times what is borne, by the plan and on torch", 3, "overload:overload", False
     ),
     "k6": Part("k6's constant arrival rate, a quarter of the knee", 0.5, "over_http:k6"),
     "events": Part("the next list after an event", 1, "freshness:events"),

@@ -31,7 +31,9 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     """What the command line says."""
     made = parser(__doc__ or "")
     made.set_defaults(rounds=3)
-    made.add_argument("--part", nargs="*", choices=list(PARTS), default=[], help="which parts (default: all)")
+    made.add_argument(
+        "--part", nargs="*", choices=list(PARTS), default=[], help="which parts (default: all but overload)"
+    )
     made.add_argument("--quick", action="store_true", help="small worlds and short runs, to try the benchmark itself")
     made.add_argument("--folder", type=Path, default=ROOT / "runs" / "bench-serving", help="trained systems, logs")
     made.add_argument("--results", type=Path, help=f"file of the records (default: results/{FILE})")
@@ -91,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--folder", str(options.folder), "--data-dir", str(options.data_dir), "--rounds", str(options.rounds),
         *(["--quick"] if options.quick else []), *(["--results", str(options.results)] if options.results else []),
     ]  # fmt: skip
-    return each(options.part or list(PARTS), options, words)
+    return each(options.part or [name for name, part in PARTS.items() if part.usual], options, words)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Plan:
 
 def two_tower(dim: int, epochs: int) -> Any:
     """The retriever of the workload."""
-    return su.TwoTower(dim=dim, hidden=(dim,), epochs=epochs, batch_size=4096)
+    return su.TwoTower(dim=dim, hidden=(dim,), epochs=epochs, batch_size=1024)
 
 
 def deepfm(epochs: int, hidden: tuple[int, ...] = (256, 128, 64)) -> Any:

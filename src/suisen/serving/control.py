@@ -29,7 +29,7 @@ from suisen.serving.board import START, Board, Desired, Loaded, Status
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 from suisen.serving.shadow import Shadow
-from suisen.serving.slots import Slot, gently
+from suisen.serving.slots import Slot
 
 logger = logging.getLogger("suisen.serving")
 POLL_S = 0.02
@@ -295,8 +295,7 @@ class Control:
         """The place of a private copy of a bundle, verified."""
         into = self.board.folder / HELD / uuid4().hex
         into.parent.mkdir(exist_ok=True)
-        with gently():
-            return str(hold(find(source), into, self._service.settings.trusted_keys))
+        return str(hold(find(source), into, self._service.settings.trusted_keys))
 
     def _forget(self, before: Desired) -> None:
         """Deletes private copies that are not wanted any more; what is mapped of them stays until it is let go."""

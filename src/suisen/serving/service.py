@@ -27,7 +27,7 @@ from suisen.serving.segments import Rotation, keep_from
 from suisen.serving.settings import Settings
 from suisen.serving.shadow import Shadow
 from suisen.serving.siblings import Group, Siblings
-from suisen.serving.slots import Bound, Slot, gently, small, warm, work
+from suisen.serving.slots import Bound, Slot, small, warm, work
 from suisen.serving.stores.stage import SharedUsers, shared_users
 from suisen.serving.telemetry import Telemetry
 from suisen.serving.turn import Turn
@@ -200,20 +200,19 @@ class Service:
         ``own``: nobody else has what ``load`` brings.  Raises what ``load`` raises, and nothing has changed then.
         """
         settings = self.settings
-        with gently():
-            system = load()
-            answering = Answering(system if own else system.apart(), settings.state_bytes, settings.row_bytes)
-            answering.meter = Meter(self.telemetry, answering.version)
-            slot = Slot(answering)
-            with self._joining:
-                answering.block(self._blocked)
-                self.slots = (*self.slots, slot)
-            try:
-                self._inform(slot)
-                warm(slot, list(self._recorded), settings.warm_s)
-            except BaseException:
-                self.leave(slot)
-                raise
+        system = load()
+        answering = Answering(system if own else system.apart(), settings.state_bytes, settings.row_bytes)
+        answering.meter = Meter(self.telemetry, answering.version)
+        slot = Slot(answering)
+        with self._joining:
+            answering.block(self._blocked)
+            self.slots = (*self.slots, slot)
+        try:
+            self._inform(slot)
+            warm(slot, list(self._recorded), settings.warm_s)
+        except BaseException:
+            self.leave(slot)
+            raise
         return slot
 
     def _inform(self, slot: Slot) -> None:

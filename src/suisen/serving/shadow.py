@@ -14,7 +14,7 @@ import msgspec
 
 from suisen.serving.answering import Job, Rank, Recommend, Result
 from suisen.serving.messages import Answer, Item
-from suisen.serving.slots import Bound, Slot, gently
+from suisen.serving.slots import Bound, Slot
 
 WAITING = 256
 """Most requests that wait for the thread."""
@@ -80,8 +80,7 @@ class Shadow:
 
     def _run(self) -> None:
         while (taken := self._waiting.get()) is not None and not self._over:
-            with gently():
-                self._compare(*taken)
+            self._compare(*taken)
 
     def _compare(self, job: Job, live: Result, seconds: float) -> None:
         report, began = self.report, time.perf_counter()

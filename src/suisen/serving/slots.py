@@ -7,22 +7,16 @@ A slot is gone, its memory with it, when the service let go of it and the last r
 nothing waits for a garbage collector, which would stop the server for a moment.
 """
 
-import sys
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 
 from suisen.recommending.engine import Engine
 from suisen.serving.answering import Answering, Job, Rank, Recommend, Result
 from suisen.serving.messages import RankQuery
 
-TURN_S = 0.0005
-"""Seconds that a thread beside the event loop keeps the interpreter while versions are loaded; Python's own are 10
-times as many, and each is a wait of the loop."""
 SMALL = 200
 """Most ids in a request that is recorded."""
 
@@ -108,22 +102,3 @@ def warm(slot: Slot, jobs: Iterable[Job], seconds: float) -> None:
         slot.answering.work([job])
     if slot.answering.visitors is not None:
         slot.answering.visitors.warm(seconds)
-
-
-_gentle, _lock = 0, Lock()
-
-
-@contextmanager
-def gently() -> Iterator[None]:
-    """Lets the event loop have the interpreter sooner while other threads of this process work beside it."""
-    global _gentle  # noqa: PLW0603 - the interval is the interpreter's, and so is the count of who wants it short
-    with _lock:
-        _gentle += 1
-        sys.setswitchinterval(TURN_S)
-    try:
-        yield
-    finally:
-        with _lock:
-            _gentle -= 1
-            if not _gentle:
-                sys.setswitchinterval(10 * TURN_S)
