@@ -23,15 +23,14 @@ from suisen.errors import InputError
 from suisen.evaluation import Facts
 from suisen.models.contract import Model, unused_weights, vanished_vectors
 from suisen.parameters import keywords_of
-from suisen.pipeline import explain as explaining
-from suisen.pipeline.explain import Stage
 from suisen.pipeline.folding import fold_in
 from suisen.pipeline.funnel import Funnel, funnel
 from suisen.pipeline.slips import check_fit, check_model, check_queries, path_of
 from suisen.pipeline.two_stage import RankerLists, Recipe, train_stages
-from suisen.recommending import answering, bundle
+from suisen.recommending import answering, bundle, explaining
 from suisen.recommending.answering import Answers
 from suisen.recommending.engine import Engine, Filters, build_index, recommendable
+from suisen.recommending.explaining import Stage
 from suisen.recommending.queries import RawQueries, RecommendOptions
 from suisen.recommending.standin import StandIn
 from suisen.recommending.store import Store

@@ -27,7 +27,7 @@ from suisen.recommending.queries import (
     popular_lists,
     refusal,
 )
-from suisen.recommending.stages import ended
+from suisen.recommending.stages import ended, made
 from suisen.recommending.states import VisitorRows
 from suisen.recommending.store import Store
 from suisen.recommending.system import System
@@ -77,7 +77,11 @@ def answer(
         items[rows], scores[rows] = lists(contexts, options.k, filters.take(rows), options.diversity)
     others = (~able).nonzero().squeeze(1)
     if others.numel() and options.unknown == "popular":
-        items[others], scores[others] = popular_lists(system.store, filters.take(others), options.k, system.engine.open)
+        began = perf_counter()
+        popular = popular_lists(system.store, filters.take(others), options.k, system.engine.open)
+        ended("popular", began)
+        made("popular", *popular)
+        items[others], scores[others] = popular
     return Answers(items, scores, _by(able.tolist(), [options] * len(dense)), int(dense.known.sum()))
 
 

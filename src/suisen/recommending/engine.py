@@ -21,7 +21,7 @@ from suisen.models.contract import Model, Net, Ranker, Retriever
 from suisen.recommending.diversity import mmr
 from suisen.recommending.likeness import Likeness
 from suisen.recommending.scorers import NetScorer
-from suisen.recommending.stages import ended
+from suisen.recommending.stages import ended, made
 from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index, search_among
 from suisen.retrieval.contract import Floats
 from suisen.retrieval.select import top_of
@@ -214,13 +214,16 @@ class Engine:
             began = perf_counter()
             found, scores = self.retrieve(part, n, filters.take(rows))
             began = ended("retrieve", began)
+            made("retrieve", found, scores)
             checkpoint()
             if self.states is not None:
                 found, scores = self.rerank(part, found, scores)
                 began = ended("rank", began)
+                made("rank", found, scores)
             if diversity > 0:
                 found, scores = mmr(found, scores, self.likeness, k, diversity)
                 ended("diversify", began)
+                made("diversify", found, scores)
             ids.append(wide(found[:, :k], k, 0))
             values.append(wide(scores[:, :k], k, -torch.inf))
         return torch.cat(ids), torch.cat(values)

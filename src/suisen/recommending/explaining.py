@@ -10,11 +10,10 @@ from torch import Tensor
 
 from suisen.data.batch import Contexts
 from suisen.data.ids import RawId
-from suisen.data.ragged import Ragged
 from suisen.errors import InputError, UnsupportedQuery, unknown
 from suisen.models.contract import Net, Retriever
-from suisen.recommending.engine import Filters, pair_features
-from suisen.recommending.queries import RawQueries, answerable, dense_queries, refusal
+from suisen.recommending.engine import Engine, Filters, pair_features
+from suisen.recommending.queries import DenseQueries, RawQueries, answerable, dense_queries, refusal
 from suisen.recommending.system import System
 
 Stage = Literal["last", "retriever"]
@@ -35,22 +34,42 @@ def explain(system: System, query: RawQueries, item: RawId, stage: Stage = "last
     queries = dense_queries(system.store, query, None)
     if not bool(answerable(queries, system.abilities).all()):
         raise refusal(query, queries, 0, system.name, system.abilities)
-    engine = system.engine
-    ranked = stage == "last" and engine.states is not None and engine.ranker is not None
-    net: Net = engine.ranker if ranked and engine.ranker is not None else engine.first.net
-    contexts, target = queries.contexts.to(engine.first.device), torch.tensor([dense], device=engine.first.device)
-    history = contexts.history.unique().values
-    shares = net.shares_of_history(history, dense)
-    if shares is not None:
-        return _by_history(system, history.cpu(), shares.float().cpu())
-    pair = _pair(system, queries.contexts, queries.seen, dense) if ranked else None
-    fields = net.shares_of_fields(contexts, target, pair)
-    if fields is None:
+    ranked = stage == "last" and system.engine.states is not None
+    found = contributions(system, queries.contexts, dense, _pair(system, queries, dense) if ranked else None)
+    if found is None:
         other = "; or ask for stage='retriever'" if ranked else ""
         raise UnsupportedQuery(f"{system.name} cannot explain a score: {WHO}{other}")
+    return found
+
+
+@torch.no_grad()
+def contributions(system: System, contexts: Contexts, item: int, pair: Tensor | None) -> pl.DataFrame | None:
+    """What each item of the history, or each field, adds to one item's score for one context; None where the model's
+    score is no such sum.
+
+    ``pair``: the item's (1, 1, p) pair features, where the last of two stages is asked; None: the first is.
+    """
+    engine = system.engine
+    net: Net = engine.first.net if pair is None or engine.ranker is None else engine.ranker
+    contexts, target = contexts.to(engine.first.device), torch.tensor([item], device=engine.first.device)
+    history = contexts.history.unique().values
+    by_history = net.shares_of_history(history, item)
+    if by_history is not None:
+        return _by_history(system, history.cpu(), by_history.float().cpu())
+    fields = net.shares_of_fields(contexts, target, pair)
+    if fields is None:
+        return None
     parts = [(name, other or None, value) for name, other, value in fields if value != 0]
     frame = pl.DataFrame(parts, {"field": pl.String, "with": pl.String, "contribution": pl.Float64}, orient="row")
     return frame.sort(pl.col("contribution").abs(), descending=True)
+
+
+def pair_of(engine: Engine, ids: Tensor, scores: Tensor, item: int) -> Tensor | None:
+    """(1, 1, p) the pair features of an item in the (1, n) list that the ranker gets; None where it lacks the item."""
+    place = (ids[0] == item).nonzero()
+    if not place.numel():
+        return None
+    return pair_features(scores, ids > 0)[:, int(place[0])].unsqueeze(1).to(engine.first.device)
 
 
 def _by_history(system: System, history: Tensor, shares: Tensor) -> pl.DataFrame:
@@ -60,17 +79,16 @@ def _by_history(system: System, history: Tensor, shares: Tensor) -> pl.DataFrame
     return frame.sort("contribution", descending=True, maintain_order=True)
 
 
-def _pair(system: System, contexts: Contexts, seen: Ragged, item: int) -> Tensor:
-    """(1, 1, p) the pair features of the item in the list that the ranker is given."""
-    engine = system.engine
+def _pair(system: System, queries: DenseQueries, item: int) -> Tensor:
+    engine, seen = system.engine, queries.seen
     exclude = seen.keep((seen.values != item) & system.exclude_seen)
-    ids, scores = engine.retrieve(contexts, engine.candidates, Filters(exclude))
-    place = (ids[0] == item).nonzero()
-    if not place.numel():
+    ids, scores = engine.retrieve(queries.contexts, engine.candidates, Filters(exclude))
+    found = pair_of(engine, ids, scores, item)
+    if found is None:
         raw = system.store.items.raw(np.array([item]))[0]
         said = f"item {raw!r} is not among the {ids.shape[1]:,} candidates that the retriever finds here"
         raise UnsupportedQuery(f"{said}, so the ranker gives it no score; ask for stage='retriever'")
-    return pair_features(scores, ids > 0)[:, int(place[0])].unsqueeze(1).to(engine.first.device)
+    return found
 
 
 @torch.no_grad()
@@ -94,4 +112,4 @@ def _frame(ids: pl.Series, values: Tensor) -> pl.DataFrame:
     return pl.DataFrame([ids, pl.Series("vector", values.numpy(), dtype=pl.Array(pl.Float32, values.shape[1]))])
 
 
-__all__ = ["explain", "vectors"]
+__all__ = ["contributions", "explain", "pair_of", "vectors"]
