@@ -4,8 +4,7 @@ functions.
     with listening(told): answer(…)      # told("retrieve", 0.0012), told("rank", 0.0031), …
     with watching(seen): answer(…)       # seen("retrieve", ids, scores), seen("rank", ids, scores), …
 
-A stage costs 0.1 µs where nobody listens, and as much where nobody watches.  Each thread has a listener and a watcher of
-its own.
+A stage costs 0.1 µs where nobody listens, and as much where nobody watches.  Each thread has its own of both.
 """
 
 from collections.abc import Callable, Iterator
