@@ -108,3 +108,17 @@ def test_a_ready_store_makes_nothing_at_its_first_use(monkeypatch):
     assert user.tolist() == [1]
     assert store.featured_users[user].shape == (1,)
     assert store.titles(store.popular[:2]) == [store.title_list[int(i)] for i in store.popular[:2]]
+
+
+@pytest.mark.parametrize("text", ["i", "I0", "1", "日本", "i007", "«", "item 1", "no such", "(", ".*"])
+@pytest.mark.parametrize("n", [1, 7, 100])
+def test_items_are_found_as_a_slow_search_finds_them(text, n):
+    store = Store.of(small_split().train)
+    groups = {3: [], 2: [], 1: []}
+    for item in range(1, len(store.title_list)):
+        title = store.title_list[item].lower()
+        how = 3 if store.items.raw_ids[item - 1] == text else 2 if title.startswith(text.lower()) else 1
+        if how == 3 or text.lower() in title:
+            groups[how].append(item)
+    expected = [item for how in groups for item in sorted(groups[how], key=lambda one: (-store.item_counts[one], one))]
+    assert store.search(text, n).tolist() == expected[:n]

@@ -4,7 +4,7 @@
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -89,9 +89,25 @@ class Similar:
         return 1
 
 
-Job = Recommend | Rank | Similar
+@dataclass(frozen=True)
+class Look:
+    """What an operator asks of a version beside its answers: computed among the large jobs, counted as no answer, not
+    recorded, not shadowed.  Its result is a list of what ``look`` returns.
+    """
+
+    look: Callable[["Answering"], Any]
+    units: float
+    """Its price."""
+    queries: Sequence[Query] = ()
+    """Of visitors whose events it needs."""
+
+    def __len__(self) -> int:
+        return 1
+
+
+Job = Recommend | Rank | Similar | Look
 Asked = tuple[Query, RecommendOptions]
-Result = Sequence[Answer] | list[Item]
+Result = Sequence[Answer] | list[Item] | list[Any]
 
 
 class Degraded(list[Any]):
@@ -141,6 +157,8 @@ class Answering:
         """Units that a job costs.  Refuses it (422) where they are above ``most``."""
         if isinstance(job, Recommend):
             units = self.prices.lists(job.queries, job.options)
+        elif isinstance(job, Look):
+            units = job.units
         else:
             units = self.prices.rank(job.queries) if isinstance(job, Rank) else self.prices.similar(job.k)
         if units > most:
@@ -151,8 +169,9 @@ class Answering:
 
     def _factors(self, job: Job) -> str:
         """What a job's price is made of, in words."""
-        if isinstance(job, Similar):
-            return f"k = {job.k:,}, {len(self._raw):,} items"
+        if isinstance(job, Similar | Look):
+            asked = f"k = {job.k:,}" if isinstance(job, Similar) else "a look at a version"
+            return f"{asked}, {len(self._raw):,} items"
         said = [f"{len(job.queries):,} queries"]
         if (brought := sum(len(query.history or ()) for query in job.queries)) > 0:
             said.append(f"histories of {brought:,} items")
@@ -194,6 +213,8 @@ class Answering:
         for place, job in enumerate(jobs):
             if isinstance(job, Similar):
                 results[place] = self._similar(job)
+            elif isinstance(job, Look):
+                results[place] = self._looked(job)
             else:
                 groups[self._alike(job)].append((place, job))
         with listening(None if self.meter is None else self.meter.stage):
@@ -236,7 +257,7 @@ class Answering:
 
     def found(self, queries: list[Query], options: list[RecommendOptions]) -> Answers:
         """The lists of queries that are alike, in dense ids."""
-        raw = self._raw_queries(queries)
+        raw = self.raw_queries(queries)
         items = [query.items for query in queries if isinstance(query, RankQuery)]
         if items:
             return rank(self.system, raw, items, options[0], self.recent)
@@ -250,7 +271,8 @@ class Answering:
         there = {str(item.item_id) for item in items}
         return Ranked(query.user_id, by, items, left_out=[item for item in query.items if str(item) not in there])
 
-    def _raw_queries(self, queries: list[Query]) -> RawQueries:
+    def raw_queries(self, queries: list[Query]) -> RawQueries:
+        """The queries as the System takes them.  Raises InputError for features that it does not have."""
         encoders = self.system.store.encoders
         for query in queries:
             if query.user_features is not None:
@@ -264,6 +286,10 @@ class Answering:
             context=_where_any([query.context for query in queries]),
             sessions=_where_any([query.session_id for query in queries]),
         )
+
+    def name(self, item: int) -> tuple[RawId, str]:
+        """Raw id and title of a dense item."""
+        return self._raw[item], self._titles[item]
 
     def _items(self, ids: list[int], scores: list[float]) -> list[Item]:
         raw, titles = self._raw, self._titles
@@ -282,6 +308,12 @@ class Answering:
         except Exception as error:
             return _refusal(error)
         return self._items(ids[0].tolist(), scores[0].tolist())
+
+    def _looked(self, job: Look) -> list[Any] | Exception:
+        try:
+            return [job.look(self)]
+        except Exception as error:
+            return _refusal(error)
 
 
 def times_of(events: Sequence[LoggedEvent]) -> list[int]:

@@ -25,7 +25,7 @@ from suisen.recommending.held import hold
 from suisen.recommending.place import find
 from suisen.recommending.system import System
 from suisen.serving.blocking import Blocklist, Lists
-from suisen.serving.board import START, Board, Desired, Loaded, Status
+from suisen.serving.board import START, Board, Desired, Loaded, Role, Status
 from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 from suisen.serving.shadow import Shadow
@@ -151,6 +151,14 @@ class Control:
                 service.telemetry.slots.info(*words)
             self._told = status
             self.board.tell(status)
+
+    def slot(self, role: Role) -> Slot:
+        """The version of a role, as this process has it.  Refuses (409) where there is none, or it is still loading."""
+        place = next((place for place, its in self.board.desired().places.items() if its == role), None)
+        slot = None if place is None else self._slots.get(place)
+        if slot is None:
+            raise Refusal("conflict", f"role = {role!r}: none is loaded; GET /admin/slots lists the versions that are")
+        return slot
 
     # -- what is asked for ------------------------------------------------------------------------------------------
 

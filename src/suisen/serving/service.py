@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
 from threading import Lock
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from suisen.errors import InputError
 from suisen.recommending.system import System
-from suisen.serving.answering import QUICK_UNITS, Answering, Job, Result, times_of
+from suisen.serving.answering import QUICK_UNITS, Answering, Job, Look, Result, degraded, times_of
 from suisen.serving.event_log import FileLog, LoggedEvent
 from suisen.serving.guard import Guard
 from suisen.serving.journal import Journal
@@ -166,6 +166,11 @@ class Service:
         if isinstance(result, Exception):
             raise result
         return result
+
+    async def examine(self, slot: Slot, look: Look, asker: Asker = HERE) -> tuple[Any, list[str]]:
+        """(what a look at a version finds, what was missing there); refused as ``submit`` refuses."""
+        found = await self.compute(slot, look, asker)
+        return found[0], degraded(found)
 
     async def took(self, events: Sequence[LoggedEvent]) -> tuple[int, list[str]]:
         """Counts logged events from now on, here and on the servers that share users; those that had them already do

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
-from suisen.serving.answering import Job, Rank, Recommend, Result
+from suisen.serving.answering import Job, Look, Rank, Recommend, Result
 from suisen.serving.messages import Answer, Item
 from suisen.serving.slots import Bound, Slot
 
@@ -65,7 +65,9 @@ class Shadow:
         """Takes some of a call's requests, by chance; ``seconds``: what the call took."""
         rows = sum(map(len, given)) or 1
         for one, result in zip(given, results, strict=True):
-            if one.slot is self.slot or isinstance(result, Exception) or random.random() >= self.report.share:
+            if one.slot is self.slot or isinstance(result, Exception) or isinstance(one.job, Look):
+                continue
+            if random.random() >= self.report.share:
                 continue
             try:
                 self._waiting.put_nowait((one.job, result, seconds * len(one) / rows))

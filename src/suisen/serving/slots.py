@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from suisen.recommending.engine import Engine
-from suisen.serving.answering import Answering, Job, Rank, Recommend, Result
+from suisen.serving.answering import Answering, Job, Look, Rank, Recommend, Result, Similar
 from suisen.serving.messages import RankQuery
 
 SMALL = 200
@@ -61,8 +61,8 @@ class Bound:
 
     @property
     def large(self) -> bool:
-        """Whether it is part of a batch."""
-        return isinstance(self.job, Recommend) and self.job.large
+        """Whether it is part of a batch, or a look at a version."""
+        return isinstance(self.job, Look) or (isinstance(self.job, Recommend) and self.job.large)
 
 
 def work(given: Sequence[Bound]) -> Sequence[Result | Exception]:
@@ -83,7 +83,7 @@ def work(given: Sequence[Bound]) -> Sequence[Result | Exception]:
 def small(job: Job) -> bool:
     """Whether a job takes little memory: such jobs are recorded, to warm the next version on."""
     if not isinstance(job, Recommend | Rank):
-        return True
+        return isinstance(job, Similar)
     ids = len(job.options.exclude) + len(job.options.among or ())
     for query in job.queries[:SMALL]:
         ids += 1 + len(query.history or ()) + (len(query.items) if isinstance(query, RankQuery) else 0)

@@ -59,13 +59,13 @@ class Bridge:
 
     def wanted(self, job: Job) -> list[Want]:
         """The visitors whom a job's queries name, once per query."""
-        if isinstance(job, Similar):
+        if isinstance(job, Similar) or not job.queries:
             return []
         users = self._answering.system.store.users
         texts = users.texts([query.user_id for query in job.queries])
         dense = users.dense([query.user_id for query in job.queries]).tolist()
-        rows = self.saved and self._answering.visitors is not None and isinstance(job, Recommend)
-        rows = rows and planned(self._answering.system.engine, job.options)
+        rows = self.saved and self._answering.visitors is not None
+        rows = rows and isinstance(job, Recommend) and planned(self._answering.system.engine, job.options)
         return [
             want
             for query, text, known in zip(job.queries, texts, dense, strict=True)

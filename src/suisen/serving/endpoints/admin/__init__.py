@@ -1,10 +1,10 @@
-"""What the admin listener answers: which versions are loaded, and what may not be shown."""
+"""What the admin listener answers: which versions are loaded, what may not be shown, why an answer is what it is."""
 
 from typing import Any
 
 from suisen.serving.contract import Endpoint
 from suisen.serving.endpoints import health, metrics
-from suisen.serving.endpoints.admin import blocklist, slots
+from suisen.serving.endpoints.admin import blocklist, console, inspect, items, slots
 
 ADMIN: tuple[Endpoint[Any], ...] = (
     slots.SLOTS,
@@ -16,6 +16,11 @@ ADMIN: tuple[Endpoint[Any], ...] = (
     slots.UNLOAD,
     blocklist.GET,
     blocklist.POST,
+    inspect.ENDPOINT,
+    items.ENDPOINT,
+    console.PAGE,
+    console.STYLE,
+    console.SCRIPT,
     health.LIVE,
     health.READY,
     metrics.ENDPOINT,
