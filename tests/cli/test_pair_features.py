@@ -23,6 +23,6 @@ def test_a_run_takes_them_from_flags_and_from_its_file(shop, tmp_path):
 def test_the_command_line_refuses_a_feature_that_is_not_there(shop, tmp_path):
     models = ["--retriever", "ease", "--ranker", "fm", "--out", tmp_path / "x"]
     said = refused("train", *data_flags(shop), *models, "--pair-features", "covisits")
-    assert "pair_features = 'covisits' is unknown; did you mean 'covisit_" in said
+    assert "--pair-features = 'covisits' is unknown; did you mean 'covisit_" in said
     said = refused("train", *data_flags(shop), "--retriever", "ease", "--pair-features", "all", "--out", tmp_path / "y")
     assert "needs a retriever and a ranker" in said

@@ -20,9 +20,10 @@ from suisen.models import DNN, EASE, FM, MF, DeepFM, WideDeep
 from suisen.models.layers import retrieval_prior
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.tuning import TuneSettings, tune
-from suisen.pipeline.two_stage import first_stage
+from suisen.pipeline.two_stage import first_stage, held_out
 from suisen.recommending import bundle, planning
 from suisen.recommending.engine import PAIR, Filters
+from suisen.recommending.pairs.covisits import CoVisits
 from suisen.serving.settings import Settings
 from tests.fitted import RANKERS, fitted, small_log, small_split
 from tests.recommending.test_bundle import rewritten, same_bits
@@ -84,6 +85,17 @@ def test_lists_carry_the_features_that_serving_makes():
     assert torch.equal(pair[:, :, 2:][:, :, plain], again[:, :, plain])
     spread = pair[first.lists.weights > 0].std(0)
     assert (spread[:10] > 0.01).all()
+
+
+def test_co_visits_of_the_lists_do_not_know_what_is_held_out():
+    train = small_split().train
+    recipe = two().recipe()
+    (asked,) = held_out(train, recipe.lists, recipe.options.seed)
+    found = first_stage(recipe, train, None).engine.pairs
+    wanted, whole = CoVisits.of(train.keep(~asked)), CoVisits.of(train)
+    assert torch.equal(found.visits.weights, wanted.weights)
+    assert not torch.equal(wanted.offsets, whole.offsets)
+    assert torch.equal(two().fit(train).engine.pairs.visits.weights, whole.weights)
 
 
 def test_no_words_are_todays_two_features(tmp_path):
