@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup services demo test test-services chaos soak fuzz lint docs-test format bench-serving bench-overload bench-smoke bench-accuracy bench-defaults bench-two-tower bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
+.PHONY: help setup services demo test test-services chaos soak fuzz lint docs-test format bench-serving bench-overload bench-smoke bench-accuracy bench-defaults bench-two-tower bench-two-stage bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -52,6 +52,7 @@ docs-test: .venv/ready  ## README, guides and docstrings run as written; numbers
 	$(BIN)/python tools/architecture.py --check
 	$(BIN)/python tools/models_page.py --check
 	$(BIN)/python tools/textbook_page.py --check
+	$(BIN)/python tools/two_stage_page.py --check
 	$(BIN)/python tools/serving_page.py --check
 	$(BIN)/python tools/reliability_page.py --check
 	$(BIN)/python tools/experiments_page.py --check
@@ -75,6 +76,9 @@ bench-defaults: .venv/ready  ## every model without a setting on every data set 
 
 bench-two-tower: .venv/ready  ## Two-Tower's losses and temperatures beside each other (1 hour): DATA="gowalla ml-1m.zip"
 	$(BIN)/python benchmarks/two_tower.py losses temperature plot --data-dir $(DATA_DIR) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) $(if $(THREADS),--threads $(THREADS))
+
+bench-two-stage: .venv/ready  ## features of pairs: their cost, and two stages with and without them (20 minutes; it resumes)
+	$(BIN)/python benchmarks/two_stage.py --data-dir $(DATA_DIR) --seeds $(SEEDS) --threads $(or $(THREADS),1); status=$$?; $(BIN)/python tools/two_stage_page.py; exit $$status
 
 bench-train-speed: .venv/ready  ## training against the textbook loop
 	$(BIN)/python benchmarks/train_speed.py --data-dir $(DATA_DIR)

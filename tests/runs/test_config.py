@@ -100,7 +100,7 @@ def test_the_split_has_a_default_that_takes_parameters():
     assert resolve({**BASE, "split": {"test": "2"}}).split.test == 2
 
 
-def test_settings_of_a_run_are_the_trainers_options_and_five_more():
+def test_settings_of_a_run_are_the_trainers_options_and_six_more():
     keys = {setting.key for setting in settings_in("run")}
     given_by_launchers = {"checkpoint", "resume", "stage", "prefix", "callbacks"}
     assert keys == {each.name for each in fields(RunOptions)} - given_by_launchers | {
@@ -108,6 +108,7 @@ def test_settings_of_a_run_are_the_trainers_options_and_five_more():
         "threads",
         "metrics",
         "exclude_seen",
+        "pair_features",
         "final",
     }
     assert [setting.key for setting in settings_in("run") if not setting.doc] == []

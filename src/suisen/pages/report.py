@@ -307,15 +307,19 @@ def _times_row(data: DataFacts, today: str) -> Fact:
 
 
 def funnel_lines(funnel: Funnel) -> list[str]:
-    """The funnel in three sentences: what was asked for, what the first stage found of it, what the list shows."""
+    """The funnel in three sentences: what was asked for, what the first stage found of it, what the list shows; and
+    which features of pairs the ranker reads, where it reads more than the retrieval's.
+    """
     asked, possible, found, shown = (stage.hits for stage in funnel.stages)
     filtered = f"; {asked - possible:,} of them are filtered out and cannot be recommended" if asked > possible else ""
+    told = ", ".join(funnel.pair_features)
     return [
         f"Test asks {funnel.queries:,} times, for {asked:,} items in all{filtered}.",
         f"The first stage finds {found:,} of them ({share(found / max(1, asked))}) with "
         f"{funnel.stages[2].items:,.0f} candidates per query.",
         f"The second stage puts {shown:,} of those ({share(shown / max(1, found))}) into the top {funnel.k}: "
         f"{share(shown / max(1, asked))} of all that was asked for.",
+        *([f"It reads of each pair, beside the retrieval's: {told}."] if told else []),
     ]
 
 

@@ -17,7 +17,7 @@ from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import InputError
 from suisen.models import name_of
 from suisen.models.contract import ItemTable, Model
-from suisen.recommending.engine import PAIR, Engine, build_index, recommendable
+from suisen.recommending.engine import Engine, build_index, recommendable
 from suisen.recommending.standin import Undrawn, build_ranker
 from suisen.recommending.store import Store
 from suisen.recommending.system import System, first_of
@@ -40,7 +40,10 @@ def fold_in(system: System, log: Log, settings: IndexSettings | None) -> System:
     allowed = recommendable(first_of(system.retriever, system.ranker), store.trained_items)
     same = store.schema.n_items == system.store.schema.n_items
     index = engine.index if same else build_index(first, settings or Exact())
-    made = Engine(first, second, allowed, engine.candidates, index)
+    pairs = None if engine.pairs is None else engine.pairs.grown(store)
+    if pairs is not None:
+        notes.append("partial_fit: co-visits and counts of takes stay those of train until the next fit")
+    made = Engine(first, second, allowed, engine.candidates, index, pairs)
     return replace(system, store=store, engine=made, notes=tuple(notes), version="")
 
 
@@ -151,7 +154,7 @@ def _grown(system: System, model: Model | None, net: Any, store: Store, learnt: 
         return net
     ranks = model is system.ranker
     build = partial(build_ranker, model) if ranks else model.build
-    shape = replace(old, n_users=new.n_users, pair=PAIR if ranks and system.retriever is not None else ())
+    shape = replace(old, n_users=new.n_users, pair=system.engine.pair_names if ranks else ())
     out = grown = _resized(net, build, shape, old.n_users, net.items)
     if new.n_items > old.n_items:
         grown = _resized(out, build, replace(shape, n_items=new.n_items), old.n_items, store.item_table)

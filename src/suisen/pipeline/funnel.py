@@ -79,6 +79,8 @@ class Funnel(Shown):
     """Hits per query: predicted from the first half's stage figures (with the interval in which the other half's mean
     is to be expected), counted in the second half."""
     protocol: str
+    pair_features: tuple[str, ...] = ()
+    """What the ranker read of each pair beside the retrieval's."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -102,6 +104,7 @@ class Funnel(Shown):
             f"item was retrieved",
             f"one half of the users predicts {predicted.value:.4f} {interval(predicted.low, predicted.high)} for "
             f"the other, where {seen.value:.4f} {interval(seen.low, seen.high)} were counted",
+            *([f"features of pairs: {', '.join(self.pair_features)}"] if self.pair_features else []),
         ]
 
 
@@ -143,6 +146,7 @@ def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0) -> Funn
         counted=float(top[with_truth].mean()),
         halves=_halves(top, some, with_truth, k, seed),
         protocol=queries.protocol,
+        pair_features=() if engine.pairs is None else engine.pairs.names,
     )
 
 

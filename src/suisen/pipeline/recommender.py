@@ -25,12 +25,13 @@ from suisen.models.contract import Model, unused_weights, vanished_vectors
 from suisen.parameters import keywords_of
 from suisen.pipeline.folding import fold_in
 from suisen.pipeline.funnel import Funnel, funnel
-from suisen.pipeline.slips import check_fit, check_model, check_queries, path_of
+from suisen.pipeline.slips import check_fit, check_model, check_pair_features, check_queries, path_of
 from suisen.pipeline.two_stage import RankerLists, Recipe, train_stages
 from suisen.recommending import answering, bundle, explaining
 from suisen.recommending.answering import Answers
 from suisen.recommending.engine import Engine, Filters, build_index, recommendable
 from suisen.recommending.explaining import Stage
+from suisen.recommending.pairs.declared import words_of
 from suisen.recommending.queries import RawQueries, RecommendOptions
 from suisen.recommending.standin import StandIn
 from suisen.recommending.store import Store
@@ -64,8 +65,10 @@ class Recommender(Shown):
     ``candidates``: items per list that the retriever hands to the ranker.  ``index``: how nearest neighbours are found
     (default: exactly).  ``lists``: how the lists that a ranker learns on are made.
     ``exclude_seen``: False where people take things again: what a user took before is a candidate like any other, when
-    the models learn, when they are measured and (unless a request says otherwise) when they answer.  Raises InputError
-    where no model is given.
+    the models learn, when they are measured and (unless a request says otherwise) when they answer.  ``pair_features``:
+    what a ranker behind a retriever reads of pairs beside the retrieval's score and rank: ``"all"``, names like
+    ``covisit_5``, and names with a - in front to leave out (docs/two-stage.md lists them).  Raises InputError where no
+    model is given.
 
     >>> Recommender(None)
     Traceback (most recent call last):
@@ -82,6 +85,7 @@ class Recommender(Shown):
         seed: int = 0,
         lists: RankerLists | None = None,
         exclude_seen: bool = True,
+        pair_features: Sequence[str] | str = (),
     ) -> None:
         if retriever is None and ranker is None:
             raise InputError("a Recommender needs a retriever, a ranker or both")
@@ -95,6 +99,8 @@ class Recommender(Shown):
         self.retriever, self.ranker = retriever, ranker
         self.candidates, self.index_settings, self.seed = candidates, index, seed
         self.lists, self.exclude_seen = lists or RankerLists(), exclude_seen
+        self.pair_features = words_of(pair_features)
+        check_pair_features(self.pair_features, retriever, ranker)
         self.curves: dict[str, list[Curve]] = {}
         """By stage: what training went through; empty where the Recommender was loaded."""
         self._system: System | None = None
@@ -141,7 +147,7 @@ class Recommender(Shown):
         store = Store.of(train)
         allowed = recommendable(first_of(self.retriever, self.ranker), train.trained_items)
         index = build_index(stages.retriever, self.index_settings or Exact())
-        engine = Engine(stages.retriever, stages.ranker, allowed, self.candidates, index)
+        engine = Engine(stages.retriever, stages.ranker, allowed, self.candidates, index, stages.pairs)
         self.curves = stages.curves
         notes = (*stages.notes, *unused_weights((self.retriever, self.ranker), train))
         notes += vanished_vectors(stages.retriever, train)
@@ -182,6 +188,7 @@ class Recommender(Shown):
             seed=self.seed,
             lists=self.lists,
             exclude_seen=self.exclude_seen,
+            pair_features=self.pair_features if retriever is not None and ranker is not None else (),
         )
 
     def recipe(self, options: RunOptions | None = None) -> Recipe:
@@ -189,7 +196,8 @@ class Recommender(Shown):
         history = getattr(self.ranker.view, "history", 0) if self.ranker is not None else 0
         lists = replace(self.lists, candidates=self.candidates, history=history, exclude_seen=self.exclude_seen)
         options = options or RunOptions(seed=self.seed)
-        return Recipe(self.retriever, self.ranker, self.candidates, lists, options, self.index_settings)
+        recipe = Recipe(self.retriever, self.ranker, self.candidates, lists, options, self.index_settings)
+        return replace(recipe, pair_features=self.pair_features)
 
     @classmethod
     def of(cls, system: System) -> Self:
@@ -202,6 +210,7 @@ class Recommender(Shown):
             seed=system.seed,
             lists=RankerLists(**system.lists),
             exclude_seen=system.exclude_seen,
+            pair_features=() if system.engine.pairs is None else system.engine.pairs.names,
         )
         made._system = system
         return made

@@ -12,6 +12,7 @@ from suisen.data.ordered import OrderedLog
 from suisen.errors import InputError
 from suisen.evaluation import Report
 from suisen.models import MODELS, RANKERS, SECOND_STAGES
+from suisen.recommending.standin import stands_in
 from suisen.training.options import RunOptions
 
 
@@ -32,6 +33,21 @@ def check_model(field: str, value: Any, ranks: bool = False) -> None:
         raise InputError(f"ranker = {name} scores the whole catalogue only; rankers are {', '.join(SECOND_STAGES)}")
     if field == "retriever" and type(value) in RANKERS.values():
         raise InputError(f"retriever = {name}() is a ranker; give it by name: Recommender(ranker={name}())")
+
+
+def check_pair_features(words: tuple[str, ...], retriever: Any, ranker: Any) -> None:
+    """Raises InputError where no ranker reads features of pairs that a retriever found."""
+    if not words:
+        return
+    if retriever is None or ranker is None:
+        raise InputError(
+            f"pair_features = {shown(list(words))} needs a retriever and a ranker; give both, or leave it out"
+        )
+    if stands_in(ranker):
+        name = type(ranker).__name__
+        raise InputError(
+            f"pair_features = {shown(list(words))}: ranker = {name} is a retriever and reads none; rank with DeepFM"
+        )
 
 
 def _nearest(name: str) -> str:

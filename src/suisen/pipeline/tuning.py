@@ -223,7 +223,8 @@ class _Task:
             self.first = first_stage(recipe, self.train, self.valid)
         ranker, _, _ = second_stage(recipe, self.first, self.train, self.valid)
         engine = self.first.engine
-        return self._value(Engine(engine.retriever, ranker, engine.allowed, mine.candidates, engine.index))
+        parts = engine.allowed, mine.candidates, engine.index, engine.pairs
+        return self._value(Engine(engine.retriever, ranker, *parts))
 
     def _value(self, scorer: Any) -> float:
         return float(evaluate(scorer, self.valid, [self.metric]).value(self.metric))
@@ -295,6 +296,7 @@ class _Study:
             "stop_on": task.options.stop_on,
             "search space": {knob.name: str(knob.search) for knob in self.knobs},
             "settings": {section: repr(model) for section, model in _models(task.recommender).items()},
+            "pair features": list(task.recommender.pair_features),
             "data": f"{len(task.train.events)} events, valid {fingerprint(task.valid)}",
         }
         for name, value in facts.items():

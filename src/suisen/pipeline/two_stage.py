@@ -22,7 +22,9 @@ from suisen.errors import InputError
 from suisen.evaluation import evaluate
 from suisen.evaluation.metrics import check_metric, parse
 from suisen.models.contract import Model, Net, Ranker
-from suisen.recommending.engine import PAIR, Engine, Filters, build_index, pair_features, recommendable
+from suisen.recommending.engine import Engine, Filters, build_index, recommendable
+from suisen.recommending.pairs.declared import said_of
+from suisen.recommending.pairs.tables import PairTables
 from suisen.recommending.scorers import NetScorer
 from suisen.recommending.standin import StandIn, as_ranker, stands_in
 from suisen.retrieval import Exact, IndexSettings
@@ -62,6 +64,8 @@ class Stages:
     ranker: Ranker | None
     curves: dict[str, list[Curve]]
     notes: tuple[str, ...]
+    pairs: PairTables | None = None
+    """Of all of train: what makes the features of pairs that the ranker reads beside the retrieval's."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class Recipe:
     """Stage → epochs of each of its phases, where they were found before: what a refit trains, without validation."""
     blend: float | None = None
     """Weight of the retrieval score in a stand-in's, where it was picked before."""
+    pair_features: tuple[str, ...] = ()
+    """Which features of pairs the ranker reads beside the retrieval's: see ``suisen.recommending.pairs.declared``."""
 
     def epochs_of(self, stage: str) -> Sequence[int] | None:
         """Epochs of each phase of a stage; None where they are still to be found.
@@ -170,7 +176,7 @@ def _lists_of(engine: Engine, train: Dataset, rows: Tensor, options: RankerLists
         return None
     ids, scores, where = ids[found], scores[found], where[found]
     keep = _draw(ids > 0, where, options.learnt, rng)
-    pair = pair_features(scores, ids > 0)
+    pair = engine.pair(contexts.take(found), ids, scores)
     ids, pair = ids.gather(1, keep), pair.gather(1, keep.unsqueeze(2).expand(-1, -1, pair.shape[2]))
     labels = torch.zeros(ids.shape)
     labels[:, 0] = 1.0
@@ -243,7 +249,7 @@ def valid_lists(engine: Engine, valid: Queries, candidates: int) -> list[tuple[Q
     for rows in torch.arange(len(valid)).split(QUERIES_PER_CHUNK):  # type: ignore[no-untyped-call]
         some = valid.take(rows)
         ids, scores = engine.retrieve(some.contexts, candidates, Filters(some.seen))
-        parts.append((some, ids, pair_features(scores, ids > 0)))
+        parts.append((some, ids, engine.pair(some.contexts, ids, scores)))
     return parts
 
 
@@ -294,7 +300,9 @@ def train_stages(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stage
         return Stages(first.engine.retriever, ranker, {**first.curves, "ranker": curves}, note)
     found = [curve.best_epoch for curve in first.curves["retriever-inner1"]]
     again, last = _fit_stage(recipe, "retriever", train, valid, found)
-    return Stages(again, ranker, {**first.curves, "ranker": curves, "retriever": last}, note)
+    note = (*note, *said_of(recipe.pair_features, train.schema.item, train.has_time))
+    pairs = PairTables.made(recipe.pair_features, train)
+    return Stages(again, ranker, {**first.curves, "ranker": curves, "retriever": last}, note, pairs)
 
 
 def _forget(options: RunOptions) -> None:
@@ -338,7 +346,8 @@ def first_stage(recipe: Recipe, train: Dataset, valid: Queries | None) -> First:
     for i, asked in enumerate(held_out(train, recipe.lists, recipe.options.seed), start=1):
         inner, stage = train.keep(~asked), f"retriever-inner{i}"
         net, of_stage[stage] = _fit_stage(recipe, stage, inner, valid)
-        engine = _retrieval(recipe, net, allowed & recommendable(model, inner.trained_items))
+        pairs = PairTables.made(recipe.pair_features, inner, past=train)
+        engine = _retrieval(recipe, net, allowed & recommendable(model, inner.trained_items), pairs)
         made, lost = make_lists(engine, train, asked & fresh if recipe.lists.exclude_seen else asked, recipe.lists, rng)
         engines += [] if engines else [engine]
         parts += [] if made is None else [made]
@@ -360,7 +369,7 @@ def second_stage(recipe: Recipe, first: First, train: Dataset, valid: Queries | 
         return _blended(as_ranker(net), first, curves, recipe.blend, metric)
     epochs, options = recipe.epochs_of("ranker"), recipe.options.for_stage("ranker")
     validate = None if first.valid is None or metric is None else list_validator(first.valid, metric)
-    schema = replace(train.schema, pair=PAIR)
+    schema = replace(train.schema, pair=first.engine.pair_names)
     net, curves = fit(_needed(recipe.ranker), replace(train, lists=first.lists), validate, options, schema, epochs)
     asked = len(first.lists) + first.missed
     note = (
@@ -384,9 +393,9 @@ def _blended(ranker: Ranker, first: First, curves: list[Curve], blend: float | N
     return ranker.eval(), curves, (note,)
 
 
-def _retrieval(recipe: Recipe, net: Net, allowed: Tensor) -> Engine:
+def _retrieval(recipe: Recipe, net: Net, allowed: Tensor, pairs: PairTables | None = None) -> Engine:
     """An engine of the first stage alone."""
-    return Engine(net, None, allowed, recipe.candidates, build_index(net, recipe.index or Exact()))
+    return Engine(net, None, allowed, recipe.candidates, build_index(net, recipe.index or Exact()), pairs)
 
 
 def _needed(model: Model | None) -> Model:

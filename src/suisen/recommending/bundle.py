@@ -4,6 +4,7 @@
                              of the manifest's own content
     retriever.safetensors    weights of the networks
     ranker.safetensors
+    pairs.safetensors        what the features of pairs are made of, where the ranker reads such
     users.arrow items.arrow  raw ids, trained marks, histories, counts, raw features and titles; row i = dense id i
     index/                   the index in its own format
     plan/                    tables of the fast way, made of the weights; absent where everything runs on torch
@@ -43,6 +44,7 @@ from suisen.recommending.engine import PAIR, Engine, recommendable
 from suisen.recommending.manifest import FORMAT, PARITY
 from suisen.recommending.manifest import digest as _digest
 from suisen.recommending.manifest import sha256_of as _sha256
+from suisen.recommending.pairs.tables import PairTables
 from suisen.recommending.place import MANIFEST, find
 from suisen.recommending.plan import Plan
 from suisen.recommending.standin import Undrawn, build_ranker
@@ -126,6 +128,8 @@ def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
             weights = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
             with replacing(aside / f"{name}.safetensors") as part:
                 save_file(weights, part)
+    if engine.pairs is not None:
+        engine.pairs.save(aside)
     _users(store).write_ipc(aside / "users.arrow")
     _items(store).write_ipc(aside / "items.arrow")
     if engine.index is not None:
@@ -157,6 +161,7 @@ def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
         "epochs": {stage: list(each) for stage, each in system.epochs.items()},
         "lists": dict(system.lists),
         "refitted": system.refitted,
+        **({} if engine.pairs is None else {"pair_features": list(engine.pairs.names)}),
         **facts,
         "files": {
             path.relative_to(aside).as_posix(): _sha256(path) for path in sorted(aside.rglob("*")) if path.is_file()
@@ -252,14 +257,16 @@ def _read(place: Path, manifest: dict[str, Any]) -> System:
     retriever, ranker = (_model(manifest[name]) for name in ("retriever", "ranker"))
     store = tables.read(place, manifest)
     first = None if retriever is None else _net(place / "retriever.safetensors", retriever.build, store, ())
-    pair = () if retriever is None else PAIR
+    pairs = _pairs(place, manifest, store)
+    pair = () if retriever is None else (*PAIR, *(() if pairs is None else pairs.names))
     second = None if ranker is None else _net(place / "ranker.safetensors", partial(build_ranker, ranker), store, pair)
     index = None if manifest["index"] is None else open_index(manifest["index"], place / "index")
     allowed = recommendable(first_of(retriever, ranker), store.trained_items)
     if index is not None:
         _check_index(place, index.vectors.shape, first, store)
-    engine = Engine(first, second, allowed, manifest["candidates"], index)
-    _with_plan(engine, planning.load(manifest.get("plan"), place / PLAN, engine))
+    engine = Engine(first, second, allowed, manifest["candidates"], index, pairs)
+    plan = manifest.get("plan") if pairs is None else {"torch": planning.OF_REQUESTS}
+    _with_plan(engine, planning.load(plan, place / PLAN, engine))
     parity.complete(store, "history" in first_of(retriever, ranker).abilities, fixture(place), place / PARITY)
     notes = tuple(manifest["notes"])
     system = System(retriever, ranker, store, engine, manifest["seed"], manifest["index_recall"], notes)
@@ -267,6 +274,14 @@ def _read(place: Path, manifest: dict[str, Any]) -> System:
         name: manifest[name] for name in ("exclude_seen", "epochs", "lists", "refitted", "created") if name in manifest
     }
     return replace(system, **known, version=f"{system.name.replace(' ', '')}-{_sha256(place / MANIFEST)[:12]}")
+
+
+def _pairs(place: Path, manifest: dict[str, Any], store: Store) -> PairTables | None:
+    """What makes the features of pairs that the manifest names; None where it names none."""
+    names = tuple(manifest.get("pair_features", ()))
+    if names and None in (manifest["retriever"], manifest["ranker"]):
+        raise BundleError(f"{place / MANIFEST}: pair_features = {list(names)} needs two stages; save the bundle again")
+    return PairTables.load(place, names, store) if names else None
 
 
 def fixture(folder: Path) -> list[dict[str, Any]]:

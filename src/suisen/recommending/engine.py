@@ -20,6 +20,8 @@ from suisen.data.ragged import Ragged
 from suisen.models.contract import Model, Net, Ranker, Retriever
 from suisen.recommending.diversity import mmr
 from suisen.recommending.likeness import Likeness
+from suisen.recommending.pairs.covisits import standardised
+from suisen.recommending.pairs.tables import PairTables
 from suisen.recommending.scorers import NetScorer
 from suisen.recommending.stages import ended, made
 from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index, search_among
@@ -40,11 +42,7 @@ def pair_features(scores: Tensor, known: Tensor) -> Tensor:
 
     The one function that makes them, for training and for serving.  ``known`` (B, C) is False on padding.
     """
-    held = torch.where(known, scores, 0.0)
-    count = known.sum(1, keepdim=True).clamp(min=1)
-    mean = held.sum(1, keepdim=True) / count
-    spread = (torch.where(known, scores - mean, 0.0).square().sum(1, keepdim=True) / count).sqrt()
-    standard = torch.where(known, (scores - mean) / spread.clamp(min=1e-6), 0.0)
+    standard = standardised(scores, known)
     rank = torch.arange(1, scores.shape[1] + 1, dtype=torch.float32, device=scores.device)
     return torch.stack([standard.float(), (-torch.log2(rank) / 8).expand_as(standard)], 2)
 
@@ -134,15 +132,23 @@ class Engine:
     Without a retriever the ranker scores everything that is allowed; without a ranker the retrieval order stands.
     ``allowed`` (n_items,) bool marks what may be recommended; ``candidates`` are handed to the ranker per list.
     ``index`` is a built one over rows 1… of the retriever's item vectors; without it the search is exact.
+    ``pairs`` makes the features of pairs that the ranker reads beside ``PAIR``.
     """
 
     def __init__(
-        self, retriever: Net | None, ranker: Ranker | None, allowed: Tensor, candidates: int, index: Index | None = None
+        self,
+        retriever: Net | None,
+        ranker: Ranker | None,
+        allowed: Tensor,
+        candidates: int,
+        index: Index | None = None,
+        pairs: PairTables | None = None,
     ) -> None:
         first = retriever if retriever is not None else ranker
         if first is None:
             raise TypeError("an engine needs a retriever, a ranker or both")
         self.retriever, self.ranker, self.candidates, self.allowed = retriever, ranker, candidates, allowed
+        self.pairs = pairs
         self.first = NetScorer(first, allowed)
         self.n_allowed = int(allowed.sum())
         self.open = Open(allowed, self.n_allowed, None)
@@ -278,12 +284,22 @@ class Engine:
         for part in rows.split(alike.tolist()):  # type: ignore[no-untyped-call]
             yield from part.split(most)
 
+    @property
+    def pair_names(self) -> tuple[str, ...]:
+        """Names of what ``pair`` makes: ``Schema.pair`` of the ranker; none without a retriever."""
+        return () if self.retriever is None else (*PAIR, *(() if self.pairs is None else self.pairs.names))
+
+    def pair(self, contexts: Contexts, ids: Tensor, scores: Tensor) -> Tensor:
+        """(B, C, p) features of the pairs of lists: (B, C) items, 0 = none, and their retrieval scores, descending."""
+        first = pair_features(scores, ids > 0)
+        return first if self.pairs is None else torch.cat([first, self.pairs.of(contexts, ids)], 2)
+
     def _ranked(self, contexts: Contexts, ids: Tensor, scores: Tensor) -> Tensor:
         """(B, C) the ranker's scores of lists in retrieval order; -inf on padding."""
         if self.ranker is None or self.states is None:
             return scores
         state = self.ranker.context_state(contexts.to(self.first.device))
-        return self.combined(state, ids, pair_features(scores, ids > 0))
+        return self.combined(state, ids, self.pair(contexts, ids, scores))
 
     @torch.no_grad()
     def combined(self, state: Tensor, ids: Tensor, pair: Tensor) -> Tensor:

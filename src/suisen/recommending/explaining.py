@@ -12,7 +12,7 @@ from suisen.data.batch import Contexts
 from suisen.data.ids import RawId
 from suisen.errors import InputError, UnsupportedQuery, unknown
 from suisen.models.contract import Net, Retriever
-from suisen.recommending.engine import Engine, Filters, pair_features
+from suisen.recommending.engine import Engine, Filters
 from suisen.recommending.queries import DenseQueries, RawQueries, answerable, dense_queries, refusal
 from suisen.recommending.system import System
 
@@ -64,12 +64,14 @@ def contributions(system: System, contexts: Contexts, item: int, pair: Tensor | 
     return frame.sort(pl.col("contribution").abs(), descending=True)
 
 
-def pair_of(engine: Engine, ids: Tensor, scores: Tensor, item: int) -> Tensor | None:
-    """(1, 1, p) the pair features of an item in the (1, n) list that the ranker gets; None where it lacks the item."""
+def pair_of(engine: Engine, contexts: Contexts, ids: Tensor, scores: Tensor, item: int) -> Tensor | None:
+    """(1, 1, p) the pair features of an item in the (1, n) list that the ranker gets for one context; None where it
+    lacks the item.
+    """
     place = (ids[0] == item).nonzero()
     if not place.numel():
         return None
-    return pair_features(scores, ids > 0)[:, int(place[0])].unsqueeze(1).to(engine.first.device)
+    return engine.pair(contexts, ids, scores)[:, int(place[0])].unsqueeze(1).to(engine.first.device)
 
 
 def _by_history(system: System, history: Tensor, shares: Tensor) -> pl.DataFrame:
@@ -83,7 +85,7 @@ def _pair(system: System, queries: DenseQueries, item: int) -> Tensor:
     engine, seen = system.engine, queries.seen
     exclude = seen.keep((seen.values != item) & system.exclude_seen)
     ids, scores = engine.retrieve(queries.contexts, engine.candidates, Filters(exclude))
-    found = pair_of(engine, ids, scores, item)
+    found = pair_of(engine, queries.contexts, ids, scores, item)
     if found is None:
         raw = system.store.items.raw(np.array([item]))[0]
         said = f"item {raw!r} is not among the {ids.shape[1]:,} candidates that the retriever finds here"

@@ -205,7 +205,8 @@ def _why(system: System, queries: DenseQueries, by: AnsweredBy, stages: Sequence
         return Why(item, None, None, "no model answered: the popular list goes by the events of each item in train")
     engine, said = system.engine, ""
     if engine.states is not None:
-        pair = pair_of(engine, stages[0].items[None], stages[0].scores[None], item)
+        found = stages[0]
+        pair = pair_of(engine, queries.contexts, found.items[None], found.scores[None], item)
         parts = None if pair is None else contributions(system, queries.contexts, item, pair)
         if parts is not None:
             return Why(item, "last", parts, "")

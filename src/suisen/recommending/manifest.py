@@ -23,7 +23,7 @@ MOST_BYTES = 256 << 20
 """Of a manifest: vocabularies of millions of values fit."""
 DEPTH = 32
 """Deepest nesting of lists and objects."""
-PARITY = "parity.json"
+PARITY, PAIRS = "parity.json", "pairs.safetensors"
 MENDED = "copy the bundle again"
 WHOLE = 2**63 - 1
 PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -163,6 +163,8 @@ class Manifest(_Part):
     exclude_seen: bool = True
     epochs: dict[str, list[Count]] = {}
     lists: Lists = Lists()
+    pair_features: list[Word] = []
+    """Names of the features of pairs beside the retrieval's, in the order in which the ranker reads them."""
     refitted: Word = ""
     metrics: dict[str, Any] = {}
     run: dict[str, Any] = {}
@@ -321,6 +323,7 @@ def needed(manifest: dict[str, Any]) -> set[str]:
     index = (manifest["index"] or {}).get("name", (manifest["index"] or {}).get("kind"))
     names = {PARITY, "users.arrow", "items.arrow"}
     names |= {f"{stage}.safetensors" for stage in ("retriever", "ranker") if manifest[stage] is not None}
+    names |= {PAIRS} if manifest.get("pair_features") else set()
     return names | {f"index/{name}" for name in INDEX_FILES.get(str(index), ())}
 
 

@@ -19,7 +19,6 @@ from suisen.data.batch import Candidates
 from suisen.errors import BundleError, SuisenError, one_line
 from suisen.recommending import manifest
 from suisen.recommending.answering import answer, to_frame
-from suisen.recommending.engine import pair_features
 from suisen.recommending.queries import RawQueries, RecommendOptions, answerable, dense_queries
 from suisen.recommending.store import Store
 from suisen.recommending.system import System
@@ -209,7 +208,7 @@ def _expected(system: System, request: dict[str, Any], at: int) -> dict[str, Any
     if engine.states is not None and engine.ranker is not None:
         depth = max(K, engine.candidates)
         pool, scores = pool[:depth], scores[:depth]
-        pair = pair_features(scores[None], torch.ones((1, len(pool)), dtype=torch.bool))
+        pair = engine.pair(dense.contexts, pool[None], scores[None])
         ranked = engine.ranker.score(contexts, Candidates(pool[None], pair).to(device))[0].cpu()
         pool, scores = _sorted(pool, ranked)
     return _named(system, pool[:K], scores[:K])

@@ -57,6 +57,7 @@ BEST = (24, 48, 96, 192)
 RECALLS = (0.95, 0.999)
 """Of the candidates in the cells of a large catalogue that a query reads; where neither agrees, it reads all."""
 NO_PATH = "numba is not installed, or this processor has neither AVX-512 VNNI nor AVX2"
+OF_REQUESTS = "features of the pair are made of each request's history and time, which no kernel reads"
 
 
 def held_back(store: Store, abilities: frozenset[str], most: int, seed: int) -> Queries:
@@ -97,6 +98,8 @@ def make(system: System, identical: float = IDENTICAL) -> Plan | str:
     engine = system.engine
     if engine.retriever is None:
         return "a ranker alone scores every item"
+    if engine.pairs is not None:
+        return OF_REQUESTS
     if paths_here() == ("plain",):
         return NO_PATH
     queries = held_back(system.store, system.abilities, JUDGED + FITTED, system.seed)

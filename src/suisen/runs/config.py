@@ -84,6 +84,9 @@ class RunSettings(RunOptions):
     """What is measured, like ndcg@10,recall@100; the first one is compared; default: what fits the data."""
     exclude_seen: bool = True
     """Leave out what a user took before, in learning, measuring and serving; false where people take things again."""
+    pair_features: tuple[str, ...] = ()
+    """What a ranker behind a retriever reads of pairs beside the retrieval's score and rank: all, or names like
+    covisit_5,last; -name leaves one out."""
     final: bool = True
     """Once measured, learn the models anew on all events, for as long as was found best; that is what serves."""
 
@@ -245,8 +248,9 @@ class Config:
     def recommender(self) -> Recommender:
         """Not fitted yet."""
         run = self.run
-        parts = {"candidates": run.candidates, "index": self.index, "seed": run.seed, "lists": self.lists}
-        return Recommender(self.retriever, self.ranker, exclude_seen=run.exclude_seen, **parts)
+        parts: dict[str, Any] = {"candidates": run.candidates, "index": self.index, "seed": run.seed}
+        parts |= {"lists": self.lists, "exclude_seen": run.exclude_seen, "pair_features": run.pair_features}
+        return Recommender(self.retriever, self.ranker, **parts)
 
 
 def resolve(raw: Raw, models: bool = True) -> Config:

@@ -1,0 +1,1 @@
+"""Features of a (context, candidate) pair beside the retrieval's own: co-visits, categories, numbers, age and trend"""
