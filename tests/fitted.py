@@ -57,14 +57,15 @@ def small_split(ids: str = "text"):
 
 @cache
 def fitted(name: str, ids: str = "text") -> Recommender:
-    """``ease``, ``fm``, ``ease + fm``, …: fitted on the small train.  Shared: not to be changed."""
+    """``ease``, ``fm``, ``ease + fm``, ``ease, mf + fm``, …: fitted on the small train.  Shared: not to be changed."""
     first, _, second = name.partition(" + ")
-    retriever = MODELS.get(first)
+    retriever = [MODELS[one] for one in first.split(", ")] if ", " in first else MODELS.get(first)
     ranker = (MODELS | RANKERS)[second] if second else RANKERS.get(first)
     return Recommender(retriever, ranker, candidates=30, seed=1).fit(small_split(ids).train)
 
 
-EVERY = [*MODELS, *RANKERS, "ease + fm", "two-tower + deepfm", "popularity + fm", "ease + sasrec"]
+UNIONS = ["two-tower, ease", "mf, popularity + fm", "ease, ials, popularity + deepfm", "sasrec, mf + ials"]
+EVERY = [*MODELS, *RANKERS, "ease + fm", "two-tower + deepfm", "popularity + fm", "ease + sasrec", *UNIONS]
 
 
 @pytest.fixture(params=EVERY)

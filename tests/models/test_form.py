@@ -13,7 +13,7 @@ from suisen.data.batch import Candidates
 from suisen.models import EASE, MF, RANKERS, DCNv2, TwoTower, WideDeep
 from suisen.models.contract import Ranker
 from suisen.pipeline.recommender import Recommender
-from suisen.recommending.engine import PAIR
+from suisen.recommending.sources import PAIR
 from suisen.recommending.standin import StandIn, build_ranker
 from tests.fitted import small_split
 from tests.models.test_contract import small

@@ -22,8 +22,9 @@ from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.tuning import TuneSettings, tune
 from suisen.pipeline.two_stage import first_stage, held_out
 from suisen.recommending import bundle, planning
-from suisen.recommending.engine import PAIR, Filters
+from suisen.recommending.engine import Filters
 from suisen.recommending.pairs.covisits import CoVisits
+from suisen.recommending.sources import PAIR
 from suisen.serving.settings import Settings
 from tests.fitted import RANKERS, fitted, small_log, small_split
 from tests.recommending.test_bundle import rewritten, same_bits
@@ -164,8 +165,9 @@ def test_bad_input_is_named(make, message):
 
 def test_given_candidates_are_scored_as_a_list_of_their_own(rec):
     some = contexts()
-    ids, scores = rec.engine.retrieve(some, 20, Filters(some.history))
-    ranked, values = rec.engine.rerank(some, ids, scores)
+    found = rec.engine.find(some, 20, Filters(some.history))
+    ids = found.ids
+    ranked, values = rec.engine.rerank(some, found)
     mine = rec.score(some, Candidates(ids))
     assert torch.allclose(mine.sort(1, descending=True).values, values, atol=1e-5)
     assert (ids.gather(1, mine.argsort(1, descending=True)) == ranked).float().mean() > 0.99

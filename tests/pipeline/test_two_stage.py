@@ -20,7 +20,8 @@ from suisen.models.contract import CatalogueScorer
 from suisen.pipeline import two_stage
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.two_stage import RankerLists, first_takes, held_out, make_lists
-from suisen.recommending.engine import PAIR, Engine, Filters, pair_features, recommendable
+from suisen.recommending.engine import Engine, Filters, recommendable
+from suisen.recommending.sources import PAIR, pair_features
 from suisen.training.options import RunOptions
 from suisen.training.trainer import fit
 from tests.fitted import RANKERS, fitted, small_split

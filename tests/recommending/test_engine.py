@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from suisen.data.batch import Candidates, Contexts, Features
 from suisen.data.ragged import Ragged
 from suisen.models.contract import ItemTable, Ranker, Retriever
-from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, States, build_index, pair_features
+from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, States, build_index
+from suisen.recommending.sources import pair_features
 from suisen.retrieval import HNSW, IVFPQ, IVFSQ8, Exact, Flat
 from tests.fitted import fitted, small_split
 

@@ -11,7 +11,8 @@ from suisen.errors import InputError
 from suisen.models import EASE, FM, IALS, Popularity
 from suisen.pipeline import two_stage
 from suisen.pipeline.recommender import Recommender
-from suisen.recommending.engine import PAIR, Engine, Filters, pair_features
+from suisen.recommending.engine import Engine, Filters
+from suisen.recommending.sources import PAIR, pair_features
 from suisen.recommending.standin import SHARES, StandIn, Undrawn, as_ranker, build_ranker, stands_in
 from tests.fitted import MODELS, RANKERS, fitted, small_split
 

@@ -105,6 +105,7 @@ def test_settings_of_a_run_are_the_trainers_options_and_six_more():
     given_by_launchers = {"checkpoint", "resume", "stage", "prefix", "callbacks"}
     assert keys == {each.name for each in fields(RunOptions)} - given_by_launchers | {
         "candidates",
+        "quotas",
         "threads",
         "metrics",
         "exclude_seen",

@@ -13,7 +13,6 @@ import torch
 from suisen.evaluation import Report
 from suisen.pages.report import outcome
 from suisen.pages.report import verdict as sentence
-from suisen.recommending.engine import PAIR, Engine
 from suisen.recommending.standin import build_ranker
 from suisen.runs import folder as place
 from suisen.runs.config import Raw, resolve, with_epochs
@@ -80,11 +79,10 @@ def random_ranker(run: Run, metrics: list[str]) -> Report:
         raise TypeError("the demo has a ranker")
     with torch.random.fork_rng():
         torch.manual_seed(run.config.run.seed)
-        net = build_ranker(rec.ranker, replace(rec.store.schema, pair=PAIR))
+        net = build_ranker(rec.ranker, replace(rec.store.schema, pair=rec.engine.pair_names))
     net.bind(rec.store.item_table)
     net.eval()
-    engine = Engine(rec.engine.retriever, net, rec.engine.allowed, rec.candidates, rec.engine.index)
-    return report_on(rec, run.split.test, metrics, RANDOM, engine)
+    return report_on(rec, run.split.test, metrics, RANDOM, rec.engine.with_ranker(net))
 
 
 def verdict(run: Run) -> str:

@@ -10,6 +10,7 @@ import click
 
 from suisen.cli.flags import GroupedCommand, GroupedOption, no_such_option, option_of
 from suisen.errors import InputError
+from suisen.recommending.sources import numbered
 from suisen.runs import config
 from suisen.runs.config import CHOICES, DEFAULTS, Raw
 from suisen.runs.folder import finite
@@ -19,7 +20,7 @@ TITLES = {"lists": "Lists that the ranker learns on", "tune": "Tuning"}
 """Headings of ``--help`` that are not just the section's name."""
 HELP = {
     "split": "Rule that cuts the log into train, valid and test.",
-    "retriever": "Model of the first stage.",
+    "retriever": "Model of the first stage; may be repeated: then the candidates of all are merged.",
     "ranker": "Model of the second stage; alone it ranks the whole catalogue.",
     "index": "How the nearest item vectors are found.",
 }
@@ -31,7 +32,9 @@ def chooser(section: str, title: str) -> GroupedOption:
     default = f" [default: {DEFAULTS[section]}]" if section in DEFAULTS else ""
     text = f"{HELP[section]} One of {names}; see its parameters with --{section} NAME --help.{default}"
     named = [f"--{section}", f"{section}__name"]
-    return GroupedOption(named, title, metavar="NAME", help=text, shell_complete=partial(_begun, section))
+    several = section == "retriever"
+    begun = partial(_begun, section)
+    return GroupedOption(named, title, metavar="NAME", help=text, shell_complete=begun, multiple=several)
 
 
 def _begun(section: str, _: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
@@ -56,15 +59,19 @@ class SettingsCommand(GroupedCommand):
         return [*super().get_params(ctx), *ctx.meta.get("suisen.settings", [])]
 
     def _dynamic(self, args: Sequence[str]) -> list[click.Parameter]:
-        names = {**DEFAULTS, **_names_in_file(args)}
+        known = {**DEFAULTS, **_names_in_file(args)}
         out: list[click.Parameter] = []
         for section in self.sections:
-            name = _last(args, f"--{section}") or names.get(section) if section in CHOICES else None
+            names = _names(section, args, known) if section in CHOICES else []
             title = TITLES.get(section, section.capitalize())
             if section in CHOICES:
-                title = f"{title}: {CHOICES[section][name].__name__}" if name in CHOICES[section] else title
-                out.append(chooser(section, title))
-            out += [option_of(setting, title) for setting in config.settings_in(section, name)]
+                out.append(chooser(section, _titled(section, title, names)))
+            for source, name in zip(numbered(names), names, strict=True) if len(names) > 1 else ():
+                options = config.settings_in(section, name, source)
+                out += [option_of(setting, _titled(section, title, [name])) for setting in options]
+            if len(names) < 2:
+                title = _titled(section, title, names)
+                out += [option_of(each, title) for each in config.settings_in(section, names[0] if names else None)]
         return out
 
     def better(self, error: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
@@ -93,22 +100,37 @@ def spelt_out(args: Sequence[str], params: Sequence[click.Parameter]) -> list[st
     return out
 
 
-def _last(args: Sequence[str], flag: str) -> str | None:
-    """The value of a flag in raw arguments, the last one where it is repeated."""
-    found = None
+def _all(args: Sequence[str], flag: str) -> list[str]:
+    """The values of a flag in raw arguments."""
+    found = []
     for at, word in enumerate(args):
         if word == flag and at + 1 < len(args):
-            found = args[at + 1]
+            found.append(args[at + 1])
         elif word.startswith(f"{flag}="):
-            found = word.partition("=")[2]
+            found.append(word.partition("=")[2])
     return found
 
 
-def _names_in_file(args: Sequence[str]) -> dict[str, str]:
+def _names(section: str, args: Sequence[str], known: Mapping[str, Any]) -> list[str]:
+    """The names of a section's choice: of the flags, else of the file, else the usual one; several of retrievers."""
+    given = _all(args, f"--{section}")
+    if not given:
+        said = known.get(section)
+        return [] if said is None else [str(each) for each in said] if isinstance(said, list) else [str(said)]
+    return given if section == "retriever" else given[-1:]
+
+
+def _titled(section: str, title: str, names: Sequence[str]) -> str:
+    """A heading with the class that is chosen, where one is."""
+    alone = len(names) == 1 and names[0] in CHOICES[section]
+    return f"{title}: {CHOICES[section][names[0]].__name__}" if alone else title
+
+
+def _names_in_file(args: Sequence[str]) -> dict[str, Any]:
     """The choices of the file that ``--config`` names."""
-    path = _last(args, "--config")
-    tables = {} if path is None else config.read_file(Path(path))
-    return {section: str(tables[section]["name"]) for section in CHOICES if "name" in tables.get(section, {})}
+    paths = _all(args, "--config")
+    tables = config.read_file(Path(paths[-1])) if paths else {}
+    return {section: tables[section]["name"] for section in CHOICES if "name" in tables.get(section, {})}
 
 
 def note(text: str) -> None:

@@ -70,8 +70,8 @@ def _fresh(given: dict[str, Any]) -> Job:
     config = resolve(configs.with_epochs(raw_of(given, given["config_file"]), given["epochs"], given))
     settings = configs.tuning_of(configs.flags_of(given).get("tune", {}))
     folder = Path(given["out"]) if given["out"] else place.default_folder(f"tune-{config.models}")
-    said = [name.split("__") for name, value in given.items() if "__" in name and value not in (None, ())]
-    flags = [f"{section}.{key}" for section, key in said if section in ("retriever", "ranker") and key != "name"]
+    said = configs.flags_of(given)
+    flags = [name for section in ("retriever", "ranker") for name in configs.keys_of(section, said.get(section, {}))]
     return Job(config, replace(settings, fixed=(*settings.fixed, *flags)), folder, False)
 
 

@@ -89,6 +89,13 @@ class Stage(Struct, frozen=True):
     hyper: dict[str, Any]
 
 
+class Source(Stage, frozen=True):
+    """A model of the first stage, of which there may be several."""
+
+    source: str
+    quota: int
+
+
 class Log(Struct, frozen=True):
     """What the server keeps of events: see ``GET /v1/bundle`` in docs/serving.md."""
 
@@ -103,6 +110,7 @@ class Bundle(Struct, frozen=True):
 
     version: str
     retriever: Stage | None
+    sources: list[Source]
     ranker: Stage | None
     candidates: int
     abilities: list[str]

@@ -17,7 +17,8 @@ from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import InputError
 from suisen.models import name_of
 from suisen.models.contract import ItemTable, Model
-from suisen.recommending.engine import Engine, build_index, recommendable
+from suisen.recommending.engine import Engine
+from suisen.recommending.sources import models_of
 from suisen.recommending.standin import Undrawn, build_ranker
 from suisen.recommending.store import Store
 from suisen.recommending.system import System, first_of
@@ -31,34 +32,36 @@ SAMPLE = 64
 def fold_in(system: System, log: Log, settings: IndexSettings | None) -> System:
     """The system with the log's events behind its histories; see ``Recommender.partial_fit``."""
     engine, notes = system.engine, list(system.notes)
-    stages = [(model, net) for model, net in _both(system) if model is not None and net is not None]
+    sources = list(zip(models_of(system.retriever), [source.net for source in engine.sources], strict=False))
+    second = (system.ranker, engine.ranker)
+    stages = [(model, net) for model, net in (*sources, second) if model is not None and net is not None]
     closed = [name_of(model) for model, net in stages if "new items" not in model.abilities and not net.learns_items]
-    store, learnt = _extended(system.store, log, "history" in system.abilities, " and ".join(closed), notes)
+    # a source that goes by ids alone must not take a new user for one whom it learnt
+    apart = all({"history", "new users"} & model.abilities for model in first_of(system.retriever, system.ranker))
+    known = "history" in system.abilities and apart
+    store, learnt = _extended(system.store, log, known, " and ".join(closed), notes)
     if "history" not in system.abilities:
         notes.append(f"partial_fit: {system.name} reads no history: its answers change by what was seen alone")
-    first, second = (_grown(system, model, net, store, learnt) for model, net in _both(system))
-    allowed = recommendable(first_of(system.retriever, system.ranker), store.trained_items)
+    nets = [_grown(system, model, net, store, learnt, ()) for model, net in sources]
+    ranker = _grown(system, *second, store, learnt, engine.pair_names)
     same = store.schema.n_items == system.store.schema.n_items
-    index = engine.index if same else build_index(first, settings or Exact())
+    indexes = [source.index for source in engine.sources] if same else settings or Exact()
     pairs = None if engine.pairs is None else engine.pairs.grown(store)
     if pairs is not None:
         notes.append("partial_fit: co-visits and counts of takes stay those of train until the next fit")
-    made = Engine(first, second, allowed, engine.candidates, index, pairs)
+    models, quotas = (system.retriever, system.ranker), engine.union.quotas if engine.union is not None else None
+    made = Engine.of(models, (nets, ranker), store.trained_items, engine.candidates, indexes, quotas, pairs)
     return replace(system, store=store, engine=made, notes=tuple(notes), version="")
-
-
-def _both(system: System) -> tuple[tuple[Model | None, Any], tuple[Model | None, Any]]:
-    """Hyper-parameters and network of each stage."""
-    return (system.retriever, system.engine.retriever), (system.ranker, system.engine.ranker)
 
 
 # -- what is known -----------------------------------------------------------------------------------------------------
 
 
-def _extended(store: Store, log: Log, reads_history: bool, closed: str, notes: list[str]) -> tuple[Store, Tensor]:
+def _extended(store: Store, log: Log, become_known: bool, closed: str, notes: list[str]) -> tuple[Store, Tensor]:
     """The store with the log's ids, features and positives, and (n_items,) which items are new and have events.
 
-    ``closed``: names of the models because of which no new item is taken in.
+    ``become_known``: whether new users with events count as known.  ``closed``: names of the models because of which no
+    new item is taken in.
     """
     events = log.events.filter(pl.col(Col.LABEL) == 1) if Col.LABEL in log.events.columns else log.events
     if store.has_time and Col.TIME not in events.columns:
@@ -97,7 +100,7 @@ def _extended(store: Store, log: Log, reads_history: bool, closed: str, notes: l
         schema=replace(store.schema, n_users=len(users), n_items=len(items)),
         user_frame=_table(store.user_frame, users, len(store.users), log.users),
         item_frame=_table(store.item_frame, items, len(store.items), log.items),
-        trained_users=trained | active if reads_history else trained,
+        trained_users=trained | active if become_known else trained,
         trained_items=_padded(store.trained_items, len(items)),
         item_counts=_padded(store.item_counts, len(items)) + counts,
         histories=Ragged(tensor_of(both["item"]), offsets_of(asked)),
@@ -143,7 +146,7 @@ def _table(frame: pl.DataFrame, ids: IdMap, first: int, table: pl.DataFrame | No
 # -- networks ----------------------------------------------------------------------------------------------------------
 
 
-def _grown(system: System, model: Model | None, net: Any, store: Store, learnt: Tensor) -> Any:
+def _grown(system: System, model: Model | None, net: Any, store: Store, learnt: Tensor, pair: tuple[str, ...]) -> Any:
     """The network with rows of zeros for the new ids, which is what an unknown id has; new items are then learnt from
     the histories where the network can, and else known by their features alone.
 
@@ -154,14 +157,14 @@ def _grown(system: System, model: Model | None, net: Any, store: Store, learnt: 
         return net
     ranks = model is system.ranker
     build = partial(build_ranker, model) if ranks else model.build
-    shape = replace(old, n_users=new.n_users, pair=system.engine.pair_names if ranks else ())
+    shape = replace(old, n_users=new.n_users, pair=pair)
     out = grown = _resized(net, build, shape, old.n_users, net.items)
     if new.n_items > old.n_items:
         grown = _resized(out, build, replace(shape, n_items=new.n_items), old.n_items, store.item_table)
     users = system.store.trained_users.nonzero().squeeze(1)[:SAMPLE]
     items = system.engine.allowed.nonzero().squeeze(1)[:SAMPLE].expand(len(users), -1)
-    pair = torch.zeros((*items.shape, len(shape.pair)))
-    contexts, asked = system.store.contexts(users, time.time_ns() // 1000), Candidates(items, pair)
+    nothing = torch.zeros((*items.shape, len(pair)))
+    contexts, asked = system.store.contexts(users, time.time_ns() // 1000), Candidates(items, nothing)
     before, after = (
         each.score(contexts.to(_device(net)), asked.to(_device(net)))
         for each in (net, out if net.learns_items else grown)

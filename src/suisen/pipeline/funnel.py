@@ -25,6 +25,9 @@ from suisen.evaluation.report import interval, number
 from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters
 from suisen.stats import bootstrap_means
 
+DEPTHS = (10, 50, 100, 200)
+"""Numbers of candidates at which several sources are compared, as far as there are so many."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -47,6 +50,19 @@ class StageLoss:
     """Relevant items among them, over all queries."""
     lost: int
     """Relevant items that the stage before still had."""
+
+
+@dataclass(frozen=True)
+class SourceRecall:
+    """What one of several sources finds by itself; or, as ``union``, what all find together."""
+
+    source: str
+    recalls: tuple[float, ...]
+    """Recall with as many candidates as ``Funnel.depths`` says."""
+    share: float
+    """Of the items of the union, those that the source has in its own list as well."""
+    alone: float
+    """Recall that the union would lose without the source: relevant items in it that no other source has."""
 
 
 def expected_hits(k: int, precision: float, recall: float | None = None) -> float:
@@ -81,6 +97,10 @@ class Funnel(Shown):
     protocol: str
     pair_features: tuple[str, ...] = ()
     """What the ranker read of each pair beside the retrieval's."""
+    depths: tuple[int, ...] = ()
+    """Numbers of candidates at which several sources are compared."""
+    sources: tuple[SourceRecall, ...] = ()
+    """Each of several sources, then their union."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -90,6 +110,13 @@ class Funnel(Shown):
         """A stage as people are told of it."""
         return {"not filtered": "left by the filters", "top list": f"shown (top {self.k})"}.get(stage, stage)
 
+    @property
+    def of_sources(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows of the table of several sources."""
+        head = ["source", *(f"recall@{depth}" for depth in self.depths)]
+        rows = [[one.source, *map(number, one.recalls), number(one.share), number(one.alone)] for one in self.sources]
+        return [*head, "share of the union", "recall that it alone adds"], rows
+
     def _parts(self) -> list[str | Table]:
         stages = [[self.named(s.stage), f"{s.items:,.0f}", f"{s.hits:,}", f"{s.lost:,}"] for s in self.stages]
         figures = [[f.name, number(f.value), interval(f.low, f.high)] for f in self.figures]
@@ -98,6 +125,7 @@ class Funnel(Shown):
             f"funnel of {self.queries:,} queries, {self.relevant:,} relevant items ({self.protocol})",
             Table(["stage", "items per list", "hits", "lost here"], stages),
             Table(["what", "value", "95 % interval"], figures),
+            *([Table(*self.of_sources)] if self.sources else []),
             f"hits per query in the top {self.k}: {self.counted:.4f} counted; expected "
             f"{self.expected_end_to_end:.4f} from the precision measured end to end, "
             f"{self.expected_given_retrieved:.4f} from the recall and the precision measured given that a relevant "
@@ -147,6 +175,7 @@ def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0) -> Funn
         halves=_halves(top, some, with_truth, k, seed),
         protocol=queries.protocol,
         pair_features=() if engine.pairs is None else engine.pairs.names,
+        **_of_sources(engine, queries, depth),
     )
 
 
@@ -156,8 +185,8 @@ def _count(engine: Engine, queries: Queries, k: int, depth: int) -> dict[str, An
     listed, barred, shown = 0, 0, 0
     for rows in torch.arange(len(queries)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
         some = queries.take(rows)
-        ids, scores = engine.retrieve(some.contexts, depth, Filters(some.seen))
-        ranked, _ = engine.rerank(some.contexts, ids, scores)
+        candidates = engine.find(some.contexts, depth, Filters(some.seen))
+        ranked, _ = engine.rerank(some.contexts, candidates)
         hit = some.truth.holds(ranked) & (ranked > 0)
         found = hit[:, :k].double()
         parts["retrieved"].append(hit.sum(1).double())
@@ -165,12 +194,50 @@ def _count(engine: Engine, queries: Queries, k: int, depth: int) -> dict[str, An
         parts["ndcg"].append(ndcg_of_hits(found, some.truth.lengths, k))
         possible = some.truth.keep(engine.allowed[some.truth.values]).minus(some.seen)  # known, allowed, not filtered
         parts["possible"].append(possible.lengths.double())
-        listed += int((ids > 0).sum())
+        listed += int((candidates.ids > 0).sum())
         shown += int((ranked[:, :k] > 0).sum())
         barred += some.seen.keep(engine.allowed[some.seen.values]).unique().values.numel()
     allowed, n = engine.n_allowed, len(queries)
     means = {"listed": listed / n, "allowed": allowed, "open": allowed - barred / n, "shown": shown / n}
     return {**{name: torch.cat(part) for name, part in parts.items()}, **means}
+
+
+def _of_sources(engine: Engine, queries: Queries, depth: int) -> dict[str, Any]:
+    """The fields of a Funnel that compare several sources; none of one."""
+    union = engine.union
+    if union is None:
+        return {}
+    depths = [*(each for each in DEPTHS if each < depth), depth]
+    names = [*(source.name for source in union.sources), "union"]
+    found = torch.zeros(len(names), len(depths))  # sums of the queries' recalls
+    shared, alone, listed = torch.zeros(len(names)), torch.zeros(len(names)), 0
+    for rows in torch.arange(len(queries)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
+        some = queries.take(rows)
+        lists = union.lists(some.contexts, depth, some.seen, engine.open.mask)
+        every = [ids for ids, _ in lists]
+        weight = torch.where(some.truth.lengths > 0, 1 / some.truth.lengths, 0.0)
+        for at, most in enumerate(depths):
+            together = union.chosen([ids[:, :most] for ids in every], most)
+            for source, ids in enumerate([*every, together]):
+                hits = some.truth.holds(ids[:, :most]) & (ids[:, :most] > 0)
+                found[source, at] += (hits.sum(1) * weight).sum()
+        both = engine.find(some.contexts, depth, Filters(some.seen))
+        assert both.ranks is not None  # noqa: S101 - of several sources
+        held, known = both.ranks > 0, both.ids > 0
+        relevant = some.truth.holds(both.ids) & known
+        only = held & (held.sum(2, keepdim=True) == 1) & relevant[:, :, None]
+        shared[:-1] += held.sum((0, 1))
+        alone[:-1] += (only.sum(1) * weight[:, None]).sum(0)
+        listed += int(known.sum())
+    shared[-1], total = listed, int((queries.truth.lengths > 0).sum())
+    parts = zip(names, (found / max(1, total)).tolist(), shared.tolist(), alone.tolist(), strict=True)
+    return {
+        "depths": tuple(depths),
+        "sources": tuple(
+            SourceRecall(name, tuple(recalls), many / max(1, listed), own / max(1, total))
+            for name, recalls, many, own in parts
+        ),
+    }
 
 
 def _figure(name: str, values: Tensor, seed: int) -> Figure:

@@ -25,17 +25,26 @@ from suisen.models.contract import Model, unused_weights, vanished_vectors
 from suisen.parameters import keywords_of
 from suisen.pipeline.folding import fold_in
 from suisen.pipeline.funnel import Funnel, funnel
-from suisen.pipeline.slips import check_fit, check_model, check_pair_features, check_queries, path_of
-from suisen.pipeline.two_stage import RankerLists, Recipe, train_stages
+from suisen.pipeline.slips import (
+    check_fit,
+    check_model,
+    check_pair_features,
+    check_queries,
+    check_sources,
+    checked_quotas,
+    path_of,
+)
+from suisen.pipeline.two_stage import INNER, RankerLists, Recipe, train_stages
 from suisen.recommending import answering, bundle, explaining
 from suisen.recommending.answering import Answers
-from suisen.recommending.engine import Engine, Filters, build_index, recommendable
+from suisen.recommending.engine import Engine, Filters
 from suisen.recommending.explaining import Stage
 from suisen.recommending.pairs.declared import words_of
 from suisen.recommending.queries import RawQueries, RecommendOptions
+from suisen.recommending.sources import Source, Sourced, check_quotas, models_of, names_of, stages_of
 from suisen.recommending.standin import StandIn
 from suisen.recommending.store import Store
-from suisen.recommending.system import System, first_of, name_of_both
+from suisen.recommending.system import System, name_of_both
 from suisen.retrieval import Exact, IndexSettings, create_index, measured_recall
 from suisen.training.options import Curve, RunOptions
 from suisen.training.progress import with_progress
@@ -60,9 +69,12 @@ class Recommendation(RecommendOptions, RawQueries):
 
 
 class Recommender(Shown):
-    """A retriever, a ranker or both, over one Dataset.
+    """A retriever or several, a ranker, or both, over one Dataset.
 
-    ``candidates``: items per list that the retriever hands to the ranker.  ``index``: how nearest neighbours are found
+    ``retriever``: a model or a list of models, the *sources*, whose candidates are merged; without a ranker they stand
+    in the order of reciprocal-rank fusion (``suisen.recommending.sources``).  ``candidates``: items per list that the
+    first stage hands to the ranker.  ``quotas``: source, like ``ease``, → candidates that it gives before the sources
+    take turns; without quotas all take turns.  ``index``: how nearest neighbours are found
     (default: exactly).  ``lists``: how the lists that a ranker learns on are made.
     ``exclude_seen``: False where people take things again: what a user took before is a candidate like any other, when
     the models learn, when they are measured and (unless a request says otherwise) when they answer.  ``pair_features``:
@@ -75,12 +87,13 @@ class Recommender(Shown):
     suisen.errors.InputError: a Recommender needs a retriever, a ranker or both
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a Recommender is, each by its name
         self,
-        retriever: Model | None = None,
+        retriever: Model | Sequence[Model] | None = None,
         ranker: Model | None = None,
         *,
         candidates: int = 500,
+        quotas: Mapping[str, int] | None = None,
         index: IndexSettings | None = None,
         seed: int = 0,
         lists: RankerLists | None = None,
@@ -89,14 +102,17 @@ class Recommender(Shown):
     ) -> None:
         if retriever is None and ranker is None:
             raise InputError("a Recommender needs a retriever, a ranker or both")
-        check_model("retriever", retriever)
+        retriever = check_sources(retriever)
         check_model("ranker", ranker, ranks=retriever is not None)
         candidates, seed = whole("candidates", candidates, 1), whole("seed", seed)
+        self.quotas = checked_quotas(quotas, names_of(models_of(retriever)), candidates)
         if not isinstance(lists, RankerLists | None):
             raise InputError(f"lists = {shown(lists)} are no settings; give RankerLists(share=0.2)")
         if index is not None:
             create_index(index)  # refused now, not after training
-        self.retriever, self.ranker = retriever, ranker
+        self.retriever: Sourced = retriever
+        """The model of the first stage; of several sources a tuple."""
+        self.ranker = ranker
         self.candidates, self.index_settings, self.seed = candidates, index, seed
         self.lists, self.exclude_seen = lists or RankerLists(), exclude_seen
         self.pair_features = words_of(pair_features)
@@ -120,6 +136,7 @@ class Recommender(Shown):
         ``verbose``: whether progress is shown; None: to a person at a terminal or in a notebook, and to nobody else.
         """
         check_fit(train, valid, options)
+        check_quotas(self.quotas, names_of(models_of(self.retriever)), self.candidates, len(train.items) - 1)
         return self._learn(self.recipe(options), train, None if valid is None else self.posed(valid), verbose)
 
     def refit(self, data: Dataset, options: RunOptions | None = None) -> Self:
@@ -145,12 +162,12 @@ class Recommender(Shown):
         recipe = replace(recipe, options=with_progress(recipe.options)) if shows else recipe
         stages = train_stages(recipe, train, valid)
         store = Store.of(train)
-        allowed = recommendable(first_of(self.retriever, self.ranker), train.trained_items)
-        index = build_index(stages.retriever, self.index_settings or Exact())
-        engine = Engine(stages.retriever, stages.ranker, allowed, self.candidates, index, stages.pairs)
+        models, nets = (self.retriever, self.ranker), (stages.retrievers, stages.ranker)
+        index = self.index_settings or Exact()
+        engine = Engine.of(models, nets, train.trained_items, self.candidates, index, self.quotas, stages.pairs)
         self.curves = stages.curves
-        notes = (*stages.notes, *unused_weights((self.retriever, self.ranker), train))
-        notes += vanished_vectors(stages.retriever, train)
+        notes = (*stages.notes, *unused_weights((*models_of(self.retriever), self.ranker), train))
+        notes += tuple(note for net in stages.retrievers for note in vanished_vectors(net, train))
         system = System(self.retriever, self.ranker, store, engine, self.seed, _index_recall(engine, store), notes)
         epochs = {stage: [curve.best_epoch for curve in phases] for stage, phases in stages.curves.items()}
         self._system = replace(system, exclude_seen=self.exclude_seen, epochs=epochs, lists=asdict(self.lists))
@@ -178,12 +195,13 @@ class Recommender(Shown):
         ranker = self.engine.ranker
         return float(ranker.blend) or None if isinstance(ranker, StandIn) else None
 
-    def with_models(self, retriever: Model | None, ranker: Model | None) -> Self:
+    def with_models(self, retriever: Sourced, ranker: Model | None) -> Self:
         """A Recommender of these models with the same settings, not fitted."""
         return type(self)(
             retriever,
             ranker,
             candidates=self.candidates,
+            quotas=self.quotas,
             index=self.index_settings,
             seed=self.seed,
             lists=self.lists,
@@ -196,17 +214,19 @@ class Recommender(Shown):
         history = getattr(self.ranker.view, "history", 0) if self.ranker is not None else 0
         lists = replace(self.lists, candidates=self.candidates, history=history, exclude_seen=self.exclude_seen)
         options = options or RunOptions(seed=self.seed)
-        recipe = Recipe(self.retriever, self.ranker, self.candidates, lists, options, self.index_settings)
+        recipe = Recipe(self.retriever, self.ranker, self.candidates, lists, options, self.index_settings, self.quotas)
         return replace(recipe, pair_features=self.pair_features)
 
     @classmethod
     def of(cls, system: System) -> Self:
         """A Recommender around a system that is trained already."""
+        settings = [getattr(source.index, "settings", None) for source in system.engine.sources]
         made = cls(
             system.retriever,
             system.ranker,
             candidates=system.engine.candidates,
-            index=getattr(system.engine.index, "settings", None),
+            quotas={} if system.engine.union is None else system.engine.union.quotas,
+            index=next((each for each in settings if each is not None), None),
             seed=system.seed,
             lists=RankerLists(**system.lists),
             exclude_seen=system.exclude_seen,
@@ -302,8 +322,8 @@ class Recommender(Shown):
     # -- measuring: what suisen.evaluation needs ---------------------------------------------------------------------
 
     def scorer(self) -> Any:
-        """What to hand to ``evaluate``: tiles of the whole catalogue for one stage, lists for two."""
-        return self.engine.first if self.engine.states is None else self.engine
+        """What to hand to ``evaluate``: tiles of the whole catalogue for one model, lists for several."""
+        return self.engine if self.engine.listed else self.engine.first
 
     def score(self, contexts: Contexts, candidates: Candidates) -> Tensor:
         """(B, C) scores of given candidates, dense ids."""
@@ -367,12 +387,8 @@ class Recommender(Shown):
         return cls.of(bundle.load(path_of("folder", folder), keys))
 
     def _parts(self) -> list[str | Table]:
-        models = {"retriever": self.retriever, "ranker": self.ranker}
-        rows = [
-            [stage, _spelt_model(model), *_learnt(self.curves, stage)]
-            for stage, model in models.items()
-            if model is not None
-        ]
+        models = {**stages_of(self.retriever), **({} if self.ranker is None else {"ranker": self.ranker})}
+        rows = [[stage, _spelt_model(model), *_learnt(self.curves, stage)] for stage, model in models.items()]
         table = Table(("stage", "model", "epochs", "best on valid", "seconds"), rows)
         system = self._system
         if system is None:
@@ -381,7 +397,8 @@ class Recommender(Shown):
         return [f"Recommender of {self.name}: {size}", table, *notes_of(system.notes)]
 
     def __repr__(self) -> str:
-        parts = [repr(model) for model in (self.retriever, self.ranker) if model is not None]
+        sources = list(self.retriever) if isinstance(self.retriever, tuple) else self.retriever
+        parts = [repr(part) for part in (sources, self.ranker) if part is not None]
         return f"Recommender({', '.join(parts)}, candidates={self.candidates})"
 
 
@@ -396,7 +413,8 @@ def say_unknown(store: Store, queries: RawQueries) -> None:
 
 def _spelt(epochs: Mapping[str, Sequence[int]]) -> str:
     """The epochs of the last networks in words, a + between phases; "" where none has any."""
-    last = [(stage, epochs[stage]) for stage in ("retriever", "ranker") if epochs.get(stage)]
+    found = [(stage, each) for stage, each in epochs.items() if each and INNER not in stage]
+    last = sorted(found, key=lambda one: one[0] == "ranker")
     said = ", ".join(f"{stage} {' + '.join(map(str, each))}" for stage, each in last)
     return f" with the epochs found ({said})" if said else ""
 
@@ -424,13 +442,19 @@ def _learnt(curves: Mapping[str, Sequence[Curve]], stage: str) -> tuple[str, str
 
 
 def _index_recall(engine: Engine, store: Store) -> float | None:
-    """Share of the exact nearest that the index finds for some of train's users; None without an index."""
-    if engine.index is None:
-        return None
+    """Share of the exact nearest that the index finds for some of train's users, of several indexes the least; None
+    without an index.
+    """
+    found = [_recall_of(source, engine.candidates, store) for source in engine.sources if source.index is not None]
+    return min(found, default=None)
+
+
+def _recall_of(source: Source, candidates: int, store: Store) -> float:
     some = store.trained_users.nonzero().squeeze(1)[:USERS_OF_RECALL]
-    vectors = engine.first.prepare(store.contexts(some, 0))  # query vectors: only a retriever has an index
-    k = min(engine.candidates, store.schema.n_items - 1)
-    return measured_recall(engine.index, engine.index.vectors, vectors.float().cpu().numpy(), k)
+    vectors = source.scorer.prepare(store.contexts(some, 0))  # query vectors: only a retriever has an index
+    index: Any = source.index
+    k = min(candidates, store.schema.n_items - 1)
+    return measured_recall(index, index.vectors, vectors.float().cpu().numpy(), k)
 
 
 __all__ = ["Answers", "Recommendation", "Recommender"]

@@ -1,10 +1,11 @@
 """Arguments of the verbs that are something else than was meant: one line that says what to give instead."""
 
 import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from suisen.arguments import shown
+from suisen.arguments import shown, whole
 from suisen.data.batch import Queries
 from suisen.data.dataset import Dataset, Split
 from suisen.data.log import Log
@@ -12,6 +13,7 @@ from suisen.data.ordered import OrderedLog
 from suisen.errors import InputError
 from suisen.evaluation import Report
 from suisen.models import MODELS, RANKERS, SECOND_STAGES
+from suisen.recommending.sources import Sourced, check_quotas
 from suisen.recommending.standin import stands_in
 from suisen.training.options import RunOptions
 
@@ -48,6 +50,35 @@ def check_pair_features(words: tuple[str, ...], retriever: Any, ranker: Any) -> 
         raise InputError(
             f"pair_features = {shown(list(words))}: ranker = {name} is a retriever and reads none; rank with DeepFM"
         )
+
+
+def check_sources(value: Any) -> Sourced:
+    """The model of a first stage, of several sources a tuple of them; a list of one is that one.
+
+    Raises InputError for what is no model, for an empty list, and for two sources alike.
+    """
+    if not isinstance(value, list | tuple):
+        check_model("retriever", value)
+        return value  # type: ignore[no-any-return]
+    if not value:
+        raise InputError("retriever = [] names no source; give models, like Recommender([suisen.EASE(), suisen.MF()])")
+    for at, model in enumerate(value):
+        if model is None:
+            raise InputError(f"retriever: source {at + 1} is None; give a model")
+        check_model("retriever", model)
+        if model in value[:at]:
+            alike = f"sources {value.index(model) + 1} and {at + 1} are both {model!r}"
+            raise InputError(f"retriever: {alike}, which would find everything twice; leave one out, or change it")
+    return value[0] if len(value) == 1 else tuple(value)
+
+
+def checked_quotas(value: Any, sources: Sequence[str], candidates: int) -> dict[str, int]:
+    """Quotas of the sources named.  Raises InputError naming the one that cannot be kept."""
+    if not isinstance(value, Mapping | None):
+        raise InputError(f"quotas = {shown(value)} must be source → candidates, like quotas={{'ease': 200}}")
+    quotas = {name: whole(f"quotas: {name}", quota) for name, quota in (value or {}).items()}
+    check_quotas(quotas, sources, candidates)
+    return quotas
 
 
 def _nearest(name: str) -> str:

@@ -19,7 +19,7 @@ class Knob:
     """One hyper-parameter that is searched."""
 
     section: str
-    """retriever or ranker."""
+    """retriever or ranker; retriever.ease, … of several sources."""
     key: str
     hint: Any
     """Its type."""
@@ -96,7 +96,7 @@ def space_of(models: Mapping[str, Model | None], stages: Iterable[str], fixed: I
 
 
 def _check_fixed(name: str, models: Mapping[str, Model | None]) -> None:
-    section, _, key = name.partition(".")
+    section, _, key = name.rpartition(".")
     model: Any = models.get(section)
     known = [] if model is None else [f"{section}.{field.name}" for field in fields(model)]
     if not key or name not in known:
@@ -113,5 +113,5 @@ def with_values(model: Model | None, section: str, values: Mapping[str, Any]) ->
     """The model with the values of its section, validated."""
     if model is None:
         return None
-    mine = {name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{section}.")}
+    mine = {name.rpartition(".")[2]: value for name, value in values.items() if name.rpartition(".")[0] == section}
     return replace(model, **mine)  # type: ignore[type-var]

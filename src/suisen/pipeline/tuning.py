@@ -27,7 +27,7 @@ from suisen.evaluation.protocols import fingerprint
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.space import Knob, space_of, start_of, with_values
 from suisen.pipeline.two_stage import First, first_stage, second_stage
-from suisen.recommending.engine import Engine
+from suisen.recommending.sources import models_of, names_of
 from suisen.training.options import Callback, Curve, EpochRow, RunOptions
 
 Stage = Literal["retriever", "ranker", "both"]
@@ -127,7 +127,9 @@ def searched(recommender: Recommender, settings: TuneSettings) -> tuple[Stage, l
     Raises InputError where that model is not named or has nothing to search.
     """
     stage: Stage = settings.stage or ("retriever" if recommender.ranker is None else "ranker")
-    return stage, space_of(_models(recommender), STAGES[stage], settings.fixed)
+    models = _models(recommender)
+    sections = [section for section in models if section.partition(".")[0] in STAGES[stage]]
+    return stage, space_of(models, sections, settings.fixed)
 
 
 def metric_for(recommender: Recommender, settings: TuneSettings, valid: Queries | None) -> str:
@@ -140,13 +142,20 @@ def metric_for(recommender: Recommender, settings: TuneSettings, valid: Queries 
         known = ", ".join(each.name for each in METRICS.values() if each.tunable and each.of_labels is not None)
         raise InputError(f"metric = {metric!r} ranks, and the queries are labelled clicks; use {known}")
     both = recommender.retriever is not None and recommender.ranker is not None and settings.stage != "retriever"
-    if both and valid.candidates is None and parse(metric).k is None:
-        raise InputError(f"metric = {metric!r} needs the whole ranking, and two stages give lists; write mrr@10")
+    listed = both or len(models_of(recommender.retriever)) > 1
+    if listed and valid.candidates is None and parse(metric).k is None:
+        who = "two stages" if both else "several sources"
+        raise InputError(f"metric = {metric!r} needs the whole ranking, and {who} give lists; write mrr@10")
     return metric
 
 
 def _models(recommender: Recommender) -> dict[str, Any]:
-    return {"retriever": recommender.retriever, "ranker": recommender.ranker}
+    """Section → model, or None; of several sources a section each."""
+    sources = models_of(recommender.retriever)
+    first: dict[str, Any] = {"retriever": recommender.retriever}
+    if len(sources) > 1:
+        first = {f"retriever.{name}": model for name, model in zip(names_of(sources), sources, strict=True)}
+    return {**first, "ranker": recommender.ranker}
 
 
 @silent()  # trials are shown by callbacks
@@ -203,8 +212,9 @@ class _Task:
 
     def with_settings(self, values: dict[str, Any]) -> Recommender:
         """A Recommender that is not fitted."""
-        mine = self.recommender
-        return mine.with_models(*(with_values(m, s, values) for s, m in _models(mine).items()))
+        models = _models(self.recommender)
+        *sources, ranker = (with_values(model, section, values) for section, model in models.items())
+        return self.recommender.with_models(tuple(sources) if len(sources) > 1 else sources[0], ranker)
 
     def measure(self, values: dict[str, Any], callbacks: Sequence[Callback]) -> float:
         """The metric on valid of a model trained with these values."""
@@ -222,9 +232,7 @@ class _Task:
         if self.first is None:
             self.first = first_stage(recipe, self.train, self.valid)
         ranker, _, _ = second_stage(recipe, self.first, self.train, self.valid)
-        engine = self.first.engine
-        parts = engine.allowed, mine.candidates, engine.index, engine.pairs
-        return self._value(Engine(engine.retriever, ranker, *parts))
+        return self._value(self.first.engine.with_ranker(ranker))
 
     def _value(self, scorer: Any) -> float:
         return float(evaluate(scorer, self.valid, [self.metric]).value(self.metric))
@@ -243,7 +251,7 @@ class _Reporter:
 
     def on_start(self, stage: str, epochs: int, examples: int) -> None:
         """A phase starts; other stages' epochs are not comparable."""
-        self.mine = stage == self.stage or stage.startswith(f"{self.stage}-phase")
+        self.mine = stage.partition("-")[0] == self.stage  # with its phases, and each of several sources
         self.phase += self.mine
 
     def on_batch(self, examples: int, loss: float) -> None:

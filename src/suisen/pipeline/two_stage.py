@@ -22,10 +22,11 @@ from suisen.errors import InputError
 from suisen.evaluation import evaluate
 from suisen.evaluation.metrics import check_metric, parse
 from suisen.models.contract import Model, Net, Ranker
-from suisen.recommending.engine import Engine, Filters, build_index, recommendable
+from suisen.recommending.engine import Engine, Filters, recommendable
 from suisen.recommending.pairs.declared import said_of
 from suisen.recommending.pairs.tables import PairTables
 from suisen.recommending.scorers import NetScorer
+from suisen.recommending.sources import OF_EACH, PAIR, Sourced, stages_of
 from suisen.recommending.standin import StandIn, as_ranker, stands_in
 from suisen.retrieval import Exact, IndexSettings
 from suisen.training.options import Curve, RunOptions
@@ -34,6 +35,8 @@ from suisen.training.trainer import Validate, fit
 QUERIES_PER_CHUNK = 1024
 """Questions whose lists are made together: their histories are copied, the others' are not."""
 FOLDS = 4
+INNER = "-inner"
+"""What the name of a stage ends with, beside a number, whose networks make the lists."""
 WHOLE = 2**40
 """A history of this length is whole."""
 
@@ -60,7 +63,8 @@ class RankerLists:
 class Stages:
     """What training yields."""
 
-    retriever: Net | None
+    retrievers: tuple[Net, ...]
+    """Networks of the sources, in order."""
     ranker: Ranker | None
     curves: dict[str, list[Curve]]
     notes: tuple[str, ...]
@@ -72,12 +76,14 @@ class Stages:
 class Recipe:
     """What is trained, and how."""
 
-    retriever: Model | None
+    retriever: Sourced
     ranker: Model | None
     candidates: int
     lists: RankerLists
     options: RunOptions
     index: IndexSettings | None = None
+    quotas: Mapping[str, int] = field(default_factory=dict)
+    """Source → candidates that it gives before the turns begin."""
     epochs: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Stage → epochs of each of its phases, where they were found before: what a refit trains, without validation."""
     blend: float | None = None
@@ -90,8 +96,14 @@ class Recipe:
 
         An inner retriever that was not there before is trained for as long as the first one.
         """
-        inner = self.epochs.get("retriever-inner1") if stage.startswith("retriever-inner") else None
+        base, sign, _ = stage.partition(INNER)
+        inner = self.epochs.get(f"{base}{INNER}1") if sign else None
         return self.epochs.get(stage, inner) or None
+
+    @property
+    def sources(self) -> dict[str, Model]:
+        """Stage → model of each source."""
+        return stages_of(self.retriever)
 
 
 Second = tuple[Ranker, list[Curve], tuple[str, ...]]
@@ -103,9 +115,9 @@ class First:
     """The first stage and all that any number of second stages can learn from it."""
 
     engine: Engine
-    """Of the retriever that made the lists."""
+    """Of the retrievers that made the lists."""
     lists: Lists | None
-    """Lists of events that the retriever had not seen; None for a stand-in, which learns from none."""
+    """Lists of events that no source had seen; None for a stand-in, which learns from none."""
     missed: int
     """Events without a list, for their item was not retrieved."""
     valid: list[tuple[Queries, Tensor, Tensor]] | None
@@ -169,14 +181,14 @@ def make_lists(
 def _lists_of(engine: Engine, train: Dataset, rows: Tensor, options: RankerLists, rng: torch.Generator) -> Lists | None:
     contexts = train.contexts(rows, history=WHOLE)
     barred = contexts.history if options.exclude_seen else Ragged.empty(rows.numel())
-    ids, scores = engine.retrieve(contexts, options.candidates, Filters(barred))
-    where = ids == train.events.item[rows, None]
+    listed = engine.find(contexts, options.candidates, Filters(barred))
+    where = listed.ids == train.events.item[rows, None]
     found = where.any(1).nonzero().squeeze(1)
     if not found.numel():
         return None
-    ids, scores, where = ids[found], scores[found], where[found]
+    ids, pair, where = listed.ids[found], listed.pair[found], where[found]
     keep = _draw(ids > 0, where, options.learnt, rng)
-    pair = engine.pair(contexts.take(found), ids, scores)
+    pair = engine.pair(contexts.take(found), listed.take(found))
     ids, pair = ids.gather(1, keep), pair.gather(1, keep.unsqueeze(2).expand(-1, -1, pair.shape[2]))
     labels = torch.zeros(ids.shape)
     labels[:, 0] = 1.0
@@ -248,8 +260,8 @@ def valid_lists(engine: Engine, valid: Queries, candidates: int) -> list[tuple[Q
     parts = []
     for rows in torch.arange(len(valid)).split(QUERIES_PER_CHUNK):  # type: ignore[no-untyped-call]
         some = valid.take(rows)
-        ids, scores = engine.retrieve(some.contexts, candidates, Filters(some.seen))
-        parts.append((some, ids, engine.pair(some.contexts, ids, scores)))
+        found = engine.find(some.contexts, candidates, Filters(some.seen))
+        parts.append((some, found.ids, engine.pair(some.contexts, found)))
     return parts
 
 
@@ -289,20 +301,21 @@ def train_stages(recipe: Recipe, train: Dataset, valid: Queries | None) -> Stage
     """Fits what the recipe names.  ``valid`` stops each stage early; without it all epochs are run."""
     _forget(recipe.options)
     if recipe.ranker is None:
-        net, curves = _fit_stage(recipe, "retriever", train, valid)
-        return Stages(net, None, {"retriever": curves}, ())
+        nets, of_stage = _fit_sources(recipe, train, valid)
+        return Stages(nets, None, of_stage, ())
     if recipe.retriever is None:
         net, curves = _fit_stage(recipe, "ranker", train, valid)
-        return Stages(None, as_ranker(net), {"ranker": curves}, ())
+        return Stages((), as_ranker(net), {"ranker": curves}, ())
     first = first_stage(recipe, train, valid)
     ranker, curves, note = second_stage(recipe, first, train, valid)
     if first.lists is None:
-        return Stages(first.engine.retriever, ranker, {**first.curves, "ranker": curves}, note)
-    found = [curve.best_epoch for curve in first.curves["retriever-inner1"]]
-    again, last = _fit_stage(recipe, "retriever", train, valid, found)
+        nets = tuple(source.net for source in first.engine.sources)
+        return Stages(nets, ranker, {**first.curves, "ranker": curves}, note)
+    found = {stage: [curve.best_epoch for curve in first.curves[f"{stage}{INNER}1"]] for stage in recipe.sources}
+    again, last = _fit_sources(recipe, train, valid, epochs=found)
     note = (*note, *said_of(recipe.pair_features, train.schema.item, train.has_time))
     pairs = PairTables.made(recipe.pair_features, train)
-    return Stages(again, ranker, {**first.curves, "ranker": curves, "retriever": last}, note, pairs)
+    return Stages(again, ranker, {**first.curves, "ranker": curves, **last}, note, pairs)
 
 
 def _forget(options: RunOptions) -> None:
@@ -314,11 +327,28 @@ def _forget(options: RunOptions) -> None:
             path.unlink()
 
 
+def _fit_sources(
+    recipe: Recipe,
+    train: Dataset,
+    valid: Queries | None,
+    inner: str = "",
+    epochs: Mapping[str, Sequence[int]] | None = None,
+) -> tuple[tuple[Net, ...], dict[str, list[Curve]]]:
+    """Fits each source, one after the other, as a stage of its own, whose name ends with ``inner``."""
+    nets: list[Net] = []
+    curves: dict[str, list[Curve]] = {}
+    for base in recipe.sources:
+        stage = f"{base}{inner}"
+        net, curves[stage] = _fit_stage(recipe, stage, train, valid, (epochs or {}).get(base))
+        nets.append(net)
+    return tuple(nets), curves
+
+
 def _fit_stage(
     recipe: Recipe, stage: str, train: Dataset, valid: Queries | None, epochs: Sequence[int] | None = None
 ) -> tuple[Net, list[Curve]]:
     """Fits the model of a stage that learns from events: for the epochs that are known, else until valid says."""
-    model = _needed(recipe.ranker if stage == "ranker" else recipe.retriever)
+    model = _needed(recipe.ranker) if stage == "ranker" else recipe.sources[stage.partition(INNER)[0]]
     epochs = epochs or recipe.epochs_of(stage)
     validate = None
     if valid is not None and not epochs:
@@ -327,27 +357,25 @@ def _fit_stage(
 
 
 def first_stage(recipe: Recipe, train: Dataset, valid: Queries | None) -> First:
-    """Fits the retriever, and makes the lists that second stages learn on.
+    """Fits the sources, and makes the lists that second stages learn on.
 
-    A retriever as the second stage learns from no list, so no event needs to be held out for it: the first one is
-    fitted on all of train.  Raises InputError where the retriever finds nothing of what was held out.
+    A retriever as the second stage learns from no list, so no event needs to be held out for it: the sources are fitted
+    on all of train.  Raises InputError where no source finds anything of what was held out.
     """
-    model = _needed(recipe.retriever)
-    allowed = recommendable(model, train.trained_items)
     if stands_in(_needed(recipe.ranker)):
-        net, curves = _fit_stage(recipe, "retriever", train, valid)
-        engine = _retrieval(recipe, net, allowed)
+        nets, curves = _fit_sources(recipe, train, valid)
+        engine = _retrieval(recipe, nets, train)
         lists = None if valid is None else valid_lists(engine, valid, recipe.candidates)
-        return First(engine, None, 0, lists, {"retriever": curves})
+        return First(engine, None, 0, lists, curves)
     rng = torch.Generator().manual_seed(recipe.options.for_stage("lists").stage_seed)
     engines: list[Engine] = []
     of_stage: dict[str, list[Curve]] = {}
     fresh, parts, missed = first_takes(train), [], 0
     for i, asked in enumerate(held_out(train, recipe.lists, recipe.options.seed), start=1):
-        inner, stage = train.keep(~asked), f"retriever-inner{i}"
-        net, of_stage[stage] = _fit_stage(recipe, stage, inner, valid)
-        pairs = PairTables.made(recipe.pair_features, inner, past=train)
-        engine = _retrieval(recipe, net, allowed & recommendable(model, inner.trained_items), pairs)
+        inner = train.keep(~asked)
+        nets, curves = _fit_sources(recipe, inner, valid, f"{INNER}{i}")
+        of_stage |= curves
+        engine = _retrieval(recipe, nets, inner, PairTables.made(recipe.pair_features, inner, past=train))
         made, lost = make_lists(engine, train, asked & fresh if recipe.lists.exclude_seen else asked, recipe.lists, rng)
         engines += [] if engines else [engine]
         parts += [] if made is None else [made]
@@ -372,11 +400,26 @@ def second_stage(recipe: Recipe, first: First, train: Dataset, valid: Queries | 
     schema = replace(train.schema, pair=first.engine.pair_names)
     net, curves = fit(_needed(recipe.ranker), replace(train, lists=first.lists), validate, options, schema, epochs)
     asked = len(first.lists) + first.missed
+    which = "a retriever that had not" if first.engine.union is None else "sources none of which had"
     note = (
-        f"the ranker learnt on {len(first.lists):,} lists of a retriever that had not seen their events; "
+        f"the ranker learnt on {len(first.lists):,} lists of {which} seen their events; "
         f"{first.missed:,} more events ({first.missed / asked:.0%}) were left out, for their item was not retrieved"
     )
-    return as_ranker(net), curves, (note,)
+    return as_ranker(net), curves, (note, *_found_by(first.engine, first.lists))
+
+
+def _found_by(engine: Engine, lists: Lists) -> tuple[str, ...]:
+    """Of several sources: in how many of the lists each had the taken item, which stands first."""
+    pair = lists.candidates.pair
+    if engine.union is None or pair is None:
+        return ()
+    held = pair[:, 0, len(PAIR) + OF_EACH.index("missing") :: len(OF_EACH)] == 0  # (lists, S)
+    alone = held & (held.sum(1, keepdim=True) == 1)
+    counts = zip(engine.sources, held.sum(0).tolist(), alone.sum(0).tolist(), strict=True)
+    said = "; ".join(f"{source.name} in {many:,}, alone in {own:,}" for source, many, own in counts)
+    nothing = [source.name for source, many in zip(engine.sources, held.sum(0).tolist(), strict=True) if not many]
+    more = [f"{name} found none of the items: leave it out" for name in nothing]
+    return (f"the item of these {len(lists):,} lists was found by {said}", *more)
 
 
 def _blended(ranker: Ranker, first: First, curves: list[Curve], blend: float | None, metric: str | None) -> Second:
@@ -393,9 +436,10 @@ def _blended(ranker: Ranker, first: First, curves: list[Curve], blend: float | N
     return ranker.eval(), curves, (note,)
 
 
-def _retrieval(recipe: Recipe, net: Net, allowed: Tensor, pairs: PairTables | None = None) -> Engine:
-    """An engine of the first stage alone."""
-    return Engine(net, None, allowed, recipe.candidates, build_index(net, recipe.index or Exact()), pairs)
+def _retrieval(recipe: Recipe, nets: Sequence[Net], train: Dataset, pairs: PairTables | None = None) -> Engine:
+    """An engine of the first stage alone, which learnt from ``train``."""
+    models, index = (recipe.retriever, None), recipe.index or Exact()
+    return Engine.of(models, (nets, None), train.trained_items, recipe.candidates, index, recipe.quotas, pairs)
 
 
 def _needed(model: Model | None) -> Model:

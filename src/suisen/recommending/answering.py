@@ -20,7 +20,6 @@ from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, Stat
 from suisen.recommending.queries import (
     RawQueries,
     RecommendOptions,
-    answerable,
     dense_queries,
     filters_of,
     known_items,
@@ -61,7 +60,7 @@ def answer(
     """
     options, began = resolved(system, options), perf_counter()
     dense = dense_queries(system.store, queries, options.at, recent)
-    able = answerable(dense, system.abilities)
+    able = system.answerable(dense)
     ended("rows", began)
     checkpoint()
     if options.unknown == "error" and not bool(able.all()):
@@ -175,7 +174,7 @@ def rank(
     """
     store, began = system.store, perf_counter()
     dense = dense_queries(store, queries, options.at, recent)
-    able = answerable(dense, system.abilities)
+    able = system.answerable(dense)
     began = ended("rows", began)
     if options.unknown == "error" and not bool(able.all()):
         raise refusal(queries, dense, int((~able).nonzero()[0]), system.name, system.abilities)
@@ -220,10 +219,13 @@ def titles_of(system: System, answers: Answers) -> pl.Series:
 def similar(system: System, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(B, k) the items most alike to (B,) dense ones, 0 = none, and how alike they are, descending; never itself.
 
+    Of several sources the first one says it that can.
+
     Raises UnsupportedQuery for an item that the model does not know, and of a model that cannot tell what is alike.
     """
-    allowed = system.engine.allowed
-    if not system.engine.first.net.compares_items:
+    first = system.engine.first
+    allowed = first.allowed.cpu()
+    if not first.net.compares_items:
         raise UnsupportedQuery(f"{system.name} only counts and cannot tell which items are alike; use ItemKNN or IALS")
     for at in items[~allowed[items]].tolist():
         raw = system.store.items.raw(np.array([at]))[0]
@@ -232,7 +234,7 @@ def similar(system: System, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
     ids, scores = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
     for chunk in items.split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
         alike = likeness.rows(chunk)  # (b, n_items)
-        alike.masked_fill_(~system.engine.open.mask, -torch.inf)
+        alike.masked_fill_(~(system.engine.open.mask & allowed), -torch.inf)
         alike[torch.arange(len(chunk)), chunk] = -torch.inf
         found, best = top_of(alike, k)
         ids.append(wide(found, k, 0))

@@ -5,6 +5,7 @@
     retriever.safetensors    weights of the networks
     ranker.safetensors
     pairs.safetensors        what the features of pairs are made of, where the ranker reads such
+    sources/NAME/            of each of several sources, in place of the retriever: weights, index
     users.arrow items.arrow  raw ids, trained marks, histories, counts, raw features and titles; row i = dense id i
     index/                   the index in its own format
     plan/                    tables of the fast way, made of the weights; absent where everything runs on torch
@@ -20,7 +21,7 @@ import shutil
 import time
 from collections.abc import Callable
 from copy import copy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,25 +33,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from suisen.arguments import shown
 from suisen.data.batch import Schema
 from suisen.data.ragged import Ragged
 from suisen.errors import BundleError, SuisenError, one_line
 from suisen.files import replacing
 from suisen.models import model_of, name_of
-from suisen.models.contract import Model, Net
+from suisen.models.contract import Net
 from suisen.recommending import manifest as manifests
 from suisen.recommending import parity, planning, signing, tables
-from suisen.recommending.engine import PAIR, Engine, recommendable
-from suisen.recommending.manifest import FORMAT, PARITY
+from suisen.recommending.engine import Engine
+from suisen.recommending.manifest import FORMAT, PARITY, SOURCES
 from suisen.recommending.manifest import digest as _digest
 from suisen.recommending.manifest import sha256_of as _sha256
 from suisen.recommending.pairs.tables import PairTables
 from suisen.recommending.place import MANIFEST, find
 from suisen.recommending.plan import Plan
+from suisen.recommending.sources import Source, models_of, names_of, pair_names
 from suisen.recommending.standin import Undrawn, build_ranker
 from suisen.recommending.store import Store
-from suisen.recommending.system import System, first_of
-from suisen.retrieval import open_index
+from suisen.recommending.system import System
+from suisen.retrieval import Index, open_index
 from suisen.version import __version__
 
 N = TypeVar("N", bound=Net)
@@ -123,17 +126,16 @@ def _with_plan(engine: Engine, planned: Plan | str) -> Engine:
 
 def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
     engine, store = system.engine, system.store
-    for name, net in (("retriever", engine.retriever), ("ranker", engine.ranker)):
-        if net is not None:
-            weights = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
-            with replacing(aside / f"{name}.safetensors") as part:
-                save_file(weights, part)
+    for source, place in _places(engine, aside):
+        _save_net(source.net, place / "retriever.safetensors")
+        if source.index is not None:
+            source.index.save(place / "index")
+    if engine.ranker is not None:
+        _save_net(engine.ranker, aside / "ranker.safetensors")
     if engine.pairs is not None:
         engine.pairs.save(aside)
     _users(store).write_ipc(aside / "users.arrow")
     _items(store).write_ipc(aside / "items.arrow")
-    if engine.index is not None:
-        engine.index.save(aside / "index")
     (aside / PARITY).write_text(
         json.dumps(parity.make(system), ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8"
     )
@@ -142,7 +144,7 @@ def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
         "suisen": __version__,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "libraries": {"python": platform.python_version(), "torch": torch.__version__, "polars": pl.__version__},
-        "retriever": _described(system.retriever),
+        "retriever": None if engine.union is not None else _described(system.retriever),
         "ranker": _described(system.ranker),
         "candidates": engine.candidates,
         "seed": system.seed,
@@ -162,6 +164,7 @@ def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
         "lists": dict(system.lists),
         "refitted": system.refitted,
         **({} if engine.pairs is None else {"pair_features": list(engine.pairs.names)}),
+        **({} if engine.union is None else {"sources": _sources(system), "quotas": engine.union.quotas}),
         **facts,
         "files": {
             path.relative_to(aside).as_posix(): _sha256(path) for path in sorted(aside.rglob("*")) if path.is_file()
@@ -172,8 +175,31 @@ def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
     (aside / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
-def _described(model: Model | None) -> dict[str, Any] | None:
-    return None if model is None else {"name": name_of(model), "hyper": asdict(model)}  # type: ignore[call-overload]
+def _places(engine: Engine, folder: Path) -> list[tuple[Source, Path]]:
+    """The sources of an engine, and the folder in which each has its files."""
+    if engine.union is not None:
+        return [(source, folder / SOURCES / source.name) for source in engine.sources]
+    return [] if engine.retriever is None else [(engine.sources[0], folder)]
+
+
+def _save_net(net: Net, path: Path) -> None:
+    weights = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        save_file(weights, part)
+
+
+def _sources(system: System) -> list[dict[str, Any]]:
+    """Each of several sources for a manifest: its own name, its model, its index."""
+    out = []
+    for source, model in zip(system.engine.sources, models_of(system.retriever), strict=True):
+        index = None if source.index is None else source.index.description
+        out.append({"name": source.name, "model": _described(model), "index": index})
+    return out
+
+
+def _described(model: Any) -> dict[str, Any] | None:
+    return None if model is None else {"name": name_of(model), "hyper": asdict(model)}
 
 
 def _users(store: Store) -> pl.DataFrame:
@@ -254,22 +280,22 @@ def _why(error: BaseException) -> str:
 
 
 def _read(place: Path, manifest: dict[str, Any]) -> System:
-    retriever, ranker = (_model(manifest[name]) for name in ("retriever", "ranker"))
     store = tables.read(place, manifest)
-    first = None if retriever is None else _net(place / "retriever.safetensors", retriever.build, store, ())
+    ranker = _model(manifest["ranker"])
+    sources = _first_stage(place, manifest, store)
+    models = tuple(source.model for source in sources)
+    retriever = models[0] if len(models) == 1 else models or None
     pairs = _pairs(place, manifest, store)
-    pair = () if retriever is None else (*PAIR, *(() if pairs is None else pairs.names))
+    pair = (*pair_names(names_of(models)), *(() if pairs is None else pairs.names)) if sources else ()
     second = None if ranker is None else _net(place / "ranker.safetensors", partial(build_ranker, ranker), store, pair)
-    index = None if manifest["index"] is None else open_index(manifest["index"], place / "index")
-    allowed = recommendable(first_of(retriever, ranker), store.trained_items)
-    if index is not None:
-        _check_index(place, index.vectors.shape, first, store)
-    engine = Engine(first, second, allowed, manifest["candidates"], index, pairs)
+    nets, indexes = [source.net for source in sources], [source.index for source in sources]
+    made = (retriever, ranker), (nets, second), store.trained_items, manifest["candidates"], indexes
+    engine = Engine.of(*made, manifest.get("quotas"), pairs)
     plan = manifest.get("plan") if pairs is None else {"torch": planning.OF_REQUESTS}
     _with_plan(engine, planning.load(plan, place / PLAN, engine))
-    parity.complete(store, "history" in first_of(retriever, ranker).abilities, fixture(place), place / PARITY)
     notes = tuple(manifest["notes"])
     system = System(retriever, ranker, store, engine, manifest["seed"], manifest["index_recall"], notes)
+    parity.complete(store, "history" in system.abilities, fixture(place), place / PARITY)
     known = {
         name: manifest[name] for name in ("exclude_seen", "epochs", "lists", "refitted", "created") if name in manifest
     }
@@ -279,9 +305,48 @@ def _read(place: Path, manifest: dict[str, Any]) -> System:
 def _pairs(place: Path, manifest: dict[str, Any], store: Store) -> PairTables | None:
     """What makes the features of pairs that the manifest names; None where it names none."""
     names = tuple(manifest.get("pair_features", ()))
-    if names and None in (manifest["retriever"], manifest["ranker"]):
+    if names and (manifest["ranker"] is None or not (manifest["retriever"] or manifest.get("sources"))):
         raise BundleError(f"{place / MANIFEST}: pair_features = {list(names)} needs two stages; save the bundle again")
     return PairTables.load(place, names, store) if names else None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A source as it lies in a bundle."""
+
+    model: Any
+    net: Net
+    index: Index | None
+
+
+def _first_stage(place: Path, manifest: dict[str, Any], store: Store) -> list[_Source]:
+    """The sources of a bundle, in order; none where a ranker ranks everything by itself.
+
+    Raises BundleError where their names are not those of their models.
+    """
+    if manifest["retriever"] is not None:
+        return [_source(place, place, manifest["retriever"], manifest["index"], store)]
+    if manifest["index"] is not None:
+        _check_index(place, (), None, store)
+    given = manifest.get("sources") or []
+    found = [_source(place, place / SOURCES / one["name"], one["model"], one["index"], store) for one in given]
+    names = names_of([source.model for source in found])
+    if names != [one["name"] for one in given]:
+        what = f"its sources are called {shown([one['name'] for one in given])}, their models {shown(names)}"
+        raise BundleError(f"{place / MANIFEST} does not fit its files ({what}); save the bundle again")
+    return found
+
+
+def _source(
+    place: Path, folder: Path, described: dict[str, Any], index: dict[str, Any] | None, store: Store
+) -> _Source:
+    """The source in a folder of the bundle in ``place``."""
+    model = _model(described)
+    net = _net(folder / "retriever.safetensors", model.build, store, ())
+    found = None if index is None else open_index(index, folder / "index")
+    if found is not None:
+        _check_index(place, found.vectors.shape, net, store)
+    return _Source(model, net, found)
 
 
 def fixture(folder: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 It is what training makes lists with, what the evaluation ranks with, and what the server runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,31 +20,18 @@ from suisen.data.ragged import Ragged
 from suisen.models.contract import Model, Net, Ranker, Retriever
 from suisen.recommending.diversity import mmr
 from suisen.recommending.likeness import Likeness
-from suisen.recommending.pairs.covisits import standardised
 from suisen.recommending.pairs.tables import PairTables
 from suisen.recommending.scorers import NetScorer
+from suisen.recommending.sources import Found, Source, Sourced, Union, models_of, names_of, pair_names
 from suisen.recommending.stages import ended, made
-from suisen.retrieval import Exact, Excluded, Index, IndexSettings, create_index, search_among
+from suisen.retrieval import Exact, Index, IndexSettings, create_index
 from suisen.retrieval.contract import Floats
-from suisen.retrieval.select import top_of
 
-PAIR = ("retrieval_score", "retrieval_rank")
-"""Features of a (context, candidate) pair that a ranker is given: see ``pair_features``."""
 CONTEXTS_PER_CHUNK = 256
 """Contexts ranked together: 256 × 500 candidates of 80 floats are 41 MB."""
 SCORES_PER_CHUNK, HISTORY_PER_CHUNK = 2**22, 2**14
 """Fewer of them where a first stage without vectors scores the whole catalogue: so many scores, and so many items of
 their histories, take tens of milliseconds, after which a computation may be broken off."""
-
-
-def pair_features(scores: Tensor, known: Tensor) -> Tensor:
-    """(B, C, 2) of (B, C) retrieval scores in descending order: standardised in its list, and −log₂ of its rank.
-
-    The one function that makes them, for training and for serving.  ``known`` (B, C) is False on padding.
-    """
-    standard = standardised(scores, known)
-    rank = torch.arange(1, scores.shape[1] + 1, dtype=torch.float32, device=scores.device)
-    return torch.stack([standard.float(), (-torch.log2(rank) / 8).expand_as(standard)], 2)
 
 
 def recommendable(model: Model, trained_items: Tensor) -> Tensor:
@@ -131,34 +118,92 @@ class Engine:
 
     Without a retriever the ranker scores everything that is allowed; without a ranker the retrieval order stands.
     ``allowed`` (n_items,) bool marks what may be recommended; ``candidates`` are handed to the ranker per list.
-    ``index`` is a built one over rows 1… of the retriever's item vectors; without it the search is exact.
-    ``pairs`` makes the features of pairs that the ranker reads beside ``PAIR``.
+    ``index`` is a built one over rows 1… of the retriever's item vectors; without it the search is exact.  Several
+    sources come as their ``Union``, which brings its indexes; see ``Engine.of``.  ``pairs`` makes the features of pairs
+    that the ranker reads beside those of the first stage.
     """
 
     def __init__(
         self,
-        retriever: Net | None,
+        retriever: Net | Union | None,
         ranker: Ranker | None,
         allowed: Tensor,
         candidates: int,
         index: Index | None = None,
         pairs: PairTables | None = None,
     ) -> None:
-        first = retriever if retriever is not None else ranker
-        if first is None:
-            raise TypeError("an engine needs a retriever, a ranker or both")
-        self.retriever, self.ranker, self.candidates, self.allowed = retriever, ranker, candidates, allowed
-        self.pairs = pairs
-        self.first = NetScorer(first, allowed)
+        self.union = retriever if isinstance(retriever, Union) else None
+        self.retriever = None if isinstance(retriever, Union) else retriever
+        """The network of the only source; None where there are several, and where there is none."""
+        self.ranker, self.candidates, self.allowed, self.pairs = ranker, candidates, allowed, pairs
+        self.sources = self._only(index) if self.union is None else self.union.sources
+        self.first = next((each for each in self.sources if each.net.compares_items), self.sources[0]).scorer
+        """The only source; of several the first one that can tell which items are alike."""
+        self.index = self.sources[0].index if self.union is None else None
+        """Of the only source."""
         self.n_allowed = int(allowed.sum())
         self.open = Open(allowed, self.n_allowed, None)
         """What lists may hold now; see ``System.block``."""
-        self.index = build_index(retriever, Exact()) if index is None else index
         self.states = NetScorer(ranker, allowed).items if ranker is not None and retriever is not None else None
         self.plan: Fast | None = None
         """The fast way, where the engine was loaded with one."""
         self.on_torch = "a plan is made when a bundle is saved; load that"
         """Why there is no plan, where there is none."""
+
+    @classmethod
+    def of(
+        cls,
+        models: tuple[Sourced, Model | None],
+        nets: tuple[Sequence[Net], Ranker | None],
+        trained_items: Tensor,
+        candidates: int,
+        indexes: IndexSettings | Sequence[Index | None],
+        quotas: Mapping[str, int] | None = None,
+        pairs: PairTables | None = None,
+    ) -> "Engine":
+        """An engine of models and their networks, each a pair of those of the first stage and of the ranker.
+
+        ``trained_items``: (n_items,) bool; ``indexes``: built ones of each source, or what is to be built.
+        """
+        sources, ranker = models_of(models[0]), nets[1]
+        built: Sequence[Index | None] = (
+            indexes if isinstance(indexes, Sequence) else [build_index(net, indexes) for net in nets[0]]
+        )
+        if len(sources) < 2:
+            model = sources[0] if sources else models[1]
+            if model is None:
+                raise TypeError("an engine needs a retriever, a ranker or both")
+            allowed = recommendable(model, trained_items)
+            net, index = (nets[0][0], built[0]) if sources else (None, None)
+            return cls(net, ranker, allowed, candidates, index, pairs)
+        parts = [
+            Source(name, net, recommendable(model, trained_items), index, frozenset(model.abilities))
+            for name, model, net, index in zip(names_of(sources), sources, nets[0], built, strict=True)
+        ]
+        union = Union(parts, quotas)
+        return cls(union, ranker, union.allowed, candidates, pairs=pairs)
+
+    def _only(self, index: Index | None) -> tuple[Source, ...]:
+        """The only source: the retriever, or a ranker that ranks everything by itself."""
+        net = self.retriever if self.retriever is not None else self.ranker
+        if net is None:
+            raise TypeError("an engine needs a retriever, a ranker or both")
+        return (Source("", net, self.allowed, build_index(self.retriever, Exact()) if index is None else index),)
+
+    @property
+    def listed(self) -> bool:
+        """Whether answers are made of candidates that were retrieved first, and not of scores of all items."""
+        return self.states is not None or self.union is not None
+
+    @property
+    def alone(self) -> "NetScorer | Engine":
+        """The first stage by itself, for the evaluation."""
+        return self.first if self.union is None else self.with_ranker(None)
+
+    def with_ranker(self, ranker: Ranker | None) -> "Engine":
+        """The same first stage in front of another ranker, or of none."""
+        first = self.retriever if self.union is None else self.union
+        return Engine(first, ranker, self.allowed, self.candidates, self.index, None if ranker is None else self.pairs)
 
     def apart(self) -> "Engine":
         """The same, with an ``open`` and a plan of its own."""
@@ -169,42 +214,35 @@ class Engine:
     # -- stages -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
+    def find(self, contexts: Contexts, n: int, filters: Filters) -> Found:
+        """N candidates of each context in the order of the first stage, with their pair features.  n is cut to what is
+        allowed.
+        """
+        if self.union is not None:
+            open_ = self.open
+            return self.union.find(contexts, n, filters.exclude, open_.mask, _left(filters.among, open_))
+        return Found(*self.search(self.first.prepare(contexts), n, filters))
+
     def retrieve(self, contexts: Contexts, n: int, filters: Filters) -> tuple[Tensor, Tensor]:
         """(B, n) dense ids, 0 = none, and (B, n) first-stage scores, descending.  n is cut to what is allowed."""
-        return self.search(self.first.prepare(contexts), n, filters)
+        found = self.find(contexts, n, filters)
+        return found.ids, found.scores
 
     @torch.no_grad()
     def search(self, state: Tensor, n: int, filters: Filters) -> tuple[Tensor, Tensor]:
-        """``retrieve`` from what ``first.prepare`` made of the contexts."""
+        """``retrieve`` by the only source, from what ``first.prepare`` made of the contexts."""
         open_ = self.open
-        among = None if filters.among is None else filters.among[open_.mask[filters.among]]  # (m,)
-        n = min(n, open_.size if among is None else among.numel())
-        if self.index is None:
-            scores = self.first.open_scores(state, filters.exclude)  # (B, n_items)
-            if open_.size < self.n_allowed:
-                scores.masked_fill_(~open_.mask, -torch.inf)
-            if among is not None:
-                outside = torch.ones_like(self.allowed)
-                outside[among] = False
-                scores.masked_fill_(outside, -torch.inf)
-            return top_of(scores, n)
-        queries = state.float().cpu().numpy()
-        exclude = Excluded(filters.exclude.values.numpy() - 1, filters.exclude.offsets.numpy())
-        if among is not None:
-            found, products = search_among(self.index, queries, n, exclude, among.numpy() - 1)
-        else:
-            mask = None if open_.size == len(open_.mask) - 1 else open_.mask[1:].numpy()
-            found, products = self.index.search(queries, n, exclude, mask)
-        return torch.from_numpy(found) + 1, torch.from_numpy(products)
+        among = _left(filters.among, open_)
+        return self.sources[0].search(state, n, filters.exclude, (open_.mask, open_.size), among)
 
     @torch.no_grad()
-    def rerank(self, contexts: Contexts, ids: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The same lists in the ranker's order, with its scores."""
+    def rerank(self, contexts: Contexts, found: Found) -> tuple[Tensor, Tensor]:
+        """The candidates in the ranker's order, with its scores."""
         if self.states is None:
-            return ids, scores
-        ranked = self._ranked(contexts, ids, scores)
+            return found.ids, found.scores
+        ranked = self._ranked(contexts, found)
         order = ranked.argsort(dim=1, descending=True, stable=True)
-        return ids.gather(1, order), ranked.gather(1, order)
+        return found.ids.gather(1, order), ranked.gather(1, order)
 
     @torch.no_grad()
     def lists(self, contexts: Contexts, k: int, filters: Filters, diversity: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -216,14 +254,14 @@ class Engine:
         for rows in self._chunks(contexts):
             checkpoint()
             part = contexts.take(rows)
-            n = max(k, self.candidates) if self.states is not None or diversity > 0 else k
+            n = max(k, self.candidates) if self.listed or diversity > 0 else k
             began = perf_counter()
-            found, scores = self.retrieve(part, n, filters.take(rows))
+            candidates = self.find(part, n, filters.take(rows))
             began = ended("retrieve", began)
-            made("retrieve", found, scores)
+            made("retrieve", candidates.ids, candidates.scores)
             checkpoint()
+            found, scores = self.rerank(part, candidates)
             if self.states is not None:
-                found, scores = self.rerank(part, found, scores)
                 began = ended("rank", began)
                 made("rank", found, scores)
             if diversity > 0:
@@ -258,25 +296,33 @@ class Engine:
     @torch.no_grad()
     def score(self, contexts: Contexts, candidates: Candidates) -> Tensor:
         """(B, C): the last stage's scores of given candidates, ranked among themselves; -inf on what is not open."""
-        open_ = self.open.mask[candidates.items]
-        if self.states is None:
+        if not self.listed:
+            open_ = self.open.mask[candidates.items]
             return torch.where(open_, self.first.score(contexts, candidates), -torch.inf)
         out = torch.full(candidates.items.shape, -torch.inf)
         for rows in self._chunks(contexts):
             checkpoint()
-            part, items = contexts.take(rows), candidates.items[rows]
-            first = self.first.score(part, Candidates(items))
-            first = torch.where(open_[rows], first, -torch.inf)
-            order = first.argsort(dim=1, descending=True, stable=True)
-            ids = torch.where(first > -torch.inf, items, 0).gather(1, order)
-            ranked = self._ranked(part, ids, first.gather(1, order))
+            part = contexts.take(rows)
+            found, order = self._given(part, candidates.items[rows])
+            ranked = self._ranked(part, found)
             out[rows] = torch.empty_like(ranked).scatter_(1, order, ranked)  # back where the candidates stood
         return out
+
+    def _given(self, contexts: Contexts, items: Tensor) -> tuple[Found, Tensor]:
+        """(B, C) given items in the order of the first stage, and (B, C) where each of them stood."""
+        mask = self.open.mask
+        if self.union is not None:
+            return self.union.given(contexts, items, mask)
+        first = self.first.score(contexts, Candidates(items))
+        first = torch.where(mask[items], first, -torch.inf)
+        order = first.argsort(dim=1, descending=True, stable=True)
+        ids = torch.where(first > -torch.inf, items, 0).gather(1, order)
+        return Found(ids, first.gather(1, order)), order
 
     def _chunks(self, contexts: Contexts) -> Iterator[Tensor]:
         """The numbers of the contexts, those together that are ranked together."""
         rows = torch.arange(len(contexts))
-        if self.index is not None:
+        if all(source.index is not None for source in self.sources):
             yield from rows.split(CONTEXTS_PER_CHUNK)  # type: ignore[no-untyped-call]
             return
         most = max(1, min(CONTEXTS_PER_CHUNK, SCORES_PER_CHUNK // len(self.allowed)))
@@ -286,20 +332,24 @@ class Engine:
 
     @property
     def pair_names(self) -> tuple[str, ...]:
-        """Names of what ``pair`` makes: ``Schema.pair`` of the ranker; none without a retriever."""
-        return () if self.retriever is None else (*PAIR, *(() if self.pairs is None else self.pairs.names))
+        """Names of what ``pair`` makes: ``Schema.pair`` of the ranker; none without a first stage of its own."""
+        if self.retriever is None and self.union is None:
+            return ()
+        return (
+            *pair_names([source.name for source in self.sources]),
+            *(() if self.pairs is None else self.pairs.names),
+        )
 
-    def pair(self, contexts: Contexts, ids: Tensor, scores: Tensor) -> Tensor:
-        """(B, C, p) features of the pairs of lists: (B, C) items, 0 = none, and their retrieval scores, descending."""
-        first = pair_features(scores, ids > 0)
-        return first if self.pairs is None else torch.cat([first, self.pairs.of(contexts, ids)], 2)
+    def pair(self, contexts: Contexts, found: Found) -> Tensor:
+        """(B, C, p) features of the pairs of the contexts and their candidates."""
+        return found.pair if self.pairs is None else torch.cat([found.pair, self.pairs.of(contexts, found.ids)], 2)
 
-    def _ranked(self, contexts: Contexts, ids: Tensor, scores: Tensor) -> Tensor:
-        """(B, C) the ranker's scores of lists in retrieval order; -inf on padding."""
+    def _ranked(self, contexts: Contexts, found: Found) -> Tensor:
+        """(B, C) the last stage's scores of candidates; -inf on padding."""
         if self.ranker is None or self.states is None:
-            return scores
+            return found.scores
         state = self.ranker.context_state(contexts.to(self.first.device))
-        return self.combined(state, ids, self.pair(contexts, ids, scores))
+        return self.combined(state, found.ids, self.pair(contexts, found))
 
     @torch.no_grad()
     def combined(self, state: Tensor, ids: Tensor, pair: Tensor) -> Tensor:
@@ -316,6 +366,11 @@ class Engine:
     def likeness(self) -> Likeness:
         """How alike items are, as the first stage sees them."""
         return Likeness.of(self.first.net)
+
+
+def _left(among: Tensor | None, open_: Open) -> Tensor | None:
+    """Those of the only items of a request that lists may hold now; None: all may."""
+    return None if among is None else among[open_.mask[among]]
 
 
 def wide(lists: Tensor, k: int, fill: float) -> Tensor:

@@ -13,7 +13,8 @@ from suisen.data.ids import RawId
 from suisen.errors import InputError, UnsupportedQuery, unknown
 from suisen.models.contract import Net, Retriever
 from suisen.recommending.engine import Engine, Filters
-from suisen.recommending.queries import DenseQueries, RawQueries, answerable, dense_queries, refusal
+from suisen.recommending.queries import DenseQueries, RawQueries, dense_queries, refusal
+from suisen.recommending.sources import Found, K
 from suisen.recommending.system import System
 
 Stage = Literal["last", "retriever"]
@@ -32,30 +33,53 @@ def explain(system: System, query: RawQueries, item: RawId, stage: Stage = "last
     if dense == 0 or not bool(system.engine.allowed[dense]):
         raise InputError(f"item {item!r} is unknown or cannot be recommended; give an item of train")
     queries = dense_queries(system.store, query, None)
-    if not bool(answerable(queries, system.abilities).all()):
+    if not bool(system.answerable(queries).all()):
         raise refusal(query, queries, 0, system.name, system.abilities)
-    ranked = stage == "last" and system.engine.states is not None
-    found = contributions(system, queries.contexts, dense, _pair(system, queries, dense) if ranked else None)
+    last = stage == "last" and system.engine.listed
+    found = _of_candidate(system, queries, dense) if last else contributions(system, queries.contexts, dense)
     if found is None:
-        other = "; or ask for stage='retriever'" if ranked else ""
+        other = "; or ask for stage='retriever'" if last else ""
         raise UnsupportedQuery(f"{system.name} cannot explain a score: {WHO}{other}")
     return found
 
 
-@torch.no_grad()
-def contributions(system: System, contexts: Contexts, item: int, pair: Tensor | None) -> pl.DataFrame | None:
-    """What each item of the history, or each field, adds to one item's score for one context; None where the model's
-    score is no such sum.
-
-    ``pair``: the item's (1, 1, p) pair features, where the last of two stages is asked; None: the first is.
+def contributions(system: System, contexts: Contexts, item: int) -> pl.DataFrame | None:
+    """What each item of the history, or each field, adds to the first stage's score of one item for one context; None
+    where that is no such sum.  Of several sources the first one says it that can; a column names it.
     """
     engine = system.engine
-    net: Net = engine.first.net if pair is None or engine.ranker is None else engine.ranker
-    contexts, target = contexts.to(engine.first.device), torch.tensor([item], device=engine.first.device)
+    for source in engine.sources:
+        parts = _parts(system, source.net, contexts, item, None) if bool(source.allowed[item]) else None
+        if parts is not None:
+            return parts if engine.union is None else parts.with_columns(pl.lit(source.name).alias("source"))
+    return None
+
+
+def place_of(found: Found, item: int) -> int | None:
+    """The place of an item among the candidates of one context; None where it is none of them."""
+    place = (found.ids[0] == item).nonzero()
+    return int(place[0]) if place.numel() else None
+
+
+def of_last(system: System, contexts: Contexts, found: Found, place: int) -> pl.DataFrame | None:
+    """What makes up the last stage's score of the candidate at a place: by history or fields where that is a ranker,
+    by sources where candidates of several are fused; None where it is no such sum.
+    """
+    engine = system.engine
+    if engine.ranker is None or engine.states is None:
+        return _by_source(engine, found, place)
+    pair = engine.pair(contexts, found)[:, place].unsqueeze(1).to(engine.first.device)  # (1, 1, p)
+    return _parts(system, engine.ranker, contexts, int(found.ids[0, place]), pair)
+
+
+def _parts(system: System, net: Net, contexts: Contexts, item: int, pair: Tensor | None) -> pl.DataFrame | None:
+    """What a network says of its score; None where it cannot.  ``pair``: of a second stage, the pair features."""
+    device = system.engine.first.device
+    contexts, target = contexts.to(device), torch.tensor([item], device=device)
     history = contexts.history.unique().values
-    by_history = net.shares_of_history(history, item)
-    if by_history is not None:
-        return _by_history(system, history.cpu(), by_history.float().cpu())
+    shares = net.shares_of_history(history, item)
+    if shares is not None:
+        return _by_history(system, history.cpu(), shares.float().cpu())
     fields = net.shares_of_fields(contexts, target, pair)
     if fields is None:
         return None
@@ -64,14 +88,18 @@ def contributions(system: System, contexts: Contexts, item: int, pair: Tensor | 
     return frame.sort(pl.col("contribution").abs(), descending=True)
 
 
-def pair_of(engine: Engine, contexts: Contexts, ids: Tensor, scores: Tensor, item: int) -> Tensor | None:
-    """(1, 1, p) the pair features of an item in the (1, n) list that the ranker gets for one context; None where it
-    lacks the item.
-    """
-    place = (ids[0] == item).nonzero()
-    if not place.numel():
+def _by_source(engine: Engine, found: Found, place: int) -> pl.DataFrame | None:
+    """What each source adds to the fused score: source, rank in its list (null: not there), contribution."""
+    if found.ranks is None:
         return None
-    return engine.pair(contexts, ids, scores)[:, int(place[0])].unsqueeze(1).to(engine.first.device)
+    ranks: list[int] = found.ranks[0, place].tolist()
+    each = (K + 1) / len(ranks)
+    rows = [
+        (source.name, rank or None, each / (K + rank) if rank else 0.0)
+        for source, rank in zip(engine.sources, ranks, strict=True)
+    ]
+    frame = pl.DataFrame(rows, {"source": pl.String, "rank": pl.Int64, "contribution": pl.Float64}, orient="row")
+    return frame.sort("contribution", descending=True, maintain_order=True)
 
 
 def _by_history(system: System, history: Tensor, shares: Tensor) -> pl.DataFrame:
@@ -81,16 +109,18 @@ def _by_history(system: System, history: Tensor, shares: Tensor) -> pl.DataFrame
     return frame.sort("contribution", descending=True, maintain_order=True)
 
 
-def _pair(system: System, queries: DenseQueries, item: int) -> Tensor:
+def _of_candidate(system: System, queries: DenseQueries, item: int) -> pl.DataFrame | None:
+    """``of_last`` of an item of the list that the last stage is given."""
     engine, seen = system.engine, queries.seen
     exclude = seen.keep((seen.values != item) & system.exclude_seen)
-    ids, scores = engine.retrieve(queries.contexts, engine.candidates, Filters(exclude))
-    found = pair_of(engine, queries.contexts, ids, scores, item)
-    if found is None:
+    found = engine.find(queries.contexts, engine.candidates, Filters(exclude))
+    place = place_of(found, item)
+    if place is None:
         raw = system.store.items.raw(np.array([item]))[0]
-        said = f"item {raw!r} is not among the {ids.shape[1]:,} candidates that the retriever finds here"
-        raise UnsupportedQuery(f"{said}, so the ranker gives it no score; ask for stage='retriever'")
-    return found
+        what = "ranker" if engine.states is not None else "fusion"
+        said = f"item {raw!r} is not among the {found.ids.shape[1]:,} candidates that the retriever finds here"
+        raise UnsupportedQuery(f"{said}, so the {what} gives it no score; ask for stage='retriever'")
+    return of_last(system, queries.contexts, found, place)
 
 
 @torch.no_grad()
@@ -98,15 +128,16 @@ def vectors(system: System, of: Literal["items", "users"]) -> pl.DataFrame:
     """Columns item_id or user_id, and vector (an Array of float32); see ``Recommender.vectors``."""
     if of not in ("items", "users"):
         raise unknown("of", of, ["items", "users"])
-    net, store = system.engine.first.net, system.store
-    if not isinstance(net, Retriever):
+    store = system.store
+    source = next((each for each in system.engine.sources if isinstance(each.net, Retriever)), None)
+    if source is None or not isinstance(source.net, Retriever):
         raise UnsupportedQuery(f"{system.name} has no vectors; models whose score is an inner product have, like IALS")
     if of == "items":
-        dense = system.engine.allowed.nonzero().squeeze(1)
-        return _frame(store.items.raw(dense.numpy()), net.item_vectors().float().cpu()[dense])
+        dense = source.allowed.nonzero().squeeze(1)
+        return _frame(store.items.raw(dense.numpy()), source.net.item_vectors().float().cpu()[dense])
     dense = store.trained_users.nonzero().squeeze(1)
     now = time.time_ns() // 1000
-    parts = [system.engine.first.prepare(store.contexts(some, now)) for some in dense.split(USERS_PER_CHUNK)]  # type: ignore[no-untyped-call]
+    parts = [source.scorer.prepare(store.contexts(some, now)) for some in dense.split(USERS_PER_CHUNK)]  # type: ignore[no-untyped-call]
     return _frame(store.users.raw(dense.numpy()), torch.cat(parts).float().cpu())
 
 
@@ -114,4 +145,4 @@ def _frame(ids: pl.Series, values: Tensor) -> pl.DataFrame:
     return pl.DataFrame([ids, pl.Series("vector", values.numpy(), dtype=pl.Array(pl.Float32, values.shape[1]))])
 
 
-__all__ = ["contributions", "explain", "pair_of", "vectors"]
+__all__ = ["contributions", "explain", "of_last", "place_of", "vectors"]

@@ -13,11 +13,20 @@ import torch
 from torch import Tensor
 
 from suisen.data.ids import RawId
+from suisen.data.ragged import Ragged
 from suisen.errors import InputError
 from suisen.recommending.answering import AnsweredBy, answer, resolved
 from suisen.recommending.attributes import items_where
-from suisen.recommending.explaining import WHO, Stage, contributions, pair_of
-from suisen.recommending.queries import DenseQueries, RawQueries, RecommendOptions, dense_queries, known_items
+from suisen.recommending.explaining import WHO, Stage, contributions, of_last, place_of
+from suisen.recommending.queries import (
+    DenseQueries,
+    RawQueries,
+    RecommendOptions,
+    dense_queries,
+    filters_of,
+    known_items,
+)
+from suisen.recommending.sources import Found
 from suisen.recommending.stages import listening, watching
 from suisen.recommending.system import System
 from suisen.recommending.users import RecentEvents
@@ -98,9 +107,9 @@ def inspect(
 ) -> Inspection:
     """One answer with what led to it, and what makes up the scores of the items to ``explain``.
 
-    Cost: two first stages (one without the rules) and the later stages once; for each rule a byte per item of the
-    catalogue; for each item to explain what ``Recommender.explain`` costs.  Raises as ``answer`` does, and InputError
-    for several queries and for items to explain that nobody knows.
+    Cost: two first stages (one without the rules; a third where items are to explain) and the later stages once; for
+    each rule a byte per item of the catalogue; for each item to explain the parts of its score.  Raises as ``answer``
+    does, and InputError for several queries and for items to explain that nobody knows.
     """
     if len(query) != 1:
         raise InputError(f"inspect() was given {len(query)} queries; give one user or one history")
@@ -123,6 +132,10 @@ def inspect(
     queries = dense_queries(system.store, query, options.at, recent)
     by, masks = answers.by[0], _rules(system, options, queries)
     items, scores = _real(answers.items[0], answers.scores[0])
+    found = None
+    if asked and by == "model" and system.engine.listed:
+        n = max(options.k, system.engine.candidates)
+        found = system.engine.find(queries.contexts, n, filters_of(system.store, options, queries))
     return Inspection(
         by=by,
         known=bool(queries.known[0]),
@@ -133,7 +146,7 @@ def inspect(
         scores=scores,
         kept_out=_kept_out(system, queries, by, stages[0], masks) if stages else [],
         rules={rule: int(mask.sum()) for rule, mask in masks.items()},
-        why=[_why(system, queries, by, stages, item) for item in asked],
+        why=[_why(system, queries, by, found, item) for item in asked],
     )
 
 
@@ -189,30 +202,34 @@ def _unruled(system: System, queries: DenseQueries, by: AnsweredBy, n: int) -> t
     if by == "popular":
         popular = store.popular[:n]
         return popular, store.item_counts[popular].float()
+    if engine.union is not None:
+        every = torch.ones_like(engine.allowed)
+        every[0] = False
+        union = engine.union.find(queries.contexts, n, Ragged.empty(1), every)
+        return _real(union.ids[0], union.scores[0])
     state = engine.first.prepare(queries.contexts)
     if engine.index is not None:
         found, products = engine.index.search(state.float().cpu().numpy(), n)
         return _real(torch.from_numpy(found[0]) + 1, torch.from_numpy(products[0]))
-    every = engine.first.tile(state, 0, engine.first.n_items).float().cpu()  # (1, n_items)
-    every[:, 0] = -torch.inf
-    ids, scores = top_of(every, n)
+    tile = engine.first.tile(state, 0, engine.first.n_items).float().cpu()  # (1, n_items)
+    tile[:, 0] = -torch.inf
+    ids, scores = top_of(tile, n)
     return _real(ids[0], scores[0])
 
 
-def _why(system: System, queries: DenseQueries, by: AnsweredBy, stages: Sequence[StageList], item: int) -> Why:
+def _why(system: System, queries: DenseQueries, by: AnsweredBy, found: Found | None, item: int) -> Why:
     """The parts of an item's score: the last stage's, or else the first one's."""
     if by != "model":
         return Why(item, None, None, "no model answered: the popular list goes by the events of each item in train")
-    engine, said = system.engine, ""
-    if engine.states is not None:
-        found = stages[0]
-        pair = pair_of(engine, queries.contexts, found.items[None], found.scores[None], item)
-        parts = None if pair is None else contributions(system, queries.contexts, item, pair)
+    said = ""
+    if found is not None:
+        place = place_of(found, item)
+        parts = None if place is None else of_last(system, queries.contexts, found, place)
         if parts is not None:
             return Why(item, "last", parts, "")
-        why = "is not among the candidates" if pair is None else "is no sum of parts in the second stage"
+        why = "is not among the candidates" if place is None else "is no sum of parts in the second stage"
         said = f"its score {why}; this is the first stage's"
-    parts = contributions(system, queries.contexts, item, None)
+    parts = contributions(system, queries.contexts, item)
     if parts is None:
         return Why(item, None, None, f"{system.name} cannot explain a score: {WHO}")
     return Why(item, "retriever" if said else "last", parts, said)

@@ -24,12 +24,14 @@ MOST_BYTES = 256 << 20
 DEPTH = 32
 """Deepest nesting of lists and objects."""
 PARITY, PAIRS = "parity.json", "pairs.safetensors"
+SOURCES = "sources"
+"""Folder of the folders of several sources."""
 MENDED = "copy the bundle again"
 WHOLE = 2**63 - 1
 PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 NAME = re.compile(rf"{PART}(/{PART})*")
 """A relative path with / between its parts: neither ``..`` nor a drive can be written so."""
-UNLISTED = ("index", "plan")
+UNLISTED = ("index", "plan", SOURCES)
 """Folders whose files are read where they are found: one that the manifest does not list is refused."""
 
 Count = Annotated[int, Field(ge=0, le=WHOLE)]
@@ -52,6 +54,14 @@ class Described(_Part):
 
     name: Word
     hyper: dict[str, Any]
+
+
+class SourceFields(_Part):
+    """One of several sources; see ``suisen.recommending.sources``."""
+
+    name: Annotated[str, StringConstraints(pattern=rf"^{PART}$", max_length=100)]
+    model: Described
+    index: dict[str, Word | Count | None] | None
 
 
 class Counted(_Part):
@@ -86,6 +96,7 @@ def _distinct(given: Any) -> Any:
     return given
 
 
+Sources = Annotated[list[SourceFields], Field(min_length=2)]
 Columns = Annotated[list[EncodedColumn], BeforeValidator(_distinct)]
 
 
@@ -166,6 +177,9 @@ class Manifest(_Part):
     pair_features: list[Word] = []
     """Names of the features of pairs beside the retrieval's, in the order in which the ranker reads them."""
     refitted: Word = ""
+    sources: Sources | None = None
+    """In place of the retriever, where there are several."""
+    quotas: dict[str, Count] = {}
     metrics: dict[str, Any] = {}
     run: dict[str, Any] = {}
     plan: dict[str, Any] | None = None
@@ -204,6 +218,8 @@ def checked(content: bytes, path: Path) -> dict[str, Any]:
         raise BundleError(f"{path} is damaged: its SHA-256 is not what it says of itself; {MENDED}")
     manifest = of_this_format(manifest, path)
     held_to(Manifest, manifest, path)
+    if manifest.get("sources") and manifest["retriever"] is not None:
+        raise BundleError(f"{path} is damaged: it has a retriever, and sources in place of it; {MENDED}")
     _check_files(manifest, path)
     if manifest.get("plan") is not None:
         _check_plan(manifest["plan"], path)
@@ -320,17 +336,29 @@ INDEX_FILES = {
 
 def needed(manifest: dict[str, Any]) -> set[str]:
     """Names of the files that a bundle of these models and this index cannot do without."""
-    index = (manifest["index"] or {}).get("name", (manifest["index"] or {}).get("kind"))
     names = {PARITY, "users.arrow", "items.arrow"}
     names |= {f"{stage}.safetensors" for stage in ("retriever", "ranker") if manifest[stage] is not None}
     names |= {PAIRS} if manifest.get("pair_features") else set()
-    return names | {f"index/{name}" for name in INDEX_FILES.get(str(index), ())}
+    for folder, index in _indexes(manifest):
+        names |= {f"{folder}index/{name}" for name in INDEX_FILES.get(_kind_of(index), ())}
+    return names | {f"{SOURCES}/{one['name']}/retriever.safetensors" for one in manifest.get("sources") or ()}
+
+
+def _indexes(manifest: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The folder, with / behind it, and the description of every index."""
+    own = [("", manifest["index"])]
+    own += [(f"{SOURCES}/{one['name']}/", one["index"]) for one in manifest.get("sources") or ()]
+    return [(folder, index) for folder, index in own if index]
+
+
+def _kind_of(index: dict[str, Any]) -> str:
+    return str(index.get("name", index.get("kind")))
 
 
 def _check_files(manifest: dict[str, Any], path: Path) -> None:
     files, wanted = manifest["files"], needed(manifest)
-    index = manifest["index"] or {}
-    free = ("plan/",) if not index or index.get("name", index.get("kind")) in INDEX_FILES else ("plan/", "index/")
+    others = [folder for folder, index in _indexes(manifest) if _kind_of(index) not in INDEX_FILES]
+    free = ("plan/", *(f"{folder}index/" for folder in others))
     for name in files:
         if NAME.fullmatch(name) is None:
             what = "is no plain relative path with / between its parts"

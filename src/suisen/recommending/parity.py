@@ -19,7 +19,8 @@ from suisen.data.batch import Candidates
 from suisen.errors import BundleError, SuisenError, one_line
 from suisen.recommending import manifest
 from suisen.recommending.answering import answer, to_frame
-from suisen.recommending.queries import RawQueries, RecommendOptions, answerable, dense_queries
+from suisen.recommending.queries import DenseQueries, RawQueries, RecommendOptions, dense_queries
+from suisen.recommending.sources import Found, Lists, Source, nothing
 from suisen.recommending.store import Store
 from suisen.recommending.system import System
 
@@ -196,22 +197,44 @@ def _expected(system: System, request: dict[str, Any], at: int) -> dict[str, Any
     """The answer by brute force: every allowed item, one request, the whole networks."""
     store, engine = system.store, system.engine
     dense = dense_queries(store, _queries(request), at)
-    allowed = engine.allowed.clone()
-    allowed[dense.seen.values] = False
-    if not bool(answerable(dense, system.abilities)[0]):
+    if not bool(system.answerable(dense)[0]):
         pool = store.popular[~torch.isin(store.popular, dense.seen.values)][:K]
         return _named(system, pool, store.item_counts[pool].float())
-    pool = allowed.nonzero().squeeze(1)
-    device = engine.first.device
-    contexts = dense.contexts.to(device)
-    pool, scores = _sorted(pool, engine.first.net.score(contexts, Candidates(pool[None]).to(device))[0].cpu())
+    found = _candidates(system, dense, max(K, engine.candidates))
+    known = found.ids[0] > 0
+    pool, scores = found.ids[0, known], found.scores[0, known]
     if engine.states is not None and engine.ranker is not None:
-        depth = max(K, engine.candidates)
-        pool, scores = pool[:depth], scores[:depth]
-        pair = engine.pair(dense.contexts, pool[None], scores[None])
-        ranked = engine.ranker.score(contexts, Candidates(pool[None], pair).to(device))[0].cpu()
+        device = engine.first.device
+        pair = engine.pair(dense.contexts, found)[:, known]
+        ranked = engine.ranker.score(dense.contexts.to(device), Candidates(pool[None], pair).to(device))[0].cpu()
         pool, scores = _sorted(pool, ranked)
     return _named(system, pool[:K], scores[:K])
+
+
+def _candidates(system: System, dense: DenseQueries, depth: int) -> Found:
+    """The candidates of one request, of one source all items; of several at most ``depth``, 0 behind them."""
+    engine = system.engine
+    if engine.union is None:
+        ids, scores = _scored(engine.sources[0], dense)
+        most = depth if engine.states is not None else ids.shape[1]
+        return Found(ids[:, :most], scores[:, :most])
+    n = min(depth, engine.n_allowed)
+
+    def lists(at: int, rows: Tensor) -> Lists:
+        ids, scores = _scored(engine.sources[at], dense)
+        return (ids[:, :n], scores[:, :n]) if rows.numel() else nothing(1)
+
+    return engine.union.merged(dense.contexts, n, lists)
+
+
+def _scored(source: Source, dense: DenseQueries) -> Lists:
+    """(1, n) everything that a source may recommend to one request, best first, with its scores."""
+    allowed = source.allowed.clone()
+    allowed[dense.seen.values] = False
+    pool, device = allowed.nonzero().squeeze(1), source.scorer.device
+    scores = source.net.score(dense.contexts.to(device), Candidates(pool[None]).to(device))[0].cpu()
+    ids, scores = _sorted(pool, scores)
+    return ids[None], scores[None]
 
 
 def _sorted(pool: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,9 +20,10 @@ from torch import Tensor
 from suisen.data.batch import Contexts
 from suisen.data.ragged import Ragged
 from suisen.models.form import Form
-from suisen.recommending.engine import Engine, Filters, Open, States, pair_features, wide
+from suisen.recommending.engine import Engine, Filters, Open, States, wide
 from suisen.recommending.kernels import PRECISE, Quantised, RankTables, Speed, candidates, path_of, ranked, two_stage
 from suisen.recommending.kernels.quantised import Words
+from suisen.recommending.sources import pair_features
 from suisen.retrieval import Excluded
 from suisen.retrieval.contract import Floats
 

@@ -96,6 +96,8 @@ def _made_up(store: Store, most: int, time: int, rng: torch.Generator) -> Contex
 def make(system: System, identical: float = IDENTICAL) -> Plan | str:
     """The plan of a system, measured; or why everything runs on torch."""
     engine = system.engine
+    if engine.union is not None:
+        return "several sources are merged on torch"
     if engine.retriever is None:
         return "a ranker alone scores every item"
     if engine.pairs is not None:

@@ -16,7 +16,7 @@ from suisen.errors import InputError
 from suisen.models import SECOND_STAGES
 from suisen.models.contract import Model, Net, Ranker, Retriever, network_of
 from suisen.models.form import Form
-from suisen.recommending.engine import PAIR
+from suisen.recommending.sources import PAIR
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 1.0, 1.5)
 """What ``blend`` is tried at, in standard deviations of the ranker's own scores within a list."""

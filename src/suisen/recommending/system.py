@@ -8,23 +8,25 @@ import torch
 from torch import Tensor
 
 from suisen.display import brief
-from suisen.models import name_of
 from suisen.models.contract import Model
 from suisen.recommending.engine import Engine, Open
+from suisen.recommending.queries import DenseQueries, answerable
+from suisen.recommending.sources import Sourced, models_of, names_of
 from suisen.recommending.store import Store
 
 
-def first_of(retriever: Model | None, ranker: Model | None) -> Model:
-    """The model of the first stage: the retriever, or a ranker that ranks everything by itself."""
-    first = retriever if retriever is not None else ranker
-    if first is None:
+def first_of(retriever: Sourced, ranker: Model | None) -> tuple[Model, ...]:
+    """The models of the first stage: the sources, or a ranker that ranks everything by itself."""
+    first = models_of(retriever) or models_of(ranker)
+    if not first:
         raise TypeError("a system needs a retriever, a ranker or both")
     return first
 
 
-def name_of_both(retriever: Model | None, ranker: Model | None) -> str:
-    """The models' names, like ``ease + deepfm``."""
-    return " + ".join(name_of(model) for model in (retriever, ranker) if model is not None)
+def name_of_both(retriever: Sourced, ranker: Model | None) -> str:
+    """The models' names, like ``ease + deepfm``, of several sources ``ease, item-knn + deepfm``."""
+    stages = (models_of(retriever), models_of(ranker))
+    return " + ".join(", ".join(names_of(models)) for models in stages if models)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +35,8 @@ class System:
 
     __repr__ = brief
 
-    retriever: Model | None
-    """Hyper-parameters of the first stage; its network is the engine's."""
+    retriever: Sourced
+    """Hyper-parameters of the first stage, of several sources a tuple; the networks are the engine's."""
     ranker: Model | None
     """Hyper-parameters of the second stage."""
     store: Store
@@ -60,8 +62,13 @@ class System:
 
     @property
     def abilities(self) -> frozenset[str]:
-        """Which queries the first stage can answer; see ``suisen.models.contract.Ability``."""
-        return frozenset(first_of(self.retriever, self.ranker).abilities)
+        """Which queries the first stage can answer, of several sources some: see ``suisen.models.contract.Ability``."""
+        return frozenset(each for model in first_of(self.retriever, self.ranker) for each in model.abilities)
+
+    def answerable(self, queries: DenseQueries) -> Tensor:
+        """(B,) bool: which queries a source, or the ranker by itself, can answer."""
+        able = [answerable(queries, frozenset(m.abilities)) for m in first_of(self.retriever, self.ranker)]
+        return torch.stack(able).any(0)
 
     def apart(self) -> "System":
         """The same, on which items may be blocked without the other's noticing."""

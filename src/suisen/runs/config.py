@@ -2,7 +2,7 @@
 
     [data]       a data set by name, or a file of events with the names of its columns
     [split]      which rule, with its parameters
-    [retriever]  which model, with its hyper-parameters
+    [retriever]  which model, with its hyper-parameters; or several, each with a table of its own, [retriever.ease]
     [ranker]     likewise
     [index]      which index, with its parameters
     [lists]      how the lists are made that the ranker learns on
@@ -35,6 +35,7 @@ from suisen.models import RETRIEVERS, SECOND_STAGES
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.tuning import TuneSettings
 from suisen.pipeline.two_stage import RankerLists
+from suisen.recommending.sources import numbered
 from suisen.retrieval import INDEXES
 from suisen.runs.settings import NONE, Setting, plain, settings_of, values_of
 from suisen.training.options import RunOptions, pick_device
@@ -77,7 +78,9 @@ class RunSettings(RunOptions):
     """How the run goes: what the trainer is told, and what is beside it."""
 
     candidates: int = 500
-    """Items that the retriever hands to the ranker."""
+    """Items that the retriever, or several together, hand to the ranker."""
+    quotas: Mapping[str, int] = field(default_factory=dict)
+    """Of several retrievers: name=candidates that one gives before all take turns, like ease=200."""
     threads: int = 0
     """Threads of torch; 0: one per core."""
     metrics: tuple[str, ...] = ()
@@ -105,12 +108,16 @@ DERIVED = {
 """Fields that no setting sets: they follow from other sections, or the launcher gives them."""
 
 
-def settings_in(section: str, name: str | None = None) -> list[Setting]:
-    """All settings of a section; of split, retriever, ranker and index those of the class that ``name`` picks."""
+def settings_in(section: str, name: str | None = None, source: str | None = None) -> list[Setting]:
+    """All settings of a section; of split, retriever, ranker and index those of the class that ``name`` picks.
+
+    ``source``: which of several retrievers.
+    """
     if section in CHOICES:
         if name is not None and name not in CHOICES[section]:
             raise unknown(section, name, CHOICES[section])
-        return [] if name is None else settings_of(CHOICES[section][name], section, f"--{section}.")
+        where = section if source is None else f"{section}.{source}"
+        return [] if name is None else settings_of(CHOICES[section][name], where, f"--{where}.")
     prefix = "--lists." if section == "lists" else "--"
     found = [each for cls in CLASSES[section] for each in settings_of(cls, section, prefix, DERIVED.get(section, ()))]
     return [replace(each, flag=FLAGS.get(each.key, each.flag)) for each in found]
@@ -153,8 +160,10 @@ def merged(file: Raw, flags: Raw, say: Callable[[str], None]) -> Raw:
         if gone:
             say(f"[{section}] of the file is for another choice and not used: {', '.join(gone)}")
         kept = {key: value for key, value in theirs.items() if key not in gone}
-        if kept or ours:
-            out[section] = {**kept, **ours}
+        for key, value in ours.items():
+            kept[key] = {**kept.get(key, {}), **value} if isinstance(value, dict) else value
+        if kept:
+            out[section] = kept
     return out
 
 
@@ -186,20 +195,21 @@ class Config:
     index: Any
     lists: RankerLists
     run: RunSettings
-    names: dict[str, str] = field(default_factory=dict)
-    """Section → name of its choice."""
+    names: dict[str, Any] = field(default_factory=dict)
+    """Section → name of its choice, of several retrievers a list of names."""
 
     @property
     def models(self) -> str:
         """Names of the retriever and the ranker, as far as they are there, with - between."""
-        return "-".join(self.names[section] for section in ("retriever", "ranker") if section in self.names)
+        chosen = [_listed(self.names[section]) for section in ("retriever", "ranker") if section in self.names]
+        return "-".join(name for names in chosen for name in names)
 
     def tables(self) -> Raw:
         """Sections of a file that makes the same Config, every default written out."""
         reading = {key: NONE if value is None else plain(value) for key, value in self.reading.items()}
         out: Raw = {"data": {**values_of(self.place, settings_of(Place, "data", "")), **reading}}
         for section, name in self.names.items():
-            out[section] = {"name": name, **values_of(getattr(self, section), settings_in(section, name))}
+            out[section] = {"name": name, **_values(section, name, getattr(self, section))}
         if self.retriever is not None and self.ranker is not None:
             out["lists"] = values_of(self.lists, settings_in("lists"))
         out["run"] = values_of(self.run, settings_in("run"))
@@ -248,9 +258,9 @@ class Config:
     def recommender(self) -> Recommender:
         """Not fitted yet."""
         run = self.run
-        parts: dict[str, Any] = {"candidates": run.candidates, "index": self.index, "seed": run.seed}
-        parts |= {"lists": self.lists, "exclude_seen": run.exclude_seen, "pair_features": run.pair_features}
-        return Recommender(self.retriever, self.ranker, **parts)
+        parts: dict[str, Any] = {"candidates": run.candidates, "quotas": run.quotas, "index": self.index}
+        parts |= {"seed": run.seed, "lists": self.lists, "exclude_seen": run.exclude_seen}
+        return Recommender(self.retriever, self.ranker, pair_features=run.pair_features, **parts)
 
 
 def resolve(raw: Raw, models: bool = True) -> Config:
@@ -262,7 +272,7 @@ def resolve(raw: Raw, models: bool = True) -> Config:
     read = {section: _read(section, dict(raw.get(section, {}))) for section in SECTIONS}
     names = {section: read[section].pop("name") for section in CHOICES if "name" in read[section]}
     place = {key: read["data"].pop(key) for key in list(read["data"]) if key in Place.__dataclass_fields__}
-    made = {section: _made(section, names[section], read[section]) for section in CHOICES if section in names}
+    made = {section: _chosen(section, names[section], read[section]) for section in CHOICES if section in names}
     if models and "retriever" not in made and "ranker" not in made:
         known = f"--retriever ({', '.join(RETRIEVERS)}), --ranker ({', '.join(SECOND_STAGES)})"
         raise InputError(f"no model is named; pass {known} or both")
@@ -282,25 +292,72 @@ def with_epochs(raw: Raw, epochs: int | None, given: Mapping[str, Any]) -> Raw:
     """``epochs`` in each model that has epochs, over what a file says; a flag of the model's own wins."""
     out = {section: dict(table) for section, table in raw.items()}
     for section in ("retriever", "ranker"):
-        name = out.get(section, {}).get("name")
-        keys = [setting.key for setting in settings_in(section, name)]
-        if epochs is not None and "epochs" in keys and given.get(f"{section}__epochs") is None:
-            out[section]["epochs"] = epochs
+        names = _listed(out.get(section, {}).get("name"))
+        for source, name in zip(numbered(names), names, strict=True):
+            where = section if len(names) == 1 else f"{section}__{source.replace('-', '_')}"
+            keys = [setting.key for setting in settings_in(section, name)]
+            if epochs is None or "epochs" not in keys or given.get(f"{where}__epochs") is not None:
+                continue
+            if len(names) == 1:
+                out[section]["epochs"] = epochs
+            else:
+                out[section][source] = {**out[section].get(source, {}), "epochs": epochs}
     return out
 
 
+def _listed(name: Any) -> list[str]:
+    """The names of a section's choice: one, several, or none."""
+    return [] if name is None else [str(each) for each in name] if isinstance(name, list | tuple) else [str(name)]
+
+
 def _read(section: str, table: dict[str, Any]) -> dict[str, Any]:
-    """A section's values converted, its keys checked."""
-    name = str(table.pop("name")) if section in CHOICES and "name" in table else None
-    settings = {setting.key: setting for setting in settings_in(section, name)}
+    """A section's values converted, its keys checked; of several retrievers a table of values of each."""
+    names = _listed(table.pop("name", None)) if section in CHOICES else []
+    if len(names) > 1 and section != "retriever":
+        raise InputError(f"{section} = {', '.join(names)}: only retrievers may be several; name one")
+    if len(names) < 2:
+        return _converted(section, table, names[0] if names else None)
+    sources = dict(zip(numbered(names), names, strict=True))
+    for key, value in table.items():
+        if key not in sources:
+            who, flag = " or ".join(sources), f"--retriever.NAME.{key.replace('_', '-')}"
+            raise InputError(f"retriever.{key}: of which one, {who}? write {flag}, or [retriever.NAME]")
+        if not isinstance(value, dict):
+            raise InputError(f"retriever.{key} = {value!r} must be a section, [retriever.{key}]")
+    out: dict[str, Any] = {"name": names}
+    for source, name in sources.items():
+        out[source] = _converted("retriever", dict(table.get(source, {})), name, source)
+        del out[source]["name"]
+    return out
+
+
+def _converted(section: str, table: dict[str, Any], name: str | None, source: str | None = None) -> dict[str, Any]:
+    """One choice's values converted, its keys checked."""
+    settings = {setting.key: setting for setting in settings_in(section, name, source)}
     out: dict[str, Any] = {} if name is None else {"name": name}
     for key, value in table.items():
         if key not in settings:
             if section in CHOICES and name is None:
                 raise InputError(f"{section}.{key} needs --{section} NAME; known: {', '.join(CHOICES[section])}")
-            raise unknown(f"[{section}] key", key, ["name", *settings] if section in CHOICES else settings)
+            where = section if source is None else f"{section}.{source}"
+            raise unknown(f"[{where}] key", key, ["name", *settings] if section in CHOICES else settings)
         out[key] = settings[key].read(value)
     return out
+
+
+def _chosen(section: str, name: Any, values: dict[str, Any]) -> Any:
+    """What a section's name picks; of several retrievers a tuple."""
+    if isinstance(name, str):
+        return _made(section, name, values)
+    return tuple(_made(section, each, values[source]) for source, each in zip(numbered(name), name, strict=True))
+
+
+def _values(section: str, name: Any, made: Any) -> dict[str, Any]:
+    """The settings of what a section picked, for a file; of several retrievers a table of each."""
+    if isinstance(name, str):
+        return values_of(made, settings_in(section, name))
+    parts = zip(numbered(name), name, made, strict=True)
+    return {source: values_of(model, settings_in(section, each)) for source, each, model in parts}
 
 
 def _made(section: str, name: str, values: dict[str, Any]) -> Any:
@@ -353,11 +410,24 @@ def absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
+def keys_of(section: str, table: Mapping[str, Any]) -> list[str]:
+    """Names, like ``retriever.dim`` or ``retriever.ease.l2``, of the parameters that a section sets."""
+    own = [f"{section}.{key}" for key, value in table.items() if key != "name" and not isinstance(value, dict)]
+    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
+    return [*own, *(f"{section}.{source}.{key}" for source, values in inner.items() for key in values)]
+
+
 def flags_of(given: Mapping[str, Any]) -> Raw:
-    """The flags that were given, by section."""
+    """The flags that were given, by section; those of one of several retrievers in a table of its own."""
     out: Raw = {}
     for parameter, value in given.items():
         section, sign, key = parameter.partition("__")
-        if sign and value is not None and value != ():
-            out.setdefault(section, {})[key] = list(value) if isinstance(value, tuple) else value
+        if not sign or value is None or value == ():
+            continue
+        source, sign, own = key.partition("__")
+        table = out.setdefault(section, {})
+        if sign:
+            table, key = table.setdefault(source.replace("_", "-"), {}), own
+        alone = key == "name" and isinstance(value, tuple) and len(value) == 1
+        table[key] = value[0] if alone else list(value) if isinstance(value, tuple) else value
     return out

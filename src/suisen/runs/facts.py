@@ -15,6 +15,7 @@ from suisen.pages.report import DataFacts
 from suisen.pages.report_charts import tail_share
 from suisen.pages.words import span
 from suisen.pipeline.recommender import Recommender
+from suisen.recommending.sources import stages_of
 
 HEAD = 0.1
 """Share of the items that is the head of the tail."""
@@ -146,8 +147,10 @@ def _values(column: Column) -> str:
 def advice(recommender: Recommender) -> list[str]:
     """What to try where a model was at its best after an epoch or two and then only got worse."""
     out = []
-    for section, model in (("retriever", recommender.retriever), ("ranker", recommender.ranker)):
-        for curve in recommender.curves.get(section, ()):
+    stages = {**stages_of(recommender.retriever), "ranker": recommender.ranker}
+    for stage, model in stages.items():
+        section = stage.replace("-", ".", 1)  # as flags call it: retriever.ease
+        for curve in recommender.curves.get(stage, ()):
             if curve.best_metric is not None and curve.best_epoch <= EARLY < len(curve.rows):
                 best = f"the best of {len(curve.rows)} epochs was epoch {curve.best_epoch}"
                 out.append(

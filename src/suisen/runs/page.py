@@ -30,8 +30,9 @@ def page_of(run: Run, test: Report) -> ReportData:
     """Everything that the page shows; ``test`` is the run's report."""
     rec = run.recommender
     again = [note for note in test.notes if AGAIN in note]
-    tables = run.config.tables()
-    shown = ("retriever", "ranker", "index", "lists", "split", "run")
+    tables = _flat(run.config.tables())
+    sections = ("retriever", "ranker", "index", "lists", "split", "run")
+    shown = [name for one in sections for name in tables if name.partition(".")[0] == one]
     return ReportData(
         title=f"{rec.name} on {name_of(run)}",
         command=f"suisen train --config {run.folder / place.CONFIG}",
@@ -47,7 +48,7 @@ def page_of(run: Run, test: Report) -> ReportData:
         watched=f"{run.config.run.stop_on or ('ndcg@10' if run.split.test.labels is None else 'auc')} on valid",
         funnel=run.funnel,
         examples=tuple(examples(run)) if run.split.test.labels is None else (),
-        hyper_parameters={name: _texts(tables[name]) for name in shown if name in tables},
+        hyper_parameters={name: _texts(tables[name]) for name in shown},
         environment=_texts({**run.environment, **run.environment["libraries"]}, ("libraries",)),
         notes=dict(
             reading=run.data.log.notes,
@@ -63,6 +64,13 @@ def remarks(run: Run, primary: str) -> tuple[str, ...]:
     if run.earlier is None:
         return tuple(run.remarks)
     return tuple(f"Against the last run on these data: {said}" for _, said in verdicts(run.earlier.rows, primary))
+
+
+def _flat(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The sections of a configuration, those of several retrievers apart, as ``retriever.ease``."""
+    own = dict(tables.get("retriever", {}))
+    inner = {f"retriever.{key}": own.pop(key) for key in list(own) if isinstance(own[key], dict)}
+    return {**tables, **({"retriever": own} if own else {}), **inner}
 
 
 def _texts(values: dict[str, Any], without: Sequence[str] = ()) -> dict[str, str]:
@@ -84,7 +92,7 @@ def recalls(run: Run) -> dict[int, Score]:
     most = min(len(rec.store.items) - 1, max(rec.engine.candidates, DEPTHS[-1]))
     depths = [*(depth for depth in DEPTHS if depth < most), most]
     some = test.take(torch.linspace(0, len(test) - 1, min(QUERIES, len(test))).long())
-    first = rec.scorer() if rec.engine.states is None else rec.engine.first
+    first = rec.engine.alone
     found = report_on(rec, some, [f"recall@{depth}" for depth in depths], rec.name, first)
     return dict(zip(depths, found.scores, strict=True))
 
@@ -100,7 +108,7 @@ def examples(run: Run) -> list[Example]:
     lists: dict[str, Tensor] = {}
     if rec.engine.states is not None:
         alone = f"{rec.name.partition(' + ')[0]} alone"
-        lists[alone] = rec.engine.first.rank(some.contexts, LISTED, some.seen)[0]
+        lists[alone] = rec.engine.alone.rank(some.contexts, LISTED, some.seen)[0]
     lists[rec.name] = rec.engine.lists(some.contexts, LISTED, Filters(some.seen))[0]
     return [_example(rec.store, some, row, {name: ids[row] for name, ids in lists.items()}) for row in range(len(some))]
 

@@ -145,19 +145,22 @@ def measure(run: Run) -> None:
     run.baselines = baselines(rec, split, metrics)
     if run.baselines:
         run.comparisons = against(run.reports["test"], run.baselines, metrics[0])
-    if rec.engine.states is not None and split.test.candidates is None:
+    if rec.engine.listed and split.test.candidates is None:
         run.funnel = funnel(rec.engine, split.test)
 
 
 def baselines(recommender: Recommender, split: Split, metrics: Sequence[str]) -> list[Report]:
-    """Popularity, and the retriever alone where a ranker stands behind it; on test."""
+    """Popularity, the first stage alone where a ranker stands behind it, and each of several sources alone; on test."""
     out = []
     if split.test.labels is None and recommender.name != "popularity":
         popular = Recommender(Popularity()).fit(split.train)
         out.append(report_on(recommender, split.test, metrics, "popularity", popular.scorer()))
     if recommender.engine.states is not None:
         name = f"{recommender.name.partition(' + ')[0]} alone"
-        out.append(report_on(recommender, split.test, metrics, name, recommender.engine.first))
+        out.append(report_on(recommender, split.test, metrics, name, recommender.engine.alone))
+    if recommender.engine.union is not None and split.test.labels is None:
+        sources = [source for source in recommender.engine.sources if source.name != "popularity"]
+        out += [report_on(recommender, split.test, metrics, f"{each.name} alone", each.scorer) for each in sources]
     return out
 
 

@@ -49,7 +49,8 @@ class Setting:
     @property
     def parameter(self) -> str:
         """The name under which the command receives it."""
-        return f"{self.section}__{self.key}"
+        section = self.section.replace(".", "__").replace("-", "_")
+        return f"{section}__{self.key}"
 
     @property
     def several(self) -> bool:

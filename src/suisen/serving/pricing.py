@@ -48,16 +48,17 @@ class Prices:
     def __init__(self, system: System) -> None:
         engine = system.engine
         self._engine, self._n, self._candidates = engine, len(engine.allowed), engine.candidates
-        net = engine.first.net
-        self._dim = 0 if engine.index is None else engine.index.vectors.shape[1]
-        kept = sum(part.numel() for part in (*net.parameters(), *net.buffers())) / self._n
-        self._summed = 0.0 if self._dim else kept * SUMMED
-        self._scan = QUERY + self._n * (self._dim * MULTIPLIED + CHOSEN)
+        dims = [0 if source.index is None else source.index.vectors.shape[1] for source in engine.sources]
+        self._dim, self._whole = sum(dims), not all(dims)
+        nets = [source.net for source, dim in zip(engine.sources, dims, strict=True) if not dim]
+        kept = sum(part.numel() for net in nets for part in (*net.parameters(), *net.buffers())) / self._n
+        self._summed = kept * SUMMED
+        self._scan = QUERY * len(dims) + self._n * (self._dim * MULTIPLIED + CHOSEN * len(dims))
         self._each = 0.0
         """Per candidate on torch."""
         if engine.states is not None:
             self._each = RANKED + engine.states.shape[1] * WIDTH
-        elif engine.retriever is None:
+        elif engine.retriever is None and engine.union is None:
             states = engine.first.items
             self._scan += self._n * (RANKED + (0 if states is None else states.shape[1]) * WIDTH)
         self._planned = PLANNED_QUERY + self._n * self._dim * KERNEL
@@ -84,7 +85,7 @@ class Prices:
 
     def ranked(self, options: RecommendOptions) -> int:
         """Candidates of a list."""
-        widened = self._engine.states is not None or options.diversity > 0
+        widened = self._engine.listed or options.diversity > 0
         return min(self._n, max(options.k, self._candidates) if widened else options.k)
 
     def rank(self, queries: Sequence[RankQuery]) -> float:
@@ -92,7 +93,7 @@ class Prices:
         items = sum([len(query.items) for query in queries])
         brought = sum([len(query.history) for query in queries if query.history])
         each = self._dim * READ + max(self._each, RANKED) + GIVEN + ITEM
-        whole = 0.0 if self._dim else self._scan
+        whole = self._scan if self._whole else 0.0
         return len(queries) * (QUERY + whole) + items * each + brought * (GIVEN + self._summed)
 
     def similar(self, k: int) -> float:

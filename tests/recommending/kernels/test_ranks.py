@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from suisen.errors import BundleError, InputError
 from suisen.models.form import Form
-from suisen.recommending.engine import pair_features
 from suisen.recommending.kernels import Quantised, RankTables, Sample, Speed, candidates, ranked, two_stage
 from suisen.recommending.kernels.pairs import features_of
 from suisen.recommending.kernels.ranks import _ridge
+from suisen.recommending.sources import pair_features
 from suisen.retrieval import Excluded
 from tests.recommending.kernels.conftest import clustered, excluded
 

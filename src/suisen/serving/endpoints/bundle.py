@@ -7,6 +7,8 @@ from msgspec import Struct
 
 from suisen.models import name_of
 from suisen.models.contract import Model
+from suisen.recommending.sources import models_of, names_of
+from suisen.recommending.system import System
 from suisen.serving.contract import Endpoint, NoParams
 from suisen.serving.exchange import Exchange
 from suisen.serving.service import Service
@@ -19,6 +21,15 @@ class ModelAnswer(Struct, frozen=True):
     name: str
     hyper: dict[str, Any]
     """Its hyper-parameters."""
+
+
+class SourceAnswer(ModelAnswer, frozen=True):
+    """One way to find candidates."""
+
+    source: str
+    """What it is called here, and in the names of the ranker's features."""
+    quota: int
+    """Candidates that it gives before the sources take turns."""
 
 
 class LogAnswer(Struct, frozen=True):
@@ -39,6 +50,9 @@ class BundleAnswer(Struct, frozen=True):
 
     version: str
     retriever: ModelAnswer | None
+    """The model of the first stage; null where there are several, or none."""
+    sources: list[SourceAnswer]
+    """The models of the first stage, whose candidates are merged where there are several."""
     ranker: ModelAnswer | None
     candidates: int
     """Items that the retriever hands to the ranker."""
@@ -70,7 +84,8 @@ async def bundle(service: Service, exchange: Exchange, message: NoParams) -> Bun
     store, engine = system.store, system.engine
     return BundleAnswer(
         version=exchange.slot.version,
-        retriever=_described(system.retriever),
+        retriever=None if isinstance(system.retriever, tuple) else _described(system.retriever),
+        sources=_sources(system),
         ranker=_described(system.ranker),
         candidates=engine.candidates,
         abilities=sorted(system.abilities),
@@ -91,6 +106,15 @@ def _log_of(settings: Settings) -> LogAnswer | None:
     if settings.log_dir is None:
         return None
     return LogAnswer(settings.durable, settings.repeat_ids, settings.repeat_s, settings.impressions)
+
+
+def _sources(system: System) -> list[SourceAnswer]:
+    union, models = system.engine.union, models_of(system.retriever)
+    quotas = {} if union is None else union.quotas
+    return [
+        SourceAnswer(name_of(model), asdict(model), name, quotas.get(name, 0))  # type: ignore[call-overload]
+        for name, model in zip(names_of(models), models, strict=True)
+    ]
 
 
 def _described(model: Model | None) -> ModelAnswer | None:
