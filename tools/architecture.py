@@ -20,6 +20,7 @@ ROOMS = (
     "pipeline",
     "recommending",
     "recommending/kernels",
+    "recommending/rules",
     "experiments",
     "experiments/simulation",
     "training",

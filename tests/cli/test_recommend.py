@@ -163,3 +163,33 @@ def test_files_that_ask_nothing_are_refused(run_folder, tmp_path):
     assert "row 1 names no user, and 1 is a user too" in refused(
         "recommend", run_folder, "--queries", path, "--out", out
     )
+
+
+def test_rules_of_a_file(run_folder, tmp_path):
+    rules = tmp_path / "rules.toml"
+    first = items(run_folder, "--user", KNOWN, "-k", "4")
+    rules.write_text(f'[[pin]]\nname = "top"\nitem = "{first[3]}"\nposition = 1\n', encoding="utf-8")
+    assert items(run_folder, "--user", KNOWN, "-k", "4", "--rules", rules) == [first[3], *first[:3]]
+    rules.write_text('[[require]]\nname = "shelf"\nexpression = "shelf == request.shelf"\n', encoding="utf-8")
+    found = answers(run_folder, "--user", KNOWN, "-k", "30", "--rules", rules, "--context", "shelf=A")[0]
+    assert {item["item_id"][0] for item in found["items"]} == {"A"}
+    assert found["unmet"] == {"shelf": "short"}
+    result = call("recommend", run_folder, "--user", KNOWN, "-k", "30", "--rules", rules, "--context", "shelf=A")
+    assert "note: rule 'shelf' left fewer items than were asked for in 1 of 1 lists" in result.stderr
+    said = refused("recommend", run_folder, "--user", KNOWN, "--rules", rules)
+    assert "rule 'shelf' needs request.shelf" in said
+    assert "give shelf in --context" in said
+    rules.write_text('[[cap]]\nname = "c"\ncolumn = "artist"\nmost = 1\n', encoding="utf-8")
+    assert "rule 'c': column = 'artist' is unknown" in refused(
+        "recommend", run_folder, "--user", KNOWN, "--rules", rules
+    )
+    assert "cannot be read" in refused("recommend", run_folder, "--user", KNOWN, "--rules", tmp_path / "absent.toml")
+
+
+def test_rules_of_lists_for_everybody_are_said_once(run_folder, tmp_path):
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[cap]]\nname = "one per shelf"\ncolumn = "shelf"\nmost = 1\n', encoding="utf-8")
+    (tmp_path / "visitors.csv").write_text("history\nA-1|A-2\nB-1\n", encoding="utf-8")
+    for words in (("--all-users",), ("--queries", tmp_path / "visitors.csv")):
+        result = call("recommend", run_folder, *words, "-k", "3", "--rules", rules, "--out", tmp_path / "out.csv")
+        assert result.stderr.count("rule 'one per shelf' gave way in") == 1

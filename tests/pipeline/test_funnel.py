@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from suisen.models import EASE, FM, Popularity
 from suisen.pipeline.funnel import expected_hits, funnel
 from suisen.pipeline.recommender import Recommender
 from suisen.recommending.engine import Filters
-from tests.fitted import fitted, small_split
+from tests.fitted import fitted, lists_of, seen_by, small_split
 
 
 def test_the_textbooks_exercise():
@@ -139,3 +140,47 @@ def test_what_it_cannot_count():
     assert out.counted == 0
     assert math.isnan(out.figures[2].value)
     assert "–" in str(out)
+
+
+def test_rules_are_counted_beside_the_stages():
+    rules = {
+        "require": [{"name": "young", "expression": "price < request.age"}],
+        "cap": [{"name": "one per category", "column": "category", "most": 1}],
+        "pin": [{"name": "campaign", "item": "i007", "position": 1}],
+    }
+    rec, queries = fitted("ease + fm"), small_split().valid
+    plain, ruled = rec.funnel(queries, 4), rec.with_rules(rules).funnel(queries, 4)
+    assert plain.ruled is None
+    assert ruled.stages == plain.stages
+    counts = {one.rule: one for one in ruled.ruled.counts}
+    assert [(name, one.kind) for name, one in counts.items()] == [
+        ("young", "require"), ("one per category", "cap"), ("campaign", "pin"),
+    ]  # fmt: skip
+    users = rec.store.users.raw(queries.contexts.user.numpy()).to_list()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lists = lists_of(rec.with_rules(rules).recommend(users=users, k=4))
+    seen = queries.seen.tolist()
+    names = {user: set(rec.store.items.raw(torch.tensor(row).numpy()).to_list()) for user, row in zip(users, seen)}
+    assert all(names[user] == seen_by(rec, user) for user in users)  # so that both were asked for the same
+    truth = {user: set(rec.store.items.raw(torch.tensor(row).numpy()).to_list()) if all(row) else set()
+             for user, row in zip(users, queries.truth.tolist())}  # fmt: skip
+    assert ruled.ruled.hits == sum(len(set(lists[user]) & truth[user]) for user in users)
+    assert ruled.ruled.items == pytest.approx(sum(map(len, lists.values())) / len(users))
+    price = rec.store.item_frame["price"].to_list()
+    ages = dict(zip(rec.store.users.raw_ids.to_list(), rec.store.user_frame["age"].slice(1).to_list()))
+    allowed = rec.engine.allowed.tolist()
+    refused = [
+        sum(allowed[i] and not (price[i] is not None and price[i] < ages[user]) for i in range(len(price)))
+        for user in users
+    ]
+    assert counts["young"].items == pytest.approx(sum(refused) / len(users))
+    assert counts["young"].lists == pytest.approx(sum(one > 0 for one in refused) / len(users))
+    pinned = [lists[user][0] == "i007" for user in users]
+    assert counts["campaign"].lists == pytest.approx(sum(pinned) / len(users))
+    assert counts["campaign"].unmet == pytest.approx(1 - counts["campaign"].lists)
+    assert "one per category" in str(ruled)
+    assert json.dumps(ruled.to_dict())
+    lacking = rec.with_rules({"require": [{"name": "r", "expression": "price < request.budget"}]})
+    with pytest.raises(InputError, match=r"rule 'r' needs request.budget"):
+        lacking.funnel(queries, 4)

@@ -38,7 +38,7 @@ class EnginePlan:
         self.on_prepare()
         return States(queries, rows)
 
-    def lists(self, states, k, exclude, among=None):
+    def lists(self, states, k, exclude, among=None, open_=None):
         given, first = copy(self.engine), copy(self.engine.first)
         first.prepare = lambda contexts: torch.from_numpy(states.queries)[contexts.user]
         given.first = first
@@ -47,7 +47,7 @@ class EnginePlan:
             combine = self.engine.ranker.combine
             given.ranker = SimpleNamespace(context_state=lambda contexts: state[contexts.user], combine=combine)
         contexts = Contexts.of_users(torch.arange(len(states.queries)))
-        return given.lists(contexts, k, Filters(exclude, among))
+        return given.lists(contexts, k, Filters(exclude, among, open_))
 
 
 def with_plan(system, plan=None):

@@ -45,7 +45,7 @@ def ways(system):
         yield (
             lambda options: (
                 answer_planned(system, rows, queries, [options] * len(queries))
-                if planned(system.engine, options)
+                if planned(system, options)
                 else answer(system, queries, options)
             )
         )

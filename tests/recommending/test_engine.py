@@ -195,7 +195,7 @@ class Recorded:
     def prepare(self, contexts):
         return States(contexts.user.float()[:, None].numpy(), None)
 
-    def lists(self, states, k, exclude, among=None):
+    def lists(self, states, k, exclude, among=None, open_=None):
         self.asked.append((states.queries[:, 0].tolist(), k, exclude.tolist(), among))
         found = torch.from_numpy(states.queries).long()
         return found.expand(-1, k), found.float().expand(-1, k)

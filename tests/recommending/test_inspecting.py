@@ -207,3 +207,19 @@ def test_what_cannot_be_inspected_is_refused():
         inspect(system, RawQueries(["u0001", "u0002"]), RecommendOptions())
     with pytest.raises(InputError, match="explain: item 'nothing' is unknown"):
         inspect(system, RawQueries(["u0001"]), RecommendOptions(), explain=["nothing"])
+
+
+def test_expressions_of_the_last_stage_are_said_to_keep_items_out():
+    rec = fitted("ease")
+    ruled = rec.with_rules({"require": [{"name": "r", "expression": "price < request.most"}]})
+    price = rec.store.item_frame["price"].to_list()
+    most = sorted(one for one in price if one is not None)[40]
+    query = RawQueries(["u0001"], context=[{"most": most}])
+    found = inspect(ruled.system, query, RecommendOptions(k=5))
+    refused = [n for n, one in enumerate(price) if rec.engine.allowed[n] and not (one is not None and one < most)]
+    assert found.rules["required"] == len(refused)
+    assert not {item.item for item in found.kept_out if "required" in item.rules} - set(refused)
+    assert any("required" in item.rules for item in found.kept_out)
+    answers = answer(ruled.system, query, RecommendOptions(k=5))
+    assert found.items.tolist() == answers.items[0].tolist()
+    assert "required" not in inspect(rec.system, RawQueries(["u0001"]), RecommendOptions(k=5)).rules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_a_wrong_filter_is_noticed(loaded):
     barred = rec.store.items.dense([fixture[0]["items"][0]])
     mask = rec.engine.open.mask.clone()
     mask[barred] = False
-    rec.engine.open = rec.engine.open._replace(mask=mask, size=int(mask.sum()))
+    rec.engine.open = replace(rec.engine.open, mask=mask, size=int(mask.sum()))
     with pytest.raises(BundleError, match=r"parity: user 'u\d+': (it gets \[.*expected \[|scores differ)"):
         parity.check(rec.system, [{**fixture[0], "least_found": 1.0}])
 

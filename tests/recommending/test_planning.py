@@ -127,10 +127,10 @@ def spoiling(monkeypatch, bad):
     """Lists of a plan that ``bad`` names lose their first item; those of others are as precise as can be."""
     lists = Plan.lists
 
-    def told(self, states, k, exclude, among=None):
+    def told(self, states, k, exclude, among=None, open_=None):
         speeds, spoilt = (self.speed, self.long_speed), bad(self)
         self.speed = self.long_speed = PRECISE
-        ids, scores = lists(self, states, k, exclude, among)
+        ids, scores = lists(self, states, k, exclude, among, open_)
         self.speed, self.long_speed = speeds
         return (ids.roll(1, 1), scores) if spoilt else (ids, scores)
 
@@ -152,10 +152,10 @@ def test_a_speed_that_disagrees_is_passed_over(monkeypatch):
 def test_long_lists_have_a_speed_of_their_own(monkeypatch, tmp_path):
     lists, long = Plan.lists, planning.LADDER[3]
 
-    def told(self, states, k, exclude, among=None):
+    def told(self, states, k, exclude, among=None, open_=None):
         chosen = self.speed_of(k)
         speeds, self.speed, self.long_speed = (self.speed, self.long_speed), PRECISE, PRECISE
-        ids, scores = lists(self, states, k, exclude, among)
+        ids, scores = lists(self, states, k, exclude, among, open_)
         self.speed, self.long_speed = speeds
         return (ids, scores) if k <= SHORT or chosen == long else (ids.roll(1, 1), scores)
 
@@ -326,8 +326,8 @@ def test_the_fixture_is_replayed_by_the_plan_too(name, tmp_path):
     assert all(row["fast"]["least_found"] <= 1 - parity.MARGIN + 1e-9 for row in fixture)
     lists = system.engine.plan.lists
 
-    def wrong(states, k, exclude: Ragged, among=None):
-        ids, scores = lists(states, k, exclude, among)
+    def wrong(states, k, exclude: Ragged, among=None, open_=None):
+        ids, scores = lists(states, k, exclude, among, open_)
         return torch.where(ids > 0, ids % 70 + 1, 0), scores
 
     system.engine.plan.lists = wrong

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -21,6 +22,7 @@ from suisen.recommending import planning, states
 from suisen.recommending.answering import answer, answer_planned, planned
 from suisen.recommending.kernels import PRECISE
 from suisen.recommending.queries import RawQueries, RecommendOptions, answerable, dense_queries
+from suisen.recommending.rules.declared import Rules
 from suisen.recommending.states import ENTRY, NOBODY, STRANGER, VisitorRows
 from suisen.recommending.users import RecentEvents
 from tests.fitted import EVERY, LONELY, NEW_USER, fitted
@@ -430,13 +432,16 @@ def test_a_query_that_cannot_be_answered_is_an_error_where_that_is_wished():
 
 
 def test_what_a_plan_takes():
-    engine = room("mf")[0].engine
-    assert planned(engine, options_of(1000, exclude=("a",), among=("b",), exclude_seen=False, unknown="skip"))
-    assert not planned(engine, options_of(1001))
-    assert not planned(engine, options_of(10, diversity=0.1))
-    assert not planned(engine, options_of(10, at=0))
-    assert not planned(engine, RecommendOptions(10))
-    assert not planned(fitted("mf").engine, options_of(10))
+    system = room("mf")[0]
+    assert planned(system, options_of(1000, exclude=("a",), among=("b",), exclude_seen=False, unknown="skip"))
+    assert not planned(system, options_of(1001))
+    assert not planned(system, options_of(10, diversity=0.1))
+    assert not planned(system, options_of(10, at=0))
+    assert not planned(system, RecommendOptions(10))
+    assert not planned(fitted("mf").system, options_of(10))
+    capped = Rules.of({"cap": [{"name": "c", "column": "category", "most": 1}]})
+    assert planned(replace(system, rules=capped), options_of(10))
+    assert not planned(replace(system, rules=capped), replace(options_of(10), rules=capped))
 
 
 def test_nobodys_key_is_no_sessions():

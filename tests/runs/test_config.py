@@ -111,6 +111,7 @@ def test_settings_of_a_run_are_the_trainers_options_and_six_more():
         "exclude_seen",
         "pair_features",
         "final",
+        "rules",
     }
     assert [setting.key for setting in settings_in("run") if not setting.doc] == []
     run = resolve({**BASE, "run": {"patience": "3", "clip": "none"}}).run
@@ -204,3 +205,14 @@ def test_a_run_fits_features_once_on_train_alone(tmp_path, monkeypatch):
     split = config.cut(data)
     assert [frame.columns for frame in fitted] == [["device"]]
     assert fitted[0].height == len(split.train.events) == 2
+
+
+def test_rules_of_a_run_stand_in_its_recommender(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rules.toml").write_text('[[cap]]\nname = "c"\ncolumn = "artist"\nmost = 2\n', encoding="utf-8")
+    config = resolve({**BASE, "run": {"rules": "rules.toml"}})
+    assert config.run.rules == str(tmp_path / "rules.toml")  # means the same from any folder
+    assert [rule.name for rule in config.recommender().rules.all] == ["c"]
+    assert not resolve(BASE).recommender().rules
+    with pytest.raises(InputError, match=r"rules = '.*absent.toml' cannot be read"):
+        resolve({**BASE, "run": {"rules": "absent.toml"}}).check()

@@ -65,6 +65,7 @@ def test_path_and_query_parameters():
     assert {name for name, place, _ in found if place == "query"} == {
         "k",
         "exclude_seen",
+        "diversity_by",
         "unknown",
         "diversity",
         "precise",

@@ -136,8 +136,8 @@ def test_a_probe_tells_how_much_is_lost(monkeypatch):
     plan = answering.system.engine.plan
     lists = plan.lists
 
-    def worse(states, k, exclude, among=None):
-        found, scores = lists(states, k, exclude, among)
+    def worse(states, k, exclude, among=None, open_=None):
+        found, scores = lists(states, k, exclude, among, open_)
         found[:, 7:] = found[:, :1]  # three items are lost
         return found, scores
 

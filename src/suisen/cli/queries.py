@@ -1,6 +1,7 @@
 """What ``suisen recommend`` reads of text and files: conditions on items, and a file of users or histories."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from suisen.errors import InputError
 from suisen.pipeline import Recommender
 from suisen.recommending import answering
 from suisen.recommending.queries import RawQueries, RecommendOptions
+from suisen.recommending.rules.ruling import tally, unmet_lines
 
 USERS = ("user_id", "user", "userid", "uid")
 HISTORY = "history"
@@ -68,6 +70,7 @@ def _frames(
     histories: list[list[Any] | None] | None,
 ) -> Iterator[pl.DataFrame]:
     counts = dict.fromkeys(("popular", "nobody"), 0)
+    unmet: Counter[tuple[str, str]] = Counter()
     for start in range(0, names.len(), QUERIES_PER_CHUNK):
         part = slice(start, start + QUERIES_PER_CHUNK)
         queries = RawQueries(
@@ -76,10 +79,13 @@ def _frames(
         answers = recommender.answer(queries, options)
         for by in counts:
             counts[by] += answers.by.count(by)  # type: ignore[arg-type]
+        unmet += tally(answers.unmet)
         yield answering.to_frame(recommender.system, RawQueries(names[part].to_list()), answers)
     for by, said in (("popular", "got the popular list"), ("nobody", "were skipped")):
         if counts[by]:
             note(f"{counts[by]:,} of {names.len():,} queries, of which the model knows nothing, {said}")
+    for line in unmet_lines(unmet, names.len()):
+        note(line)
 
 
 def _users(raw: Raw) -> pl.Series | None:

@@ -1,6 +1,7 @@
 """``suisen recommend``."""
 
 import csv
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -20,10 +21,13 @@ from suisen.files import replacing
 from suisen.pipeline import Recommender
 from suisen.recommending.answering import Answers
 from suisen.recommending.queries import RawQueries, RecommendOptions
+from suisen.recommending.rules.ruling import tally, unmet_lines
 
 HISTORY = 'Item ids, oldest first: "50,181"; an id with a comma in double quotes: \'"a,b",c\'; an empty text: none.'
 WHERE = 'Only items with this attribute: "genre=Drama", "genre=Drama|Comedy", "year>=1990"; repeated: all of them.'
 QUERIES = "A file with a column user_id, or history (lists, or items with | between), or both; into --out."
+BY = "How unlike items are chosen: maximal marginal relevance, or a determinantal point process."
+RULES = "Rules of the last stage, .toml or .json, in place of those of the bundle (docs/rules.md)."
 UNKNOWN = "What a query gets that the model cannot answer: an error, the popular list (and it says so), nothing."
 
 
@@ -39,6 +43,8 @@ UNKNOWN = "What a query gets that the model cannot answer: an error, the popular
 @click.option("--where", multiple=True, metavar="CONDITION", help=WHERE)
 @click.option("--with-seen/--without-seen", default=None, help="What the history holds; default: as it was trained.")
 @click.option("--diversity", type=float, default=0.0, help="0: by score; towards 1: unlike items.")
+@click.option("--diversity-by", default="mmr", metavar="mmr|dpp", help=BY)
+@click.option("--rules", metavar="FILE", help=RULES)
 @click.option("--unknown", default="popular", metavar="error|popular|skip", help=UNKNOWN)
 @click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
 @click.option("--all-users", is_flag=True, help="Lists for every user of train, into --out.")
@@ -66,9 +72,14 @@ def recommend(**given: Any) -> None:
         "exclude_seen": None if given["with_seen"] is None else not given["with_seen"],
         "unknown": given["unknown"],
         "diversity": given["diversity"],
+        "diversity_by": given["diversity_by"],
+        "rules": given["rules"],
     }
     if given["all_users"]:
-        _write(recommender.recommend_all(given["k"], **options), Path(given["out"]))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("always", message="rule ")
+            warnings.showwarning = lambda message, *_, **__: note(str(message))
+            _write(recommender.recommend_all(given["k"], **options), Path(given["out"]))
     elif given["queries"]:
         asked = RecommendOptions(k=given["k"], **options)
         _write(answered_file(recommender, Path(given["queries"]), asked), Path(given["out"]))
@@ -127,6 +138,8 @@ def _some(recommender: Recommender, given: dict[str, Any], options: dict[str, An
     if histories is not None:
         _say_lost(recommender, histories)
     answers = recommender.answer(queries, RecommendOptions(k=given["k"], **options))
+    for line in unmet_lines(tally(answers.unmet), len(answers.by)):
+        note(line)
     entries = _entries(recommender, queries, answers)
     if given["as_json"]:
         echo_json({"version": recommender.system.version, "answers": entries})
@@ -159,6 +172,7 @@ def _entries(recommender: Recommender, queries: RawQueries, answers: Answers) ->
             "query": _query_name(queries, row),
             "answered_by": by,
             "items": [{"rank": n, "item_id": i, "title": t, "score": s} for n, (i, t, s) in listed],
+            **({"unmet": dict(answers.unmet[row])} if row in answers.unmet else {}),
         })  # fmt: skip
     return out
 

@@ -22,6 +22,8 @@ class Answer(Struct, frozen=True):
     answered_by: str
     """``model``; ``popular``: the model knows nothing of this query; ``nobody``: it was skipped."""
     items: list[Item]
+    unmet: dict[str, str] = field(default_factory=dict)
+    """Rules that the list does not meet: name → ``relaxed``, ``short`` or ``barred`` (docs/rules.md)."""
 
 
 class Ranked(Answer, frozen=True):
@@ -124,6 +126,8 @@ class Bundle(Struct, frozen=True):
     plan: dict[str, Any] | None
     on_torch: str | None
     log: Log | None
+    rules: dict[str, str] = field(default_factory=dict)
+    """Name → kind of the rules of the last stage."""
 
 
 class Health(Struct, frozen=True):

@@ -10,6 +10,7 @@ The textbook's exercise (Recall@500 = 0.8, Precision@10 = 0.3): 3.0 hits in the 
 """
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,12 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suisen.data.batch import Queries
+from suisen.data.batch import Contexts, Queries
 from suisen.display import Shown, Table
 from suisen.errors import InputError
 from suisen.evaluation.metrics import ndcg_of_hits
 from suisen.evaluation.report import interval, number
 from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters
+from suisen.recommending.requests import asked_of_contexts
+from suisen.recommending.rules.ruling import Ruling
+from suisen.recommending.system import System
 from suisen.stats import bootstrap_means
 
 DEPTHS = (10, 50, 100, 200)
@@ -65,6 +69,32 @@ class SourceRecall:
     """Recall that the union would lose without the source: relevant items in it that no other source has."""
 
 
+@dataclass(frozen=True)
+class RuleCount:
+    """What one rule did to the lists."""
+
+    rule: str
+    kind: str
+    """require, boost, cap or pin."""
+    items: float
+    """Items per list that it touched: refused of all (require), moved up (boost), passed over (cap), put in (pin)."""
+    lists: float
+    """Share of the lists in which it touched any."""
+    unmet: float
+    """Share of the lists that it is not met in: a cap gave way, a pin was barred, an expression left fewer than K."""
+
+
+@dataclass(frozen=True)
+class UnderRules:
+    """The same lists under the rules, beside which the stages above them were measured."""
+
+    items: float
+    """Items per list that are shown."""
+    hits: int
+    """Relevant items among them."""
+    counts: tuple[RuleCount, ...]
+
+
 def expected_hits(k: int, precision: float, recall: float | None = None) -> float:
     """Hits expected in a list of ``k``: end to end without ``recall``, given retrieval with it.
 
@@ -101,6 +131,8 @@ class Funnel(Shown):
     """Numbers of candidates at which several sources are compared."""
     sources: tuple[SourceRecall, ...] = ()
     """Each of several sources, then their union."""
+    ruled: UnderRules | None = None
+    """None where there are no rules: all above is without them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -133,11 +165,28 @@ class Funnel(Shown):
             f"one half of the users predicts {predicted.value:.4f} {interval(predicted.low, predicted.high)} for "
             f"the other, where {seen.value:.4f} {interval(seen.low, seen.high)} were counted",
             *([f"features of pairs: {', '.join(self.pair_features)}"] if self.pair_features else []),
+            *self._under_rules(),
+        ]
+
+    def _under_rules(self) -> list[str | Table]:
+        if self.ruled is None:
+            return []
+        rows = [
+            [one.rule, one.kind, f"{one.items:,.2f}", f"{one.lists:.1%}", f"{one.unmet:.1%}"]
+            for one in self.ruled.counts
+        ]
+        return [
+            f"under the rules {self.ruled.items:,.1f} items per list are shown, with {self.ruled.hits:,} hits in "
+            f"place of {self.stages[-1].hits:,}",
+            Table(["rule", "kind", "items touched per list", "lists touched", "lists that do not meet it"], rows),
         ]
 
 
-def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0) -> Funnel:
-    """Runs both stages over the queries and counts.  Raises InputError for queries with given candidates."""
+def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0, system: System | None = None) -> Funnel:
+    """Runs both stages over the queries and counts; and the rules, where ``system``, whose engine it is, has any.
+
+    Raises InputError for queries with given candidates.
+    """
     if queries.candidates is not None:
         raise InputError("a funnel needs queries over the catalogue; these have given candidates")
     if not len(queries):
@@ -175,8 +224,37 @@ def funnel(engine: Engine, queries: Queries, k: int = 10, seed: int = 0) -> Funn
         halves=_halves(top, some, with_truth, k, seed),
         protocol=queries.protocol,
         pair_features=() if engine.pairs is None else engine.pairs.names,
+        ruled=_ruled(system, queries, k) if system is not None and system.rules else None,
         **_of_sources(engine, queries, depth),
     )
+
+
+def _ruled(system: System, queries: Queries, k: int) -> UnderRules:
+    """The lists under the rules, and what each rule did to them.
+
+    Expressions read the user table and categorical context features.  Raises InputError where they need more.
+    """
+    rules, engine = system.bound_rules, system.engine
+    touched, unmet = np.zeros((2, len(rules.names))), np.zeros(len(rules.names))
+    shown, hits = 0, 0
+    for rows in torch.arange(len(queries)).split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
+        some = queries.take(rows)
+        asked = asked_of_contexts(rules, system.store, some.contexts)
+        ruling = Ruling.of(rules, asked, len(some), k, engine.candidates, some.contexts.time.numpy(), engine.open)
+        ids, _ = ruling.lists(torch.arange(len(some)), Filters(some.seen), partial(_stages, engine, some.contexts))
+        touched += [ruling.marks.items.sum(0), (ruling.marks.items > 0).sum(0)]
+        unmet += [sum(name in one for one in ruling.marks.unmet.values()) for name in rules.names]
+        shown += int((ids > 0).sum())
+        hits += int((some.truth.holds(ids) & (ids > 0)).sum())
+    n, kinds = len(queries), system.rules.kinds
+    figures = zip(rules.names, *(touched / n).tolist(), (unmet / n).tolist(), strict=True)
+    counts = tuple(RuleCount(name, kinds[name], *each) for name, *each in figures)
+    return UnderRules(shown / n, hits, counts)
+
+
+def _stages(engine: Engine, contexts: Contexts, within: Tensor | None, n: int, part: Filters) -> tuple[Tensor, Tensor]:
+    """Lists as rules ask for them."""
+    return engine.lists(contexts if within is None else contexts.take(within), n, part)
 
 
 def _count(engine: Engine, queries: Queries, k: int, depth: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
@@ -41,6 +42,9 @@ from suisen.recommending.engine import Engine, Filters
 from suisen.recommending.explaining import Stage
 from suisen.recommending.pairs.declared import words_of
 from suisen.recommending.queries import RawQueries, RecommendOptions
+from suisen.recommending.rules.bound import BoundRules
+from suisen.recommending.rules.declared import Rules
+from suisen.recommending.rules.ruling import tally, unmet_lines
 from suisen.recommending.sources import Source, Sourced, check_quotas, models_of, names_of, stages_of
 from suisen.recommending.standin import StandIn
 from suisen.recommending.store import Store
@@ -115,6 +119,8 @@ class Recommender(Shown):
         self.ranker = ranker
         self.candidates, self.index_settings, self.seed = candidates, index, seed
         self.lists, self.exclude_seen = lists or RankerLists(), exclude_seen
+        self.rules = Rules()
+        """See ``with_rules``."""
         self.pair_features = words_of(pair_features)
         check_pair_features(self.pair_features, retriever, ranker)
         self.curves: dict[str, list[Curve]] = {}
@@ -159,6 +165,7 @@ class Recommender(Shown):
 
     def _learn(self, recipe: Recipe, train: Dataset, valid: Queries | None, verbose: bool | None = None) -> Self:
         started, shows = time.monotonic(), watched() if verbose is None else verbose
+        BoundRules(self.rules, Store.of(train))  # what does not fit is refused now, not after training
         recipe = replace(recipe, options=with_progress(recipe.options)) if shows else recipe
         stages = train_stages(recipe, train, valid)
         store = Store.of(train)
@@ -170,7 +177,13 @@ class Recommender(Shown):
         notes += tuple(note for net in stages.retrievers for note in vanished_vectors(net, train))
         system = System(self.retriever, self.ranker, store, engine, self.seed, _index_recall(engine, store), notes)
         epochs = {stage: [curve.best_epoch for curve in phases] for stage, phases in stages.curves.items()}
-        self._system = replace(system, exclude_seen=self.exclude_seen, epochs=epochs, lists=asdict(self.lists))
+        known: dict[str, Any] = {
+            "exclude_seen": self.exclude_seen,
+            "epochs": epochs,
+            "lists": asdict(self.lists),
+            "rules": self.rules,
+        }
+        self._system = replace(system, **known)
         if shows:
             took = f"{self.name}: learnt from {len(train.events):,} events in {seconds(time.monotonic() - started)}"
             tell([took, *notes_of(stages.notes)], always=True)
@@ -207,7 +220,20 @@ class Recommender(Shown):
             lists=self.lists,
             exclude_seen=self.exclude_seen,
             pair_features=self.pair_features if retriever is not None and ranker is not None else (),
-        )
+        ).with_rules(self.rules)
+
+    def with_rules(self, rules: Any) -> Self:
+        """The same Recommender, fitted or not, under rules of the last stage: what holds for every list that it makes.
+
+        ``rules``: a .toml or .json file, or a mapping like it (``docs/rules.md``); None: none.  They are kept in the
+        bundle.  This one stays as it is.  Raises InputError naming the rule that does not fit the data.
+        """
+        made = copy(self)
+        made.rules = Rules.of(rules)
+        if made._system is not None:
+            made._system = replace(made._system, rules=made.rules)
+            _ = made._system.bound_rules
+        return made
 
     def recipe(self, options: RunOptions | None = None) -> Recipe:
         """What ``fit`` trains, and how."""
@@ -231,7 +257,7 @@ class Recommender(Shown):
             lists=RankerLists(**system.lists),
             exclude_seen=system.exclude_seen,
             pair_features=() if system.engine.pairs is None else system.engine.pairs.names,
-        )
+        ).with_rules(system.rules)
         made._system = system
         return made
 
@@ -265,8 +291,9 @@ class Recommender(Shown):
 
         Queries are users (``users=["u1", "u2"]``), histories (``history=["sku9"]`` or one list per query), features
         (``user_features={"age": 24}``), or several of these; queries without a user are numbered from 0 in user_id.
-        Each gets exactly min(k, allowed) items.  Raises UnsupportedQuery for a query that the model cannot answer,
-        unless ``unknown`` says otherwise, and InputError for what cannot be understood.
+        Each gets exactly min(k, allowed) items; rules that a list does not meet are warned of.  Raises UnsupportedQuery
+        for a query that the model cannot answer, unless ``unknown`` says otherwise, and InputError for what cannot be
+        understood.
         """
         histories = [item for row in wanted.histories or () for item in row or ()]
         asked = {"users": wanted.users, "history": histories, "exclude": wanted.exclude, "among": wanted.among}
@@ -274,6 +301,7 @@ class Recommender(Shown):
             check_ids(name, ids)
         answers = self.answer(wanted, wanted)
         say_unknown(self.store, wanted)
+        say_unmet(tally(answers.unmet), len(answers.by))
         frame = answering.to_frame(self.system, wanted, answers)
         return frame.with_columns(answering.titles_of(self.system, answers)) if wanted.titles else frame
 
@@ -285,9 +313,15 @@ class Recommender(Shown):
     def recommend_all(self, options: RecommendOptions) -> Iterator[pl.DataFrame]:
         """Frames like ``recommend``'s for every user that train knows, some thousands at a time."""
         known = self.store.users.raw(self.store.trained_users.nonzero().squeeze(1).numpy())
+        unmet: Counter[tuple[str, str]] = Counter()
+        asked = 0
         for users in known.to_frame().iter_slices(USERS_PER_CHUNK):
             queries = RawQueries(users.to_series().to_list())
-            yield answering.to_frame(self.system, queries, self.answer(queries, options))
+            answers = self.answer(queries, options)
+            unmet += tally(answers.unmet)
+            asked += len(queries)
+            yield answering.to_frame(self.system, queries, answers)
+        say_unmet(unmet, asked)
 
     def similar_items(self, items: Sequence[RawId], k: int = 10) -> pl.DataFrame:
         """For each item the ``k`` most alike ones: item_id, similar_id, score, rank.
@@ -369,7 +403,7 @@ class Recommender(Shown):
     def funnel(self, queries: Queries, k: int = 10, seed: int = 0) -> Funnel:
         """What each stage keeps of what the users went on to take; see ``suisen.pipeline.funnel``."""
         self.check_queries(queries)
-        return funnel(self.engine, self.posed(queries), k, seed)
+        return funnel(self.engine, self.posed(queries), k, seed, self.system)
 
     # -- keeping ----------------------------------------------------------------------------------------------------
 
@@ -409,6 +443,12 @@ def say_unknown(store: Store, queries: RawQueries) -> None:
     if lost:
         named = ", ".join(map(repr, lost[:5])) + (f" and {len(lost) - 5:,} more" if len(lost) > 5 else "")
         warnings.warn(f"history: items that train does not know are passed over: {named}", stacklevel=4)
+
+
+def say_unmet(unmet: Counter[tuple[str, str]], lists: int) -> None:
+    """Warns of rules that some of so many lists do not meet."""
+    for line in unmet_lines(unmet, lists):
+        warnings.warn(line, stacklevel=4)
 
 
 def _spelt(epochs: Mapping[str, Sequence[int]]) -> str:

@@ -1,6 +1,7 @@
 """Answers: pure functions from a System and queries to ranked lists."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from time import perf_counter
@@ -16,7 +17,8 @@ from suisen.data.batch import Candidates
 from suisen.data.ids import RawId, in_one_type
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.errors import InputError, UnsupportedQuery
-from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Engine, Filters, States, wide
+from suisen.recommending.diversity import diverse
+from suisen.recommending.engine import CONTEXTS_PER_CHUNK, Fast, Filters, States, wide
 from suisen.recommending.queries import (
     RawQueries,
     RecommendOptions,
@@ -26,6 +28,8 @@ from suisen.recommending.queries import (
     popular_lists,
     refusal,
 )
+from suisen.recommending.requests import asked_of
+from suisen.recommending.rules.ruling import Make, Marks, Ruling
 from suisen.recommending.stages import ended, made
 from suisen.recommending.states import VisitorRows
 from suisen.recommending.store import Store
@@ -48,6 +52,13 @@ class Answers:
     """What answered each query: the model, the popular list, or nobody (skipped)."""
     known: int = 0
     """Queries of users whom train has events of."""
+    marks: Marks | None = None
+    """What rules did to the lists; None where there are none."""
+
+    @property
+    def unmet(self) -> Mapping[int, Mapping[str, str]]:
+        """List → rule → why it is not met: relaxed, short or barred."""
+        return {} if self.marks is None else self.marks.unmet
 
 
 def answer(
@@ -56,9 +67,11 @@ def answer(
     """The best ``options.k`` items for each query: exactly min(k, allowed) of them.
 
     ``recent`` is what users did since the system was made.  Raises UnsupportedQuery for a query that the model cannot
-    answer, unless ``options.unknown`` says otherwise, and InputError for features that do not exist.
+    answer, unless ``options.unknown`` says otherwise, and InputError for features that do not exist and where a query
+    lacks what a rule needs.
     """
     options, began = resolved(system, options), perf_counter()
+    ruling, queries = _ruling(system, queries, [options])
     dense = dense_queries(system.store, queries, options.at, recent)
     able = system.answerable(dense)
     ended("rows", began)
@@ -71,17 +84,49 @@ def answer(
     scores = torch.full((len(dense), options.k), -torch.inf)
     rows = able.nonzero().squeeze(1)
     if rows.numel():
-        lists = system.engine.lists if options.precise else system.engine.fast_lists
-        contexts = dense.contexts.take(rows)
-        items[rows], scores[rows] = lists(contexts, options.k, filters.take(rows), options.diversity)
+        contexts, stages = dense.contexts.take(rows), system.engine
+        lists = stages.lists if options.precise else stages.fast_lists
+
+        def by_model(within: Tensor | None, n: int, part: Filters) -> tuple[Tensor, Tensor]:
+            some = contexts if within is None else contexts.take(within)
+            return lists(some, n, part, 0.0 if ruling.moves else options.diversity, options.diversity_by)
+
+        items[rows], scores[rows] = ruling.lists(rows, filters.take(rows), by_model)
     others = (~able).nonzero().squeeze(1)
     if others.numel() and options.unknown == "popular":
         began = perf_counter()
-        popular = popular_lists(system.store, filters.take(others), options.k, system.engine.open)
+        popular = ruling.lists(others, filters.take(others), _by_popularity(system), ranked=False)
         ended("popular", began)
         made("popular", *popular)
         items[others], scores[others] = popular
-    return Answers(items, scores, _by(able.tolist(), [options] * len(dense)), int(dense.known.sum()))
+    by = _by(able.tolist(), [options] * len(dense))
+    return Answers(items, scores, by, int(dense.known.sum()), ruling.marks)
+
+
+def _ruling(system: System, queries: RawQueries, options: Sequence[RecommendOptions]) -> tuple[Ruling, RawQueries]:
+    """Rules for the lists of B queries, whose options agree in rules, k, diversity and time, and the queries without
+    what only rules read.
+    """
+    first, engine = options[0], system.engine
+    rules = system.rules_for(first.rules)
+    asked, queries = asked_of(rules, system.store, queries)
+    at = np.array([time.time_ns() // 1000 if first.at is None else first.at])
+    ruling = Ruling.of(rules, asked, len(queries), first.k, engine.candidates, at, engine.open)
+    if first.diversity > 0 and ruling.moves:
+
+        def diversify(ids: Tensor, scores: Tensor, places: int) -> tuple[Tensor, Tensor]:
+            began = perf_counter()
+            found = diverse(ids, scores, engine.likeness, places, first.diversity, first.diversity_by)
+            ended("diversify", began)
+            return found
+
+        ruling.diversify = diversify
+    return ruling, queries
+
+
+def _by_popularity(system: System) -> Make:
+    """The popular lists as rules ask for them."""
+    return lambda _, n, part: popular_lists(system.store, part, n, part.open or system.engine.open)
 
 
 def resolved(system: System, options: RecommendOptions) -> RecommendOptions:
@@ -91,10 +136,14 @@ def resolved(system: System, options: RecommendOptions) -> RecommendOptions:
     return replace(options, exclude_seen=False)
 
 
-def planned(engine: Engine, options: RecommendOptions) -> bool:
+def planned(system: System, options: RecommendOptions) -> bool:
     """Whether ``answer_planned`` can give what is asked for: there is a plan, and it takes that."""
-    fast = engine.plan is not None and not options.precise and options.k <= engine.plan.most
-    return fast and options.diversity == 0 and options.at is None and not options.where
+    engine = system.engine
+    if engine.plan is None or options.precise or options.rules is not None:
+        return False
+    if system.rules.reserve(options.k, engine.candidates) > engine.plan.most:
+        return False
+    return options.diversity == 0 and options.at is None and not options.where
 
 
 def answer_planned(
@@ -107,6 +156,9 @@ def answer_planned(
     if not system.exclude_seen:
         options = [resolved(system, one) for one in options]
     began = perf_counter()
+    ruling = None
+    if system.rules:
+        ruling, queries = _ruling(system, queries, options)
     store, k, found = system.store, options[0].k, visitors.of(queries)
     ended("rows", began)
     by, known = _by(found.able.tolist(), options), int(found.known.sum())
@@ -121,18 +173,32 @@ def answer_planned(
         if not rows:
             continue
         exclude = _excluded(store, [found.seen[at] for at in rows], [options[at] for at in rows])
+        filters, model = Filters(exclude, among), who == "model"
         began = perf_counter()
-        if who == "popular":
-            lists = popular_lists(store, Filters(exclude, among), k, system.engine.open)
-            ended("popular", began)
+        if model:
+            make = _by_plan(visitors.plan, found.states if len(rows) == len(by) else _taken(found.states, rows))
         else:
-            states = found.states if len(rows) == len(by) else _taken(found.states, rows)
-            lists = visitors.plan.lists(states, k, exclude, among)
-            ended("plan", began)
+            make = _by_popularity(system)
+        if ruling is None:
+            lists = make(None, k, filters)
+        else:
+            lists = ruling.lists(torch.tensor(rows), filters, make, ranked=model)
+        ended("plan" if model else "popular", began)
         if len(rows) == len(by):
-            return Answers(*lists, by, known)
+            return Answers(*lists, by, known, None if ruling is None else ruling.marks)
         items[rows], scores[rows] = lists[0].numpy(), lists[1].numpy()
-    return Answers(torch.from_numpy(items), torch.from_numpy(scores), by, known)
+    marks = None if ruling is None else ruling.marks
+    return Answers(torch.from_numpy(items), torch.from_numpy(scores), by, known, marks)
+
+
+def _by_plan(plan: Fast, states: States) -> Make:
+    """Lists of the plan as rules ask for them."""
+
+    def make(within: Tensor | None, n: int, part: Filters) -> tuple[Tensor, Tensor]:
+        some = states if within is None else _taken(states, within.tolist())
+        return plan.lists(some, n, part.exclude, part.among, part.open)
+
+    return make
 
 
 def _by(able: Sequence[bool], options: Sequence[RecommendOptions]) -> list[AnsweredBy]:
@@ -173,6 +239,7 @@ def rank(
     ``at`` count.  Equal scores: as given.  Raises as ``answer`` does.
     """
     store, began = system.store, perf_counter()
+    ruling, queries = _ruling(system, queries, [options])
     dense = dense_queries(store, queries, options.at, recent)
     able = system.answerable(dense)
     began = ended("rows", began)
@@ -181,6 +248,8 @@ def rank(
     found = torch.from_numpy(store.items.dense([item for row in given for item in row]))
     ragged = Ragged(found, offsets_of(torch.tensor([len(row) for row in given]))).keep(found > 0).distinct()
     items = ragged.padded()  # (B, C)
+    if ruling.rules:
+        items = torch.where(ruling.may_hold(torch.arange(len(items)), items), items, 0)
     counted = store.trained_items[items] & system.engine.open.mask[items]
     scores = torch.where(counted, store.item_counts[items].float(), -torch.inf)
     rows = able.nonzero().squeeze(1)
@@ -230,11 +299,11 @@ def similar(system: System, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
     for at in items[~allowed[items]].tolist():
         raw = system.store.items.raw(np.array([at]))[0]
         raise UnsupportedQuery(f"item {raw!r} has no event in train and {system.name} lacks 'new items'; use TwoTower")
-    likeness = system.engine.likeness
+    likeness, open_ = system.engine.likeness, system.bound_rules.always(system.engine.open)
     ids, scores = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
     for chunk in items.split(CONTEXTS_PER_CHUNK):  # type: ignore[no-untyped-call]
         alike = likeness.rows(chunk)  # (b, n_items)
-        alike.masked_fill_(~(system.engine.open.mask & allowed), -torch.inf)
+        alike.masked_fill_(~(open_ & allowed), -torch.inf)
         alike[torch.arange(len(chunk)), chunk] = -torch.inf
         found, best = top_of(alike, k)
         ids.append(wide(found, k, 0))

@@ -17,14 +17,14 @@ def items_where(store: Store, where: Mapping[str, Any]) -> Tensor:
 
     Raises InputError for a column or a value that the item table does not hold, and where no item meets all of them.
     """
-    frame, separators = store.item_frame, _separators(store)
+    frame, between = store.item_frame, separators(store)
     fits = pl.repeat(True, frame.height, dtype=pl.Boolean, eager=True)
     for name, wanted in where.items():
         if not frame.width:
             raise InputError(f"where: {name!r} asks for an attribute, and the data had no item table; train with one")
         if name not in frame.columns:
             raise unknown("where: column", name, frame.columns)
-        fits = fits & _meets(name, frame[name], wanted, separators.get(name))
+        fits = fits & _meets(name, frame[name], wanted, between.get(name))
     mask = torch.from_numpy(fits.to_numpy().copy())
     mask[0] = False
     if where and not bool(mask.any()):
@@ -33,9 +33,9 @@ def items_where(store: Store, where: Mapping[str, Any]) -> Tensor:
     return mask.nonzero().squeeze(1)
 
 
-def _separators(store: Store) -> dict[str, str]:
-    """Column → what stands between the values of one text, of the multi-valued ones."""
-    return {column.name: column.separator for column in store.encoders["item"].columns if column.kind == "multi"}
+def separators(store: Store, owner: str = "item") -> dict[str, str]:
+    """Column → what stands between the values of one text, of the multi-valued ones of a table."""
+    return {column.name: column.separator for column in store.encoders[owner].columns if column.kind == "multi"}
 
 
 def _meets(name: str, values: pl.Series, wanted: Any, separator: str | None) -> pl.Series:
@@ -89,4 +89,4 @@ def _number(name: str, value: Any) -> float:
         raise InputError(f"where: {name} holds numbers and {value!r} is none; give a number") from None
 
 
-__all__ = ["items_where"]
+__all__ = ["items_where", "separators"]

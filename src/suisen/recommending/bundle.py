@@ -49,6 +49,7 @@ from suisen.recommending.manifest import sha256_of as _sha256
 from suisen.recommending.pairs.tables import PairTables
 from suisen.recommending.place import MANIFEST, find
 from suisen.recommending.plan import Plan
+from suisen.recommending.rules.declared import Rules
 from suisen.recommending.sources import Source, models_of, names_of, pair_names
 from suisen.recommending.standin import Undrawn, build_ranker
 from suisen.recommending.store import Store
@@ -165,6 +166,7 @@ def _write(system: System, aside: Path, facts: dict[str, Any]) -> None:
         "refitted": system.refitted,
         **({} if engine.pairs is None else {"pair_features": list(engine.pairs.names)}),
         **({} if engine.union is None else {"sources": _sources(system), "quotas": engine.union.quotas}),
+        "rules": system.rules.to_json(),
         **facts,
         "files": {
             path.relative_to(aside).as_posix(): _sha256(path) for path in sorted(aside.rglob("*")) if path.is_file()
@@ -299,7 +301,10 @@ def _read(place: Path, manifest: dict[str, Any]) -> System:
     known = {
         name: manifest[name] for name in ("exclude_seen", "epochs", "lists", "refitted", "created") if name in manifest
     }
-    return replace(system, **known, version=f"{system.name.replace(' ', '')}-{_sha256(place / MANIFEST)[:12]}")
+    version = f"{system.name.replace(' ', '')}-{_sha256(place / MANIFEST)[:12]}"
+    system = replace(system, **known, rules=Rules.of(manifest.get("rules")), version=version)
+    _ = system.bound_rules  # rules that do not fit the catalogue are refused now
+    return system
 
 
 def _pairs(place: Path, manifest: dict[str, Any], store: Store) -> PairTables | None:

@@ -18,7 +18,7 @@ from suisen.checkpoint import checkpoint
 from suisen.data.batch import Candidates, Contexts
 from suisen.data.ragged import Ragged
 from suisen.models.contract import Model, Net, Ranker, Retriever
-from suisen.recommending.diversity import mmr
+from suisen.recommending.diversity import By, diverse
 from suisen.recommending.likeness import Likeness
 from suisen.recommending.pairs.tables import PairTables
 from suisen.recommending.scorers import NetScorer
@@ -63,13 +63,16 @@ class Filters:
     """B rows of dense items that each context must not get."""
     among: Tensor | None = None
     """(m,) dense items, rising: only these; None: the whole catalogue."""
+    open: "Open | None" = None
+    """What lists may hold under rules; None: what the engine's may."""
 
     def take(self, rows: Tensor) -> "Filters":
         """The filters of some of the contexts."""
-        return Filters(self.exclude.take(rows), self.among)
+        return Filters(self.exclude.take(rows), self.among, self.open)
 
 
-class Open(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Open:
     """What lists may hold now: what the model may recommend, without items that are blocked.  Replaced as a whole, so
     that no list is made from two of them.
     """
@@ -79,6 +82,8 @@ class Open(NamedTuple):
     size: int
     popular: Tensor | None
     """(m,) those of them that train has, most positive events first; None: all that the store has."""
+    blocked: Tensor | None = None
+    """(m,) dense items that are blocked, whether the model may recommend them or not."""
 
 
 class States(NamedTuple):
@@ -109,7 +114,9 @@ class Fast(Protocol):
     def prepare(self, contexts: Contexts) -> States:
         """What ``lists`` needs of B contexts."""
 
-    def lists(self, states: States, k: int, exclude: Ragged, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def lists(
+        self, states: States, k: int, exclude: Ragged, among: Tensor | None = None, open_: Open | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(B, k) dense ids, 0 = none, and their scores, descending: as ``Engine.lists``."""
 
 
@@ -219,7 +226,7 @@ class Engine:
         allowed.
         """
         if self.union is not None:
-            open_ = self.open
+            open_ = filters.open or self.open
             return self.union.find(contexts, n, filters.exclude, open_.mask, _left(filters.among, open_))
         return Found(*self.search(self.first.prepare(contexts), n, filters))
 
@@ -231,7 +238,7 @@ class Engine:
     @torch.no_grad()
     def search(self, state: Tensor, n: int, filters: Filters) -> tuple[Tensor, Tensor]:
         """``retrieve`` by the only source, from what ``first.prepare`` made of the contexts."""
-        open_ = self.open
+        open_ = filters.open or self.open
         among = _left(filters.among, open_)
         return self.sources[0].search(state, n, filters.exclude, (open_.mask, open_.size), among)
 
@@ -245,10 +252,12 @@ class Engine:
         return found.ids.gather(1, order), ranked.gather(1, order)
 
     @torch.no_grad()
-    def lists(self, contexts: Contexts, k: int, filters: Filters, diversity: float = 0.0) -> tuple[Tensor, Tensor]:
+    def lists(
+        self, contexts: Contexts, k: int, filters: Filters, diversity: float = 0.0, by: By = "mmr"
+    ) -> tuple[Tensor, Tensor]:
         """(B, k) ids, 0 = none, and their scores: exactly min(k, allowed) items per row, whatever is excluded.
 
-        With ``diversity`` > 0 the order is that of maximal marginal relevance and scores may rise along it.
+        With ``diversity`` > 0 the order is that of ``suisen.recommending.diversity``, and scores may rise along it.
         """
         ids, values = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
         for rows in self._chunks(contexts):
@@ -265,23 +274,27 @@ class Engine:
                 began = ended("rank", began)
                 made("rank", found, scores)
             if diversity > 0:
-                found, scores = mmr(found, scores, self.likeness, k, diversity)
+                found, scores = diverse(found, scores, self.likeness, k, diversity, by)
                 ended("diversify", began)
                 made("diversify", found, scores)
             ids.append(wide(found[:, :k], k, 0))
             values.append(wide(scores[:, :k], k, -torch.inf))
         return torch.cat(ids), torch.cat(values)
 
-    def fast_lists(self, contexts: Contexts, k: int, filters: Filters, diversity: float = 0.0) -> tuple[Tensor, Tensor]:
+    def fast_lists(
+        self, contexts: Contexts, k: int, filters: Filters, diversity: float = 0.0, by: By = "mmr"
+    ) -> tuple[Tensor, Tensor]:
         """``lists`` by the plan, where there is one and it takes what is asked for."""
         if self.plan is None or diversity > 0 or k > self.plan.most:
-            return self.lists(contexts, k, filters, diversity)
+            return self.lists(contexts, k, filters, diversity, by)
         ids, values = [torch.zeros((0, k), dtype=torch.int64)], [torch.zeros((0, k))]
         for rows in self._chunks(contexts):
             checkpoint()
             part = filters.take(rows)
             began = perf_counter()
-            found, scores = self.plan.lists(self.plan.prepare(contexts.take(rows)), k, part.exclude, part.among)
+            found, scores = self.plan.lists(
+                self.plan.prepare(contexts.take(rows)), k, part.exclude, part.among, part.open
+            )
             ended("plan", began)
             ids.append(found)
             values.append(scores)

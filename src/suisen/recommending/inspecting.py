@@ -26,13 +26,14 @@ from suisen.recommending.queries import (
     filters_of,
     known_items,
 )
+from suisen.recommending.requests import asked_of
 from suisen.recommending.sources import Found
 from suisen.recommending.stages import listening, watching
 from suisen.recommending.system import System
 from suisen.recommending.users import RecentEvents
 from suisen.retrieval.select import top_of
 
-Rule = Literal["untrained", "blocked", "seen", "excluded", "among", "where"]
+Rule = Literal["untrained", "blocked", "seen", "excluded", "among", "where", "required"]
 FURTHER, SHOWN = 1_000, 200
 """Most items beyond the candidates that are looked at for those kept out, and most of those that are named."""
 
@@ -92,7 +93,7 @@ class Inspection:
     """By rank, at most ``SHOWN``."""
     rules: Mapping[Rule, int]
     """Rules in force and how many items of the catalogue each keeps out; an item may be kept out by several.
-    ``among`` and ``where`` keep out what they do not name."""
+    ``among`` and ``where`` keep out what they do not name, ``required`` what an expression refuses."""
     why: Sequence[Why]
     """In the order in which items were asked for."""
 
@@ -129,8 +130,13 @@ def inspect(
 
     with listening(told), watching(seen):
         answers = answer(system, query, options, recent)
+    rules = system.rules_for(options.rules)
+    brought, query = asked_of(rules, system.store, query)
     queries = dense_queries(system.store, query, options.at, recent)
     by, masks = answers.by[0], _rules(system, options, queries)
+    if rules.required:
+        opened = rules.opened(rules.key(brought[0] if brought else {}), system.engine.open)
+        masks["required"] = system.engine.open.mask & ~opened.open.mask
     items, scores = _real(answers.items[0], answers.scores[0])
     found = None
     if asked and by == "model" and system.engine.listed:

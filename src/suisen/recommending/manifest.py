@@ -180,6 +180,7 @@ class Manifest(_Part):
     sources: Sources | None = None
     """In place of the retriever, where there are several."""
     quotas: dict[str, Count] = {}
+    rules: dict[str, list[dict[str, Any]]] = {}
     metrics: dict[str, Any] = {}
     run: dict[str, Any] = {}
     plan: dict[str, Any] | None = None

@@ -20,6 +20,7 @@ from suisen.errors import BundleError, SuisenError, one_line
 from suisen.recommending import manifest
 from suisen.recommending.answering import answer, to_frame
 from suisen.recommending.queries import DenseQueries, RawQueries, RecommendOptions, dense_queries
+from suisen.recommending.rules.declared import Rules
 from suisen.recommending.sources import Found, Lists, Source, nothing
 from suisen.recommending.store import Store
 from suisen.recommending.system import System
@@ -186,7 +187,7 @@ def _queries(row: dict[str, Any]) -> RawQueries:
 
 def _answer(system: System, row: dict[str, Any], precise: bool) -> tuple[list[Any], list[float]]:
     queries = _queries(row)
-    options = RecommendOptions(k=K, unknown="popular", exclude_seen=True, precise=precise, at=row["at"])
+    options = RecommendOptions(k=K, unknown="popular", exclude_seen=True, precise=precise, at=row["at"], rules=Rules())
     answers = answer(system, queries, options)
     frame = to_frame(system, queries, answers)
     return frame["item_id"].to_list(), frame["score"].to_list()

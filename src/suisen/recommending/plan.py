@@ -12,6 +12,7 @@ How much is rounded on the way is the plan's ``speed``; ``agreement`` says how o
 from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -70,7 +71,8 @@ class Plan:
         """
         self.agreement: Agreement | None = None
         """None: not measured yet."""
-        self._open: tuple[Open | None, Words | None] = None, None
+        self._last: tuple[Open | None, Words | None] = None, None
+        self._bits: WeakKeyDictionary[Open, Words] = WeakKeyDictionary()
 
     def of(self, engine: Engine) -> "Plan":
         """The same for an engine that shares all but ``open`` with this one's."""
@@ -102,13 +104,14 @@ class Plan:
         """Whether ``lists`` is short enough for an event loop: neither stage runs on torch altogether."""
         return self.table is not None and (self.engine.states is None or self.ranks is not None)
 
-    @property
-    def _allowed(self) -> Words | None:
-        """What lists may hold now, as the table's bits: made anew when the engine's ``open`` is another."""
-        (known, words), open_ = self._open, self.engine.open
+    def _allowed(self, open_: Open | None) -> Words | None:
+        """What lists may hold, the engine's where nothing is said, as the table's bits: made once of each ``Open``."""
+        (known, words), open_ = self._last, open_ or self.engine.open
         if known is not open_ and self.table is not None:
-            words = self.table.open_to(open_.mask[1:].numpy())
-            self._open = open_, words
+            words = self._bits.get(open_)
+            if words is None:
+                words = self._bits[open_] = self.table.open_to(open_.mask[1:].numpy())
+            self._last = open_, words
         return words
 
     @property
@@ -132,20 +135,24 @@ class Plan:
         rows = torch.cat(parts if self._compiled else [*parts, state], 1)
         return States(queries, rows.float().cpu().numpy())
 
-    def lists(self, states: States, k: int, exclude: Ragged, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def lists(
+        self, states: States, k: int, exclude: Ragged, among: Tensor | None = None, open_: Open | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(B, k) dense ids, 0 = none, and their scores, descending: min(k, items that are left) per row.
 
-        ``exclude``: B rows of dense items; ``among``: rising dense items, the only ones.  k is at most ``most``.
+        ``exclude``: B rows of dense items; ``among``: rising dense items, the only ones; ``open_``: what lists may hold
+        in place of what the engine's may.  k is at most ``most``.
         """
         n = k if states.rows is None else max(k, self.engine.candidates)
         compiled = states.rows is None or self._compiled
         if self.table is not None and among is None and compiled:
             gone = Excluded(exclude.values.numpy() - 1, exclude.offsets.numpy())
+            allowed = self._allowed(open_)
             found, scores = two_stage(
-                self.table, self.ranks, states.queries, states.rows, n, k, gone, self._allowed, self.speed_of(k)
+                self.table, self.ranks, states.queries, states.rows, n, k, gone, allowed, self.speed_of(k)
             )
             return torch.from_numpy(found) + 1, torch.from_numpy(scores)
-        ids, retrieved = self._candidates(states.queries, n, exclude, among)
+        ids, retrieved = self._candidates(states.queries, n, Filters(exclude, among, open_))
         if states.rows is None:
             return wide(ids[:, :k], k, 0), wide(retrieved[:, :k], k, -torch.inf)
         if compiled and self.ranks is not None:
@@ -170,11 +177,11 @@ class Plan:
         top, order = scored.sort(dim=1, descending=True, stable=True)
         return wide(ids.gather(1, order)[:, :k], k, 0), wide(top[:, :k], k, -torch.inf)
 
-    def _candidates(self, queries: Floats, n: int, exclude: Ragged, among: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _candidates(self, queries: Floats, n: int, filters: Filters) -> tuple[Tensor, Tensor]:
         """(B, at most n) dense ids and first-stage scores, descending."""
-        if self.table is None or among is not None:
+        if self.table is None or filters.among is not None:
             state = torch.from_numpy(queries).to(self.engine.first.device)
-            return self.engine.search(state, n, Filters(exclude, among))
-        gone = Excluded(exclude.values.numpy() - 1, exclude.offsets.numpy())
-        found, scores = candidates(self.table, queries, n, gone, self._allowed)
+            return self.engine.search(state, n, filters)
+        gone = Excluded(filters.exclude.values.numpy() - 1, filters.exclude.offsets.numpy())
+        found, scores = candidates(self.table, queries, n, gone, self._allowed(filters.open))
         return torch.from_numpy(found) + 1, torch.from_numpy(scores)

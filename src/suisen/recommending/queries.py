@@ -19,12 +19,15 @@ from suisen.data.ids import DenseIds, RawId
 from suisen.data.ragged import Ragged, concat, offsets_of, side_by_side
 from suisen.errors import InputError, UnsupportedQuery, unknown
 from suisen.recommending.attributes import items_where
+from suisen.recommending.diversity import By
 from suisen.recommending.engine import Filters, Open
+from suisen.recommending.rules.declared import Rules
 from suisen.recommending.store import Store, saying
 from suisen.recommending.users import RecentEvents
 
 UnknownPolicy = Literal["error", "popular", "skip"]
 POLICIES: tuple[UnknownPolicy, ...] = ("error", "popular", "skip")
+WAYS: tuple[By, ...] = ("mmr", "dpp")
 MAX_ITEMS = 10_000
 """Most items per list: beyond it a recommendation is an export of the catalogue."""
 CELLS_PER_CHUNK = 2**20
@@ -51,7 +54,10 @@ class RecommendOptions:
     unknown: UnknownPolicy = "error"
     """What a query gets that the model cannot answer: an error, the popular list, or no rows."""
     diversity: float = 0.0
-    """0: by score alone; towards 1: lists of unlike items (maximal marginal relevance)."""
+    """0: by score alone; towards 1: lists of unlike items."""
+    diversity_by: By = "mmr"
+    """How unlike items are chosen: mmr (maximal marginal relevance) compares each with the nearest one that is chosen
+    already, dpp (a determinantal point process) with all of them."""
     precise: bool = True
     """Whether stages are computed as when they were evaluated; False: by the bundle's plan, where it has one, whose
     agreement with that was measured when it was saved.  A server's default is False."""
@@ -59,6 +65,9 @@ class RecommendOptions:
     """Time of the query: ISO 8601 text, a date, a datetime (UTC where they name no zone), or microseconds since 1970
     UTC, which all become the last.  What stored histories and events since hold from then on is left out, as if it had
     not happened yet.  None: now, and nothing is left out."""
+    rules: Any = None
+    """Rules of the last stage for these lists: a .toml or .json file, a mapping like it, or ``Rules``; an empty one: no
+    rules.  None: those that the Recommender has."""
 
     def __post_init__(self) -> None:
         if type(self.k) is not int or not 1 <= self.k <= MAX_ITEMS:  # each test saves a server its time
@@ -71,9 +80,12 @@ class RecommendOptions:
             _settle(self, among=listed("among", self.among))
         if self.at is not None:
             _settle(self, at=instant("at", self.at))
+        if self.rules is not None:
+            _settle(self, rules=Rules.of(self.rules))
         if not 0 <= self.diversity <= 1:
             raise InputError(f"diversity = {self.diversity!r} must be from 0 to 1")
         choice("unknown", self.unknown, POLICIES)
+        choice("diversity_by", self.diversity_by, WAYS)
         if self.where is not None and not isinstance(self.where, Mapping):
             raise InputError(f"where = {shown(self.where)} must be column → value, like where={{'genre': 'Drama'}}")
 
@@ -127,8 +139,8 @@ class RawQueries:
         return {
             "users": self.users,
             "history": self.histories,
-            "user_features": _per_query(self.user_features),
-            "context": _per_query(self.context),
+            "user_features": per_query(self.user_features),
+            "context": per_query(self.context),
             "sessions": self.sessions,
         }
 
@@ -140,7 +152,7 @@ class RawQueries:
     @property
     def bring_their_own(self) -> list[bool]:
         """(B,) which queries bring a history, user features or context features."""
-        parts = [part for part in (self.histories, *map(_per_query, (self.user_features, self.context))) if part]
+        parts = [part for part in (self.histories, *map(per_query, (self.user_features, self.context))) if part]
         return (
             [any(part[place] is not None for part in parts) for place in range(len(self))]
             if parts
@@ -185,7 +197,7 @@ def _rows(name: str, given: Any) -> Any:
     return listed(name, given, ordered=True)
 
 
-def _per_query(
+def per_query(
     values: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None,
 ) -> Sequence[Mapping[str, Any] | None] | None:
     """One mapping per query; a bare mapping is that of a single query."""
@@ -233,7 +245,7 @@ def dense_queries(
     if queries.histories is not None:
         contexts = _with_histories(store, contexts, queries.histories)
     featured = store.featured_users[user]
-    given_features, given_context = _per_query(queries.user_features), _per_query(queries.context)
+    given_features, given_context = per_query(queries.user_features), per_query(queries.context)
     if given_features is not None:
         given = _encoded(store, "user", given_features)
         contexts = replace(contexts, user_features=_merged(contexts.user_features, given))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from suisen.display import brief
 from suisen.models.contract import Model
 from suisen.recommending.engine import Engine, Open
 from suisen.recommending.queries import DenseQueries, answerable
+from suisen.recommending.rules.bound import BoundRules
+from suisen.recommending.rules.declared import Rules
 from suisen.recommending.sources import Sourced, models_of, names_of
 from suisen.recommending.store import Store
 
@@ -59,6 +62,17 @@ class System:
     """Settings of the lists that the ranker learnt on."""
     refitted: str = ""
     """Where it was refitted after it was measured: on what, in words."""
+    rules: Rules = field(default_factory=Rules)
+    """What holds for every list where a request brings no rules of its own."""
+
+    @cached_property
+    def bound_rules(self) -> BoundRules:
+        """The rules over this catalogue.  Raises InputError naming the rule that does not fit it."""
+        return BoundRules(self.rules, self.store)
+
+    def rules_for(self, given: Rules | None) -> BoundRules:
+        """Rules that a request brings, or the system's own where it brings none."""
+        return self.bound_rules if given is None else BoundRules(given, self.store)
 
     @property
     def abilities(self) -> frozenset[str]:
@@ -85,7 +99,7 @@ class System:
         if not items.numel():
             engine.open = Open(engine.allowed, engine.n_allowed, None)
         else:
-            engine.open = Open(mask, int(mask.sum()), popular[~torch.isin(popular, items)])
+            engine.open = Open(mask, int(mask.sum()), popular[~torch.isin(popular, items)], items)
 
     @property
     def name(self) -> str:

@@ -92,6 +92,8 @@ class RunSettings(RunOptions):
     covisit_5,last; -name leaves one out."""
     final: bool = True
     """Once measured, learn the models anew on all events, for as long as was found best; that is what serves."""
+    rules: str | None = None
+    """File of rules of the last stage, .toml or .json, that the bundle keeps (docs/rules.md); none: no rules."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -260,7 +262,8 @@ class Config:
         run = self.run
         parts: dict[str, Any] = {"candidates": run.candidates, "quotas": run.quotas, "index": self.index}
         parts |= {"seed": run.seed, "lists": self.lists, "exclude_seen": run.exclude_seen}
-        return Recommender(self.retriever, self.ranker, pair_features=run.pair_features, **parts)
+        parts["pair_features"] = run.pair_features
+        return Recommender(self.retriever, self.ranker, **parts).with_rules(run.rules)
 
 
 def resolve(raw: Raw, models: bool = True) -> Config:
@@ -277,7 +280,7 @@ def resolve(raw: Raw, models: bool = True) -> Config:
         known = f"--retriever ({', '.join(RETRIEVERS)}), --ranker ({', '.join(SECOND_STAGES)})"
         raise InputError(f"no model is named; pass {known} or both")
     run = RunSettings(**read["run"])
-    run = replace(run, threads=run.threads or os.cpu_count() or 1)
+    run = replace(run, threads=run.threads or os.cpu_count() or 1, rules=absolute(run.rules))
     where, reading = _data(Place(**place), read["data"], names["split"])
     split, retriever, ranker, index = (made.get(section) for section in CHOICES)
     return Config(where, reading, split, retriever, ranker, index, RankerLists(**read["lists"]), run, names)

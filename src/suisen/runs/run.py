@@ -146,7 +146,7 @@ def measure(run: Run) -> None:
     if run.baselines:
         run.comparisons = against(run.reports["test"], run.baselines, metrics[0])
     if rec.engine.listed and split.test.candidates is None:
-        run.funnel = funnel(rec.engine, split.test)
+        run.funnel = funnel(rec.engine, split.test, system=rec.system)
 
 
 def baselines(recommender: Recommender, split: Split, metrics: Sequence[str]) -> list[Report]:

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from msgspec import structs
 
 from suisen.data.ids import RawId
 from suisen.errors import InputError, UnknownName, UnsupportedQuery
 from suisen.recommending.answering import AnsweredBy, Answers, answer, answer_planned, planned, rank, similar
 from suisen.recommending.queries import RawQueries, RecommendOptions
+from suisen.recommending.requests import only_for_rules
 from suisen.recommending.stages import ended, listening
 from suisen.recommending.states import VisitorRows
 from suisen.recommending.system import System
@@ -134,6 +136,7 @@ class Answering:
         """What the plan needs of those who ask; None without a plan."""
         if system.engine.plan is not None:
             self.visitors = VisitorRows(system, self.recent, row_bytes)
+        self._for_rules = only_for_rules(system.bound_rules, system.store)
         self.prices = Prices(system)
         self.meter: Meter | None = None
         """What counts its answers, where they are counted."""
@@ -202,7 +205,7 @@ class Answering:
         if plan is None or not plan.quick or not isinstance(job, Recommend) or job.large:
             return False
         short = len(job.queries) <= QUICK_QUERIES and units <= QUICK_UNITS
-        return short and planned(self.system.engine, job.options)
+        return short and planned(self.system, job.options)
 
     def work(self, jobs: list[Job]) -> list[Result | Exception]:
         """One result or error per job, in any thread.  Queries that can be are one call, whichever jobs they belong to:
@@ -231,7 +234,7 @@ class Answering:
             return Rank, options
         if options.where:
             return repr(options)  # a mapping has no hash
-        return (options.k, options.among) if planned(self.system.engine, options) else options
+        return (options.k, options.among) if planned(self.system, options) else options
 
     def _answered(self, asked: list[Asked]) -> list[Answer | Exception]:
         """An answer per query; a refused group is halved until the query at fault is alone, so that it spoils no
@@ -244,6 +247,8 @@ class Answering:
             answers: list[Answer | Exception] = [
                 self._answer(query, by, self._items(ids, values)) for (query, _), by, ids, values in lists
             ]
+            for row, unmet in found.unmet.items():
+                answers[row] = structs.replace(cast("Answer", answers[row]), unmet=dict(unmet))
             ended("items", began)
         except Exception as error:
             if len(asked) == 1:
@@ -251,6 +256,8 @@ class Answering:
         else:
             if self.meter is not None:
                 self.meter.answered(asked, found.known, found.by, scores)
+                if found.marks is not None:
+                    self.meter.ruled(found.marks)
             return answers
         middle = len(asked) // 2
         return self._answered(asked[:middle]) + self._answered(asked[middle:])
@@ -261,7 +268,7 @@ class Answering:
         items = [query.items for query in queries if isinstance(query, RankQuery)]
         if items:
             return rank(self.system, raw, items, options[0], self.recent)
-        if self.visitors is not None and planned(self.system.engine, options[0]):
+        if self.visitors is not None and planned(self.system, options[0]):
             return answer_planned(self.system, self.visitors, raw, options)
         return answer(self.system, raw, options[0], self.recent)
 
@@ -278,7 +285,9 @@ class Answering:
             if query.user_features is not None:
                 check("user_features", encoders["user"], query.user_features)
             if query.context is not None:
-                check("context", encoders["context"], query.context)
+                own = self._for_rules
+                brought = query.context.items()
+                check("context", encoders["context"], {name: one for name, one in brought if name not in own})
         return RawQueries(
             [query.user_id for query in queries],
             history=_where_any([query.history for query in queries]),

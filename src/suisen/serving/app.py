@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from suisen.errors import SuisenError
 from suisen.recommending.held import private_folder
+from suisen.recommending.rules.declared import Rules
 from suisen.recommending.system import System
 from suisen.serving import openapi
 from suisen.serving.api_page import described
@@ -75,6 +76,8 @@ class App:
         check_admin(settings or Settings())
         if settings is not None and settings.blocklist is not None:
             read(settings.blocklist)  # what is wrong with it is said before anything is loaded
+        if settings is not None:
+            Rules.of(settings.rules)  # likewise
         self.service = Service(settings or Settings(), group)
         self.service.description = described(
             endpoints, self.service.guard, self.service.settings, about=openapi.PUBLIC, where="/openapi.json"

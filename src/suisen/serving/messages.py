@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
+from suisen.recommending.diversity import By
 from suisen.recommending.queries import MAX_ITEMS, RecommendOptions, UnknownPolicy
 from suisen.serving.problems import Refusal
 
@@ -55,6 +56,7 @@ Diversity = Annotated[
         description=f"0: by score alone; towards 1: lists of unlike items, for which k is at most {DIVERSE}.",
     ),
 ]
+DiversityBy = Annotated[By, Meta(description="mmr: maximal marginal relevance; dpp: a determinantal point process.")]
 
 Precise = Annotated[
     bool,
@@ -110,6 +112,7 @@ class ListOptions(Message, frozen=True, kw_only=True):
     exclude_seen: bool | None = DEFAULTS.exclude_seen
     unknown: Policy = "popular"
     diversity: Diversity = DEFAULTS.diversity
+    diversity_by: DiversityBy = DEFAULTS.diversity_by
     precise: Precise = False
 
     def options(self, **others: Any) -> RecommendOptions:
@@ -117,16 +120,18 @@ class ListOptions(Message, frozen=True, kw_only=True):
         if self.diversity > 0 and self.k > DIVERSE:
             asked = f"k = {self.k:,} with diversity = {self.diversity:g}"
             raise Refusal("invalid_value", f"{asked} must be at most {DIVERSE}; ask for fewer items", reason="limit")
-        mine = _plain(self.k, self.exclude_seen, self.unknown, self.diversity, self.precise)
+        mine = _plain(self.k, self.exclude_seen, self.unknown, self.diversity, self.diversity_by, self.precise)
         return replace(mine, **others) if others else mine
 
 
 @lru_cache(1024)
 def _plain(
-    k: int, exclude_seen: bool | None, unknown: UnknownPolicy, diversity: float, precise: bool
+    k: int, exclude_seen: bool | None, unknown: UnknownPolicy, diversity: float, by: By, precise: bool
 ) -> RecommendOptions:
     """Most requests want the same options: making them costs more than reading the request."""
-    return RecommendOptions(k, exclude_seen=exclude_seen, unknown=unknown, diversity=diversity, precise=precise)
+    return RecommendOptions(
+        k, exclude_seen=exclude_seen, unknown=unknown, diversity=diversity, diversity_by=by, precise=precise
+    )
 
 
 class Item(Struct, frozen=True, gc=False):
@@ -139,13 +144,16 @@ class Item(Struct, frozen=True, gc=False):
     title: str
 
 
-class Answer(Struct, frozen=True, gc=False):
+class Answer(Struct, frozen=True, omit_defaults=True, gc=False):
     """The list of one query."""
 
     user_id: str | int | None
     answered_by: Literal["model", "popular", "nobody"]
     """``popular``: the model knows nothing of this query; ``nobody``: it was skipped, as ``unknown`` wants it."""
     items: list[Item]
+    unmet: dict[str, str] = field(default_factory=dict)
+    """Rules that this list does not meet, and why: ``relaxed``, a cap gave way, for too few other items were left;
+    ``short``, an expression left fewer than k items; ``barred``, a pinned item may not be in this list."""
 
 
 class Ranked(Answer, frozen=True, kw_only=True, gc=False):

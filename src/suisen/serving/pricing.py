@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from suisen.recommending.answering import planned
 from suisen.recommending.diversity import ALL_PAIRS, FROM
 from suisen.recommending.queries import RecommendOptions
+from suisen.recommending.rules.ruling import SPREAD
 from suisen.recommending.system import System
 from suisen.serving.messages import Query, RankQuery
 
@@ -38,6 +39,10 @@ RANKED, RANKED_BY_PLAN, WIDTH = 0.4, 0.25, 1 / 200
 """Per candidate: its ranking on torch, by the plan; and per float of its state, on torch."""
 SUMMED = 1 / 1_000
 """Per number that a model without vectors adds up for an item of a history."""
+RULED = 1 / 250
+"""Per item of the catalogue where rules read the request: what lists may hold, where no request before asked alike."""
+FILLED, LOOKED_AT = 20.0, 1 / 250
+"""Per place that caps and pins fill, and per candidate that is looked at for it."""
 PICKED, COMPARED = 5.0, 0.5
 """Per pick of diversity, and per pair that a model without vectors compares."""
 
@@ -47,7 +52,7 @@ class Prices:
 
     def __init__(self, system: System) -> None:
         engine = system.engine
-        self._engine, self._n, self._candidates = engine, len(engine.allowed), engine.candidates
+        self._system, self._n, self._candidates = system, len(engine.allowed), engine.candidates
         dims = [0 if source.index is None else source.index.vectors.shape[1] for source in engine.sources]
         self._dim, self._whole = sum(dims), not all(dims)
         nets = [source.net for source, dim in zip(engine.sources, dims, strict=True) if not dim]
@@ -61,6 +66,9 @@ class Prices:
         elif engine.retriever is None and engine.union is None:
             states = engine.first.items
             self._scan += self._n * (RANKED + (0 if states is None else states.shape[1]) * WIDTH)
+        rules = system.rules
+        self._by_request = RULED * self._n if system.bound_rules.request else 0.0
+        self._moves = bool(rules.cap or rules.boost or rules.pin)
         self._planned = PLANNED_QUERY + self._n * self._dim * KERNEL
         if engine.states is not None:
             self._planned += self._candidates * RANKED_BY_PLAN
@@ -71,12 +79,13 @@ class Prices:
         """Of ``recommend``."""
         k, many, given = options.k, len(queries), len(options.exclude)
         brought = sum([len(query.history) for query in queries if query.history])
-        if options.among is None and planned(self._engine, options):
-            return many * (self._planned + k * ITEM) + (given + brought) * GIVEN
+        if options.among is None and planned(self._system, options):
+            each = self._planned + k * ITEM + self._under_rules(k)
+            return many * each + (given + brought) * GIVEN
         n = self.ranked(options)
-        each = self._scan + n * self._each + k * ITEM
+        each = self._scan + n * self._each + k * ITEM + self._under_rules(k)
         if options.diversity > 0:
-            each += self._diversity(min(k, n), n)
+            each += self._diversity(min(k * (SPREAD if self._system.rules.cap else 1), n), n)
         once = (given + len(options.among or ())) * GIVEN + brought * (GIVEN + self._summed)
         if options.where:
             values = sum(len(one) for one in options.where.values() if isinstance(one, list))
@@ -85,8 +94,9 @@ class Prices:
 
     def ranked(self, options: RecommendOptions) -> int:
         """Candidates of a list."""
-        widened = self._engine.listed or options.diversity > 0
-        return min(self._n, max(options.k, self._candidates) if widened else options.k)
+        widened = self._system.engine.listed or options.diversity > 0
+        k = self._system.rules.reserve(options.k, self._candidates)
+        return min(self._n, max(k, self._candidates) if widened else k)
 
     def rank(self, queries: Sequence[RankQuery]) -> float:
         """Of ``rank``."""
@@ -100,6 +110,11 @@ class Prices:
         """Of ``similar``."""
         pair = self._dim * READ if self._dim else COMPARED
         return QUERY + self._n * (pair + CHOSEN) + k * ITEM
+
+    def _under_rules(self, k: int) -> float:
+        """Of one list of k items: what it may hold, and the filling of its places."""
+        n = self._system.rules.reserve(k, self._candidates)
+        return self._by_request + (k * (FILLED + n * LOOKED_AT) if self._moves else 0.0)
 
     def _diversity(self, k: int, n: int) -> float:
         """Of one list of k items out of n candidates."""

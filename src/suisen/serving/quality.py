@@ -24,8 +24,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from suisen.errors import InputError
 from suisen.recommending.answering import answer, planned
 from suisen.recommending.queries import RawQueries, RecommendOptions
+from suisen.recommending.rules.declared import Rules
 from suisen.recommending.store import Store
 from suisen.serving.meter import FIRST, Sample
 from suisen.serving.telemetry import TENTHS, Telemetry
@@ -59,7 +61,10 @@ class OwnScores:
         some, self._askers = self._askers[:AT_A_TIME], self._askers[AT_A_TIME:]
         if some:
             options = RecommendOptions(FIRST, unknown="popular", precise=False)
-            lists = answer(answering.system, RawQueries(some), options)
+            try:
+                lists = answer(answering.system, RawQueries(some), options)
+            except InputError:  # a rule reads what requests bring and nothing stored of these users says
+                lists = answer(answering.system, RawQueries(some), replace(options, rules=Rules()))
             rows = [place for place, by in enumerate(lists.by) if by == "model"]
             self._found += lists.scores[rows].flatten().tolist()
         found = np.array(self._found, dtype=np.float32)
@@ -142,7 +147,7 @@ class Quality:
     def _probe(self, answering: Answering, sample: Sample) -> None:
         """Compares a live list with the precise one."""
         options, told = sample.options, self._telemetry
-        if options.precise or not planned(answering.system.engine, options):
+        if options.precise or not planned(answering.system, options):
             return
         ways = (options, replace(options, precise=True), options)
         lists = [answering.found([sample.query], [way]).items[0, :FIRST].tolist() for way in ways]

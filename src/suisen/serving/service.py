@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from suisen.errors import InputError
+from suisen.recommending.rules.declared import Rules
 from suisen.recommending.system import System
 from suisen.serving.answering import QUICK_UNITS, Answering, Job, Look, Result, degraded, times_of
 from suisen.serving.event_log import FileLog, LoggedEvent
@@ -214,8 +216,10 @@ class Service:
         ``own``: nobody else has what ``load`` brings.  Raises what ``load`` raises, and nothing has changed then.
         """
         settings = self.settings
-        system = load()
-        answering = Answering(system if own else system.apart(), settings.state_bytes, settings.row_bytes)
+        system = load() if own else load().apart()
+        if settings.rules is not None:
+            system = replace(system, rules=Rules.of(settings.rules))
+        answering = Answering(system, settings.state_bytes, settings.row_bytes)
         answering.meter = Meter(self.telemetry, answering.version)
         slot = Slot(answering)
         with self._joining:

@@ -18,7 +18,7 @@ STATE_BYTES = ROW_BYTES = 256 << 20
 
 @parameters
 class Settings:
-    """Options of the server; none but ``state_bytes`` changes an answer."""
+    """Options of the server; none but ``state_bytes``, ``blocklist`` and ``rules`` changes an answer."""
 
     deadline_s: Seconds = 1.0
     """Seconds until a request that has no answer yet is refused with 503."""
@@ -130,6 +130,9 @@ class Settings:
     when it appears; one that cannot be served is told of and left."""
     blocklist: Path | None = None
     """File of items that no list may hold: one id a line, JSON or CSV; it is read again when it changes."""
+    rules: Path | None = None
+    """Rules of the last stage, .toml or .json, in place of those of the bundle (docs/rules.md); read whenever a version
+    is loaded."""
     former_s: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] = 600.0
     """Seconds that a version stays loaded after another took its place, so that one can go back at once; its memory is
     in use so long."""

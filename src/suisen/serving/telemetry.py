@@ -40,6 +40,8 @@ STAGE_SECONDS = (
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 FIGURES = ("identical", "overlap", "ndcg", "precise_ndcg", "queries")
 """Of a plan's agreement."""
+RULE_NAMES = 128
+"""Most names of rules that are told apart over the life of a server: four versions with as many as may be."""
 TENTHS = 10
 """Bins of the scores' distribution."""
 
@@ -105,6 +107,18 @@ class Telemetry(Metrics):
             "suisen_queries", "Queries by the version that answered and whether it knows the user.", ["version", "user"]
         )
         self.degraded = counters("suisen_degraded", "Answers made without a part of what they need.", ["what"])
+        self.rule_items = counters(
+            "suisen_rule_items",
+            "Items that a rule touched: refused of all (require), moved up (boost), passed over (cap), put in (pin).",
+            ["rule"],
+        )
+        self.rule_lists = counters("suisen_rule_lists", "Lists that a rule touched.", ["rule"])
+        self.rules_unmet = counters(
+            "suisen_rules_unmet",
+            "Lists that do not meet a rule: relaxed (a cap gave way), short (fewer items were left), barred (a pin).",
+            ["rule", "why"],
+        )
+        self._rule_names: set[str] = set()
 
     def _of_the_bundle(self) -> None:
         self.ready = self.gauge("suisen_ready", "1 while the server, with all its workers, takes requests.", "min")
@@ -177,6 +191,13 @@ class Telemetry(Metrics):
         )
 
     # -- what is told -----------------------------------------------------------------------------------------------
+
+    def label_of(self, rule: str) -> str:
+        """What a rule is called in metrics: its name, or ``other`` where as many names were there before."""
+        if rule not in self._rule_names and len(self._rule_names) >= RULE_NAMES:
+            return "other"
+        self._rule_names.add(rule)
+        return rule
 
     def watch(self, lane: Lane[Any, Any]) -> None:
         """Follows a lane's length."""

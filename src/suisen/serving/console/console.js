@@ -6,6 +6,7 @@
   const EVERY_MS = 2000, SLOTS_EVERY = 3, KEPT = 150;   // a point every 2 s, five minutes of them; versions every third
   const CHIPS = 500, PARTS = 8;    // most blocked items that are named, and parts of a score that are shown at once
   const RULES = {
+    required: "refused by an expression",
     untrained: "without an event in train", blocked: "blocked", seen: "seen before",
     excluded: "excluded by the request", among: "not among the items asked for",
     where: "without the attributes asked for",

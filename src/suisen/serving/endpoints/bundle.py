@@ -74,6 +74,8 @@ class BundleAnswer(Struct, frozen=True):
     which speed, and how its lists agree with the precise ones; null where all run on torch."""
     on_torch: str | None
     """Why there is no plan."""
+    rules: dict[str, str]
+    """Name → kind (require, boost, cap, pin) of the rules of the last stage, in the order in which they work."""
     log: LogAnswer | None
     """Null where the server keeps no log."""
 
@@ -98,6 +100,7 @@ async def bundle(service: Service, exchange: Exchange, message: NoParams) -> Bun
         notes=list(system.notes),
         plan=None if engine.plan is None else engine.plan.describe(),
         on_torch=engine.on_torch if engine.plan is None else None,
+        rules=system.rules.kinds,
         log=_log_of(service.settings),
     )
 

@@ -65,7 +65,7 @@ class Bridge:
         texts = users.texts([query.user_id for query in job.queries])
         dense = users.dense([query.user_id for query in job.queries]).tolist()
         rows = self.saved and self._answering.visitors is not None
-        rows = rows and isinstance(job, Recommend) and planned(self._answering.system.engine, job.options)
+        rows = rows and isinstance(job, Recommend) and planned(self._answering.system, job.options)
         return [
             want
             for query, text, known in zip(job.queries, texts, dense, strict=True)

@@ -162,7 +162,7 @@ def _inspected(
     query, system = message.queries[0], answering.system
     times: dict[str, float] = defaultdict(float)
     live = None
-    if answering.visitors is not None and planned(system.engine, options):
+    if answering.visitors is not None and planned(system, options):
 
         def told(stage: str, seconds: float) -> None:
             times[stage] += seconds
