@@ -125,10 +125,10 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
 
 
-def draw_picture(path: Path, told: str, panels: list[Panel]) -> None:
-    """Panels side by side as an SVG file in light and dark."""
+def draw_picture(path: Path, told: str, panels: list[Panel], columns: int | None = None) -> None:
+    """Panels side by side, or in rows of so many, as an SVG file in light and dark."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = picture(told, told, panels, columns=len(panels))
+    drawn = picture(told, told, panels, columns=columns or len(panels))
     path.write_text(standalone(drawn, asset("colours.css")), encoding="utf-8")
     print(f"{path} written")
 
