@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup services demo test test-services chaos soak fuzz lint docs-test format bench-serving bench-overload bench-smoke bench-accuracy bench-defaults bench-two-tower bench-two-stage bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats mutants clean
+.PHONY: help setup services demo test test-services chaos soak fuzz lint docs-test format bench-serving bench-overload bench-smoke bench-accuracy bench-defaults bench-two-tower bench-two-stage bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats bench-dashboard mutants clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -58,6 +58,7 @@ docs-test: .venv/ready  ## README, guides and docstrings run as written; numbers
 	$(BIN)/python tools/experiments_page.py --check
 	$(BIN)/python tools/metrics_page.py --check
 	$(BIN)/python tools/grafana.py --check
+	$(BIN)/python benchmarks/dashboard.py --check
 	$(BIN)/python tools/mutants.py --check
 	$(BIN)/python tools/check_docs.py
 
@@ -120,6 +121,9 @@ bench-cookie-cats: .venv/ready  ## 90,189 players, two gates: the published read
 mutants: .venv/ready  ## small faults put into the source on purpose: does a test fail? (2 hours; SEED=1 for others)
 	$(BIN)/python tools/mutants.py --part 1 --parts 2 --seed $(or $(SEED),0) & $(BIN)/python tools/mutants.py --parts 2 --seed $(or $(SEED),0); wait
 	$(BIN)/python tools/mutants.py --page
+
+bench-dashboard: .venv/ready  ## the dashboard's picture from a server under load (3 minutes; needs prometheus)
+	$(BIN)/python benchmarks/dashboard.py
 
 clean:  ## what the tools left behind (not .venv, not runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

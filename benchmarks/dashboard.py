@@ -49,15 +49,8 @@ SECONDS, STEP_S, RATE = 140.0, 2, 60.0
 CLIENTS = 4
 UNITS = {"s": (1e3, "ms"), "bytes": (1 / (1 << 20), "MiB"), "reqps": (1.0, "per second")}
 """What values are multiplied by, and the unit that they have then."""
-COURSES = (
-    ("accent", ""),
-    ("second", ""),
-    ("muted", ""),
-    ("bad", ""),
-    ("ink", "5 3"),
-    ("accent", "2 3"),
-    ("second", "2 3"),
-)
+COURSES = [(colour, dashes) for dashes in ("", "6 3", "2 3") for colour in ("accent", "second", "muted", "bad", "ink")]
+"""How a panel's lines differ."""
 PICTURE = IMAGES / "dashboard.svg"
 RECORDS = "dashboard.jsonl"
 CONFIGURATION = """
@@ -228,7 +221,8 @@ def drawn(record: dict[str, Any], path: Path) -> None:
     for title in SHOWN:
         by, unit = UNITS.get(units[title], (1.0, ""))
         marks = []
-        for course, (colour, dashes) in zip(record["panels"][title], COURSES, strict=False):
+        courses = record["panels"][title]
+        for course, (colour, dashes) in zip(courses, COURSES[: len(courses)], strict=True):
             at, values = zip(*course["points"], strict=True) if course["points"] else ((), ())
             label = re.sub(r"127\.0\.0\.1:\d+", "server", course["legend"])
             marks.append(

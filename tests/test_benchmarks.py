@@ -19,6 +19,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tools")]
 import accuracy_table  # noqa: E402
 import check_docs  # noqa: E402
 import common  # noqa: E402
+import dashboard  # noqa: E402
 import experiment_events  # noqa: E402
 import experiments_speed  # noqa: E402
 import experiments_table  # noqa: E402
@@ -302,3 +303,17 @@ def test_events_are_the_same_ones_and_every_click_has_its_impression(tmp_path, m
     found = experiments_speed.ours("suisen", tmp_path / "a")["found"]
     assert found == experiments_speed.ours("suisen, all", tmp_path / "a")["found"]
     assert set(found) == set(experiments_speed.PLAN["metrics"])
+
+
+def test_the_picture_of_the_dashboard_is_that_of_its_newest_record(tmp_path):
+    record = common.records(dashboard.RESULTS / dashboard.RECORDS)[-1]
+    dashboard.drawn(record, tmp_path / "now.svg")
+    assert (tmp_path / "now.svg").read_text() == dashboard.PICTURE.read_text()
+    queries = {panel.title: len(panel.queries) for row in dashboard.grafana.ROWS.values() for panel in row}
+    for title in dashboard.SHOWN:
+        courses = record["panels"][title]
+        assert len(courses) >= queries[title]
+        assert sum(len(course["points"]) for course in courses) > 50, f"{title} shows nothing"
+    record["panels"][dashboard.SHOWN[0]][0]["points"][5][1] += 50.0
+    dashboard.drawn(record, tmp_path / "other.svg")
+    assert (tmp_path / "other.svg").read_text() != dashboard.PICTURE.read_text()
