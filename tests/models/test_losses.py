@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suisen.models.losses import bpr, full_softmax, logistic, logistic_pairs, of_rows, softmax_lists
+from suisen.models.losses import (
+    bpr,
+    full_softmax,
+    lambda_lists,
+    logistic,
+    logistic_pairs,
+    of_rows,
+    softmax_lists,
+)
 
 
 def draws(*shape: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
@@ -84,10 +92,93 @@ def test_softmax_of_lists_is_its_loop(labels, weights):
     assert not scores.grad[w == 0].any()
 
 
-def test_rows_of_one_are_logistic_and_lists_are_lists():
+def ndcg(order: list[int], gains: list[float]) -> float:
+    """Of candidates in this order."""
+    best = sum(gain / math.log2(2 + place) for place, gain in enumerate(sorted(gains, reverse=True)))
+    return sum(gains[one] / math.log2(2 + place) for place, one in enumerate(order)) / best
+
+
+def slow_lambdas(scores: list[float], labels: list[float]) -> tuple[float, list[float]]:
+    """One list's loss and its gradient (Burges 2010, eq. 3 times |ΔNDCG|): each two candidates are really swapped."""
+    gains = [2**label - 1 for label in labels]
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    loss, slopes = 0.0, [0.0] * len(scores)
+    for i in range(len(scores)):
+        for j in range(len(scores)):
+            if labels[i] > labels[j]:
+                swapped = [{i: j, j: i}.get(one, one) for one in order]
+                delta = abs(ndcg(order, gains) - ndcg(swapped, gains))
+                loss += delta * math.log(1 + math.exp(scores[j] - scores[i]))
+                slope = delta / (1 + math.exp(scores[i] - scores[j]))
+                slopes[i] -= slope
+                slopes[j] += slope
+    return loss, slopes
+
+
+def threes(numbers):
+    """Three lists of five."""
+    return st.lists(st.lists(numbers, min_size=5, max_size=5), min_size=3, max_size=3)
+
+
+@given(
+    labels=threes(st.sampled_from([0.0, 0.0, 0.5, 1.0, 3.0])),
+    weights=threes(st.sampled_from([0.0, 1.0, 1.0, 3.0])),
+    scale=st.sampled_from([0.1, 1.0, 20.0]),
+)
+def test_lambdas_are_those_of_swapped_lists(labels, weights, scale):
+    scores = (scale * draws(3, 5)).float().requires_grad_()
+    y, w = torch.tensor(labels), torch.tensor(weights)
+    loss = lambda_lists(scores, y, w)
+    loss.backward()
+    total, slopes, mass = 0.0, torch.zeros(3, 5), 0.0
+    for b in range(3):
+        kept = [c for c in range(5) if weights[b][c] > 0]
+        taken = [weights[b][c] for c in kept if labels[b][c] > 0]
+        if taken:
+            share = sum(taken) / len(taken)
+            one, gradient = slow_lambdas([float(scores[b, c].detach()) for c in kept], [labels[b][c] for c in kept])
+            total, mass = total + share * one, mass + share
+            slopes[b, kept] = share * torch.tensor(gradient)
+    mass = max(mass, 1e-12)
+    assert float(loss.detach()) == pytest.approx(total / mass, rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(scores.grad, slopes / mass, rtol=1e-4, atol=1e-6)
+
+
+def test_lambdas_without_weights_and_lists_of_nothing():
+    scores, labels = draws(4, 6).float(), (torch.arange(24).view(4, 6) % 4 == 0).float()
+    torch.testing.assert_close(lambda_lists(scores, labels), lambda_lists(scores, labels, torch.ones(4, 6)))
+    nothing = scores.clone().requires_grad_()
+    for y, w in ((torch.zeros(4, 6), None), (labels, torch.zeros(4, 6)), (torch.ones(4, 6), None)):
+        loss = lambda_lists(nothing, y, w)
+        loss.backward()
+        assert float(loss.detach()) == 0.0
+        assert not nothing.grad.any()
+
+
+def test_lambdas_pass_gradcheck_where_the_order_stands():
+    """Finite differences: swapping is worth the same as long as no two scores change places."""
+    scores = torch.tensor([[0.5, -1.0, 2.0, 0.1], [3.0, 1.0, -2.0, 0.0]])
+    labels = torch.tensor([[1.0, 0.0, 0.0, 2.0], [0.0, 0.0, 1.0, 0.0]])
+    moving = scores.clone().requires_grad_()
+    lambda_lists(moving, labels).backward()
+    step = 1e-2  # the loss is computed in float32
+    for b in range(2):
+        for c in range(4):
+            ends = []
+            for sign in (1, -1):
+                moved = scores.clone()
+                moved[b, c] += sign * step
+                ends.append(float(lambda_lists(moved, labels)))
+            assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(moving.grad[b, c]), abs=2e-4)
+
+
+def test_rows_of_one_are_logistic_and_lists_are_what_is_asked_for():
     scores, labels = draws(4, 3), torch.eye(4)[:, :3]
-    assert torch.equal(of_rows(scores[:, :1], labels[:, :1]), logistic(scores[:, :1], labels[:, :1]))
+    for lists in ("softmax", "logistic", "lambda"):
+        assert torch.equal(of_rows(scores[:, :1], labels[:, :1], None, lists), logistic(scores[:, :1], labels[:, :1]))
     assert torch.equal(of_rows(scores, labels), softmax_lists(scores, labels))
+    assert torch.equal(of_rows(scores, labels, None, "logistic"), logistic(scores, labels))
+    assert torch.equal(of_rows(scores, labels, None, "lambda"), lambda_lists(scores, labels))
 
 
 # -- full softmax ----------------------------------------------------------------------------------------------------

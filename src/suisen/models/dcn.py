@@ -28,7 +28,7 @@ from suisen.parameters import After, Search
 class DCNv2(DeepRanker):
     """Deep and cross network, second version: learnt feature crosses and a deep net, logistic loss.
 
-    Loss: softmax over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
+    Loss: ``loss`` over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
     every context and scores every item: what it does not know by its id it knows by features and history.
 
     >>> import suisen as su

@@ -20,7 +20,7 @@ from suisen.models.layers import SplitMLP
 class DeepFM(DeepRanker):
     """Factorisation machine plus deep net, shared embeddings, logistic loss.
 
-    Loss: softmax over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
+    Loss: ``loss`` over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
     every context and scores every item: what it does not know by its id it knows by features and history.
 
     >>> import suisen as su

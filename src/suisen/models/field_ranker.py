@@ -13,7 +13,7 @@ from suisen.data.batch import Batch, Features
 from suisen.data.views import Rows, View
 from suisen.models.contract import Ability, OnePhase, Ranker, hyper_parameters
 from suisen.models.layers import square_norm
-from suisen.models.losses import of_rows
+from suisen.models.losses import ListLoss, of_rows
 from suisen.parameters import After, Search
 
 
@@ -35,6 +35,8 @@ class FieldRanker(OnePhase):
     """λ: half of it times the squared norm of all field tables is added to each batch's loss."""
     negatives: Annotated[int, Field(ge=1, le=1000)] = 4
     """Items drawn for each positive where train has neither labels nor lists."""
+    loss: ListLoss = "softmax"
+    """Of lists: softmax over each, logistic of each candidate or lambda (LambdaRank); single candidates: logistic."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     """Step of Adam."""
     batch_size: Annotated[int, Field(ge=1)] = 2048
@@ -87,8 +89,9 @@ class FieldRankerNet(Ranker):
         return self.items.known(ids), self.items.features.take(ids)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Softmax over each list (logistic loss of single candidates) plus l2/2 · the squared norm of the tables."""
+        """``loss`` of each list (logistic of single candidates) plus l2/2 · the squared norm of the tables."""
         candidates, labels = batch.listed  # both (B, C)
-        loss = of_rows(self.score(batch.contexts, candidates, batch.weights), labels, batch.weights)
+        scores = self.score(batch.contexts, candidates, batch.weights)
+        loss = of_rows(scores, labels, batch.weights, self.model.loss)
         tables = self.tables()
         return loss + self.model.l2 / 2 * square_norm(tables) if tables else loss

@@ -1,6 +1,6 @@
 """Loss functions: each a scalar, the mean over the examples it is given (weighted where weights are given)."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +45,46 @@ def softmax_lists(scores: Tensor, labels: Tensor, weights: Tensor | None = None)
     return weighted_mean(losses, mass / (labels > 0).sum(1).clamp(min=1))
 
 
-def of_rows(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The loss of a Rows batch: logistic where each context has one candidate, the softmax over the list else."""
-    return logistic(scores, labels, weights) if scores.shape[1] == 1 else softmax_lists(scores, labels, weights)
+def lambda_lists(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over lists of Σ |ΔNDCG_ij| · log(1 + e^(s_j − s_i)), over the pairs of candidates with label_i > label_j
+    among (B, C), whose gradient is LambdaRank's (Burges 2010, section 4; as a loss: Wang et al. 2018).
+
+    |ΔNDCG_ij| is what swapping the two would change of the list's NDCG (gain 2^label − 1, discount 1/log₂(1 + rank)) as
+    it is ranked now; it is no part of the gradient.  Weights as in ``softmax_lists``.  Cost: C pairs per taken item.
+    """
+    scores = scores.float()
+    counted = torch.ones_like(labels, dtype=torch.bool) if weights is None else weights > 0
+    taken = counted & (labels > 0)
+    gains = torch.where(counted, torch.exp2(labels) - 1, 0.0)
+    with torch.no_grad():
+        order = scores.masked_fill(~counted, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        by_rank = 1 / torch.arange(2, scores.shape[1] + 2, device=scores.device).to(scores.dtype).log2()
+        discounts = torch.empty_like(scores).scatter_(1, order, by_rank.expand_as(scores))
+        ideal = (gains.sort(1, descending=True).values * by_rank).sum(1)  # (B,)
+    row, at = taken.nonzero(as_tuple=True)  # (P,)
+
+    def own(values: Tensor) -> Tensor:
+        """(P, 1) of the taken items, beside (P, C) of their lists."""
+        return values[row, at].unsqueeze(1)
+
+    delta = (own(gains) - gains[row]).abs() * (own(discounts) - discounts[row]).abs() / ideal[row].unsqueeze(1)
+    lower = counted[row] & (labels[row] < own(labels))
+    pairs = torch.where(lower, F.softplus(scores[row] - own(scores)) * delta, 0.0).sum(1)
+    losses = torch.zeros_like(ideal).index_add(0, row, pairs)
+    share = taken.to(losses.dtype) if weights is None else torch.where(taken, weights, 0.0)
+    return weighted_mean(losses, share.sum(1) / taken.sum(1).clamp(min=1))
+
+
+ListLoss = Literal["softmax", "logistic", "lambda"]
+"""What a list of several candidates teaches: which one is taken (softmax), whether each is (logistic), or the order of
+each two, weighed by what it is worth in NDCG (lambda)."""
+
+
+def of_rows(scores: Tensor, labels: Tensor, weights: Tensor | None = None, lists: ListLoss = "softmax") -> Tensor:
+    """The loss of a Rows batch: logistic where each context has one candidate, ``lists`` else."""
+    if scores.shape[1] == 1 or lists == "logistic":
+        return logistic(scores, labels, weights)
+    return (softmax_lists if lists == "softmax" else lambda_lists)(scores, labels, weights)
 
 
 class _ChunkedSoftmax(torch.autograd.Function):

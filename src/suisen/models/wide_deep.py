@@ -49,7 +49,7 @@ def _two(pair: Any) -> Any:
 class WideDeep(DeepRanker):
     """Linear terms and declared crosses beside a deep net, logistic loss; without hidden layers logistic regression.
 
-    Loss: softmax over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
+    Loss: ``loss`` over each list; binary cross-entropy where the data are labelled one candidate at a time.  Answers
     every context and scores every item: what it does not know by its id it knows by features and history.
 
     >>> import suisen as su
