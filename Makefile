@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup services demo test test-services chaos soak fuzz lint docs-test format bench-serving bench-overload bench-smoke bench-accuracy bench-defaults bench-two-tower bench-two-stage bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats bench-dashboard mutants clean
+.PHONY: help setup services demo test test-services chaos soak fuzz lint docs-test format bench-serving bench-overload bench-smoke bench-accuracy bench-defaults bench-rankers bench-two-tower bench-two-stage bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats bench-dashboard mutants clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -74,6 +74,9 @@ bench-accuracy: .venv/ready  ## every model on public splits: MODEL=gmf DATA=ncf
 
 bench-defaults: .venv/ready  ## every model without a setting on every data set (a day; it resumes): MODEL=ials DATA=gowalla
 	$(BIN)/python benchmarks/defaults.py --data-dir $(DATA_DIR) $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) --threads $(or $(THREADS),1)
+
+bench-rankers: .venv/ready  ## every ranker behind EASE and iALS on MovieLens-100K (an hour on one core; it resumes): SEEDS="0 1 2"
+	$(BIN)/python benchmarks/rankers.py --data-dir $(DATA_DIR) --seeds $(SEEDS) --threads $(or $(THREADS),1)
 
 bench-two-tower: .venv/ready  ## Two-Tower's losses and temperatures beside each other (1 hour): DATA="gowalla ml-1m.zip"
 	$(BIN)/python benchmarks/two_tower.py losses temperature plot --data-dir $(DATA_DIR) $(if $(DATA),--data $(DATA)) --seeds $(SEEDS) $(if $(THREADS),--threads $(THREADS))

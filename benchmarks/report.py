@@ -440,6 +440,38 @@ def defaults(lines: list[Record], tuned: list[Record]) -> str:
     return f"## Defaults (`benchmarks/defaults.py`)\n\n{text}\n\n{made}\n\n{said}\n\n{where(kept)}\n"
 
 
+def rankers(lines: list[Record]) -> str:
+    """Every ranker behind each retriever: means over the seeds, the best on valid first."""
+    runs: dict[tuple[str, str], list[Record]] = {}
+    for line in newest(lines, lambda line: (line["retriever"], line["case"], line["seed"])):
+        runs.setdefault((line["retriever"], line["case"]), []).append(line)
+    if not runs:
+        return ""
+    mean = {key: {part: fmean(run[part] for run in some) for part in RANKED} for key, some in runs.items()}
+    rows = [
+        [
+            f"{first} + {case}", str(len(runs[first, case])), *(f"{found[part]:.4f}" for part in RANKED[:3]),
+            f"{found['test'] / found['alone'] - 1:+.0%}", ", ".join(f"{run['p']:.2g}" for run in runs[first, case]),
+            ", ".join(str(run["epochs"]) for run in runs[first, case]), f"{found['seconds']:.0f}",
+        ]
+        for (first, case), found in sorted(mean.items(), key=lambda pair: (pair[0][0], -pair[1]["picked"]))
+    ]  # fmt: skip
+    text = (
+        "MovieLens-100K; the ranker orders the retriever's 500 candidates, as `suisen train` gives both who names them "
+        "and sets nothing but what the row says (a loss: else softmax over each list). Picked: NDCG@10 of the valid "
+        "lists that picked the epochs. Alone: the retriever's own order on test; p of the paired difference, seed by "
+        "seed. Seconds are of one run with all its validation, on one thread beside other work."
+    )
+    head = ("system", "seeds", "picked", "alone", "test", "gain", "p", "epochs", "seconds")
+    said = f"Protocol: {next(iter(runs.values()))[0]['protocol']}."
+    used = [run for some in runs.values() for run in some]
+    return f"## Rankers (`benchmarks/rankers.py`)\n\n{text}\n\n{table(head, rows)}\n\n{said}\n\n{where(used)}\n"
+
+
+RANKED = ("picked", "alone", "test", "seconds")
+"""Figures of a run that the page shows."""
+
+
 def page(results: Path = RESULTS, configs: Path = accuracy_table.CONFIGS) -> str:
     """The whole page."""
 
@@ -459,6 +491,7 @@ def page(results: Path = RESULTS, configs: Path = accuracy_table.CONFIGS) -> str
         million(rated),
         request_cost(read("request_cost.jsonl")),
         ials(read("ials_speed.jsonl")),
+        rankers(read("rankers.jsonl")),
         experiments_speed(read("experiments_speed.jsonl")),
     ]
     return "\n".join([HEAD, *(section for section in sections if section)])
