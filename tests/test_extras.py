@@ -155,6 +155,7 @@ FEATURE = {
     "import suisen.serving.app": "serve",
     "from suisen.pages.render import render; render('report.html', {}, {})": "report",
     "from suisen.pipeline.tuning import need_optuna; need_optuna()": "tune",
+    "import suisen as su; su.LambdaMART().build(su.data.batch.Schema(2, 2))": "gbdt",
     "from suisen.training.callbacks import TensorBoard; TensorBoard('x')": "tensorboard",
     "from suisen.training.callbacks import MLflow; MLflow()": "mlflow",
     "from suisen.data.kafka import kafka_library; kafka_library()": "kafka",

@@ -16,6 +16,7 @@ from .errors import SuisenError as SuisenError
 from .evaluation import compare as compare
 from .evaluation import evaluate_frame as evaluate_frame
 from .evaluation import segments as segments
+from .models import DIN as DIN
 from .models import DNN as DNN
 from .models import EASE as EASE
 from .models import FFM as FFM
@@ -29,6 +30,7 @@ from .models import DCNv2 as DCNv2
 from .models import DeepFM as DeepFM
 from .models import GRU4Rec as GRU4Rec
 from .models import ItemKNN as ItemKNN
+from .models import LambdaMART as LambdaMART
 from .models import LightGCN as LightGCN
 from .models import NeuMF as NeuMF
 from .models import Popularity as Popularity

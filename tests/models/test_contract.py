@@ -51,10 +51,12 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "fm": {"dim": 4, "epochs": 15},
     "deepfm": {"dim": 4, "epochs": 15},
+    "din": {"dim": 4, "attention": 6, "epochs": 15},
     "wide-deep": {"crosses": (("user", "item"), ("history", "item")), "dim": 4, "epochs": 15},
     "dnn": {"hidden": (32, 16)},
     "ffm": {"dim": 4, "epochs": 15},
     "dcn-v2": {"dim": 4, "epochs": 15},
+    "lambdamart": {"min_leaf": 1, "l2": 0.01, "columns": 1.0, "negatives": 20, "learning_rate": 0.2, "epochs": 10},
 }  # fmt: skip
 """Where a model's are others."""
 IMPERSONAL = {"popularity"}
@@ -301,7 +303,8 @@ def test_new_items(case, data):
         return
     scores = all_scores(case.net, contexts)
     assert scores[:, twins].isfinite().all()
-    assert torch.equal(scores[:, twins[0]], scores[:, twins[1]])  # equal features, equal scores
+    # equal features, equal scores, but for the rounding of a product's other columns
+    torch.testing.assert_close(scores[:, twins[0]], scores[:, twins[1]], rtol=1e-5, atol=1e-5)
     even = (contexts.user - 1) % 2 == 0  # raw users appear in order
     likes_even = scores[:, twins[0]] > scores[:, other[0]]
     assert (likes_even == even).float().mean() >= RIGHT
@@ -420,6 +423,8 @@ def test_rankers_read_pair_features(case, data):
         pytest.skip("no ranker")
     torch.manual_seed(0)
     net = bound(case.model.build(replace(data.schema, pair=("a", "b"))), data).eval()
+    if not list(net.parameters()):
+        pytest.skip("reads nothing before it has learnt")
     contexts, items = asked(data).take(torch.arange(3)), torch.tensor([[1, 1, 1]] * 3)
     pair = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).expand(3, 3, 2)
     with torch.no_grad():

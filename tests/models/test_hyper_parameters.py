@@ -27,7 +27,7 @@ from tests.models.toys import bound
 SMALL: dict[str, Any] = {
     "dim": 8, "gmf_dim": 4, "mlp_dim": 4, "hidden": (6, 5), "batch_size": 16, "history": 4, "recent": 2, "length": 6,
     "hide_ids": 0.2, "dropout": 0.3, "l2": 0.1, "gmf_l2": 0.1, "mlp_l2": 0.1, "neighbours": 7, "rank": 2, "epochs": 3,
-    "groups": 2, "last": 0.5,
+    "groups": 2, "last": 0.5, "min_leaf": 40, "truncation": 2, "trees": 3,
 }  # fmt: skip
 """Of the fields of these names, in every model: small, and inside of what the small data can tell apart."""
 WITH: dict[str, dict[str, dict[str, Any]]] = {
@@ -66,6 +66,7 @@ DROPS: dict[str, Any] = {
     "mlp": lambda model: len(model.hidden),
     "neumf": lambda model: len(model.hidden),
     "deepfm": lambda model: len(model.hidden),
+    "din": lambda model: len(model.hidden),
     "wide-deep": lambda model: len(model.hidden),
     "dnn": lambda model: len(model.hidden),
     "dcn-v2": lambda model: len(model.hidden),

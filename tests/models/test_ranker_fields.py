@@ -56,7 +56,8 @@ def name(request) -> str:
 
 @pytest.fixture(scope="module")
 def net(name, data):
-    found, curves = fit(small(name, epochs=3, batch_size=32), data, options=RunOptions())
+    short = {"batch_size": 32} if hasattr(small(name), "batch_size") else {}
+    found, curves = fit(small(name, epochs=3, **short), data, options=RunOptions())
     assert all(np.isfinite([row.loss for row in curve.rows]).all() for curve in curves)
     return found
 

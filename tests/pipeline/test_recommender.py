@@ -239,7 +239,7 @@ def test_untrained_items_need_the_ability(rec):
 
 def test_similar_items(rec):
     if rec.name.startswith("popularity"):
-        with pytest.raises(UnsupportedQuery, match="only counts and cannot tell which items are alike"):
+        with pytest.raises(UnsupportedQuery, match="cannot tell which items are alike"):
             rec.similar_items(["i005"])
         return
     frame = rec.similar_items(["i005", "i004"], 6)

@@ -26,7 +26,7 @@ SMALL = {
     "bert4rec": {"dim": 8, "epochs": 1, "blocks": 1, "heads": 1, "length": 10}, "popularity": {}, "ease": {},
     "item-knn": {}, "two-tower": {"dim": 16, "hidden": (16,), "epochs": 1}, "ials": {"dim": 16, "epochs": 2},
     "neumf": {"gmf_dim": 8, "mlp_dim": 8, "hidden": (16, 8), "epochs": 1},
-    "mlp": {"dim": 8, "hidden": (16, 8), "epochs": 1},
+    "mlp": {"dim": 8, "hidden": (16, 8), "epochs": 1}, "lambdamart": {"trees": 5, "epochs": 1},
     **{name: {"dim": 8, "hidden": (32, 16), "epochs": 1} for name in ("deepfm", "wide-deep", "dnn", "dcn-v2")},
 }  # fmt: skip
 

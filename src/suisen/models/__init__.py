@@ -7,6 +7,7 @@ from suisen.models.bert4rec import BERT4Rec
 from suisen.models.contract import CatalogueScorer, Model, Net, Ranker, Retriever, network_of
 from suisen.models.dcn import DCNv2
 from suisen.models.deepfm import DeepFM
+from suisen.models.din import DIN
 from suisen.models.dnn import DNN
 from suisen.models.ease import EASE
 from suisen.models.ffm import FFM
@@ -15,6 +16,7 @@ from suisen.models.gmf import GMF
 from suisen.models.gru4rec import GRU4Rec
 from suisen.models.ials import IALS
 from suisen.models.item_knn import ItemKNN
+from suisen.models.lambdamart import LambdaMART
 from suisen.models.lightgcn import LightGCN
 from suisen.models.mf import MF
 from suisen.models.mlp import MLP
@@ -44,10 +46,12 @@ RANKERS: dict[str, type[Any]] = {
     "neumf": NeuMF,
     "fm": FM,
     "deepfm": DeepFM,
+    "din": DIN,
     "wide-deep": WideDeep,
     "dnn": DNN,
     "ffm": FFM,
     "dcn-v2": DCNv2,
+    "lambdamart": LambdaMART,
 }
 
 MODELS = RETRIEVERS | RANKERS

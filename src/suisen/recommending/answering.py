@@ -295,7 +295,7 @@ def similar(system: System, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
     first = system.engine.first
     allowed = first.allowed.cpu()
     if not first.net.compares_items:
-        raise UnsupportedQuery(f"{system.name} only counts and cannot tell which items are alike; use ItemKNN or IALS")
+        raise UnsupportedQuery(f"{system.name} cannot tell which items are alike; use ItemKNN or IALS")
     for at in items[~allowed[items]].tolist():
         raw = system.store.items.raw(np.array([at]))[0]
         raise UnsupportedQuery(f"item {raw!r} has no event in train and {system.name} lacks 'new items'; use TwoTower")

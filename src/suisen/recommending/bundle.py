@@ -36,7 +36,7 @@ from torch import Tensor
 from suisen.arguments import shown
 from suisen.data.batch import Schema
 from suisen.data.ragged import Ragged
-from suisen.errors import BundleError, SuisenError, one_line
+from suisen.errors import BundleError, MissingExtra, SuisenError, one_line
 from suisen.files import replacing
 from suisen.models import model_of, name_of
 from suisen.models.contract import Net
@@ -269,7 +269,7 @@ def _loaded(place: Path, trusted_keys: Path | None, held: bool) -> System:
     manifest = manifests.read(place)[0] if held else read_manifest(place)
     try:
         return _read(place, manifest)
-    except BundleError:
+    except (BundleError, MissingExtra):
         raise
     except (SuisenError, *MISFITS) as error:
         raise BundleError(f"{place / MANIFEST} does not fit its files ({_why(error)}); save the bundle again") from None

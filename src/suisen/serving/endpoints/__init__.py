@@ -5,7 +5,6 @@ from typing import Any
 from suisen.serving.contract import Endpoint
 from suisen.serving.endpoints import (
     bundle,
-    docs,
     events,
     health,
     metrics,
@@ -29,6 +28,4 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     health.READY,
     metrics.ENDPOINT,
     openapi.ENDPOINT,
-    docs.ENDPOINT,
-    *docs.PARTS,
 )

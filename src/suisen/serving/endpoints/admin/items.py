@@ -67,5 +67,4 @@ ENDPOINT = Endpoint(
     answers=ItemsAnswer,
     scope="admin",
     codes=(*COMPUTING, "conflict"),
-    example=ItemsParams(q="a"),
 )
