@@ -56,7 +56,7 @@ def test_all_workers_swap_and_one_that_is_started_again_takes_up_what_the_others
         assert asked(port, "blocklist", {"block": top})["pending"] == []
         victim = asked(port, "status")["workers"][0]["pid"]
         os.kill(victim, signal.SIGKILL)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while victim in {worker["pid"] for worker in asked_again(port)["workers"]}:
             assert time.monotonic() < until
             time.sleep(0.2)
@@ -66,12 +66,22 @@ def test_all_workers_swap_and_one_that_is_started_again_takes_up_what_the_others
                 version, items = caller.items("u0003")
                 assert version == second
                 assert not set(items) & set(top)
+        while states(port) != ["ready"] * 4:  # the former version, too, in the worker that was started again
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        look = {"queries": [{"user_id": "u0003"}], "role": "former"}
+        assert {asked(port, "inspect", look)["version"] for _ in range(12)} == {first}
         assert asked(port, "rollback", {"wait_s": 60})["pending"] == []
         assert versions(server) == {first}
     finally:
         server.process.terminate()
         server.process.wait(60)
         server.process.stdout.close()
+
+
+def states(port):
+    """Of all versions in all workers."""
+    return [worker["state"] for slot in asked(port, "slots")["slots"] for worker in slot["workers"]]
 
 
 def asked_again(port):
