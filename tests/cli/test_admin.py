@@ -38,6 +38,13 @@ def test_versions_are_swapped_and_items_blocked_from_the_shell(tmp_path, capsys,
         assert run(capsys, "unload", "former", *url)[0] == 0
         assert run(capsys, "block", "i001", "i002", *url)[1]["blocked"] == ["i001", "i002"]
         assert run(capsys, "unblock", "i001", *url)[1]["blocked"] == ["i002"]
+        (tmp_path / "list.csv").write_text("item_id,status\ni003,blocked\ni004,unavailable\ni005,available\n")
+        told = run(capsys, "blocklist", str(tmp_path / "list.csv"), *url)[1]
+        assert (told["blocked"], told["unavailable"], told["in_force"]) == (["i003"], ["i004"], 2)
+        assert run(capsys, "blocklist", *url)[1]["blocked"] == ["i003"]
+        code, _, said = run(capsys, "blocklist", str(tmp_path / "nowhere.txt"), *url)
+        assert (code, "nowhere.txt" in said) == (2, True)
+        assert run(capsys, "blocklist", *url)[1]["blocked"] == ["i003"]
         code, _, said = run(capsys, "load", str(tmp_path / "absent"), *url)
         assert code == 2
         assert "absent" in said

@@ -11,19 +11,27 @@ import threading
 import time
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
-from suisen.client import AsyncClient, Client, Refused, Unreachable, calls, messages
+from suisen.client import AdminClient, AsyncClient, Client, Refused, Unreachable, calls, messages
 from suisen.data.dataset import Dataset
 from suisen.data.synthetic import World
-from suisen.models import EASE
+from suisen.models import EASE, Popularity
 from suisen.pipeline.recommender import Recommender
+from suisen.recommending import bundle
 from suisen.serving.server import running
 from suisen.serving.settings import Settings
 
-VERBS = [name for name, _ in inspect.getmembers(Client, inspect.isfunction) if name[0] != "_" and name != "close"]
+
+def verbs_of(kind):
+    """What it asks for."""
+    return [name for name, _ in inspect.getmembers(kind, inspect.isfunction) if name[0] != "_" and name != "close"]
+
+
+VERBS = verbs_of(Client)
 PATHS = {
     "recommend": "POST /v1/recommend",
     "recommend_batch": "POST /v1/recommend/batch",
@@ -35,14 +43,42 @@ PATHS = {
     "ready": "GET /health/ready",
     "live": "GET /health/live",
 }
-OTHERS = {"GET /metrics", "GET /openapi.json"}
-"""What programs do not ask for through a client."""
+ADMIN_PATHS = {
+    "slots": "GET /admin/slots",
+    "status": "GET /admin/status",
+    "load": "POST /admin/load",
+    "shadow": "POST /admin/shadow",
+    "switch": "POST /admin/switch",
+    "rollback": "POST /admin/rollback",
+    "unload": "POST /admin/unload",
+    "blocklist": "GET /admin/blocklist",
+    "change_blocklist": "POST /admin/blocklist",
+    "replace_blocklist": "PUT /admin/blocklist",
+}
+LEFT_OUT = {
+    "/metrics": "Prometheus reads them",
+    "/openapi.json": "tools read it",
+    "/admin/openapi.json": "tools read it",
+    "/docs": "people read it in a browser",
+    "/console": "people use it in a browser",
+    "/admin/inspect": "the console asks it",
+    "/admin/items": "the console asks it",
+}
+"""Paths, with all below them, that programs do not ask for through a client, and why."""
+EXAMPLES = {
+    "load": ("/models/today",), "shadow": (0.1,), "unload": ("former",),
+    "replace_blocklist": {"blocked": ["3"], "unavailable": []},
+}  # fmt: skip
+"""What verbs of AdminClient cannot be called without."""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     system = Recommender(EASE()).fit(Dataset.of(World(users=60, items=40).generate().log)).system
-    with running(system, Settings(log_dir=tmp_path_factory.mktemp("log"), deadline_s=30.0)) as made:
+    options = Settings(
+        log_dir=tmp_path_factory.mktemp("log"), deadline_s=30.0, admin_port=0, insecure=True, drain_s=0.0
+    )
+    with running(system, options) as made:
         yield made
 
 
@@ -61,18 +97,26 @@ def both(server, verb, *given, **options):
 # -- what it knows -----------------------------------------------------------------------------------------------------
 
 
-def described(server):
-    """The server's description."""
+def described(server, kind=Client):
+    """The description of the listener that a client asks."""
     import httpx
 
-    return httpx.get(f"{server.url}/openapi.json").json()
+    admin = kind is AdminClient
+    return httpx.get(f"{server.admin_url}/admin/openapi.json" if admin else f"{server.url}/openapi.json").json()
 
 
-def test_it_has_a_verb_for_every_path(server):
-    paths = described(server)["paths"]
-    there = {f"{method.upper()} {path}" for path, its in paths.items() for method in its if method != "parameters"}
-    assert set(PATHS) == set(VERBS)
-    assert there - OTHERS == set(PATHS.values())
+@pytest.mark.parametrize(("kind", "paths"), [(Client, PATHS), (AdminClient, ADMIN_PATHS)])
+def test_it_has_a_verb_for_every_path(server, kind, paths):
+    there = {
+        f"{method.upper()} {path}"
+        for path, its in described(server, kind)["paths"].items()
+        for method in its
+        if not any(path == left or path.startswith(f"{left}/") for left in LEFT_OUT)
+    }
+    if kind is AdminClient:
+        there -= set(PATHS.values())  # its health is that of the other listener
+    assert set(paths) == set(verbs_of(kind))
+    assert there == set(paths.values())
 
 
 def resolved(document, schema):
@@ -105,14 +149,31 @@ def parts(kind):
         yield from parts(one)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_its_answers_have_the_fields_of_the_description(server, verb):
-    document = described(server)
-    method, path = PATHS[verb].split()
+@pytest.mark.parametrize(
+    ("kind", "verb"), [*((Client, verb) for verb in PATHS), *((AdminClient, verb) for verb in ADMIN_PATHS)]
+)
+def test_its_answers_have_the_fields_of_the_description(server, kind, verb):
+    document = described(server, kind)
+    method, path = {**PATHS, **ADMIN_PATHS}[verb].split()
     answers = document["paths"][path][method.lower()]["responses"]
     good = next(answer for status, answer in answers.items() if status.startswith("2"))
-    kind = inspect.signature(getattr(Client, verb)).return_annotation
-    assert_fields(document, good["content"]["application/json"]["schema"], kind, path)
+    answered = inspect.signature(getattr(kind, verb)).return_annotation
+    assert_fields(document, good["content"]["application/json"]["schema"], answered, path)
+
+
+@pytest.mark.parametrize("verb", [verb for verb, path in ADMIN_PATHS.items() if not path.startswith("GET")])
+def test_changes_say_all_that_the_description_lets_them(server, verb, monkeypatch):
+    document, made = described(server, AdminClient), []
+    monkeypatch.setattr(AdminClient, "_made", lambda self, call, deadline_s: made.append((call, deadline_s)))
+    given = EXAMPLES.get(verb, ())
+    with AdminClient(server.admin_url) as admin:
+        getattr(admin, verb)(**given) if isinstance(given, dict) else getattr(admin, verb)(*given)
+    ((call, deadline_s),) = made
+    assert f"{call.method} {call.path}" == ADMIN_PATHS[verb]
+    body = document["paths"][call.path][call.method.lower()]["requestBody"]["content"]["application/json"]
+    assert set(json.loads(call.body)) == set(resolved(document, body["schema"])["properties"]) - {"replace"}
+    assert deadline_s > json.loads(call.body)["wait_s"]  # the server answers by then
+    assert not call.again
 
 
 def test_problems_have_the_fields_of_the_description(server):
@@ -292,3 +353,57 @@ def test_the_server_says_how_long_to_wait():
 def test_a_deadline_is_a_number_of_seconds(deadline):
     with pytest.raises(ValueError, match="deadline_s"):
         Client("http://localhost", deadline_s=deadline)
+
+
+# -- the admin listener ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """The bundle of another model."""
+    system = Recommender(Popularity()).fit(Dataset.of(World(users=60, items=40).generate().log)).system
+    return str(bundle.save(system, tmp_path_factory.mktemp("bundle") / "other"))
+
+
+def test_a_program_swaps_versions(server, other):
+    with AdminClient(server.admin_url, deadline_s=30.0) as admin, Client(server.url) as client:
+        first = admin.slots().version("serving")
+        second = admin.load(other).version("candidate")
+        assert second not in (None, first)
+        assert admin.shadow(0.5).shadow.share == 0.5
+        assert admin.shadow(0).shadow is None
+        found = admin.switch()
+        assert (found.version("serving"), found.version("former"), found.pending) == (second, first, [])
+        assert client.recommend_user(7).version == second
+        assert admin.rollback().version("serving") == client.recommend_user(7).version == first
+        assert admin.unload("former").version("former") is None
+        status = admin.status()
+        assert (status.state, status.version, len(status.workers)) == ("ready", first, 1)
+        with pytest.raises(Refused, match="no candidate is loaded") as caught:
+            admin.switch()
+        assert (caught.value.code, caught.value.status) == ("conflict", 409)
+        with pytest.raises(Refused, match="bundle_refused"):
+            admin.load("/no/such/bundle")
+
+
+def test_a_program_blocks_items(server):
+    with AdminClient(server.admin_url, deadline_s=30.0) as admin:
+        assert admin.change_blocklist(block=[3, "4"], unavailable=[5]).blocked == ["3", "4"]
+        assert admin.change_blocklist(unblock=[3]).in_force == 2
+        found = admin.replace_blocklist(blocked=[9], unavailable=[])
+        assert (found.blocked, found.unavailable, found.kept) == (["9"], [], True)
+        assert admin.blocklist().blocked == ["9"]
+        assert admin.replace_blocklist(blocked=[], unavailable=[]).in_force == 0
+
+
+@pytest.mark.parametrize(("spoil", "error", "requests"), [("breaks", Unreachable, 1), ("refuses", Refused, 3)])
+def test_a_change_is_sent_again_only_where_nothing_was_done(server, spoil, error, requests):
+    with flaky(SimpleNamespace(url=server.admin_url), spoil, 2) as between:
+        with AdminClient(between.url) as admin, pytest.raises(error, match=r"no candidate|no answer"):
+            admin.switch()
+        assert between.requests == requests
+
+
+def test_a_change_waits_for_a_server_that_is_not_there_yet():
+    with AdminClient("http://127.0.0.1:9", deadline_s=0.3) as admin, pytest.raises(Unreachable, match=r"\(\d+ tries"):
+        admin.switch(wait_s=0.1)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,18 @@ PACKAGES = {
 """Debian's packages by what they bring."""
 SYSTEM = "/usr/sbin:/sbin"
 """Where servers lie that are on no user's path."""
+LEASH = """
+import os, signal, sys
+held = set()
+for line in sys.stdin:
+    (held.add if line[0] == "+" else held.discard)(int(line[1:]))
+for group in held:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
+"""Told of each group of processes that begins and ends; kills what is left when the process that tells it is gone."""
 
 
 def program(name: str) -> str:
@@ -52,6 +67,22 @@ def listening(port: int, host: str = "127.0.0.1") -> bool:
     return False
 
 
+@cache
+def leash() -> subprocess.Popen[str]:
+    """The process that ends what this one leaves, also where it is killed itself."""
+    made = subprocess.Popen([sys.executable, "-c", LEASH], stdin=subprocess.PIPE, text=True, start_new_session=True)
+    atexit.register(made.communicate)
+    return made
+
+
+def hold(sign: str, group: int) -> None:
+    """A group of processes begins (+), or has ended (-)."""
+    pipe = leash().stdin
+    assert pipe is not None
+    pipe.write(f"{sign}{group}\n")
+    pipe.flush()
+
+
 class Program:
     """A started program, which ``kill``, ``pause``, ``resume`` and ``start`` may trouble."""
 
@@ -66,6 +97,7 @@ class Program:
                 self.words, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**os.environ, **(self.env or {})}, start_new_session=True,
             )  # fmt: skip
+        hold("+", self.process.pid)
         until = time.monotonic() + seconds
         while not listening(self.port):
             if self.process.poll() is not None or time.monotonic() > until:
@@ -107,6 +139,7 @@ class Program:
             except subprocess.TimeoutExpired:
                 self.send(signal.SIGKILL)
                 self.process.wait(10)
+            hold("-", self.process.pid)
 
 
 @contextlib.contextmanager

@@ -104,3 +104,42 @@ def test_a_file_is_in_force_within_a_second_of_its_change_and_a_broken_one_chang
         path.unlink()
         time.sleep(1)
         assert not set(shown(caller)["u0001"]) & set(first)
+
+
+def test_a_whole_list_takes_the_place_of_what_was_told_beside_the_file(bundles, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("")
+    with served(bundles[0], log_dir=tmp_path, blocklist=path) as (_, caller, admin):
+
+        def put(**message):
+            return admin.call("PUT", "/admin/blocklist", message)
+
+        before = shown(caller)
+        first = before["u0001"][:4]
+        path.write_text(first[3])
+        time.sleep(1)
+        told(admin, block=[first[0]])
+        for _ in range(2):  # the second changes nothing
+            status, answer = put(blocked=[first[2], first[1]], unavailable=[first[1]])
+            assert status == 200, answer
+            assert (answer["blocked"], answer["unavailable"]) == (sorted(first[1:3]), [first[1]])
+            assert (answer["in_force"], answer["pending"]) == (3, [])
+            assert shown(caller)["u0001"][0] == first[0]  # told before, and not any more
+            assert not set(shown(caller)["u0001"]) & set(first[1:])
+        for message, said in (
+            ({"blocked": []}, "unavailable is missing; it is required"),
+            ({"unavailable": []}, "blocked is missing; it is required"),
+            ({"blocked": [], "unavailable": [], "block": []}, "field = 'block' is unknown"),
+            ({"blocked": list(range(100_001)), "unavailable": []}, "at most 100000 entries"),
+            (
+                {"blocked": list(range(60_000)), "unavailable": list(range(60_000))},
+                "120,000 items are more than 100,000",
+            ),
+            ({"blocked": [""], "unavailable": []}, "at least 1 characters"),
+        ):
+            status, answer = put(**message)
+            assert status == 422
+            assert said in answer["detail"]
+        assert admin.call("GET", "/admin/blocklist")[1]["in_force"] == 3
+        assert put(blocked=[], unavailable=[])[1]["in_force"] == 1
+        assert shown(caller)["u0001"][:3] == first[:3]

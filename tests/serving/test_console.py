@@ -62,4 +62,5 @@ def test_the_public_listener_has_no_console(urls):
 def test_only_the_page_is_open():
     """What the page shows, it has to ask for with a key."""
     open_to_all = {one.path for one in ADMIN if one.scope == "open"}
-    assert open_to_all == {*PATHS, "/health/live", "/health/ready"}
+    described = {"/docs", "/docs/page.css", "/docs/page.js", "/admin/openapi.json"}
+    assert open_to_all == {*PATHS, *described, "/health/live", "/health/ready"}

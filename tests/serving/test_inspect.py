@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.request
 
 import pytest
 
 from suisen.recommending import bundle
+from suisen.serving.answering import Look
 from tests.fitted import fitted, seen_by
 from tests.serving.test_admin import served
 
@@ -160,7 +162,7 @@ def test_a_look_is_counted_as_no_answer(open_server):
 
 
 def test_every_loaded_version_can_be_asked(bundles):
-    with served(bundles[0]) as (_, caller, admin):
+    with served(bundles[0]) as (server, caller, admin):
         body = {"queries": [{"user_id": "u0003"}], "k": 5}
         serving = admin.asked("inspect", **body)
         code, detail = admin.refused("inspect", **body, role="candidate")
@@ -171,6 +173,14 @@ def test_every_loaded_version_can_be_asked(bundles):
         candidate = admin.asked("inspect", **body, role="candidate")
         assert (serving["model"], candidate["model"]) == ("mf", "ease + fm")
         assert ids(admin.asked("inspect", **body)["items"]) == ids(serving["items"])
+        service = server.app.service
+        listed(caller, **body)
+        until = time.monotonic() + 20
+        while not service.shadow.report.requests:  # they come in order: looks would be there before the list
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert service.shadow.report.requests == 1  # a look is no live request
+        assert not [job for job in service._recorded if isinstance(job, Look)]
         admin.asked("switch")
         assert ids(listed(caller, **body)["items"]) == ids(candidate["items"])
         former = admin.asked("inspect", **body, role="former")

@@ -68,6 +68,9 @@ def test_what_is_open_is_listed_here():
         "/health/live",
         "/health/ready",
         "/openapi.json",
+        "/docs",
+        "/docs/page.css",
+        "/docs/page.js",
     }
 
 

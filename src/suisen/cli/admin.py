@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -42,7 +43,9 @@ def _asking(function: Callable[..., Any]) -> Callable[..., Any]:
     return url(wait(function))
 
 
-def _ask(url: str, path: str, message: dict[str, Any] | None = None, wait_s: float = SLACK_S) -> None:
+def _ask(
+    url: str, path: str, message: dict[str, Any] | None = None, wait_s: float = SLACK_S, method: str | None = None
+) -> None:
     """Prints the answer.  Raises SuisenError with what the server says against it."""
     if not url.startswith(("http://", "https://")):
         raise InputError(f"url = {url!r} must begin with http:// or https://")
@@ -50,7 +53,7 @@ def _ask(url: str, path: str, message: dict[str, Any] | None = None, wait_s: flo
     if key := os.environ.get(ADMIN_KEY):
         headers["authorization"] = f"Bearer {key}"
     body = None if message is None else json.dumps(message).encode()
-    request = Request(f"{url.rstrip('/')}/admin/{path}", body, headers)  # noqa: S310 - checked above
+    request = Request(f"{url.rstrip('/')}/admin/{path}", body, headers, method=method)  # noqa: S310 - checked above
     try:
         with urlopen(request, timeout=wait_s + SLACK_S) as reply:  # noqa: S310
             answer = json.loads(reply.read())
@@ -174,3 +177,25 @@ def unblock(items: tuple[str, ...], url: str, wait_s: float) -> None:
     suisen admin unblock 17
     """  # noqa: D301 - \b keeps the lines for click
     _ask(url, "blocklist", {"unblock": items, "available": items, "wait_s": wait_s}, wait_s)
+
+
+@admin.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@_asking
+def blocklist(file: Path | None, url: str, wait_s: float) -> None:
+    """Show what no list may hold; or put a FILE in the place of all that was told before.
+
+    \b
+    suisen admin blocklist
+    suisen admin blocklist sold-out.csv
+
+    FILE: one id a line, JSON, or CSV with item_id and status, as suisen serve --blocklist reads it.
+    """  # noqa: D301 - \b keeps the lines for click
+    if file is None:
+        _ask(url, "blocklist", None, wait_s)
+        return
+    from suisen.serving.blocking import read_lists  # loads the server's libraries
+
+    lists = read_lists(file)
+    message = {"blocked": lists.blocked, "unavailable": lists.unavailable, "wait_s": wait_s}
+    _ask(url, "blocklist", message, wait_s, "PUT")

@@ -28,9 +28,9 @@ def serve(target: str, host: str, port: int, workers: int, **given: Any) -> None
     curl localhost:8000/v1/recommend -H 'content-type: application/json' -d '{"queries": [{"user_id": 196}], "k": 5}'
     curl localhost:8000/v1/recommend -H 'content-type: application/json' -d '{"queries": [{"history": [50, 181]}]}'
 
-    The server is ready once it has given the answers that the bundle was saved with.  GET /openapi.json describes
-    all paths; a body that is not announced as application/json is refused (415).  An id that nobody knows gets the
-    popular list and is told so.
+    The server is ready once it has given the answers that the bundle was saved with.  GET /docs describes
+    all paths and sends examples, GET /openapi.json describes them for programs; a body that is not announced as
+    application/json is refused (415).  An id that nobody knows gets the popular list and is told so.
     """  # noqa: D301 - \b keeps the lines for click
     by_name = {setting.parameter: setting for setting in OPTIONS}
     values = {by_name[name].key: by_name[name].read(value) for name, value in given.items() if value is not None}
@@ -52,4 +52,4 @@ def serve(target: str, host: str, port: int, workers: int, **given: Any) -> None
 
 
 def _say(url: str) -> None:
-    click.echo(f"ready on {url} (try {url}/openapi.json); Ctrl-C stops", err=True)
+    click.echo(f"ready on {url} (try {url}/docs); Ctrl-C stops", err=True)

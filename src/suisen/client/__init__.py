@@ -7,14 +7,16 @@
             print(item.title, item.score)
         shop.events([{"user_id": "u1", "item_id": "sku9", "event": "purchase"}])
 
-``AsyncClient`` has the same verbs, awaited.  Needs the extra ``client`` (httpx); nothing of the server is imported.
+``AsyncClient`` has the same verbs, awaited; ``AdminClient`` changes what a running server serves.  Needs the extra
+``client`` (httpx); nothing of the server is imported.
 """
 
 from suisen.errors import need_extra
 
 need_extra("client", "httpx", "msgspec")
 
+from suisen.client.admin import AdminClient  # noqa: E402
 from suisen.client.calls import Refused, Unreachable  # noqa: E402
 from suisen.client.clients import AsyncClient, Client  # noqa: E402
 
-__all__ = ["AsyncClient", "Client", "Refused", "Unreachable"]
+__all__ = ["AdminClient", "AsyncClient", "Client", "Refused", "Unreachable"]

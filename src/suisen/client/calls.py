@@ -1,6 +1,6 @@
 """A call without the network: what is sent, what an answer means, when it is tried again.  Both clients use it.
 
-Every verb of the client may be tried again: lists are only read, and events carry an id, so that none counts twice.
+Every verb of ``Client`` may be tried again: lists are only read, and events carry an id, so that none counts twice.
 Waiting follows the server's Retry-After, else grows from ``FIRST_S`` with full jitter (Brooker 2015, "Exponential
 Backoff And Jitter"), and never passes the deadline of the call.
 """
@@ -55,6 +55,8 @@ class Call(NamedTuple, Generic[T]):
     path: str
     answer: type[T]
     body: bytes | None = None
+    again: bool = True
+    """Whether it may be done twice, so that it is tried again where nobody knows whether it was done."""
 
 
 def _get(path: str, answer: type[T], options: Options) -> Call[T]:
@@ -134,13 +136,19 @@ class Tries(Generic[T]):
 
     @property
     def patience_s(self) -> float:
-        """Seconds for the next try: half of the deadline, so that a server which hangs leaves time for another."""
-        return max(0.001, min(self._deadline_s / 2, self._until - time.monotonic()))
+        """Seconds for the next try: half of the deadline, so that a server which hangs leaves time for another; all of
+        it where there may be no other.
+        """
+        longest = self._deadline_s / 2 if self._call.again else self._deadline_s
+        return max(0.001, min(longest, self._until - time.monotonic()))
 
-    def failed(self, error: Exception) -> float:
-        """Seconds to wait after a try without an answer.  Raises Unreachable where there is no time for another."""
+    def failed(self, error: Exception, *, sent: bool = True) -> float:
+        """Seconds to wait after a try without an answer; ``sent``: the server may have done what it was asked.
+
+        Raises Unreachable where it must not be done twice, and where there is no time for another try.
+        """
         wait = self._wait(0.0)
-        if wait is None:
+        if wait is None or (sent and not self._call.again):
             tries = f"{self._number} {'try' if self._number == 1 else 'tries'}"
             raise Unreachable(
                 f"no answer within {self._deadline_s:g} s ({tries}; {type(error).__name__}: {error}); "

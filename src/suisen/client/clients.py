@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -43,18 +43,16 @@ class _Common:
         }
 
 
-class Client(_Common):
-    """Asks a server.  Threads may share one; ``close``, or the end of a ``with`` block, ends its connections.
-
-    Verbs raise Refused (with the server's code and detail) and Unreachable.  ``options`` are the fields of the request:
-    ``k``, ``exclude``, ``among``, ``where``, ``exclude_seen``, ``unknown``, ``diversity``, ``precise``, ``at``.
+class Caller(_Common):
+    """Asks a server and waits for its answers.  Threads may share one; ``close``, or the end of a ``with`` block, ends
+    its connections.
     """
 
     def __init__(self, url: str, **settings: Any) -> None:
         super().__init__(url, **settings)
         self._http = httpx.Client(**self._settings)
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,6 +61,27 @@ class Client(_Common):
     def close(self) -> None:
         """Ends the connections."""
         self._http.close()
+
+    def _made(self, call: Call[T], deadline_s: float | None = None) -> T:
+        tries = Tries(call, self.deadline_s if deadline_s is None else deadline_s)
+        while True:
+            try:
+                found = self._http.request(call.method, call.path, content=call.body, timeout=tries.patience_s)
+            except httpx.TransportError as error:
+                answer: T | float = tries.failed(error, sent=not isinstance(error, httpx.ConnectError))
+            else:
+                answer = tries.answered(found.status_code, found.headers, found.content)
+            if not isinstance(answer, float):
+                return answer
+            time.sleep(answer)
+
+
+class Client(Caller):
+    """Asks for lists, and tells what happened.
+
+    Verbs raise Refused (with the server's code and detail) and Unreachable.  ``options`` are the fields of the request:
+    ``k``, ``exclude``, ``among``, ``where``, ``exclude_seen``, ``unknown``, ``diversity``, ``precise``, ``at``.
+    """
 
     def recommend(self, queries: Sequence[Query], **options: Any) -> Recommendations:
         """The lists of up to 256 queries."""
@@ -99,19 +118,6 @@ class Client(_Common):
     def live(self) -> Health:
         """Whether the process runs."""
         return self._made(calls.live())
-
-    def _made(self, call: Call[T]) -> T:
-        tries = Tries(call, self.deadline_s)
-        while True:
-            try:
-                found = self._http.request(call.method, call.path, content=call.body, timeout=tries.patience_s)
-            except httpx.TransportError as error:
-                answer: T | float = tries.failed(error)
-            else:
-                answer = tries.answered(found.status_code, found.headers, found.content)
-            if not isinstance(answer, float):
-                return answer
-            time.sleep(answer)
 
 
 class AsyncClient(_Common):
@@ -173,7 +179,7 @@ class AsyncClient(_Common):
             try:
                 found = await self._http.request(call.method, call.path, content=call.body, timeout=tries.patience_s)
             except httpx.TransportError as error:
-                answer: T | float = tries.failed(error)
+                answer: T | float = tries.failed(error, sent=not isinstance(error, httpx.ConnectError))
             else:
                 answer = tries.answered(found.status_code, found.headers, found.content)
             if not isinstance(answer, float):

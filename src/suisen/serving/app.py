@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
 from suisen.errors import SuisenError
 from suisen.recommending.held import private_folder
 from suisen.recommending.rules.declared import Rules
 from suisen.recommending.system import System
 from suisen.serving import openapi
+from suisen.serving.api_page import described
 from suisen.serving.blocking import read
 from suisen.serving.board import Board
 from suisen.serving.contract import Endpoint
@@ -50,6 +49,7 @@ class Admin:
         if settings.admin_key is not None:
             keys = Keys(settings.api_keys, settings.admin_key, "admin-key", ("admin", "metrics"))
             guard = Guard(settings, service.telemetry, keys=keys)
+        service.admin_description = described(ADMIN, guard, settings, about=openapi.ADMIN, where="/admin/openapi.json")
         self.dispatch = Dispatch(service, ADMIN, guard)
 
 
@@ -79,9 +79,9 @@ class App:
         if settings is not None:
             Rules.of(settings.rules)  # likewise
         self.service = Service(settings or Settings(), group)
-        guard, most = self.service.guard, self.service.settings.max_price
-        described = openapi.document(endpoints, keyed=bool(guard.keys), limited=guard.asks, max_price=most)
-        self.service.description = msgspec.json.encode(described)
+        self.service.description = described(
+            endpoints, self.service.guard, self.service.settings, about=openapi.PUBLIC, where="/openapi.json"
+        )
         self._load, self._own, self._group = load, own, group
         self.dispatch = Dispatch(self.service, endpoints)
         self.draining = time.monotonic()
@@ -199,7 +199,7 @@ class App:
 
     async def _answered(self, exchange: Exchange, endpoint: Endpoint[Any], receive: Receive) -> Reply:
         try:
-            body = await self._body(receive) if endpoint.method == "POST" else b""
+            body = await self._body(receive) if endpoint.has_body else b""
         except Refusal as refusal:
             return self.dispatch.refused(exchange, refusal)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()

@@ -6,6 +6,7 @@ A file that is being written, broken or gone leaves what was in force: an item i
 
 import csv
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -16,8 +17,8 @@ from suisen.files import replacing
 logger = logging.getLogger("suisen.serving")
 MOST = 100_000
 """Most items of a list; a larger part of the catalogue is a matter of the bundle."""
-STATES = {"blocked": True, "unavailable": True, "available": False}
-"""What ``status`` may say in a CSV file, and whether it keeps an item out of lists."""
+STATES = ("blocked", "unavailable", "available")
+"""What ``status`` may say in a CSV file."""
 Stamp = tuple[int, int, int]
 
 
@@ -85,41 +86,48 @@ class Blocklist:
 
 
 def read(path: Path) -> set[str]:
-    """The items of a file: one raw id a line (what follows # and empty lines are passed over), a JSON list, a JSON
+    """The items of a file, as ``read_lists`` reads it."""
+    return read_lists(path).items
+
+
+def read_lists(path: Path) -> Lists:
+    """The lists of a file: one raw id a line (what follows # and empty lines are passed over), a JSON list, a JSON
     object of ``blocked`` and ``unavailable``, or CSV with a column ``item_id`` and, if need be, ``status``.
 
     Raises InputError naming the file and what is wrong.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        found = _items(text)
+        found = _lists(text)
     except OSError as error:
         raise InputError(f"blocklist = {str(path)!r} cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, msgspec.MsgspecError, ValueError) as error:
         raise InputError(f"blocklist = {str(path)!r} cannot be read ({error}); give ids, JSON or CSV") from None
-    if len(found) > MOST:
-        raise InputError(f"blocklist = {str(path)!r} holds {len(found):,} items; at most {MOST:,} are taken")
+    if (count := len(found.items)) > MOST:
+        raise InputError(f"blocklist = {str(path)!r} holds {count:,} items; at most {MOST:,} are taken")
     return found
 
 
-def _items(text: str) -> set[str]:
+def _lists(text: str) -> Lists:
     start = text.lstrip()[:1]
     if start == "{":
-        return msgspec.json.decode(text, type=Lists).items
+        return msgspec.json.decode(text, type=Lists)
     if start == "[":
-        return set(map(str, msgspec.json.decode(text, type=list[str | int])))
+        return Lists(msgspec.json.decode(text, type=list[str | int]))
     lines = text.splitlines()
     if lines and "item_id" in [name.strip() for name in lines[0].split(",")]:
-        return {row["item_id"] for row in csv.DictReader(lines, skipinitialspace=True) if _out(row.get("status"))}
-    return {item for line in lines if (item := line.partition("#")[0].strip())}
+        return _of_rows(csv.DictReader(lines, skipinitialspace=True))
+    return Lists([item for line in lines if (item := line.partition("#")[0].strip())])
 
 
-def _out(status: str | None) -> bool:
-    if status is None:
-        return True
-    if status not in STATES:
-        raise ValueError(f"status = {status!r} must be one of {', '.join(STATES)}")
-    return STATES[status]
+def _of_rows(rows: Iterable[dict[str, str]]) -> Lists:
+    found: dict[str, list[str | int]] = {state: [] for state in STATES}
+    for row in rows:
+        status = row.get("status")
+        if status is not None and status not in STATES:
+            raise ValueError(f"status = {status!r} must be one of {', '.join(STATES)}")
+        found[status or "blocked"].append(row["item_id"])
+    return Lists(found["blocked"], found["unavailable"])
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -46,15 +46,15 @@ class AnyParams(Struct, frozen=True):
 class Endpoint(Generic[M]):
     """One method of one path.  Dispatch, metrics, ``/openapi.json`` and the contract tests read these fields."""
 
-    method: Literal["GET", "POST"]
-    """GET answers HEAD, too."""
+    method: Literal["GET", "POST", "PUT"]
+    """GET answers HEAD, too; the others take a body."""
     path: str
     """A last segment in braces takes any percent-encoded id (``Exchange.id_in_path``)."""
     handler: Handler[M]
     """Its name is the operation's, its docstring's first paragraph the summary.  It returns ``answers`` or a Reply, now
     (``async def``) or as the Pending that they are made of."""
     takes: type[M]
-    """The message: of the query string (GET), of the JSON body (POST)."""
+    """The message: of the query string (GET), of the JSON body (POST, PUT)."""
     answers: type[Struct] | str
     """A Struct, or the media type of an answer that is none."""
     status: int = 200
@@ -72,7 +72,12 @@ class Endpoint(Generic[M]):
     notes: str = ""
     """What the schema cannot say: which messages that it allows are refused."""
     example: M | None = None
-    """A message for the description and the contract tests; None: one without any field."""
+    """A message for the description and the contract tests, of a query string too; None: one without any field."""
+
+    @cached_property
+    def has_body(self) -> bool:
+        """Whether its message is a JSON body; of the others it is the query string."""
+        return self.method != "GET"
 
     @cached_property
     def computes(self) -> bool:
@@ -90,6 +95,12 @@ class Endpoint(Generic[M]):
         return " ".join((inspect.getdoc(self.handler) or "").partition("\n\n")[0].split())
 
     @property
+    def details(self) -> str:
+        """What else is to be said of it: the rest of the handler's docstring, and the notes."""
+        rest = " ".join((inspect.getdoc(self.handler) or "").partition("\n\n")[2].split())
+        return "  ".join(part for part in (rest, self.notes) if part)
+
+    @property
     def variable(self) -> str:
         """Name of the segment in braces; "" where there is none."""
         return self.path.rpartition("{")[2].rstrip("}") if self.path.endswith("}") else ""
@@ -103,7 +114,7 @@ class Endpoint(Generic[M]):
     def refusals(self) -> dict[int, list[Code]]:
         """Codes of the problems that may be the answer, by status; beside those of every path (404, 405)."""
         codes: list[Code] = []
-        if self.method == "POST":
+        if self.has_body:
             codes += BODY
         else:
             codes += QUERY_STRING[:1] if self.takes is AnyParams else QUERY_STRING

@@ -69,7 +69,7 @@ class Dispatch:
                 self.service.loaded()
                 if endpoint.computes:
                     self.service.check_room()
-            if endpoint.method == "POST":
+            if endpoint.has_body:
                 if exchange.query_string:
                     decode_params(exchange.query_string, NoParams)
                 exchange.check_body(self.service.settings.max_body_bytes)
@@ -207,7 +207,7 @@ def _request_ids() -> Iterator[str]:
 
 def _message(endpoint: Endpoint[Any], exchange: Exchange, body: bytes) -> msgspec.Struct:
     """The message that the endpoint takes.  Refuses what the Struct does not allow."""
-    if endpoint.method == "POST":
+    if endpoint.has_body:
         message: msgspec.Struct = decode_body(body, endpoint.takes)
         return message
     if endpoint.takes is AnyParams:

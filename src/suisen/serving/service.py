@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from suisen.errors import InputError
 from suisen.recommending.rules.declared import Rules
@@ -47,6 +47,15 @@ RECORDED = 256
 """Latest requests that are kept, at most one of a call of the model, to warm the next version on: a few MB."""
 UNKNOWN = 10_000
 """Latest events of items that the version which answers does not know; they count in the next one that does."""
+
+
+class Description(NamedTuple):
+    """What a listener says of itself, as it is sent."""
+
+    document: bytes = b""
+    """OpenAPI, as JSON."""
+    page: bytes = b""
+    """The same as HTML."""
 
 
 class Service:
@@ -96,8 +105,8 @@ class Service:
         )
         self.state: State = "loading"
         self.failure: Exception | None = None
-        self.description = b""
-        """The bytes of ``/openapi.json``."""
+        self.description = self.admin_description = Description()
+        """Of the public listener and of the other; set by the app, which knows the endpoints."""
 
     @property
     def version(self) -> str:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -282,6 +283,7 @@ def main() -> int:
     made.add_argument("--folder", type=Path, default=ROOT / "runs" / "chaos")
     made.add_argument("--record", action="store_true", help=f"append the record to {RECORDS.relative_to(ROOT)}")
     options = made.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # programs are ended, the disk unmounted
     record = run(options)
     (options.folder / "record.json").write_text(json.dumps(record, indent=1))
     print(json.dumps(record, indent=1))

@@ -4,7 +4,7 @@
 (() => {
   const KEY = "suisen-console-key";
   const EVERY_MS = 2000, SLOTS_EVERY = 3, KEPT = 150;   // a point every 2 s, five minutes of them; versions every third
-  const CHIPS = 500;    // most blocked items that are named
+  const CHIPS = 500, PARTS = 8;    // most blocked items that are named, and parts of a score that are shown at once
   const RULES = {
     required: "refused by an expression",
     untrained: "without an event in train", blocked: "blocked", seen: "seen before",
@@ -334,12 +334,11 @@
   const times = (stages) => bars(stages.map((one) => [one.stage, one.ms]));
   const tag = (text, kind = "tag") => el("span", { class: kind }, text);
 
-  // Names with values: a bar each, as long as its value is beside the largest.
-  function bars(pairs) {
-    const most = Math.max(...pairs.map(([, value]) => Math.abs(value)), 1e-12);
+  // Names with values: a bar each, as long as its value is beside the largest, or beside ``most``.
+  function bars(pairs, most = Math.max(...pairs.map(([, value]) => Math.abs(value)))) {
     return el("dl", { class: "bars" }, pairs.map(([name, value]) => {
       const bar = el("div", { class: value < 0 ? "bar less" : "bar" });
-      bar.style.width = `${(100 * Math.abs(value)) / most}%`;
+      bar.style.width = `${(100 * Math.abs(value)) / (most || 1)}%`;
       return [el("dt", {}, name), el("dd", {}, bar), el("dd", {}, number(value))];
     }).flat());
   }
@@ -378,7 +377,13 @@
     if (!found.parts.length) return said;
     const pairs = found.parts.map((one) => [one.beside ? `${one.name} × ${one.beside}` : one.name, one.contribution]);
     if (found.others) pairs.push([`${count(found.others)} smaller parts`, found.rest]);
-    return [...said, bars(pairs), el("p", { class: "small muted" }, `together ${number(found.score, 4)}`)];
+    const rest = pairs.splice(PARTS), most = Math.abs(pairs[0][1]);
+    const sum = rest.reduce((total, [, value]) => total + value, 0);
+    return [
+      ...said, bars(pairs, most),
+      rest.length ? details(`${many(rest.length, "smaller part")}, together ${number(sum)}`, bars(rest, most)) : "",
+      el("p", { class: "small muted" }, `together ${number(found.score, 4)}`),
+    ];
   }
 
   // What a visitor does who takes an item of the list: whoever was shown goes on with it in their history.
@@ -463,14 +468,16 @@
   function slotOf(slot, shadow) {
     const loading = slot.workers.filter((one) => one.state === "loading").length;
     const failed = slot.workers.filter((one) => one.state === "failed");
-    const act = (text, path, message, said) => button(text, null, () => change(path, message, said), "small");
+    const act = (text, path, message, said, kind = "small") =>
+      button(text, null, () => change(path, message, said), kind);
     const actions = {
       serving: () => [],
       candidate: () => [act("Let it answer", "switch", {}, `${slot.version} answers from now on`)],
       former: () => [act("Roll back to it", "rollback", {}, `${slot.version} answers again`)],
     }[slot.role]();
-    const letGo = () => act("Let go", "unload", { role: slot.role }, `${slot.version} is let go`);
-    if (slot.role !== "serving") actions.push(letGo());
+    if (slot.role !== "serving") {
+      actions.push(act("Let go", "unload", { role: slot.role }, `${slot.version} is let go`, "quiet small"));
+    }
     return el("div", { class: `slot ${slot.role}`, "data-slot": slot.role },
       el("h3", {}, `${ROLES[slot.role]}: `, el("code", {}, slot.version || "loading …")),
       loading ? el("p", { class: "muted" }, `${many(loading, "worker")} loading`) : null,

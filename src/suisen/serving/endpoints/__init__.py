@@ -5,6 +5,7 @@ from typing import Any
 from suisen.serving.contract import Endpoint
 from suisen.serving.endpoints import (
     bundle,
+    docs,
     events,
     health,
     metrics,
@@ -28,4 +29,6 @@ ENDPOINTS: tuple[Endpoint[Any], ...] = (
     health.READY,
     metrics.ENDPOINT,
     openapi.ENDPOINT,
+    docs.ENDPOINT,
+    *docs.PARTS,
 )

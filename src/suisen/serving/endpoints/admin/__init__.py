@@ -3,7 +3,7 @@
 from typing import Any
 
 from suisen.serving.contract import Endpoint
-from suisen.serving.endpoints import health, metrics
+from suisen.serving.endpoints import docs, health, metrics, openapi
 from suisen.serving.endpoints.admin import blocklist, console, inspect, items, slots
 
 ADMIN: tuple[Endpoint[Any], ...] = (
@@ -16,6 +16,7 @@ ADMIN: tuple[Endpoint[Any], ...] = (
     slots.UNLOAD,
     blocklist.GET,
     blocklist.POST,
+    blocklist.PUT,
     inspect.ENDPOINT,
     items.ENDPOINT,
     console.PAGE,
@@ -24,4 +25,7 @@ ADMIN: tuple[Endpoint[Any], ...] = (
     health.LIVE,
     health.READY,
     metrics.ENDPOINT,
+    openapi.ADMIN,
+    docs.ADMIN,
+    *docs.PARTS,
 )

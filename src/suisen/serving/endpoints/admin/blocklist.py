@@ -13,6 +13,8 @@ from suisen.serving.problems import Refusal
 from suisen.serving.service import Service
 
 Items = Annotated[list[Id], Meta(max_length=10_000)]
+AllItems = Annotated[list[Id], Meta(max_length=MOST)]
+NOTES = f"Refused though the schema allows it: what leaves more than {MOST:,} items out of lists."
 
 
 class BlocklistRequest(Message, frozen=True, kw_only=True):
@@ -21,12 +23,25 @@ class BlocklistRequest(Message, frozen=True, kw_only=True):
     block: Items = field(default_factory=list)
     """Must not be shown."""
     unblock: Items = field(default_factory=list)
+    """May be shown again."""
     unavailable: Items = field(default_factory=list)
     """Cannot be had at the moment."""
     available: Items = field(default_factory=list)
     """Can be had again."""
     replace: bool = False
     """Forget what was told before."""
+    wait_s: Wait = 10.0
+
+
+class WholeBlocklist(Message, frozen=True, kw_only=True):
+    """``PUT /admin/blocklist``: all of it, in the place of what was told before.  Both lists are named, so that none is
+    emptied by a slip.
+    """
+
+    blocked: AllItems
+    """Must not be shown."""
+    unavailable: AllItems
+    """Cannot be had at the moment."""
     wait_s: Wait = 10.0
 
 
@@ -37,6 +52,7 @@ class BlocklistAnswer(Struct, frozen=True):
     blocked: list[str]
     """As this listener was told."""
     unavailable: list[str]
+    """As this listener was told."""
     in_force: int
     """Items, those of the watched file with them."""
     unknown: list[str]
@@ -59,17 +75,33 @@ async def change_blocklist(service: Service, exchange: Exchange, message: Blockl
     control = control_of(service)
 
     def change(old: Lists) -> Lists:
-        blocked = set() if message.replace else set(map(str, old.blocked))
-        unavailable = set() if message.replace else set(map(str, old.unavailable))
-        blocked |= set(map(str, message.block))
-        unavailable |= set(map(str, message.unavailable))
-        blocked -= set(map(str, message.unblock))
-        unavailable -= set(map(str, message.available))
-        if len(blocked) + len(unavailable) > MOST:
-            raise Refusal("invalid_value", f"{len(blocked) + len(unavailable):,} items are more than {MOST:,}")
-        return Lists(sorted(blocked), sorted(unavailable))
+        before = Lists() if message.replace else old
+        blocked = (_texts(before.blocked) | _texts(message.block)) - _texts(message.unblock)
+        unavailable = (_texts(before.unavailable) | _texts(message.unavailable)) - _texts(message.available)
+        return _checked(blocked, unavailable)
 
     return _answer(service, exchange, await control.block(change, message.wait_s))
+
+
+async def replace_blocklist(service: Service, exchange: Exchange, message: WholeBlocklist) -> BlocklistAnswer:
+    """Puts these items in the place of those that were told before, in every worker before it answers.
+
+    The items of a watched file stay blocked beside them.  Sent again it changes nothing.
+    """
+    control = control_of(service)
+    whole = _checked(_texts(message.blocked), _texts(message.unavailable))
+    return _answer(service, exchange, await control.block(lambda old: whole, message.wait_s))
+
+
+def _texts(ids: list[str | int]) -> set[str]:
+    return set(map(str, ids))
+
+
+def _checked(blocked: set[str], unavailable: set[str]) -> Lists:
+    """The lists.  Refuses more than are taken."""
+    if len(blocked) + len(unavailable) > MOST:
+        raise Refusal("invalid_value", f"{len(blocked) + len(unavailable):,} items are more than {MOST:,}; block fewer")
+    return Lists(sorted(blocked), sorted(unavailable))
 
 
 def _answer(service: Service, exchange: Exchange, pending: list[int]) -> BlocklistAnswer:
@@ -95,4 +127,14 @@ POST = endpoint(
     BlocklistRequest,
     answers=BlocklistAnswer,
     example=BlocklistRequest(block=["3"], unavailable=["5"]),
+    notes=NOTES,
+)
+PUT = endpoint(
+    "PUT",
+    "blocklist",
+    replace_blocklist,
+    WholeBlocklist,
+    answers=BlocklistAnswer,
+    example=WholeBlocklist(blocked=["3"], unavailable=["5"]),
+    notes=NOTES,
 )

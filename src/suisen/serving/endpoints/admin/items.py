@@ -67,4 +67,5 @@ ENDPOINT = Endpoint(
     answers=ItemsAnswer,
     scope="admin",
     codes=(*COMPUTING, "conflict"),
+    example=ItemsParams(q="a"),
 )

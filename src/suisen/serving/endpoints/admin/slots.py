@@ -161,7 +161,7 @@ def _compared(desired: Desired, statuses: list[Status]) -> Report | None:
 
 
 def endpoint(
-    method: Literal["GET", "POST"],
+    method: Literal["GET", "POST", "PUT"],
     verb: str,
     handler: Handler[Any],
     takes: type[Struct],
@@ -169,6 +169,7 @@ def endpoint(
     answers: type[Struct] = SlotsAnswer,
     codes: tuple[Code, ...] = (),
     example: Struct | None = None,
+    notes: str = "",
 ) -> Endpoint[Any]:
     """One of ``/admin``: for a key that may change the server, and answered while a bundle is missing, too."""
     return Endpoint(
@@ -181,6 +182,7 @@ def endpoint(
         needs_bundle=False,
         codes=(*codes, "not_ready"),
         example=example,
+        notes=notes,
     )
 
 
@@ -194,6 +196,7 @@ LOAD = endpoint(
     LoadRequest,
     codes=("bundle_refused", *CONFLICT),
     example=LoadRequest(bundle="/models/today"),
+    notes="Refused though the schema allows it: what is no bundle, or one that cannot be loaded (code bundle_refused).",
 )
 SHADOW = endpoint("POST", "shadow", admin_shadow, ShadowRequest, codes=CONFLICT, example=ShadowRequest(share=0.1))
 SWITCH = endpoint("POST", "switch", admin_switch, SwitchRequest, codes=CONFLICT, example=SwitchRequest())
