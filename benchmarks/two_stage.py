@@ -1,6 +1,6 @@
 """Two stages: what the features of the pair cost, and whether a ranker is better for them.
 
-    python benchmarks/two_stage.py cost                    # µs per pair, each feature alone and all together
+    python benchmarks/two_stage.py cost                    # µs of a core per pair, each feature alone and all together
     python benchmarks/two_stage.py pairs --seeds 0         # EASE and iALS before DeepFM, with and without them
 
 ``pairs`` is MovieLens-100K, leave-one-out over the whole catalogue: a user's last event is test, the one before it
@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,18 +45,29 @@ def cost(options: Namespace) -> None:
     for name in (*(feature.name for feature in FEATURES), ALL):
         made = PairTables.made((name,), data)
         assert made is not None
-        sides[name] = lambda made=made: made.of(contexts, ids)
-    sides["one list"] = lambda made=made: made.of(contexts.take(one), ids[one])
+        sides[name] = timed(lambda made=made: made.of(contexts, ids))
+    sides["one list"] = timed(lambda made=made: made.of(contexts.take(one), ids[one]))
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         side()
-    for _, name, seconds, _ in interleaved(sides, 4 * options.rounds):
+    for _, name, _, seconds in interleaved(sides, 4 * options.rounds):
         taken[name].append(seconds / (CANDIDATES if name == "one list" else ids.numel()) * 1e6)
     best = {name: round(min(each), 5) for name, each in taken.items()}
     print("\n".join(f"{name:18} {value:.4f} µs per pair" for name, value in best.items()), flush=True)
     facts = {"events": len(data.events), "items": data.schema.n_items - 1, "contexts": CONTEXTS}
     facts |= {"candidates": CANDIDATES, "history": round(float(contexts.history.lengths.float().mean()), 1)}
     append(FILE, {"what": "cost", **facts, "us_per_pair": best, "threads": 1, **stamp()})
+
+
+def timed(work: Callable[[], Any]) -> Callable[[], float]:
+    """Seconds of this thread's processor time that a call takes."""
+
+    def run() -> float:
+        started = time.thread_time()
+        work()
+        return time.thread_time() - started
+
+    return run
 
 
 def pairs(options: Namespace) -> None:
