@@ -49,8 +49,9 @@ def test_costs_are_those_of_the_last_record(tmp_path):
 
 
 def test_gains_are_those_of_the_last_record_of_each_run(tmp_path):
-    write(tmp_path, {**PAIRS, "p": 0.9}, {**PAIRS, "seed": 1}, PAIRS)
+    write(tmp_path, {**PAIRS, "p": 0.9}, {**PAIRS, "seed": 1, "p": 1e-7}, PAIRS)
     text = two_stage_page.gain(tmp_path)
     assert "| ease | 0 | 0.0735 | 0.0800 | 0.1000 | +0.0200 [+0.0100, +0.0300] | 0.001 |" in text
     assert text.count("| ease |") == 2
+    assert text.count("| < 0.001 |") == 1
     assert "0.900" not in text

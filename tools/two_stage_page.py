@@ -59,9 +59,8 @@ def gain(results: Path) -> str:
         middle, low, high = line["difference"]
         values = [line["alone"][METRIC], *(line[side]["metrics"][METRIC] for side in ("without", "with"))]
         between = f"{middle:+.4f} [{low:+.4f}, {high:+.4f}]"
-        rows.append(
-            [line["retriever"], str(line["seed"]), *(f"{value:.4f}" for value in values), between, f"{line['p']:.3f}"]
-        )
+        p = "< 0.001" if line["p"] < 0.001 else f"{line['p']:.3f}"
+        rows.append([line["retriever"], str(line["seed"]), *(f"{value:.4f}" for value in values), between, p])
     text = table(head, rows)
     return f"{text}\n\nNDCG@10 on {lines[0]['data']}; {lines[0]['protocol']}. {where(lines)}"
 

@@ -16,7 +16,7 @@ from suisen.data.batch import Candidates
 from suisen.data.dataset import Dataset
 from suisen.data.log import Col
 from suisen.errors import BundleError, InputError
-from suisen.models import DNN, EASE, FM, MF, DeepFM, WideDeep
+from suisen.models import DNN, EASE, FM, MF, DeepFM, Popularity, WideDeep
 from suisen.models.layers import retrieval_prior
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.tuning import TuneSettings, tune
@@ -140,6 +140,16 @@ def test_validation_sees_them_too():
     assert "features of pairs: covisit_1" in str(made.funnel(split.test))
     assert made.funnel(split.test).to_dict()["pair_features"] == NAMES
     assert su.evaluate(made, split.test, metrics=["ndcg@10"]).value("ndcg@10") > 0
+
+
+def test_several_sources_stand_before_them(tmp_path):
+    made = Recommender(
+        [EASE(l2=20.0), Popularity()], RANKERS["fm"], candidates=30, seed=1, pair_features=["age", "share"]
+    )
+    made.fit(small_split().train)
+    assert made.engine.pair_names[-3:] == ("share:category", "share:tags", "age")
+    assert made.engine.pair_names[:3] == (*PAIR, "ease_score")
+    same_bits(made, Recommender.load(made.save(tmp_path / "bundle")))
 
 
 # -- refused -----------------------------------------------------------------------------------------------------------

@@ -413,7 +413,8 @@ def _found_by(engine: Engine, lists: Lists) -> tuple[str, ...]:
     pair = lists.candidates.pair
     if engine.union is None or pair is None:
         return ()
-    held = pair[:, 0, len(PAIR) + OF_EACH.index("missing") :: len(OF_EACH)] == 0  # (lists, S)
+    of_sources = pair[:, 0, len(PAIR) :][:, : len(engine.sources) * len(OF_EACH)]
+    held = of_sources[:, OF_EACH.index("missing") :: len(OF_EACH)] == 0  # (lists, S)
     alone = held & (held.sum(1, keepdim=True) == 1)
     counts = zip(engine.sources, held.sum(0).tolist(), alone.sum(0).tolist(), strict=True)
     said = "; ".join(f"{source.name} in {many:,}, alone in {own:,}" for source, many, own in counts)
