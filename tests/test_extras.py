@@ -161,6 +161,7 @@ FEATURE = {
     "from suisen.data.kafka import kafka_library; kafka_library()": "kafka",
     "from suisen.recommending.signing import _ed25519; _ed25519()": "signing",
     "import suisen.client": "client",
+    "from suisen.recommending.exporting import export; export(None, None)": "export",
 }
 """Code of each extra."""
 BESIDE = {

@@ -19,6 +19,7 @@ ROOMS = (
     "pages",
     "pipeline",
     "recommending",
+    "recommending/exporting",
     "recommending/kernels",
     "recommending/rules",
     "experiments",

@@ -2,6 +2,13 @@
 # Installs the programs that tests/services start, where this is a Debian and we may.  A test whose program is missing
 # is skipped and says so, so that a failure here fails nothing.
 set -uo pipefail
+cd "$(dirname "$0")/.."
+# tritonserver comes in a wheel that needs NumPy 1, so it gets an environment of its own (tests/services/triton.py).
+if [ ! -e .triton/ready ] && [ -z "${SUISEN_TRITON:-}" ]; then
+    { "${PYTHON:-python3}" -m venv .triton &&
+        .triton/bin/python -m pip install --quiet "numpy<2" nvidia-pytriton onnxruntime && touch .triton/ready; } ||
+        echo "tritonserver could not be installed; tests of it are skipped"
+fi
 declare -A packages=(
     [redis-server]=redis-server [prometheus]=prometheus [promtool]=prometheus [haproxy]=haproxy [nginx]=nginx
     [logrotate]=logrotate [yamllint]=yamllint [chromium]=chromium

@@ -78,6 +78,7 @@ def made(tmp_path_factory, tiny_100k):
     data = ["--events", folder / "my.csv", "--user", "uid", "--item", "sku", "--time", "ts", "--threads", "1"]
     more = ["--item-features", folder / "items.csv", "--titles", "name", "--quiet"]
     call("train", *data, *more, "--retriever", "item-knn", "--out", folder / "runs" / "demo")
+    call("train", *data, "--quiet", "--retriever", "mf", "--epochs", "1", "--out", folder / "runs" / "tower")
     (folder / "runs" / "demo" / "events").mkdir()
     event = {"user_id": "196", "item_id": "50", "event": "click", "time": "2026-12-01T00:00:00Z", "event_id": "a"}
     (folder / "runs" / "demo" / "events" / "events.jsonl").write_text(f"{json.dumps(event)}\n")

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("recommend:recommend", "Recommendations for users, histories or features, or for everybody."),
     "similar": ("similar:similar", "The items most alike to one."),
     "bundle": ("bundle:bundle", "Sign bundles, and check whose they are and that they are whole."),
+    "export": ("export:export", "A bundle as ONNX graphs, or as a Triton model repository (extra: export)."),
     "serve": ("serve:serve", "Answer over HTTP from a run or bundle."),
     "admin": ("admin:admin", "Swap models and block items while a server answers."),
     "keys": ("keys:keys", "Make keys for those who may ask a server."),

@@ -95,6 +95,15 @@ class Ragged:
         weights = None if self.weights is None else self.weights.index_select(0, index)
         return replace(self, values=self.values.index_select(0, index), offsets=offsets_of(lengths), weights=weights)
 
+    def beside(self, per_row: Tensor) -> Tensor:
+        """(n,): each row's number of (B,) ``per_row``, beside each of the row's values."""
+        return per_row.repeat_interleave(self.lengths)
+
+    @property
+    def barren(self) -> bool:
+        """Whether no row holds a value."""
+        return not self.values.numel()
+
     # -- rows as sets of whole numbers from 0 on -----------------------------------------------------------------------
 
     def keys(self, size: int) -> Tensor:

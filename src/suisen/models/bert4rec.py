@@ -14,6 +14,7 @@ Cost per sequence of L items: blocks · (24 L d² + 4 L² d) multiply-adds forwa
 softmax.  Memory of the loss: one chunk of logits, at most 16 MB (see ``losses.full_softmax``).
 """
 
+from functools import singledispatch
 from typing import Annotated
 
 import torch
@@ -127,6 +128,7 @@ class BERT4RecNet(Retriever):
         return torch.cat([self.item.weight[: self.mask], self.bias[:, None]], 1)
 
 
+@singledispatch
 def with_mask(items: Ragged, mask: int) -> Ragged:
     """Each row with the mask behind its last item; an empty row becomes the mask alone."""
     offsets = offsets_of(items.lengths + 1)

@@ -85,6 +85,8 @@ class Net(nn.Module):
     reads_time: ClassVar[bool] = False
     """Whether what it makes of a context depends on when it is asked for, or on when the items of the history were
     taken: what is computed of a user then holds for that moment alone."""
+    no_graph: ClassVar[str] = ""
+    """Why what it makes of contexts or pairs cannot be a graph for other runtimes (ONNX), in words; "" where it can."""
 
     @property
     def flaw(self) -> str:
@@ -171,6 +173,25 @@ class Net(nn.Module):
         return None
 
 
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """The query vector of a history of n different items i, q_i their item vectors:
+
+    argmin_p Σ_i (1 − p·q_i)² + α₀ Σ_all (p·q_i)² + λ (n + α₀ |I|)^ν |p|²;  a stored one where n = 0.
+    """
+
+    stored: Tensor
+    """(n_users, d)."""
+    unobserved: float
+    """α₀."""
+    l2: float
+    """λ."""
+    power: float
+    """ν."""
+    items: int
+    """|I|, those with an event in train."""
+
+
 class CatalogueScorer(Net):
     """Scores the whole catalogue at once."""
 
@@ -230,6 +251,10 @@ class Retriever(CatalogueScorer):
         """(B, C): inner products with the candidates' vectors alone."""
         vectors = self.item_vectors()[candidates.items]
         return torch.einsum("bd,bcd->bc", self.query_vectors(contexts), vectors)
+
+    def fold(self) -> Fold | None:
+        """How a history becomes a query vector by least squares; None where it does not."""
+        return None
 
     def prepare_contexts(self, contexts: Contexts) -> Tensor:
         """(B, d): query vectors."""

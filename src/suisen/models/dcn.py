@@ -107,7 +107,7 @@ class DCNv2Net(FieldRankerNet):
         deep = 0 if self.stacked else self.deep.width
         c, c_crossed, c_deep = torch.split(context, [self.of_context.stop, width, deep], 1)
         i, i_crossed, i_deep = torch.split(item, [self.of_item.stop - self.of_item.start, width, deep], 2)
-        rows = len(context), item.shape[1]
+        rows = context.shape[0], item.shape[1]
         if pair is None and len(self.order):
             pair = context.new_zeros((*rows, len(self.order)))
         extra = [] if pair is None or not len(self.order) else [pair]

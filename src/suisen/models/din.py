@@ -16,7 +16,7 @@ of 128 and 64 has 10,000), k·h₁ to take it in, and what DeepFM leaves.  This 
 (see ``form.py``): a server combines it on torch.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +95,10 @@ class ActivationUnit(nn.Module):
 
 class DINNet(FieldRankerNet):
     """A side's state is DeepFM's; the context's goes on with how many items it has and their vectors, (L, k)."""
+
+    no_graph: ClassVar[str] = (
+        "it looks up each different item of a batch's histories once, and a graph cannot know how many"
+    )
 
     def __init__(self, model: DIN, schema: Schema) -> None:
         super().__init__(model)

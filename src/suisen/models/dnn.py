@@ -81,7 +81,7 @@ class DNNNet(FieldRankerNet):
     def ages(self, contexts: Contexts) -> Tensor:
         """(B, 2): the example's age as a share of train's window, and its root; 0 out of training."""
         if not self.training or not int(self.window):
-            return torch.zeros((len(contexts), 2), dtype=self.out.weight.dtype, device=contexts.user.device)
+            return torch.zeros((contexts.user.shape[0], 2), dtype=self.out.weight.dtype, device=contexts.user.device)
         age = ((self.newest - contexts.time).double() / self.window).clamp(0, 1).to(self.out.weight.dtype)
         return torch.stack([age, age.sqrt()], 1)
 

@@ -77,6 +77,9 @@ class _FieldPairs(torch.autograd.Function):
 
 def field_pairs(v: Tensor) -> Tensor:
     """(n,) Σ_{f<g} v[:, f, g] · v[:, g, f] of (n, F, F, k): v[:, f, g] is field f's vector for field g."""
+    if torch.compiler.is_exporting():  # a graph has no chunks, and no gradient
+        upper = torch.ones(v.shape[1:3], dtype=v.dtype, device=v.device).triu(1).flatten()
+        return (v * v.transpose(1, 2)).sum(3).flatten(1) @ upper
     return _FieldPairs.apply(v)  # type: ignore[no-untyped-call]
 
 
@@ -107,7 +110,7 @@ class FFMNet(FieldRankerNet):
 
     def _side(self, fields: Tensor, inside: Tensor | None, first: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """(n,) linear terms and own pairs, (n, p) what pair features meet, and (n, count, F, k) vectors by field."""
-        v = fields[..., 1:].view(len(fields), count, sum(self.counts), self.model.dim)  # (n, count, F, k)
+        v = fields[..., 1:].view(fields.shape[0], count, sum(self.counts), self.model.dim)  # (n, count, F, k)
         own = fields[..., 0].sum(1) + field_pairs(v[:, :, first : first + count])
         pair = self._pair_vectors()[:, first : first + count]  # (p, count, k)
         met = torch.einsum("nfpk,pfk->np", v[:, :, sum(self.counts[:2]) :], pair)

@@ -47,7 +47,7 @@ from suisen.data.dataset import Dataset
 from suisen.data.ragged import Ragged, offsets_of
 from suisen.data.views import View, Whole
 from suisen.models.closed_form import root_matrix
-from suisen.models.contract import Ability, Phase, Retriever, hyper_parameters
+from suisen.models.contract import Ability, Fold, Phase, Retriever, hyper_parameters
 from suisen.models.layers import IdEmbedding
 from suisen.parameters import Search
 
@@ -209,6 +209,10 @@ class IALSNet(Retriever):
     def item_vectors(self) -> Tensor:
         """(n_items, d)."""
         return self.item.weight
+
+    def fold(self) -> Fold:
+        """What ``query_vectors`` solves."""
+        return Fold(self.user.weight, *self.settings, self.model.frequency_power, int(self.taking[1]))
 
     learns_items: ClassVar[bool] = True
 

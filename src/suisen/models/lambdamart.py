@@ -118,6 +118,7 @@ class Side:
 class LambdaMARTNet(Ranker):
     """Trees in LightGBM's text; beside them how many count, and how many events each item has."""
 
+    no_graph: ClassVar[str] = "its trees are evaluated by LightGBM"
     compares_items: ClassVar[bool] = False  # its columns hold codes, which are no directions
     counts: Tensor
     rounds: Tensor

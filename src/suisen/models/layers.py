@@ -1,6 +1,7 @@
 """Layers that several models share: id tables, the field encoder of the feature models, and the split deep net."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import singledispatch
 from itertools import pairwise
 from typing import Any
 
@@ -51,14 +52,16 @@ def shares(bags: Ragged, dtype: torch.dtype = torch.float32) -> Tensor:
     known = (bags.values > 0).to(dtype)
     weights = known if bags.weights is None else known * bags.weights
     mass = torch.zeros(len(bags), dtype=dtype, device=weights.device).index_add_(0, bags.rows(), weights)
-    return weights / torch.where(mass == 0, 1, mass).repeat_interleave(bags.lengths)
+    return weights / bags.beside(torch.where(mass == 0, 1, mass))
 
 
+@singledispatch
 def pooled(bags: Ragged, table: Tensor) -> Tensor:
     """(B, d): the (weighted) mean of each row's vectors, zero for an empty row; code 0 counts for nothing."""
     return bag_sums(table, bags.values, bags.offsets, shares(bags, table.dtype))
 
 
+@singledispatch
 def inside_pairs(bags: Ragged, table: Tensor, mean: Tensor) -> Tensor:
     """(B,): Σ_{i<j} x_i x_j (v_i · v_j) over the different codes of each row, x_i the code's share of the row's weight.
 
@@ -220,7 +223,8 @@ def inner(context: Tensor, item: Tensor) -> Tensor:
 
     Items of shape (1, C, d) are the same for every context, and all products are one matrix product.
     """
-    return context @ item[0].T if len(item) == 1 else (context.unsqueeze(1) * item).sum(-1)
+    alike = not torch.compiler.is_exporting() and len(item) == 1  # an exported graph takes any B
+    return context @ item[0].T if alike else (context.unsqueeze(1) * item).sum(-1)
 
 
 def _draws(x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ back.  What is left of a step is the softmax, 3·r·u·d multiply-adds for the b
 """
 
 from dataclasses import replace
+from functools import singledispatch
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -112,6 +113,7 @@ def graph_of(user: Tensor, item: Tensor, n_users: int, n_items: int) -> Ragged:
     return Ragged(neighbours, offsets, weights)
 
 
+@singledispatch
 def hop(graph: Ragged, x: Tensor) -> Tensor:
     """(rows, d): each row's weighted sum of ``x`` (n, d) over its neighbours."""
     return F.embedding_bag(
@@ -255,7 +257,7 @@ class LightGCNNet(Retriever):
         history, users = contexts.history, self.frozen[contexts.user]
         known = self._known(history)
         lengths = known.lengths
-        weights = torch.repeat_interleave(lengths.to(users.dtype).rsqrt(), lengths)
+        weights = known.beside(lengths.to(users.dtype).rsqrt())
         own = self.nodes[contexts.user] * self.linked[contexts.user, None] / (self.model.layers + 1)
         folded = own + hop(replace(known, weights=weights), self.sent)
         return torch.where(lengths[:, None] > 0, folded, users)

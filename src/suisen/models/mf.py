@@ -11,6 +11,7 @@ Cost: 3·(1 + negatives)·d multiply-adds per example, and one pass over both ta
 from typing import Annotated, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -94,7 +95,7 @@ class MFNet(Retriever):
     def query_vectors(self, contexts: Contexts) -> Tensor:
         """(B, d + 1): p_u and 1."""
         p = self.user(contexts.user)
-        return torch.cat([p, p.new_ones((len(p), 1))], 1)
+        return F.pad(p, (0, 1), value=1.0)
 
     def item_vectors(self) -> Tensor:
         """(n_items, d + 1): q_i and b_i."""

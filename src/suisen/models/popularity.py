@@ -56,7 +56,7 @@ class PopularityNet(Retriever):
 
     def query_vectors(self, contexts: Contexts) -> Tensor:
         """(B, 1) of ones."""
-        return self.counts.new_ones((len(contexts), 1))
+        return self.counts.new_ones((contexts.user.shape[0], 1))
 
     def item_vectors(self) -> Tensor:
         """(n_items, 1) counts."""

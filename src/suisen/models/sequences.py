@@ -77,8 +77,8 @@ def flat_states(states: Callable[[Ragged], Tensor], rows: Ragged, groups: int = 
 
 def newest(states: Callable[[Ragged], Tensor], items: Ragged, dim: int) -> Tensor:
     """(B, dim) float32: the state behind each row's last item; zero for an empty row."""
-    if not items.values.numel():
+    if items.barren:
         return torch.zeros((len(items), dim), device=items.values.device)
     last = items.lengths - 1  # (B,)
-    found = states(items).float()[torch.arange(len(items), device=last.device), last.clamp(min=0)]  # (B, dim)
+    found = states(items).float()[torch.arange(last.shape[0], device=last.device), last.clamp(min=0)]  # (B, dim)
     return torch.where(last[:, None] >= 0, found, 0)
