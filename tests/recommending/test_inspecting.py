@@ -223,3 +223,21 @@ def test_expressions_of_the_last_stage_are_said_to_keep_items_out():
     answers = answer(ruled.system, query, RecommendOptions(k=5))
     assert found.items.tolist() == answers.items[0].tolist()
     assert "required" not in inspect(rec.system, RawQueries(["u0001"]), RecommendOptions(k=5)).rules
+
+
+def test_of_several_sources_each_candidate_says_where_it_was_found():
+    rec = fitted("ease, mf + fm")
+    found = inspect(rec.system, RawQueries(["u0005"]), RecommendOptions(5))
+    assert set(found.sources) == set(found.stages[0].items.tolist())
+    names = [source.name for source in rec.engine.sources]
+    lists = {name: {} for name in names}
+    for item, ranks in found.sources.items():
+        assert ranks
+        assert ranks.keys() <= set(names)
+        for name, rank in ranks.items():
+            lists[name][rank] = item
+    alone = fitted("ease").recommend(["u0005"], k=max(lists["ease"]))["item_id"].to_list()
+    assert {rank: raw(rec, [item])[0] for rank, item in lists["ease"].items()} == {
+        rank: alone[rank - 1] for rank in lists["ease"]
+    }
+    assert inspect(fitted("ease").system, RawQueries(["u0005"]), RecommendOptions(5)).sources == {}

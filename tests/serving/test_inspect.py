@@ -243,3 +243,16 @@ def test_items_are_found_by_id_and_by_title(open_server):
     assert admin.call("GET", "/admin/items")[0] == 422
     assert admin.call("GET", "/admin/items?q=")[0] == 422
     assert admin.call("GET", "/admin/items?q=a&limit=51")[0] == 422
+
+
+def test_several_sources_are_named():
+    with served(fitted("ease, mf").system) as (_, caller, admin):
+        body = {"queries": [{"user_id": "u0003"}], "k": 5}
+        items = ids(listed(caller, **body)["items"])
+        found = admin.asked("inspect", **body, explain=items[:1])
+        assert ids(found["items"]) == items
+        assert {name for one in found["candidates"] for name in one["sources"]} == {"ease", "mf"}
+        (why,) = found["why"]
+        assert why["score"] == pytest.approx(found["items"][0]["score"], abs=1e-5)
+        assert all(re.fullmatch(r"(ease|mf)(, rank \d+)?", part["name"]) for part in why["parts"])
+        assert {part["beside"] for part in why["parts"]} == {""}

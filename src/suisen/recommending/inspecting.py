@@ -94,6 +94,8 @@ class Inspection:
     rules: Mapping[Rule, int]
     """Rules in force and how many items of the catalogue each keeps out; an item may be kept out by several.
     ``among`` and ``where`` keep out what they do not name, ``required`` what an expression refuses."""
+    sources: Mapping[int, Mapping[str, int]]
+    """Candidate → source → its rank in that source's list, from 1, where there are several sources."""
     why: Sequence[Why]
     """In the order in which items were asked for."""
 
@@ -108,9 +110,9 @@ def inspect(
 ) -> Inspection:
     """One answer with what led to it, and what makes up the scores of the items to ``explain``.
 
-    Cost: two first stages (one without the rules; a third where items are to explain) and the later stages once; for
-    each rule a byte per item of the catalogue; for each item to explain the parts of its score.  Raises as ``answer``
-    does, and InputError for several queries and for items to explain that nobody knows.
+    Cost: two first stages, one without the rules (three where items are to explain or there are several sources), and
+    the later stages once; for each rule a byte per item of the catalogue; for each item to explain the parts of its
+    score.  Raises as ``answer`` does, and InputError for several queries and for items to explain that nobody knows.
     """
     if len(query) != 1:
         raise InputError(f"inspect() was given {len(query)} queries; give one user or one history")
@@ -139,7 +141,7 @@ def inspect(
         masks["required"] = system.engine.open.mask & ~opened.open.mask
     items, scores = _real(answers.items[0], answers.scores[0])
     found = None
-    if asked and by == "model" and system.engine.listed:
+    if by == "model" and (system.engine.union is not None or (asked and system.engine.listed)):
         n = max(options.k, system.engine.candidates)
         found = system.engine.find(queries.contexts, n, filters_of(system.store, options, queries))
     return Inspection(
@@ -152,6 +154,7 @@ def inspect(
         scores=scores,
         kept_out=_kept_out(system, queries, by, stages[0], masks) if stages else [],
         rules={rule: int(mask.sum()) for rule, mask in masks.items()},
+        sources=_sources(system, found),
         why=[_why(system, queries, by, found, item) for item in asked],
     )
 
@@ -160,6 +163,18 @@ def _real(ids: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """(n,) ids and scores without padding."""
     real = ids > 0
     return ids[real], scores[real]
+
+
+def _sources(system: System, found: Found | None) -> dict[int, dict[str, int]]:
+    """What ``Inspection.sources`` says."""
+    if found is None or found.ranks is None:
+        return {}
+    names = [source.name for source in system.engine.sources]
+    placed = {}
+    for item, ranks in zip(found.ids[0].tolist(), found.ranks[0].tolist(), strict=True):
+        if item:
+            placed[item] = {name: rank for name, rank in zip(names, ranks, strict=True) if rank}
+    return placed
 
 
 def _rules(system: System, options: RecommendOptions, queries: DenseQueries) -> dict[Rule, Tensor]:

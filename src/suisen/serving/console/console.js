@@ -406,9 +406,11 @@
   function candidates(answer) {
     if (!answer.candidates.length) return null;
     const two = answer.candidates.some((one) => one.second_rank !== null);
-    const heads = ["item", "first stage", "score", ...(two ? ["second stage", "score"] : []), "in the list"];
+    const several = answer.candidates.some((one) => Object.keys(one.sources).length);
+    const from = (one) => Object.entries(one.sources).map((pair) => pair.join(" ")).join(", ");
+    const heads = ["item", ...(several ? ["sources"] : []), "first stage", "score", ...(two ? ["second stage", "score"] : []), "in the list"];
     const cells = (one) => [
-      one.first_rank, number(one.first_score, 4),
+      ...(several ? [from(one)] : []), one.first_rank, number(one.first_score, 4),
       ...(two ? [one.second_rank ?? "–", number(one.second_score, 4)] : []), one.place ?? "–",
     ];
     const lines = answer.candidates.map((one) => el("tr", { class: one.place ? "in" : null },

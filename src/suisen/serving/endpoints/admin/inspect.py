@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field, structs
 
@@ -66,6 +66,8 @@ class Candidate(ItemName, frozen=True):
     second_score: float | None
     place: int | None
     """In the list; null where it did not come so far."""
+    sources: dict[str, int]
+    """Source → its rank there, where there are several."""
 
 
 class KeptOutItem(ItemName, frozen=True):
@@ -217,8 +219,9 @@ def _candidates(answering: Answering, found: Inspection, listed: list[int]) -> l
     for rank, (item, score) in enumerate(zip(first.items.tolist(), first.scores.tolist(), strict=True), 1):
         if rank <= CANDIDATES or item in places:
             raw, title = answering.name(item)
+            by = dict(found.sources.get(item, {}))
             second_rank, second_score = seconds.get(item, (None, None))
-            candidates.append(Candidate(raw, title, rank, score, second_rank, second_score, places.get(item)))
+            candidates.append(Candidate(raw, title, rank, score, second_rank, second_score, places.get(item), by))
     return candidates
 
 
@@ -231,12 +234,21 @@ def _why(answering: Answering, why: Why) -> WhyItem:
     if why.parts is None:
         return WhyItem(*name, why.stage, None, [], 0, 0.0, why.said)
     rows = sorted(why.parts.rows(), key=lambda row: -abs(row[2]))
-    # by the history: (id, title, contribution); by fields: (field, the other or None, contribution)
-    by_history = "title" in why.parts.columns
-    parts = [Part(row[1], "", row[2]) if by_history else Part(row[0], row[1] or "", row[2]) for row in rows]
+    parts = [_part(why.parts.columns, row) for row in rows]
     total, shown = sum(part.contribution for part in parts), parts[:PARTS]
     rest = sum(part.contribution for part in parts[PARTS:])
     return WhyItem(*name, why.stage, total, shown, len(parts) - len(shown), rest, why.said)
+
+
+def _part(columns: list[str], row: tuple[Any, ...]) -> Part:
+    """Of a row by the history (id, title), by fused sources (source, rank) or by fields (field, the other), and its
+    contribution.
+    """
+    if "title" in columns:
+        return Part(row[1], "", row[2])
+    if "rank" in columns:
+        return Part(row[0] if row[1] is None else f"{row[0]}, rank {row[1]}", "", row[2])
+    return Part(row[0], row[1] or "", row[2])
 
 
 ENDPOINT = Endpoint(
