@@ -26,7 +26,7 @@ from suisen.evaluation.metrics import METRICS, check_metric, parse
 from suisen.evaluation.protocols import fingerprint
 from suisen.pipeline.recommender import Recommender
 from suisen.pipeline.space import Knob, space_of, start_of, with_values
-from suisen.pipeline.two_stage import First, first_stage, second_stage
+from suisen.pipeline.two_stage import INNER, First, first_stage, second_stage
 from suisen.recommending.sources import models_of, names_of
 from suisen.training.options import Callback, Curve, EpochRow, RunOptions
 
@@ -251,7 +251,9 @@ class _Reporter:
 
     def on_start(self, stage: str, epochs: int, examples: int) -> None:
         """A phase starts; other stages' epochs are not comparable."""
-        self.mine = stage.partition("-")[0] == self.stage  # with its phases, and each of several sources
+        own = stage.partition("-phase")[0]
+        several = self.stage == "retriever" and own.startswith("retriever-") and INNER not in own
+        self.mine = own == self.stage or several
         self.phase += self.mine
 
     def on_batch(self, examples: int, loss: float) -> None:
