@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suisen.data.encode import Column as Encoded
@@ -139,6 +139,7 @@ def slow(tree, row, asked):
 
 
 @given(st.lists(ROWS, max_size=6), TREES, REQUESTS)
+@settings(max_examples=300)
 def test_masks_are_their_definition(rows, tree, asked):
     predicate = bind(tree, Columns(store_of(rows)), "rule 'r'")
     yes, no = (np.broadcast_to(part, len(rows) + 1) for part in predicate.truth(predicate.key(asked)))
@@ -223,3 +224,24 @@ def test_a_catalogue_without_a_table_has_no_columns():
     nested = SimpleNamespace(item_frame=pl.DataFrame({"x": [b"a"]}), encoders={"item": Encoder()})
     with pytest.raises(InputError, match="x holds Binary, which no rule compares"):
         bind(parse("x == 1", "rule 'r'"), Columns(nested), "rule 'r'")
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("way", ["literal", "flipped", "request", "column"])
+def test_every_comparison_of_every_two_values(sign, way):
+    """What random trees seldom meet: equal values, values between and beyond those of the column, for each sign."""
+    values = [None, -1.0, 0.0, 1.0, 2.0]
+    years = [None, -1, 0, 1, 2]
+    rows = [{**dict.fromkeys(TYPES), "price": price, "year": year} for price in values for year in years]
+    for other in (-2.0, -1, 0, 0.5, 1.0, 2, 3.5):
+        tree = {
+            "literal": Comparison(Column("price"), sign, Value(other)),
+            "flipped": Comparison(Value(other), sign, Column("price")),
+            "request": Comparison(Column("price"), sign, Request("number")),
+            "column": Comparison(Column("price"), sign, Column("year")),
+        }[way]
+        predicate = bind(tree, Columns(store_of(rows)), "rule 'r'")
+        yes, no = predicate.truth(predicate.key({"number": other}))
+        expected = [slow(tree, row, {"number": other}) for row in rows]
+        assert yes[1:].tolist() == [found is True for found in expected]
+        assert no[1:].tolist() == [found is False for found in expected]

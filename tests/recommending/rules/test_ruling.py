@@ -366,3 +366,20 @@ def test_the_plan_answers_under_rules_as_torch_does(name, tmp_path):
         np.nan_to_num(rec.store.item_frame["price"].cast(pl.Float64).to_numpy(), nan=np.inf).copy()
     )
     assert (price[fast.items][fast.items > 0] < limits[:, None].expand_as(fast.items)[fast.items > 0]).all()
+
+
+def test_several_sources_are_under_the_rules_together(tmp_path):
+    rec = su.Recommender([su.EASE(l2=20.0), su.Popularity()], candidates=CANDIDATES).fit(small_split().train)
+    price, category = column(rec, "price"), column(rec, "category")
+    rules = {**require("price < request.most"), **cap("category", 2, 5)}
+    limits = dict(zip(USERS, [15.0, 25.0, 1e9] * 4))
+    context = [{"most": most} for most in limits.values()]
+    found = ask(rec, k=6, rules=rules, context=context)
+    for user, items in found.items():
+        fits = [item for item, one in price.items() if one is not None and one < limits[user]]
+        assert set(items) <= set(fits) - seen_by(rec, user)
+        whole = ask(rec, [user], k=CANDIDATES, among=fits)[user]
+        table = {item: set(_listed(category[item])) for item in whole}
+        assert items == slow(whole, [0.0] * len(whole), 6, [(2, 5, table)], {})[0]
+    loaded = su.load(rec.with_rules(rules).save(tmp_path / "b"))
+    assert ask(loaded, k=6, context=context) == found
