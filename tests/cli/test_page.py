@@ -34,20 +34,19 @@ def test_recall_is_drawn_by_candidates_up_to_the_catalogue(page):
     assert described.endswith("48: 1.0000")
 
 
-@pytest.mark.parametrize(("states", "scorer"), [(object(), "first"), (None, "whole")])
-def test_recall_is_that_of_the_first_stage(states, scorer, monkeypatch):
+def test_recall_is_that_of_the_first_stage(monkeypatch):
     asked = []
     monkeypatch.setattr(
         "suisen.runs.page.report_on",
         lambda *given: asked.append(given) or SimpleNamespace(scores=[0.1] * len(given[2])),
     )
-    engine = SimpleNamespace(candidates=20, states=states, first="first")
+    engine = SimpleNamespace(candidates=20, alone="first stage")
     store = SimpleNamespace(items=range(31))
     rec = SimpleNamespace(store=store, engine=engine, scorer=lambda: "whole", name="x")
     found = recalls(SimpleNamespace(recommender=rec, split=SimpleNamespace(test=Asked(range(5_000)))))
     assert list(found) == [10, 20, 30]
     assert asked[0][2] == ["recall@10", "recall@20", "recall@30"]
-    assert asked[0][4] == scorer
+    assert asked[0][4] == "first stage"
     assert len(asked[0][1]) == QUERIES
 
 

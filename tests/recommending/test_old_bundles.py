@@ -14,6 +14,8 @@ from suisen.models import MODELS
 
 OLD = Path(__file__).parent / "bundles_of_format_1"
 BUNDLES = ["ease-deepfm", "two-tower-hnsw", "ials-sasrec", "wide-deep"]
+WEIGHTS = json.loads((OLD / "weights.json").read_text(encoding="utf-8"))
+"""Name of each model of that version → its hyper-parameters and the shapes of its weights."""
 AT = 1_800_000_000_000_000
 SCHEMA = Schema(
     n_users=25,
@@ -50,10 +52,10 @@ def test_saved_again_it_is_of_this_format_and_answers_the_same(name, tmp_path):
     assert one.equals(two)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", WEIGHTS)
 def test_hyper_parameters_and_weights_keep_their_names_and_shapes(name):
     """What any bundle of the version before holds of a model: its fields, their defaults, its weights."""
-    old = json.loads((OLD / "weights.json").read_text(encoding="utf-8"))[name]
+    old = WEIGHTS[name]
     lists = {key: tuple(value) if isinstance(value, list) else value for key, value in old["hyper"].items()}
     made = MODELS[name](**lists)
     torch.manual_seed(0)

@@ -227,7 +227,7 @@ def test_what_is_blocked_is_in_no_source():
     engine = engine_of(source("a", *A), source("b", *B))
     mask = engine.allowed.clone()
     mask[[1, 5]] = False
-    engine.open = engine.open._replace(mask=mask, size=int(mask.sum()))
+    engine.open = replace(engine.open, mask=mask, size=int(mask.sum()))
     assert set(items(engine)[0]) == {2, 3, 4, 6, 7, 0}
 
 
