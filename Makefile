@@ -6,7 +6,7 @@ DATA_DIR ?= ../shared/data
 SEEDS ?= 0
 ROWS ?= accuracy
 
-.PHONY: help setup services demo test test-services chaos soak fuzz lint docs-test format bench-serving bench-overload bench-smoke bench-accuracy bench-defaults bench-rankers bench-two-tower bench-two-stage bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats bench-dashboard mutants clean
+.PHONY: help setup services demo test test-services chaos soak fuzz lint docs-test format bench-serving bench-overload bench-triton bench-smoke bench-accuracy bench-defaults bench-rankers bench-two-tower bench-two-stage bench-train-speed bench-eval-speed bench-ials bench-textbook bench-experiments bench-experiments-speed bench-off-policy bench-cookie-cats bench-dashboard mutants clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## ?/  \1\t/' | expand -t 24
@@ -95,6 +95,9 @@ bench-serving: .venv/ready  ## the fast answer's goals, over HTTP and in process
 
 bench-overload: .venv/ready  ## goodput and refusals at up to ten times what is borne (4 minutes, after bench-serving)
 	$(BIN)/python benchmarks/serving/run.py --data-dir $(DATA_DIR) --part overload; status=$$?; $(BIN)/python tools/serving_page.py; exit $$status
+
+bench-triton: .venv/ready  ## a real tritonserver beside ours (2 minutes, after bench-serving and make services)
+	$(BIN)/python benchmarks/serving/run.py --data-dir $(DATA_DIR) --part triton; status=$$?; $(BIN)/python tools/serving_page.py; exit $$status
 
 bench-request-cost: .venv/ready  ## one request at 10 thousand to 10 million users and items
 	$(BIN)/python benchmarks/request_cost.py

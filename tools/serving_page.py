@@ -292,7 +292,7 @@ def overload(results: Path) -> str:
                 rows.append([side, f"{share:g}", "–", at[0]["skipped"], *6 * [""]])
                 continue
             rows.append([
-                side, f"{share:g}", count(share * rate), f"{100 * (middle(at, 'of_borne') or 0):.0f} %",
+                side, f"{share:g}", count(share * rate), f"{100 * (middle(at, 'answered_per_s') or 0) / rate:.0f} %",
                 ms(middle(at, "ms", "p99")), *(ms(middle(at, "refused_ms", name)) for name in ("p50", "p90", "p99")),
                 f"{middle(at, 'cores') or 0:.2f}", str(sum(line["lost"] for line in at)),
             ])  # fmt: skip
@@ -300,6 +300,23 @@ def overload(results: Path) -> str:
             "refused p50, ms", "p90", "p99", "server cores", "lost")  # fmt: skip
     told = ", ".join(f"{side} {rate:,.0f} a second" for side, rate in borne.items())
     return f"Borne: {told}.\n\n{table(head, sorted(rows, key=lambda row: (row[0], float(row[1]))))}\n\n{place(lines)}"
+
+
+def model_server(results: Path) -> str:
+    """A model server beside ours."""
+    lines = [line for line in some(part(results, "triton"), what="model_server") if "skipped" not in line]
+    if not lines:
+        return absent("make bench-triton")
+    rows = []
+    for connections in dict.fromkeys(line["connections"] for line in lines):
+        for side in dict.fromkeys(line["side"] for line in lines):
+            at = some(lines, side=side, connections=connections)
+            rows.append([
+                side, str(connections), count(middle(at, "per_cpu_s")), count(middle(at, "answered_per_s")),
+                ms(middle(at, "ms", "p50")), ms(middle(at, "ms", "p99")), str(sum(line["wrong"] for line in at)),
+            ])  # fmt: skip
+    head = ("side", "connections", "requests per server CPU-second", "requests a second", "p50, ms", "p99, ms", "wrong")
+    return f"{table(head, rows)}\n\n{place(lines)} {lines[0]['processes']} processes each."
 
 
 def events(results: Path) -> str:
@@ -438,7 +455,7 @@ def models(results: Path) -> str:
 
 
 FIGURES: dict[str, Callable[[Path], str]] = {
-    "goals": goals, "beside": beside, "rates": rates, "knee": knee, "overload": overload,
+    "goals": goals, "beside": beside, "rates": rates, "knee": knee, "overload": overload, "model_server": model_server,
     "events": events, "memory": memory, "items": items,
     "users": users, "agreement": agreement, "models": models,
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 Two bundles of the same system: with a plan, and without one, so that all of it runs on torch.  What is borne is the
 median throughput of three closed loops.  Then requests are due at shares of it, whatever the server does.
-*Goodput* is what was answered with 200 per second of the offered load; a refusal's time counts from its sending.  The
+*Goodput* is what was answered with 200 per second, to the last answer; a refusal's time counts from its sending.  The
 generator runs on the server's cores, and at ten times what torch bears takes a tenth of them.
 """
 
@@ -49,7 +49,7 @@ def measured(bench: Bench, server: Host, generator: Generator, side: str) -> Non
                 bench.record("overload", side=side, share=share, skipped=f"the generator makes no {rate:,.0f} a second")
                 continue
             found = generator.load(server, rate=rate, seconds=seconds, connections=MANY)
-            goodput = round(found["answered"] / seconds, 1)
+            goodput = found["answered_per_s"]
             bench.record(
                 "overload", side=side, share=share, round=number, workers=len(server.workers), goodput=goodput,
                 of_borne=round(goodput / max(borne, 1e-9), 3), **found,

@@ -30,6 +30,7 @@ PARTS: dict[str, Part] = {
     "overload": Part(
         "goodput and refusals at 0.9 to 10 times what is borne, by the plan and on torch", 3, "overload:overload", False
     ),
+    "triton": Part("a real tritonserver beside ours", 3, "model_server:triton", False),
     "k6": Part("k6's constant arrival rate, a quarter of the knee", 0.5, "over_http:k6"),
     "events": Part("the next list after an event", 1, "freshness:events"),
     "memory": Part("start-up, memory per worker, growth over requests", 1.5, "over_http:memory"),

@@ -32,7 +32,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     made = parser(__doc__ or "")
     made.set_defaults(rounds=3)
     made.add_argument(
-        "--part", nargs="*", choices=list(PARTS), default=[], help="which parts (default: all but overload)"
+        "--part", nargs="*", choices=list(PARTS), default=[], help="which parts (default: all but overload and triton)"
     )
     made.add_argument("--quick", action="store_true", help="small worlds and short runs, to try the benchmark itself")
     made.add_argument("--folder", type=Path, default=ROOT / "runs" / "bench-serving", help="trained systems, logs")
