@@ -31,8 +31,9 @@ class Settings:
     max_price: Count = MAX_PRICE
     """Most units of price of a request; one above it is refused with 422, and so is a batch above 30 times that.  A
     unit is about a microsecond of one core (``docs/serving.md``)."""
-    queries_per_batch: Count = 256
-    """Most queries per call of the model on the thread beside the event loop."""
+    queries_per_batch: Count = 32
+    """Most queries per call of the model on the thread beside the event loop.  More are slower each: candidates of 32
+    lists (500 × 80 floats each) are 5 MB, about what a core's caches hold."""
     queries_per_turn: Count = 60
     """Most queries per call of the answer plan; between two calls the event loop reads and writes."""
     front: Literal["fast", "asgi"] = "fast"
