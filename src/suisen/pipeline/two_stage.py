@@ -186,8 +186,8 @@ def _lists_of(engine: Engine, train: Dataset, rows: Tensor, options: RankerLists
     found = where.any(1).nonzero().squeeze(1)
     if not found.numel():
         return None
-    ids, pair, where = listed.ids[found], listed.pair[found], where[found]
-    keep = _draw(ids > 0, where, options.learnt, rng)
+    ids = listed.ids[found]
+    keep = _draw(ids > 0, where[found], options.learnt, rng)
     pair = engine.pair(contexts.take(found), listed.take(found))
     ids, pair = ids.gather(1, keep), pair.gather(1, keep.unsqueeze(2).expand(-1, -1, pair.shape[2]))
     labels = torch.zeros(ids.shape)

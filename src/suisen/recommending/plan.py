@@ -71,7 +71,6 @@ class Plan:
         """
         self.agreement: Agreement | None = None
         """None: not measured yet."""
-        self._last: tuple[Open | None, Words | None] = None, None
         self._bits: WeakKeyDictionary[Open, Words] = WeakKeyDictionary()
 
     def of(self, engine: Engine) -> "Plan":
@@ -106,12 +105,12 @@ class Plan:
 
     def _allowed(self, open_: Open | None) -> Words | None:
         """What lists may hold, the engine's where nothing is said, as the table's bits: made once of each ``Open``."""
-        (known, words), open_ = self._last, open_ or self.engine.open
-        if known is not open_ and self.table is not None:
-            words = self._bits.get(open_)
-            if words is None:
-                words = self._bits[open_] = self.table.open_to(open_.mask[1:].numpy())
-            self._last = open_, words
+        if self.table is None:
+            return None
+        open_ = open_ or self.engine.open
+        words = self._bits.get(open_)
+        if words is None:
+            words = self._bits[open_] = self.table.open_to(open_.mask[1:].numpy())
         return words
 
     @property
