@@ -28,6 +28,7 @@ EXPLAINED = re.compile(
     r"|is unknown to train|brings a history of which train knows no item"
     r"|names neither user_id nor session_id|must be from 1970 to now|must be 1970 or later"
     r"|must be an ISO 8601 time"  # leap seconds, years of five digits, zones without minutes
+    r"|^explain: item .* is unknown"
     r"|more than 100,000 items|must be at most 500|units of price are above"
 )
 """Refusals of what the schema allows: ``/openapi.json`` says of each that it may come."""
@@ -60,7 +61,7 @@ def unexplained(case, response):
         return []
     if response.status_code == 422:
         refusal = response.json()
-        if refusal["code"] == "bundle_refused" or EXPLAINED.search(refusal["detail"]):
+        if refusal["code"] in ("bundle_refused", "id_reused") or EXPLAINED.search(refusal["detail"]):
             found = [each for each in found if type(each).__name__ != "RejectedPositiveData"]
     return found
 

@@ -259,6 +259,6 @@ ENDPOINT = Endpoint(
     answers=InspectAnswer,
     scope="admin",
     codes=(*COMPUTING, "unanswerable", "conflict"),
-    notes=NOTES,
+    notes=f"{NOTES}  Refused, too: an item in explain that the bundle does not know.",
     example=InspectRequest(queries=[Query(user_id="7")], k=5),
 )
